@@ -1,0 +1,1 @@
+"""The networks, as Flax NNX modules: slices in, one map of logits out."""

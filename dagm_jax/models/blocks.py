@@ -1,0 +1,197 @@
+"""Building blocks of the networks, in the forms that XLA compiles well on CPUs as well as on GPUs and TPUs.
+
+Arrays are NHWC. Parameters, statistics and reductions are float32; convolutions run in ``dtype``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+NormKind = Literal["batch", "group", "none"]
+UpKind = Literal["conv_transpose", "bilinear"]
+
+NORM_EPSILON = 1e-5
+NORM_MOMENTUM = 0.9
+GROUP_CHANNELS = 8
+
+
+def max_pool(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h/f w/f c"]:
+    """Maxima of disjoint ``factor`` x ``factor`` windows; height and width must be multiples of ``factor``.
+
+    Written as reshape and max: ``reduce_window``'s gradient (select-and-scatter) is several times slower on CPU.
+    """
+    b, h, w, c = x.shape
+    return x.reshape(b, h // factor, factor, w // factor, factor, c).max(axis=(2, 4))
+
+
+def upsample_bilinear(x: Float[Array, "b h w c"], axis: int) -> Array:
+    """``x`` at twice the resolution along ``axis``: half-pixel centres, edges repeated (align_corners = False).
+
+    Output 2i is 3/4 x[i] + 1/4 x[i-1], output 2i+1 is 3/4 x[i] + 1/4 x[i+1]: two weighted shifts of the small map,
+    instead of the gathers or matrix products of a general resize.
+    """
+    size = x.shape[axis]
+    first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+    last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
+    before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
+    after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
+    pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+    return pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+
+
+def upsample2(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
+    """``x`` bilinearly up-sampled by two in both directions, half-pixel centres."""
+    return upsample_bilinear(upsample_bilinear(x, 1), 2)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation whose statistics take one pass over the batch (mean and mean of squares, float32).
+
+    Scale and shift are folded into one multiply-add. ``axis_name`` names the mapped axis over which statistics are
+    averaged under pmap; under jit over a mesh the batch is one global array and needs none. The running variance is
+    the unbiased one, as in PyTorch, so that copied weights evaluate alike.
+    """
+
+    def __init__(self, num_features: int, *, axis_name: str | None = None) -> None:
+        self.scale = nnx.Param(jnp.ones((num_features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((num_features,), jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros((num_features,), jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones((num_features,), jnp.float32))
+        self.axis_name = axis_name
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        if train:
+            mean, var = self._batch_statistics(x)
+        else:
+            mean, var = self.mean[...], self.var[...]
+        scale = self.scale[...] * jax.lax.rsqrt(var + NORM_EPSILON)
+        shift = self.bias[...] - mean * scale
+        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+
+    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
+        count = x.size // x.shape[-1]
+        x32 = x.astype(jnp.float32)
+        mean, mean_of_squares = jnp.mean(x32, (0, 1, 2)), jnp.mean(x32 * x32, (0, 1, 2))
+        if self.axis_name is not None:
+            mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
+            count = count * jax.lax.axis_size(self.axis_name)
+        # One-pass variances can come out slightly negative by rounding.
+        var = jnp.maximum(mean_of_squares - mean * mean, 0.0)
+        unbiased = var * (count / max(count - 1, 1))
+        self.mean[...] = NORM_MOMENTUM * self.mean[...] + (1 - NORM_MOMENTUM) * jax.lax.stop_gradient(mean)
+        self.var[...] = NORM_MOMENTUM * self.var[...] + (1 - NORM_MOMENTUM) * jax.lax.stop_gradient(unbiased)
+        return mean, var
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation in float32 with groups of at most eight channels; needs no running statistics."""
+
+    def __init__(self, num_features: int, *, rngs: nnx.Rngs) -> None:
+        size = next(s for s in range(GROUP_CHANNELS, 0, -1) if num_features % s == 0)
+        self.norm = nnx.GroupNorm(
+            num_features, num_groups=num_features // size, epsilon=NORM_EPSILON, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        del train
+        return self.norm(x.astype(jnp.float32)).astype(x.dtype)
+
+
+class ConvNormRelu(nnx.Module):
+    """Conv3x3 → norm → ReLU. The convolution has a bias only where no norm follows."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: NormKind,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.conv = nnx.Conv(
+            in_channels,
+            out_channels,
+            (3, 3),
+            padding="SAME",
+            use_bias=norm == "none",
+            dtype=dtype,
+            kernel_init=nnx.initializers.he_normal(),
+            rngs=rngs,
+        )
+        self.norm: BatchNorm | GroupNorm | None
+        if norm == "batch":
+            self.norm = BatchNorm(out_channels, axis_name=axis_name)
+        elif norm == "group":
+            self.norm = GroupNorm(out_channels, rngs=rngs)
+        else:
+            self.norm = None
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x, train=train)
+        return nnx.relu(x)
+
+
+class Block(nnx.Module):
+    """Block(c): two times Conv3x3 → norm → ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: NormKind,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        def layer(channels: int) -> ConvNormRelu:
+            return ConvNormRelu(
+                channels, out_channels, norm=norm, dtype=dtype, axis_name=axis_name, rngs=rngs
+            )
+
+        self.first = layer(in_channels)
+        self.second = layer(out_channels)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        return self.second(self.first(x, train=train), train=train)
+
+
+class ConvTranspose2x2(nnx.Module):
+    """Transposed convolution 2x2 with stride 2, as one matrix product to 4·d channels and depth-to-space.
+
+    The kernel's shape is (c, 2, 2, d): kernel[:, i, j] gives output pixel (2y+i, 2x+j). With stride = size the
+    windows do not overlap, so this is exact, and cheaper than ``lax.conv_transpose`` on every backend measured.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        # Every output pixel sees one tap: the fan-in is in_channels, not 4·in_channels.
+        init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2, 3))
+        self.kernel = nnx.Param(init(rngs.params(), (in_channels, 2, 2, out_channels), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:
+        b, h, w, c = x.shape
+        d = self.bias.shape[0]
+        y = x.astype(self.dtype).reshape(-1, c) @ self.kernel[...].astype(self.dtype).reshape(c, 4 * d)
+        y = y.reshape(b, h, w, 2, 2, d) + self.bias[...].astype(self.dtype)
+        return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, d)
+
+
+class UpConv(nnx.Module):
+    """Twice the resolution: bilinear up-sampling, then Conv3x3 with bias (the alternative to ConvTranspose2x2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.conv = nnx.Conv(in_channels, out_channels, (3, 3), padding="SAME", dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:
+        return self.conv(upsample2(x))

@@ -1,0 +1,81 @@
+"""The nouns that every layer shares.
+
+Legend of axes in shapes and annotations: ``b`` examples of a batch (slices), ``n`` slices of one image,
+``h`` rows, ``w`` columns, ``c`` channels. Images are uint8 in [0, 255], masks bool (True = defect).
+Labels: 1 = defective, 0 = defect-free; for slices also -1 = neither (too little of the defect to count).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+import numpy as np
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its text is one line: argument, value, rule, remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ellipse:
+    """An ellipse in DAGM's convention: semi-axes in px, angle in rad, 1-based centre (x = column, y = row)."""
+
+    semi_a: float
+    semi_b: float
+    angle_rad: float
+    center_x: float
+    center_y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A procedural image: fully given by these numbers and the record's label."""
+
+    seed: int
+    class_id: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One source image. ``image_id`` is unique in a manifest; ``mask`` is None for defect-free images."""
+
+    image_id: str
+    class_id: int
+    label: Literal[0, 1]
+    half: Literal["train", "test"] | None
+    image: Path | Drawn
+    mask: Path | Ellipse | Drawn | None
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Something found under the data root that is not used, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All source images of a run in a fixed order, what was left out, and one plain line about the source."""
+
+    records: tuple[Record, ...]
+    skipped: tuple[Skip, ...]
+    description: str
+
+
+class Batch(TypedDict):
+    """A batch of slices, as the grain pipeline yields it.
+
+    image: uint8 [b h w 1]; mask: uint8 {0, 1} [b h w 1]; label: int32 {1, 0, -1} [b];
+    valid: bool [b], False for padding; image_index: int32 [b], the record's place in the manifest.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    label: np.ndarray
+    valid: np.ndarray
+    image_index: np.ndarray
