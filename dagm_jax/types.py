@@ -7,15 +7,36 @@ Labels: 1 = defective, 0 = defect-free; for slices also -1 = neither (too little
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 
 class UserError(Exception):
     """A mistake that the user can mend; its text is one line: argument, value, rule, remedy."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` for the closest of the known words, or nothing: the end of an error message."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def check_choices(group: str, config: Any) -> None:
+    """Raises UserError if a field annotated with ``Literal[…]`` of the dataclass ``config`` holds another value."""
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if get_origin(hints[field.name]) is Literal and value not in get_args(hints[field.name]):
+            choices = get_args(hints[field.name])
+            raise UserError(
+                f"`{group}.{field.name}` (={value}) must be one of {', '.join(map(str, choices))}"
+                f"{nearest(str(value), map(str, choices))}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

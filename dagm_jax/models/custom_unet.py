@@ -18,6 +18,7 @@ from dagm_jax.models.blocks import (
     max_pool,
     upsample2,
 )
+from dagm_jax.types import UserError, check_choices
 
 ExtraSkips = Literal["previous_encoder", "none", "next_encoder", "both", "all_shallower"]
 
@@ -34,6 +35,11 @@ class CustomUNetConfig:
     norm: NormKind = "batch"
     up: UpKind = "conv_transpose"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        check_choices("model", self)
+        if self.base_channels < 1:
+            raise UserError(f"`model.base_channels` (={self.base_channels}) must be at least 1")
 
 
 class CustomUNet(nnx.Module):

@@ -1,0 +1,39 @@
+"""What a detector has to beat before its numbers mean anything: answers without any training."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from dagm_jax.metrics import ImageCounts
+
+WINDOW_PX = 15
+
+
+def local_energy_score(image: NDArray[np.uint8]) -> float:
+    """How far local texture energy strays from the image's own usual level: >= 0, higher = defective.
+
+    e(x, y) = mean over a 15x15 window of the squared differences to the left and the upper neighbour, grey
+    levels²; m = log(1 + e); score = max |m - median(m)|. Two-sided, because defects wipe texture out (class
+    1) as well as add edges to it (class 8). Nothing is fitted; the 1 keeps a flat patch finite and is below
+    the noise of an 8-bit camera.
+
+    image: uint8 [h w]. Raises ValueError for another dtype or rank.
+    """
+    if image.dtype != np.uint8 or image.ndim != 2:
+        raise ValueError(f"`image` ({image.dtype} {image.shape}) must be uint8 [h w]")
+    grey = image.astype(np.float32)
+    energy = np.zeros_like(grey)
+    energy[:, 1:] += np.diff(grey, axis=1) ** 2
+    energy[1:, :] += np.diff(grey, axis=0) ** 2
+    # The running sums of the filter may fall below zero by a rounding.
+    level = np.log1p(np.maximum(ndimage.uniform_filter(energy, WINDOW_PX, mode="reflect"), 0))
+    return float(np.max(np.abs(level - np.median(level))))
+
+
+def majority_counts(labels: ArrayLike) -> ImageCounts:
+    """The counts of giving every image of ``labels`` ({0, 1} [n]) the commoner label; "good" on a tie."""
+    truth = np.asarray(labels)
+    answer = bool(2 * np.sum(truth) > truth.size)
+    return ImageCounts.from_decisions(truth, np.full(truth.shape, answer))

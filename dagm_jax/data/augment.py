@@ -1,0 +1,74 @@
+"""Random moves of an image and its mask together, from an explicit generator; numpy and scipy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from dagm_jax.types import UserError
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Training-time moves: k·90° rotations, flips; optionally a small rotation and shift with reflected borders."""
+
+    rotate90: bool = True
+    flip: bool = True
+    max_angle_deg: float = 0.0
+    max_shift_px: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_angle_deg <= 45:
+            raise UserError(
+                f"`augment.max_angle_deg` (={self.max_angle_deg}) must lie in [0, 45] degrees; "
+                "larger turns are what rotate90 is for"
+            )
+        if self.max_shift_px < 0:
+            raise UserError(f"`augment.max_shift_px` (={self.max_shift_px}) must be at least 0")
+
+
+def dihedral(array: np.ndarray, quarter_turns: int, flip: bool) -> np.ndarray:
+    """``array [h w …]`` mirrored left-right if ``flip``, then turned by ``quarter_turns``·90°; a view, not a copy."""
+    if flip:
+        array = array[:, ::-1]
+    return np.rot90(array, quarter_turns, axes=(0, 1))
+
+
+def rotate_and_crop(
+    image: np.ndarray, mask: np.ndarray, angle_deg: float, shift_px: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """``image`` and ``mask`` turned about the centre and shifted, cut to their own size, borders reflected.
+
+    The image is interpolated linearly, the mask takes the nearest pixel, so that it stays binary.
+    """
+    angle = np.deg2rad(angle_deg)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    center = (np.array(image.shape) - 1) / 2
+    offset = center - matrix @ (center + np.array(shift_px))
+    moved = ndimage.affine_transform(image, matrix, offset, order=1, mode="mirror")
+    moved_mask = ndimage.affine_transform(mask.view(np.uint8), matrix, offset, order=0, mode="mirror")
+    return moved, moved_mask.astype(bool)
+
+
+def augment(
+    image: np.ndarray, mask: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random move of ``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``); their shape stays.
+
+    An image that is not square turns by 0° or 180° only.
+    """
+    # All numbers are drawn whatever the options, so that one option does not change another one's draws.
+    quarter_turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    angle, row_shift, column_shift = rng.uniform(-1, 1, 3)
+    if image.shape[0] != image.shape[1]:
+        quarter_turns -= quarter_turns % 2
+    quarter_turns, flip = quarter_turns * config.rotate90, flip and config.flip
+    image, mask = dihedral(image, quarter_turns, flip), dihedral(mask, quarter_turns, flip)
+    if config.max_angle_deg or config.max_shift_px:
+        shift = (row_shift * config.max_shift_px, column_shift * config.max_shift_px)
+        image, mask = rotate_and_crop(
+            np.ascontiguousarray(image), np.ascontiguousarray(mask), angle * config.max_angle_deg, shift
+        )
+    return image, mask

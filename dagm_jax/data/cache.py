@@ -1,0 +1,193 @@
+"""Decoded images in one memory-mapped file, shared by the training process and grain's workers."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from dagm_jax.data.decode import BadImage, load
+from dagm_jax.types import Drawn, Ellipse, Manifest, Record, Skip, UserError
+
+FORMAT = 1
+DECODE_THREADS = 4
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """Random access to decoded images: ``cache[i]`` is (uint8 ``[h w]``, bool ``[h w]``) of record i.
+
+    Only the path and the shape are pickled, so a worker process maps the same file instead of copying it.
+    """
+
+    path: Path
+    num_images: int
+    shape: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"image {index} of {self.num_images}")
+        h, w = self.shape
+        row = np.memmap(
+            self.path, np.uint8, "r", offset=index * row_bytes(self.shape), shape=(row_bytes(self.shape),)
+        )
+        image = np.asarray(row[: h * w]).reshape(h, w)
+        mask = np.unpackbits(row[h * w :], count=h * w).view(bool).reshape(h, w)
+        return image, mask
+
+    def intensity_moments(self, indices: Sequence[int]) -> tuple[float, float]:
+        """(mean, standard deviation) of the grey values in [0, 255] over the given images."""
+        counts = np.zeros(256, np.int64)
+        for index in indices:
+            counts += np.bincount(self[index][0].ravel(), minlength=256)
+        grey = np.arange(256)
+        mean = float((counts * grey).sum() / counts.sum())
+        variance = float((counts * (grey - mean) ** 2).sum() / counts.sum())
+        return mean, variance**0.5
+
+
+def row_bytes(shape: tuple[int, int]) -> int:
+    """Bytes of one record: the pixels, then the mask at one bit a pixel."""
+    pixels = shape[0] * shape[1]
+    return pixels + -(-pixels // 8)
+
+
+def build_cache(
+    manifest: Manifest,
+    directory: Path,
+    shape: tuple[int, int],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Manifest, ImageCache]:
+    """The manifest less its unreadable and duplicate images, and the cache of what is left.
+
+    Each image is decoded once; a cache that is there for the same files (path, size, time of change) is taken as it
+    is. The file appears under its name only when it is whole. Raises UserError where the disk is full or read-only.
+    """
+    stem = directory / fingerprint(manifest, shape)
+    pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
+    if not index.exists():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _write(manifest, pixels, index, shape, on_progress)
+        except OSError as error:
+            raise _disk_error(error, directory, len(manifest.records) * row_bytes(shape)) from error
+    listing = json.loads(index.read_text())
+    kept = [manifest.records[i] for i in listing["kept"]]
+    skipped = tuple(Skip(**skip) for skip in listing["skipped"])
+    lacking = {record.class_id for record in manifest.records} - {record.class_id for record in kept}
+    if lacking:
+        raise UserError(
+            f"`data.classes`: no image of class {sorted(lacking)[0]} could be read; the first of {len(skipped)}: "
+            f"{skipped[0].what}: {skipped[0].reason}"
+        )
+    whole = replace(manifest, records=tuple(kept), skipped=manifest.skipped + skipped)
+    return whole, ImageCache(pixels, len(kept), shape)
+
+
+def fingerprint(manifest: Manifest, shape: tuple[int, int]) -> str:
+    """A name that changes whenever a file of the manifest, its label or the wanted shape does."""
+    digest = hashlib.sha256(json.dumps([FORMAT, shape]).encode())
+    for record in manifest.records:
+        parts: list[object] = [record.image_id, record.label]
+        for source in (record.image, record.mask):
+            if isinstance(source, Path):
+                stat = source.stat() if source.exists() else None
+                parts.append([str(source), stat and stat.st_size, stat and stat.st_mtime_ns])
+            elif isinstance(source, Ellipse | Drawn):
+                parts.append(asdict(source))
+        digest.update(json.dumps(parts).encode())
+    return digest.hexdigest()[:20]
+
+
+def _write(
+    manifest: Manifest,
+    pixels: Path,
+    index: Path,
+    shape: tuple[int, int],
+    on_progress: Callable[[int, int], None],
+) -> None:
+    temporary = pixels.with_suffix(f".{os.getpid()}.partial")
+    try:
+        # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
+        with temporary.open("wb") as stream:
+            kept, skipped = _write_rows(manifest.records, stream, shape, on_progress)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, pixels)
+    finally:
+        temporary.unlink(missing_ok=True)
+    listing = index.with_suffix(f".{os.getpid()}.partial")
+    listing.write_text(json.dumps({"kept": kept, "skipped": [asdict(skip) for skip in skipped]}))
+    os.replace(listing, index)
+
+
+def _write_rows(
+    records: Sequence[Record],
+    stream: BinaryIO,
+    shape: tuple[int, int],
+    on_progress: Callable[[int, int], None],
+) -> tuple[list[int], list[Skip]]:
+    kept: list[int] = []
+    skipped: list[Skip] = []
+    first_with: dict[bytes, str] = {}
+    for place, loaded in enumerate(_load_all(records, shape)):
+        record = records[place]
+        if isinstance(loaded, BadImage):
+            skipped.append(Skip(record.image_id, str(loaded)))
+        else:
+            image, mask = loaded
+            content = hashlib.sha256(image).digest()
+            if content in first_with:
+                # Two copies of one picture could stand on two sides of the split.
+                skipped.append(Skip(record.image_id, f"has the same pixels as {first_with[content]}"))
+            else:
+                first_with[content] = record.image_id
+                kept.append(place)
+                stream.write(image.tobytes())
+                stream.write(np.packbits(mask).tobytes())
+        on_progress(place + 1, len(records))
+    return kept, skipped
+
+
+def _load_all(
+    records: Sequence[Record], shape: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray] | BadImage]:
+    """Decoded records in order, a bounded number ahead (``Executor.map`` would hold them all)."""
+
+    def attempt(record: Record) -> tuple[np.ndarray, np.ndarray] | BadImage:
+        try:
+            return load(record, shape)
+        except BadImage as error:
+            return error
+
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        waiting = iter(records)
+        pending = [pool.submit(attempt, record) for record in islice(waiting, 4 * DECODE_THREADS)]
+        while pending:
+            yield pending.pop(0).result()
+            pending += [pool.submit(attempt, record) for record in islice(waiting, 1)]
+
+
+def _disk_error(error: OSError, directory: Path, needed: int) -> UserError:
+    if error.errno == errno.ENOSPC:
+        free = shutil.disk_usage(directory).free
+        return UserError(
+            f"`data.cache_dir` (={directory}): the disk is full: {needed / 1e6:.0f} MB are needed for the decoded "
+            f"images, {free / 1e6:.0f} MB are free; make room or name another folder"
+        )
+    return UserError(
+        f"`data.cache_dir` (={directory}) cannot be written ({error.strerror}); name a folder that can be"
+    )

@@ -1,0 +1,175 @@
+"""From a record to pixels: image and mask of one source image, or the reason why its files cannot be used."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dagm_jax.data import procedural
+from dagm_jax.data.ellipse import rasterise
+from dagm_jax.data.layouts import printable
+from dagm_jax.types import Drawn, Ellipse, Record
+
+MAX_PIXELS = 64 * 1024 * 1024
+_MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HALF = 127
+_DRAWN_SIZE_PX = 512
+
+
+class BadImage(Exception):
+    """An image or mask that cannot be used; its text is one line that names the file and the reason."""
+
+
+def read_image(path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """The image in ``path``, uint8 [h w] in [0, 255], maybe read-only.
+
+    ``shape`` is the (h, w) that it must have, None for any. Takes 8-bit grey PNGs and those that are grey
+    in effect: fewer bits, equal colour channels, a palette of greys, an opaque alpha channel. Raises BadImage
+    for the others.
+    """
+    return _grey(path, shape, "the size of this data set's images")
+
+
+def read_mask(path: Path, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
+    """The mask in ``path``, bool [h w], True where its grey value is above half; may be all False.
+
+    ``shape`` and files as in ``read_image``. Raises BadImage.
+    """
+    return _grey(path, shape, "the size of its image") > _HALF
+
+
+def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Image uint8 [h w] and mask bool [h w] of a record, wherever they come from.
+
+    The mask is all False where the record has none. Raises BadImage, also where the label is 1 and the mask
+    is empty.
+    """
+    match record.image:
+        case Path():
+            image, drawn_mask = read_image(record.image, shape), None
+        case Drawn():
+            image, drawn_mask = _draw(record.image, record.label, shape)
+    size = (image.shape[0], image.shape[1])
+    match record.mask:
+        case None:
+            mask: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
+        case Path():
+            mask = read_mask(record.mask, size)
+        case Ellipse():
+            mask = rasterise(record.mask, size)
+        case Drawn():
+            mask = _draw(record.mask, record.label, size)[1] if drawn_mask is None else drawn_mask
+    if record.label == 1 and not mask.any():
+        raise BadImage(printable(f"{record.image_id}: labelled defective, but mask is empty ({record.mask})"))
+    return image, mask
+
+
+def _draw(
+    drawn: Drawn, label: int, shape: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Image and mask of a procedural picture; raises BadImage for a shape that is not square."""
+    height, width = shape or (_DRAWN_SIZE_PX, _DRAWN_SIZE_PX)
+    if height != width:
+        raise BadImage(f"{drawn}: procedural images are square, not {height}x{width}")
+    defective = bool(label)
+    picture = procedural.draw(
+        drawn.class_id, drawn.index, seed=drawn.seed, defective=defective, size_px=height
+    )
+    return picture.image, picture.mask
+
+
+def _grey(path: Path, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8]:
+    """Grey values uint8 [h w] of a PNG; ``why`` says in a message where the expected shape comes from."""
+    data = _read(path)
+    width, height = _check_png(data, path)
+    if shape is not None and (height, width) != tuple(shape):
+        expected = f"expected {shape[0]}x{shape[1]}, {why}"
+        raise BadImage(f"{printable(path)}: size {height}x{width} (height x width), {expected}")
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if picture.mode == "L" and "transparency" not in picture.info:
+                return np.asarray(picture)
+            rgba = np.asarray(picture.convert("RGBA"))
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder that is fed garbage may raise anything, not Pillow's errors alone
+        reason = f"{path}: corrupt, cannot be decoded ({type(error).__name__}: {error})"
+        raise BadImage(printable(reason)) from error
+    if (rgba[..., 3] != 255).any():
+        raise BadImage(f"{printable(path)}: transparent pixels; DAGM images are 8-bit grey; convert")
+    red = rgba[..., 0]
+    if (red != rgba[..., 1]).any() or (red != rgba[..., 2]).any():
+        raise BadImage(f"{printable(path)}: colour image; DAGM images are 8-bit grey; convert")
+    return np.ascontiguousarray(red)
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes; raises BadImage if there are none, too many, or it cannot be read."""
+    name = printable(path)
+    try:
+        if not path.exists():
+            raise BadImage(f"{name}: file is missing")
+        if not path.is_file():
+            raise BadImage(f"{name}: not a file")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadImage(printable(f"{path}: cannot be read ({error})")) from error
+    if not data:
+        raise BadImage(f"{name}: file is empty")
+    if len(data) > _MAX_BYTES:
+        raise BadImage(f"{name}: file is larger than the limit of {_MAX_BYTES} bytes")
+    return data
+
+
+def _check_png(data: bytes, path: Path) -> tuple[int, int]:
+    """(width, height) in px from the header of a whole, undamaged, still, 8-bit PNG; raises BadImage.
+
+    Pillow does not check the checksums of pixel data, nor whether the end is there, and it cuts 16-bit colour
+    down to 8 bits without a word; and the size must be known before it allocates anything.
+    """
+    name = printable(path)
+    if not data.startswith(_SIGNATURE):
+        if _SIGNATURE.startswith(data):
+            raise BadImage(f"{name}: truncated within the signature")
+        raise BadImage(f"{name}: not a PNG image")
+    chunks = _chunks(data, name)
+    header = chunks[0][1]
+    if chunks[0][0] != b"IHDR" or len(header) != 13:
+        raise BadImage(f"{name}: corrupt, does not start with an image header")
+    width, height, depth = struct.unpack(">IIB", header[:9])
+    if width == 0 or height == 0:
+        raise BadImage(f"{name}: corrupt, its header says {height}x{width} pixels")
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"{name}: {height}x{width} pixels are more than the limit of {MAX_PIXELS} pixels")
+    if depth == 16:
+        raise BadImage(f"{name}: 16-bit image; DAGM images are 8-bit grey; convert")
+    if any(kind == b"acTL" for kind, _ in chunks):
+        raise BadImage(f"{name}: animated image (several frames); DAGM images have one")
+    return width, height
+
+
+def _chunks(data: bytes, name: str) -> list[tuple[bytes, memoryview]]:
+    """Kind and content of every chunk up to the end mark; raises BadImage where cut or damaged."""
+    view = memoryview(data)
+    chunks = []
+    position = len(_SIGNATURE)
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kind, end = data[position + 4 : position + 8], position + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise BadImage(f"{name}: corrupt, wrong checksum at byte {position}")
+        chunks.append((kind, view[position + 8 : end]))
+        if kind == b"IEND":
+            return chunks
+        position = end + 4
+    raise BadImage(f"{name}: truncated, ends after {len(data)} bytes without an end mark")

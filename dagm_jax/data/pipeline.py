@@ -1,0 +1,133 @@
+"""The grain pipeline: from decoded images to an endless, resumable stream of training batches, and padded batches
+of whole images for evaluation.
+
+The stream is a ``grain.MapDataset`` to its end: ``ds[step]`` is the batch of that step, a function of (seed, step)
+alone, whatever the number of worker processes; ``ds[step:]`` resumes it exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import grain
+import numpy as np
+
+from dagm_jax.data.augment import AugmentConfig, augment
+from dagm_jax.data.cache import ImageCache
+from dagm_jax.data.slicing import Slicer
+from dagm_jax.types import Batch, UserError
+
+# A strip is positive if it holds this share of the image's mask, or this many of its pixels.
+POSITIVE_MASK_SHARE = 0.25
+POSITIVE_MASK_PX = 500
+
+
+def slice_labels(mask: np.ndarray, slicer: Slicer) -> np.ndarray:
+    """Labels of the slices of a bool mask ``[h w]``: int32 ``[n]``.
+
+    1: the slice holds at least a quarter of the mask or 500 of its px; 0: it holds none; -1: anything between.
+    """
+    held = slicer.held(mask)
+    enough = min(POSITIVE_MASK_SHARE * np.count_nonzero(mask), POSITIVE_MASK_PX)
+    positive = (held > 0) & (held >= enough)
+    return np.where(positive, 1, np.where(held == 0, 0, -1)).astype(np.int32)
+
+
+Wanted = Literal["positive", "other", "any"]
+
+
+@dataclass(frozen=True)
+class DrawSlice(grain.transforms.RandomMap):
+    """(image index, wanted kind of slice) → one slice of one random view of that image.
+
+    The view (rotation, flip) is drawn first, then one of *its* positive slices, or one of its others: drawing half of
+    the images defective would leave a sixth of the slices so.
+    """
+
+    cache: ImageCache
+    slicer: Slicer
+    augment: AugmentConfig
+
+    def random_map(self, element: tuple[int, Wanted], rng: np.random.Generator) -> Batch:
+        index, wanted = element
+        image, mask = augment(*self.cache[index], self.augment, rng)
+        labels = slice_labels(mask, self.slicer)
+        fitting = np.flatnonzero((wanted == "any") | ((labels == 1) == (wanted == "positive")))
+        # A move can push a small defect over the border, a large one can touch every slice; take any slice then.
+        k = int(rng.choice(fitting)) if fitting.size else int(rng.integers(labels.size))
+        return Batch(
+            image=np.ascontiguousarray(self.slicer.cut_one(image[:, :, None], k)),
+            mask=np.ascontiguousarray(self.slicer.cut_one(mask[:, :, None], k)).astype(np.uint8),
+            label=labels[k],
+            valid=np.bool_(True),
+            image_index=np.int32(index),
+        )
+
+
+@dataclass(frozen=True)
+class TagWith(grain.transforms.Map):
+    """Image index → (image index, wanted kind of slice)."""
+
+    wanted: Wanted
+
+    def map(self, element: int) -> tuple[int, Wanted]:
+        return int(element), self.wanted
+
+
+def make_training_stream(
+    cache: ImageCache,
+    defective: Sequence[int],
+    good: Sequence[int],
+    slicer: Slicer,
+    augment_config: AugmentConfig,
+    *,
+    batch_size: int,
+    num_batches: int,
+    balance: bool,
+    seed: int,
+) -> grain.MapDataset:
+    """A dataset of ``num_batches`` training batches.
+
+    ``balance``: every second slice is a positive one of a defective image, the others are not positive and come from
+    all images; images are shuffled anew each epoch. Without it slices come from all images as they fall.
+    Raises UserError where a needed label is missing.
+    """
+    if not defective:
+        raise UserError("`data`: the training side has no defective image; segmentation needs some with masks")
+    num_slices = batch_size * num_batches
+
+    def draw(indices: Sequence[int], wanted: Wanted, stream: int, length: int) -> grain.MapDataset:
+        epochs = -(-length // len(indices))
+        shuffled = grain.MapDataset.source(list(indices)).seed(seed + stream).shuffle()
+        return shuffled.repeat(epochs).map(TagWith(wanted))
+
+    everything = sorted([*defective, *good])
+    if balance:
+        half = -(-num_slices // 2)
+        streams = [draw(defective, "positive", 0, half), draw(everything, "other", 1, half)]
+        elements = grain.MapDataset.mix(streams, weights=[0.5, 0.5])
+    else:
+        elements = draw(everything, "any", 1, num_slices)
+    moved = elements.seed(seed + 2).random_map(DrawSlice(cache, slicer, augment_config))
+    return moved.batch(batch_size, drop_remainder=True)[:num_batches]
+
+
+def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> grain.DatasetIterator:
+    """An iterator over ``stream`` from batch ``start`` on, prefetched by threads or by ``num_workers`` processes."""
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    dataset = stream[start:].to_iter_dataset(options)
+    if num_workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(dataset)
+
+
+def padded_batches(
+    indices: Sequence[int], batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(image indices ``[batch_size]``, valid ``[batch_size]``): each index once, the last batch padded by repeats."""
+    for start in range(0, len(indices), batch_size):
+        chosen = np.array(indices[start : start + batch_size], np.int32)
+        valid = np.arange(batch_size) < chosen.size
+        yield np.pad(chosen, (0, batch_size - chosen.size), mode="edge"), valid

@@ -1,0 +1,204 @@
+"""Cutting images into slices and stitching slices back to images: one rule for training, evaluation and export.
+
+Every function that touches pixels takes the array namespace ``xp`` (numpy or jax.numpy), so that grain's workers and
+compiled code share it. Arrays are ``[h w c]`` images and ``[n h w c]`` slices; any dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from dagm_jax.types import UserError, check_choices
+
+SliceMode = Literal["strips", "two_orientations", "squeeze", "whole"]
+
+
+@dataclass(frozen=True)
+class SlicingConfig:
+    """How an image becomes slices.
+
+    strips: ``num_slices`` full-height strips of ``slice_px`` columns, evenly spaced, every column covered.
+    two_orientations: half of them vertical, half horizontal and turned by 90°.
+    squeeze: the image averaged across to ``slice_px`` columns, one slice (an ablation; does not keep the pixels).
+    whole: the image itself, one slice.
+    """
+
+    mode: SliceMode = "strips"
+    num_slices: int = 30
+    slice_px: int = 64
+
+    def __post_init__(self) -> None:
+        check_choices("slicing", self)
+        if self.slice_px < 16 or self.slice_px % 16:
+            raise UserError(
+                f"`slicing.slice_px` (={self.slice_px}) must be a positive multiple of 16: the networks halve four times"
+            )
+        if self.num_slices < 2 or (self.mode == "two_orientations" and self.num_slices % 2):
+            raise UserError(
+                f"`slicing.num_slices` (={self.num_slices}) must be at least 2, and even for two_orientations"
+            )
+
+
+@dataclass(frozen=True)
+class Slicer:
+    """The slices of images of one size: edges in px, counts, and the moves between images and slices."""
+
+    mode: SliceMode
+    height_px: int
+    width_px: int
+    slice_px: int
+    vertical_edges: tuple[int, ...]
+    horizontal_edges: tuple[int, ...]
+
+    @property
+    def num_slices(self) -> int:
+        return len(self.vertical_edges) + len(self.horizontal_edges)
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """(height, width) of a slice in px."""
+        return self.height_px, self.slice_px
+
+    @property
+    def keeps_pixels(self) -> bool:
+        return self.mode != "squeeze"
+
+    def disjoint(self) -> Slicer:
+        """The fewest strips that cover the image (512 wide: 8 disjoint ones of 64), to judge quickly while training."""
+        if self.mode not in ("strips", "two_orientations"):
+            return self
+        count = -(-self.width_px // self.slice_px)
+        edges = even_edges(self.width_px, self.slice_px, count)
+        return Slicer("strips", self.height_px, self.width_px, self.slice_px, edges, ())
+
+    def cut_one(self, image: Any, index: int, xp: ModuleType = np) -> Any:
+        """Slice ``index`` of ``image [h w c]`` as ``[h slice_px c]``: vertical strips first, then horizontal ones."""
+        if self.mode == "squeeze":
+            factor = self.width_px // self.slice_px
+            mean = image.reshape(self.height_px, self.slice_px, factor, -1).mean(axis=2)
+            return mean if xp.issubdtype(image.dtype, xp.floating) else xp.round(mean).astype(image.dtype)
+        if index < len(self.vertical_edges):
+            left = self.vertical_edges[index]
+            return image[:, left : left + self.slice_px]
+        top = self.horizontal_edges[index - len(self.vertical_edges)]
+        return xp.rot90(image[top : top + self.slice_px], 1, axes=(0, 1))
+
+    def cut(self, image: Any, xp: ModuleType = np) -> Any:
+        """All slices of ``image [h w c]`` as ``[n h slice_px c]``."""
+        return xp.stack([self.cut_one(image, k, xp) for k in range(self.num_slices)])
+
+    def held(self, mask: np.ndarray) -> np.ndarray:
+        """How many px of the bool ``mask [h w]`` lie in each slice: int ``[n]``; one pass, no slice is cut."""
+        if self.mode in ("squeeze", "whole"):
+            return np.array([np.count_nonzero(mask)])
+        parts = []
+        for axis, edges in ((0, self.vertical_edges), (1, self.horizontal_edges)):
+            if edges:
+                until = np.concatenate([[0], np.cumsum(mask.sum(axis=axis))])
+                left = np.array(edges)
+                parts.append(until[left + self.slice_px] - until[left])
+        return np.concatenate(parts)
+
+    def stitch(self, slices: Any, xp: ModuleType = np) -> Any:
+        """The image ``[h w c]`` whose pixels are the means of all slices ``[n h slice_px c]`` that cover them.
+
+        ``stitch(cut(x)) == x`` up to rounding in every mode that keeps the pixels; ``squeeze`` repeats columns.
+        """
+        if self.mode == "squeeze":
+            return xp.repeat(slices[0], self.width_px // self.slice_px, axis=1)
+        num_vertical = len(self.vertical_edges)
+        upright = slices[:num_vertical]
+        total = _cover_sum(upright, self.vertical_edges, self.width_px, xp)
+        count = cover_count(self.vertical_edges, self.slice_px, self.width_px)[None, :]
+        if self.horizontal_edges:
+            # Back from [n h s c] (turned by +90°) to rows, then as strips along the transposed image.
+            turned = xp.rot90(slices[num_vertical:], -1, axes=(1, 2))
+            rows = _cover_sum(
+                xp.swapaxes(turned, 1, 2), self.horizontal_edges, self.height_px, xp
+            )
+            total = total + xp.swapaxes(rows, 0, 1)
+            count = count + cover_count(self.horizontal_edges, self.slice_px, self.height_px)[:, None]
+        return total / xp.asarray(count[..., None], dtype=total.dtype)
+
+
+def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:
+    """The slicer of ``config`` for images of one size; raises UserError where they do not fit each other."""
+
+    def refuse(rule: str) -> UserError:
+        return UserError(
+            f"`slicing.mode` (={config.mode}) with `slicing.slice_px` (={config.slice_px}) does not fit images of "
+            f"{height_px}x{width_px} px: {rule}"
+        )
+
+    if height_px % 16:
+        raise refuse("the image height must be a multiple of 16; resize or crop the images")
+    if config.mode == "whole":
+        if width_px % 16:
+            raise refuse("the image width must be a multiple of 16; use strips")
+        return Slicer("whole", height_px, width_px, width_px, (0,), ())
+    if config.mode == "squeeze":
+        if width_px % config.slice_px:
+            raise refuse("the image width must be a multiple of slice_px")
+        return Slicer("squeeze", height_px, width_px, config.slice_px, (0,), ())
+    if width_px < config.slice_px:
+        raise refuse("the image is narrower than one slice; lower slice_px")
+    if config.mode == "strips":
+        num_vertical, num_horizontal = config.num_slices, 0
+    else:
+        num_vertical = num_horizontal = config.num_slices // 2
+        if height_px != width_px:
+            raise refuse("two_orientations needs square images, so that turned strips have one shape; use strips")
+    if num_vertical * config.slice_px < width_px:
+        raise refuse(f"{num_vertical} slices leave columns uncovered; raise slicing.num_slices")
+    return Slicer(
+        config.mode,
+        height_px,
+        width_px,
+        config.slice_px,
+        even_edges(width_px, config.slice_px, num_vertical),
+        even_edges(height_px, config.slice_px, num_horizontal) if num_horizontal else (),
+    )
+
+
+def even_edges(length_px: int, slice_px: int, num_slices: int) -> tuple[int, ...]:
+    """Left edges round(k·(length - slice)/(num_slices - 1)), k = 0…num_slices-1: evenly spaced, both borders met."""
+    if num_slices == 1:
+        return (0,)
+    return tuple(round(k * (length_px - slice_px) / (num_slices - 1)) for k in range(num_slices))
+
+
+def cover_count(edges: tuple[int, ...], slice_px: int, length_px: int) -> np.ndarray:
+    """How many slices cover each column: int array ``[length_px]``."""
+    count = np.zeros(length_px, np.int64)
+    for edge in edges:
+        count[edge : edge + slice_px] += 1
+    return count
+
+
+def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleType) -> Any:
+    """Sum over the strips ``[n h s c]`` laid at their edges: ``[h length c]``.
+
+    A column gathers its (at most m) covering strip columns: m gathers of the image's size, whatever n; scattered
+    adds would be sequential in compiled code.
+    """
+    n, h, s, c = slices.shape
+    index, weight = _cover_index(edges, s, length_px)
+    columns = xp.swapaxes(slices, 0, 1).reshape(h, n * s, c)
+    parts = [xp.take(columns, i, axis=1) * w[:, None].astype(slices.dtype) for i, w in zip(index, weight, strict=True)]
+    return sum(parts[1:], parts[0])
+
+
+def _cover_index(edges: tuple[int, ...], slice_px: int, length_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each column its covering places in the row of all strips: index ``[m length]``, weight {0, 1} alike."""
+    places: list[list[int]] = [[] for _ in range(length_px)]
+    for k, edge in enumerate(edges):
+        for offset in range(slice_px):
+            places[edge + offset].append(k * slice_px + offset)
+    most = max(len(p) for p in places)
+    index = np.array([p + [0] * (most - len(p)) for p in places]).T
+    weight = np.array([[1] * len(p) + [0] * (most - len(p)) for p in places], np.float32).T
+    return index, weight

@@ -1,0 +1,80 @@
+"""Where the images of a run come from: a folder in one of DAGM's layouts, or the built-in procedural source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dagm_jax.data import procedural
+from dagm_jax.data.layouts import DAGM_SHAPE, read_tree
+from dagm_jax.data.split import SplitRule
+from dagm_jax.types import Drawn, Manifest, Record, UserError, check_choices
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images of a run and their split.
+
+    root: a folder with DAGM's ClassN folders; empty: built-in procedural images, ``procedural_defective`` and
+    ``procedural_good`` of each class. classes: one model is trained on all of them together. validation_share: of
+    each label of the train side. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
+    are kept; empty: in the workdir until the run is finished.
+    """
+
+    root: str = ""
+    classes: tuple[int, ...] = (1,)
+    split: SplitRule = "random80_20"
+    validation_share: float = 0.15
+    procedural_defective: int = 75
+    procedural_good: int = 125
+    num_workers: int = 0
+    cache_dir: str = ""
+
+    def __post_init__(self) -> None:
+        check_choices("data", self)
+        if not self.classes or any(not isinstance(c, int) or c < 1 for c in self.classes):
+            raise UserError(
+                f"`data.classes` (={self.classes}) must be a tuple of class numbers, at least one, such as (1,) or (1, 8)"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            raise UserError(f"`data.classes` (={self.classes}) names a class twice; name each once")
+        if not 0 < self.validation_share < 1:
+            raise UserError(
+                f"`data.validation_share` (={self.validation_share}) must lie between 0 and 1; 0.15 is usual"
+            )
+        for name in ("procedural_defective", "procedural_good"):
+            if getattr(self, name) < 4:
+                raise UserError(
+                    f"`data.{name}` (={getattr(self, name)}) must be at least 4, so that each side of the split gets one"
+                )
+        if self.num_workers < 0:
+            raise UserError(f"`data.num_workers` (={self.num_workers}) must be at least 0; 0 means threads")
+
+
+def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int]]:
+    """(manifest, (height, width) in px that every image must have)."""
+    if config.root:
+        return read_tree(Path(config.root).expanduser(), config.classes), DAGM_SHAPE
+    return draw_manifest(config, seed), DAGM_SHAPE
+
+
+def draw_manifest(config: DataConfig, seed: int) -> Manifest:
+    """The built-in images' manifest; nothing is drawn yet. Raises UserError for a class that cannot be drawn."""
+    records = []
+    for class_id in config.classes:
+        if class_id not in procedural.CLASSES:
+            raise UserError(
+                f"`data.classes` (={config.classes}): the built-in images show classes "
+                f"{', '.join(map(str, procedural.CLASSES))} only; set data.root to a folder with class {class_id}"
+            )
+        for label, count in ((1, config.procedural_defective), (0, config.procedural_good)):
+            kind = "defective" if label else "good"
+            for index in range(count):
+                drawn = Drawn(seed, class_id, index)
+                name = f"builtin/class{class_id}/{kind}{index:04d}"
+                records.append(Record(name, class_id, label, None, drawn, drawn if label else None))
+    description = (
+        f"built-in procedural images (data.root is empty), classes {config.classes}: per class "
+        f"{config.procedural_defective} defective, {config.procedural_good} good; set data.root to use your own"
+    )
+    return Manifest(tuple(records), (), description)

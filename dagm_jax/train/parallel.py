@@ -1,0 +1,113 @@
+"""The one file that knows devices: the mesh over this machine's devices, shardings, compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dagm_jax.types import UserError, check_choices
+
+BATCH_AXIS = "batch"
+# Sends convolutions to XLA's Eigen kernels instead of jaxlib's default fusions: 1.2-1.8x faster training on CPUs.
+EIGEN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the step is laid over devices. ``cpu_convolutions``: eigen | default; read on CPUs only."""
+
+    cpu_convolutions: Literal["eigen", "default"] = "eigen"
+
+    def __post_init__(self) -> None:
+        check_choices("parallel", self)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """All local devices as a mesh of one axis; batches are split along it, everything else is replicated."""
+
+    mesh: Mesh
+    compiler_options: dict[str, str] | None
+
+    @property
+    def num_devices(self) -> int:
+        return int(self.mesh.devices.size)
+
+    @property
+    def platform(self) -> str:
+        return str(self.mesh.devices.flat[0].platform)
+
+    @property
+    def kind(self) -> str:
+        return f"{self.num_devices} x {self.mesh.devices.flat[0].device_kind} ({self.platform})"
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def split(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(BATCH_AXIS))
+
+    def check_batch_size(self, name: str, value: int) -> None:
+        """Raises UserError where a global batch cannot be divided evenly."""
+        if value < 1 or value % self.num_devices:
+            raise UserError(
+                f"`{name}` (={value}) must be a positive multiple of the {self.num_devices} devices; "
+                f"the next one is {-(-max(value, 1) // self.num_devices) * self.num_devices}"
+            )
+
+    def shard_batch(self, batch: Any) -> Any:
+        """Host arrays whose first dimension is the global batch → device arrays split over the mesh."""
+        return jax.device_put(batch, self.split)
+
+    def replicate(self, tree: Any) -> Any:
+        """Any pytree of arrays → the same on every device."""
+        return jax.device_put(tree, self.replicated)
+
+    def compile_step(self, step: Callable[..., Any], *example: Any) -> jax.stages.Compiled:
+        """``step(state, batch)`` compiled for the example's shapes; the state's memory is reused (donated)."""
+        jitted = jax.jit(
+            step,
+            in_shardings=(self.replicated, self.split),
+            out_shardings=self.replicated,
+            donate_argnums=0,
+            compiler_options=self.compiler_options,
+        )
+        return jitted.lower(*example).compile()
+
+    def compile_judge(self, judge: Callable[..., Any], *example: Any) -> jax.stages.Compiled:
+        """``judge(params, stats, image, mask)`` compiled for the example's shapes, images split over the mesh."""
+        jitted = jax.jit(
+            judge,
+            in_shardings=(self.replicated, self.replicated, self.split, self.split),
+            out_shardings=self.split,
+            compiler_options=self.compiler_options,
+        )
+        return jitted.lower(*example).compile()
+
+
+def make_devices(config: ParallelConfig, xla_flags: str = "") -> Devices:
+    """The mesh over all local devices. ``xla_flags`` (the user's XLA_FLAGS) wins over the options set here.
+
+    Raises UserError where this jaxlib refuses the option that ``parallel.cpu_convolutions`` asks for.
+    """
+    mesh = Mesh(np.array(jax.local_devices()), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+    options = None
+    if jax.default_backend() == "cpu" and config.cpu_convolutions == "eigen":
+        flag = next(iter(EIGEN_CONVOLUTIONS))
+        options = None if flag in xla_flags else EIGEN_CONVOLUTIONS
+    if options:
+        try:
+            jax.jit(lambda x: x + 1, compiler_options=options).lower(0.0).compile()
+        except Exception as error:
+            raise UserError(
+                "`parallel.cpu_convolutions` (=eigen) needs a jaxlib that knows "
+                f"{next(iter(options))}; set it to default"
+            ) from error
+    return Devices(mesh, options)

@@ -1,0 +1,281 @@
+"""From a defect map to a verdict on its image: the score, and the threshold calibrated on validation images.
+
+The threshold is fitted to image scores, never to slice scores: one slice rule applied 30 times multiplies its
+false alarms. Labels: 1 = defective, 0 = defect-free. Decision everywhere: score >= threshold means defective.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from dagm_jax.types import UserError
+
+Calibration = Literal["f1", "false_alarm_rate", "expected_cost"]
+Score = Literal["max", "top_mean"]
+
+SCORE_CLIP = 1e-6
+# Costs and F1 are computed from integers; equal counts must not differ by a rounding.
+_TIE_TOLERANCE = 1e-12
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictConfig:
+    """How an image is scored and how the threshold on the score is chosen.
+
+    calibration: "f1" (highest F1), "expected_cost" (least fp_cost·FP + fn_cost·FN), or "false_alarm_rate"
+    (at most the share max_false_alarm_rate of good images called defective). score: "max" pixel of the map,
+    or "top_mean", the mean of its highest top_fraction of pixels. smoothing_px: sigma of the Gaussian that
+    smooths the map before, 0 = off. Raises UserError, naming the field, its value and the rule.
+    """
+
+    calibration: Calibration = "f1"
+    max_false_alarm_rate: float = 0.01
+    fp_cost: float = 1.0
+    fn_cost: float = 20.0
+    score: Score = "max"
+    top_fraction: float = 0.001
+    smoothing_px: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("calibration", get_args(Calibration)), ("score", get_args(Score))):
+            if getattr(self, name) not in choices:
+                self._refuse(name, f"must be one of {', '.join(choices)}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if item.name not in ("calibration", "score") and not is_number:
+                self._refuse(item.name, "must be a number")
+        # Each rule is written so that a NaN fails it.
+        if not 0 <= self.max_false_alarm_rate <= 1:
+            self._refuse("max_false_alarm_rate", "must lie in [0, 1]; 0.01 allows one in a hundred")
+        for name in ("fp_cost", "fn_cost"):
+            if not 0 < getattr(self, name) < math.inf:
+                self._refuse(name, "must be positive and finite; only the ratio of the two costs matters")
+        if not 0 < self.top_fraction <= 1:
+            self._refuse("top_fraction", "must lie in (0, 1]; 0.001 takes the 262 highest of 512x512 pixels")
+        if not 0 <= self.smoothing_px < math.inf:
+            self._refuse("smoothing_px", "must be 0 (off) or a positive, finite sigma in pixels")
+
+    def _refuse(self, name: str, rule: str) -> None:
+        raise UserError(f"`verdict.{name}` (={getattr(self, name)!r}) {rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRule:
+    """A fitted rule: score >= threshold is defective, map >= pixel_threshold is a defect pixel.
+
+    evidence: what the threshold was fitted to, as JSON values; see `fit_threshold`.
+    Raises UserError for a threshold that is not finite.
+    """
+
+    threshold: float
+    pixel_threshold: float
+    calibration: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "pixel_threshold"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and math.isfinite(value)):
+                raise UserError(f"`decision_rule.{name}` (={value!r}) must be finite; calibrate again")
+
+    def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
+        """True where an image is defective, bool in the shape of ``scores``.
+
+        Raises UserError for NaN: it would compare as "good" and pass a defect silently.
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        num_nan = int(np.isnan(values).sum())
+        if num_nan:
+            raise UserError(f"`scores` ({num_nan} of {values.size} NaN) must be numbers; no verdict on NaN")
+        return np.asarray(values >= self.threshold)
+
+    def to_json(self) -> str:
+        """The rule as JSON text; numbers survive the way there and back exactly."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> DecisionRule:
+        """The rule written by `to_json`. Raises UserError for text that is no such rule."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            reason = f"must be JSON: {error.msg}; calibrate again"
+            raise UserError(f"`decision_rule` ({text[:40]!r}) {reason}") from None
+        names = [item.name for item in fields(cls)]
+        if not isinstance(values, dict) or sorted(values) != sorted(names):
+            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise UserError(f"`decision_rule` (={found}) must hold {', '.join(names)}; calibrate again")
+        return cls(**values)
+
+
+# --- the score ----------------------------------------------------------------------------------------------
+
+
+def smooth_map(values: ArrayLike, smoothing_px: float) -> NDArray[np.float32]:
+    """The map [h w] under a Gaussian of sigma ``smoothing_px``, float32; unchanged for 0.
+
+    Weights exp(-d²/2σ²), cut at int(4σ + 0.5) px and normalised, applied along rows and columns; borders
+    are mirrored with the edge pixel repeated (numpy's "symmetric", scipy's "reflect").
+    """
+    image = np.asarray(values, dtype=np.float32)
+    if smoothing_px == 0:
+        return image
+    smoothed: NDArray[np.float32] = ndimage.gaussian_filter(image, smoothing_px, mode="reflect", truncate=4.0)
+    return smoothed
+
+
+def image_score(values: ArrayLike, config: VerdictConfig) -> float:
+    """The score of one image from its stitched, unsmoothed map, float [h w]: higher = more defective.
+
+    Smooths by `smooth_map`; then "max" is the highest pixel and "top_mean" the mean of the highest
+    max(1, round(top_fraction·h·w)) pixels. Reference for the computation on device.
+    """
+    smoothed = smooth_map(values, config.smoothing_px)
+    if config.score == "max":
+        return float(smoothed.max())
+    num_top = max(1, round(config.top_fraction * smoothed.size))
+    return float(np.mean(np.partition(smoothed.ravel(), -num_top)[-num_top:], dtype=np.float64))
+
+
+# --- the threshold ------------------------------------------------------------------------------------------
+
+
+def spread_scores(scores: ArrayLike) -> FloatArray:
+    """The scores on the scale where gaps are measured: logits if all lie in [0, 1], else unchanged.
+
+    A trained network piles probabilities up at 0 and 1: between a good image at 0.001 and a defective one
+    at 0.999 half-way is 0.5 on either scale, but between 0.9 and 0.9999 it is 0.95 as a probability, a
+    breath above the good image in the network's own output, and 0.997 as a logit. Probabilities are clipped
+    to [1e-6, 1 - 1e-6]: nearer to 1 float32 has few digits left, and a gap would measure rounding. Residual
+    scores are not bounded, have no logit, and stay as they are.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.size and (values.min() < 0 or values.max() > 1):
+        return values
+    clipped = np.clip(values, SCORE_CLIP, 1 - SCORE_CLIP)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Thresholds in rising order, the false alarms and misses of each, the width of its gap; [k + 1] each."""
+
+    threshold: FloatArray
+    num_fp: NDArray[np.int64]
+    num_fn: NDArray[np.int64]
+    width: FloatArray
+
+
+def _between(low: float, high: float, middle: float) -> float:
+    """``middle`` as a float32 number if that lies in (low, high], else ``high``.
+
+    A threshold that float32 holds exactly decides alike in float32 on a device and in float64 here; for
+    scores nearer to each other than the clip or float32 resolves, ``high`` itself still separates them.
+    """
+    rounded = float(np.float32(middle))
+    return rounded if low < rounded <= high else high
+
+
+def _make_candidates(truth: NDArray[np.bool_], scores: FloatArray) -> _Candidates:
+    """One candidate per gap between neighbouring distinct scores, one below all of them and one above.
+
+    Probabilities have 0 and 1 as outer neighbours; other scores have none, so there the lowest score itself
+    and the next float32 above the highest are taken, and these two gaps have no width.
+    """
+    distinct, place = np.unique(scores, return_inverse=True)
+    bounded = bool(distinct[0] >= 0 and distinct[-1] <= 1)
+    ends = (0.0, 1.0) if bounded else (float(distinct[0]), float(distinct[-1]))
+    edges = np.concatenate([[ends[0]], distinct, [ends[1]]])
+    spread = spread_scores(edges)
+    middle = (spread[:-1] + spread[1:]) / 2
+    if bounded:
+        middle = 1 / (1 + np.exp(-middle))
+    threshold = np.array([_between(*gap) for gap in zip(edges[:-1], edges[1:], middle, strict=True)])
+    if threshold[-1] <= distinct[-1]:
+        above = float(np.nextafter(np.float32(distinct[-1]), np.float32(np.inf)))
+        threshold[-1] = above if above > distinct[-1] else np.nextafter(distinct[-1], np.inf)
+    good = np.bincount(place[~truth], minlength=distinct.size)
+    defective = np.bincount(place[truth], minlength=distinct.size)
+    num_fp = np.sum(~truth) - np.concatenate([[0], np.cumsum(good)])
+    num_fn = np.concatenate([[0], np.cumsum(defective)])
+    return _Candidates(threshold, num_fp.astype(np.int64), num_fn.astype(np.int64), np.diff(spread))
+
+
+def _checked_validation(
+    labels: ArrayLike, scores: ArrayLike, config: VerdictConfig
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if truth.ndim != 1 or truth.shape != values.shape:
+        raise UserError(f"`scores` {values.shape} must be one row, as long as `labels` {truth.shape}")
+    if not np.all((truth == 0) | (truth == 1)):
+        raise UserError(f"`labels` (={sorted(set(truth.tolist()))[:5]}) must be 0 (good) or 1 (defective)")
+    if not np.isfinite(values).all():
+        found = f"{np.sum(~np.isfinite(values))} of {values.size} NaN or infinite"
+        raise UserError(f"`scores` ({found}) must be finite; did training diverge?")
+    truth = truth.astype(bool)
+    num_defective, num_good = int(truth.sum()), int((~truth).sum())
+    if num_good == 0 or (num_defective == 0 and config.calibration != "false_alarm_rate"):
+        needed = "good images" if config.calibration == "false_alarm_rate" else "both classes"
+        raise UserError(
+            f"`verdict.calibration` (={config.calibration!r}) needs {needed} in validation, which holds "
+            f"{num_good} good and {num_defective} defective images; enlarge it or choose another calibration"
+        )
+    return truth, values
+
+
+def _loss_of_candidates(candidates: _Candidates, num_defective: int, config: VerdictConfig) -> FloatArray:
+    """What the calibration minimises, per candidate: the cost, or 1 - F1; [k + 1]."""
+    if config.calibration == "expected_cost":
+        return config.fp_cost * candidates.num_fp + config.fn_cost * candidates.num_fn
+    num_tp = num_defective - candidates.num_fn
+    return 1 - 2 * num_tp / (2 * num_tp + candidates.num_fp + candidates.num_fn)
+
+
+def fit_threshold(
+    labels: ArrayLike, scores: ArrayLike, config: VerdictConfig
+) -> tuple[float, dict[str, Any]]:
+    """The threshold on image scores that ``config.calibration`` asks for, and the evidence for it.
+
+    Candidates are the middles of the gaps between neighbouring distinct scores, on the scale of
+    `spread_scores`, one below all scores and one above. "f1" and "expected_cost" take the best candidate,
+    of equally good ones that in the widest gap, so that a perfectly separated validation part gives the
+    middle of the gap between good and defective. "false_alarm_rate" takes the lowest candidate with FP /
+    good <= max_false_alarm_rate.
+
+    labels: {0, 1} [n]; scores: finite [n]. Evidence (JSON values): tp fp fn tn at the threshold, num_good,
+    num_defective, num_equally_good, highest_good_score, lowest_defective_score (None without defective
+    images). Raises UserError for scores that are not finite and for a missing class.
+    """
+    truth, values = _checked_validation(labels, scores, config)
+    candidates = _make_candidates(truth, values)
+    num_defective, num_good = int(truth.sum()), int((~truth).sum())
+    if config.calibration == "false_alarm_rate":
+        allowed = candidates.num_fp <= config.max_false_alarm_rate * num_good + _TIE_TOLERANCE
+        chosen, num_equal = int(np.argmax(allowed)), 1
+    else:
+        loss = _loss_of_candidates(candidates, num_defective, config)
+        best = np.flatnonzero(loss <= loss.min() + _TIE_TOLERANCE * max(1.0, abs(float(loss.min()))))
+        chosen, num_equal = int(best[np.argmax(candidates.width[best])]), int(best.size)
+    num_fp, num_fn = int(candidates.num_fp[chosen]), int(candidates.num_fn[chosen])
+    evidence: dict[str, Any] = {
+        "tp": num_defective - num_fn,
+        "fp": num_fp,
+        "fn": num_fn,
+        "tn": num_good - num_fp,
+        "num_good": num_good,
+        "num_defective": num_defective,
+        "num_equally_good": num_equal,
+        "highest_good_score": float(values[~truth].max()),
+        "lowest_defective_score": float(values[truth].min()) if num_defective else None,
+    }
+    return float(candidates.threshold[chosen]), evidence

@@ -1,0 +1,373 @@
+"""Tests of the decoder: what counts as a usable 8-bit grey image, and the reason given for all else."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from dagm_jax.data.decode import MAX_PIXELS, BadImage, load, read_image, read_mask
+from dagm_jax.data.layouts import read_tree
+from dagm_jax.types import Drawn, Ellipse, Record
+
+SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
+PIXELS = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, raw: bytes, extra: bytes = b"") -> bytes:
+    """A PNG from its header fields and its filtered rows."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+def grey_png() -> bytes:
+    rows = b"".join(b"\0" + row.tobytes() for row in PIXELS)
+    return png(SIZE[1], SIZE[0], 8, 0, rows)
+
+
+def saved(path: Path, picture: Image.Image, **options: object) -> Path:
+    picture.save(path, format="PNG", **options)
+    return path
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def grey(path: Path, pixels: np.ndarray = PIXELS) -> Path:
+    return saved(path, Image.fromarray(pixels))
+
+
+def refused(path: Path, match: str, shape: tuple[int, int] | None = None) -> None:
+    """Asserts one line that names the file, and the same for image and mask."""
+    for read in (read_image, read_mask):
+        with pytest.raises(BadImage, match=match) as caught:
+            read(path, shape)
+        assert "\n" not in str(caught.value)
+        assert path.name in str(caught.value)
+
+
+# --- what is read ---
+
+
+def test_grey_image_comes_out_unchanged(tmp_path: Path) -> None:
+    """Would catch: exchanged axes, a lossy conversion, another dtype."""
+    image = read_image(grey(tmp_path / "a.PNG"), SIZE)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, PIXELS)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.PNG", None), PIXELS)
+    np.testing.assert_array_equal(read_image(written(tmp_path / "b.PNG", grey_png()), SIZE), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA", "P", "rgb palette"])
+def test_grey_in_effect_is_grey(tmp_path: Path, mode: str) -> None:
+    """Would catch: equal channels or a palette of greys read through weights, or as palette indices."""
+    picture = Image.fromarray(PIXELS)
+    if mode == "rgb palette":
+        picture = Image.fromarray(255 - PIXELS)
+        picture = Image.frombytes("P", picture.size, picture.tobytes())
+        picture.putpalette([255 - i // 3 for i in range(768)])
+    else:
+        picture = picture.convert(mode)
+    np.testing.assert_array_equal(read_image(saved(tmp_path / "a.png", picture), SIZE), PIXELS)
+
+
+def test_interlaced_image(tmp_path: Path) -> None:
+    """Would catch: a reader of plain rows only."""
+    seven = b"".join(b"\0" + bytes([v]) for v in (10,)) + b"\0\x14" + b"\0\x1e\x28"
+    data = bytearray(png(2, 2, 8, 0, seven))
+    data[28] = 1  # interlace method
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    assert read_image(written(tmp_path / "a.png", bytes(data)), (2, 2)).tolist() == [[10, 20], [30, 40]]
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 254, 255])
+def test_mask_is_cut_at_half(tmp_path: Path, value: int) -> None:
+    """Would catch: `> 0` (compression halos become defect) or `== 255`."""
+    mask = read_mask(grey(tmp_path / "m.png", np.full(SIZE, value, np.uint8)), SIZE)
+    assert mask.dtype == np.bool_
+    assert mask.shape == SIZE
+    assert mask.all() == mask.any() == (value > 127)
+
+
+def test_one_bit_mask(tmp_path: Path) -> None:
+    """Would catch: a bilevel mask of 0 and 1 that falls below the cut."""
+    expected = PIXELS > 99
+    mask = read_mask(saved(tmp_path / "m.png", Image.fromarray(expected)), SIZE)
+    np.testing.assert_array_equal(mask, expected)
+
+
+# --- what is refused ---
+
+
+def test_files_that_are_no_image(tmp_path: Path) -> None:
+    """Would catch: a traceback for a missing, empty or foreign file, or a reason that fits another fault."""
+    refused(tmp_path / "missing.png", "file is missing")
+    refused(tmp_path, "not a file")
+    refused(written(tmp_path / "empty.png", b""), "file is empty")
+    refused(written(tmp_path / "text.png", b"<html>not found</html>"), "not a PNG image")
+    jpeg = tmp_path / "jpeg.png"
+    Image.fromarray(PIXELS).save(jpeg, format="JPEG")
+    refused(jpeg, "not a PNG image")
+
+
+def test_name_with_line_break_stays_on_one_line(tmp_path: Path) -> None:
+    """Would catch: a message over two lines because of the file's name."""
+    with pytest.raises(BadImage, match=r"a\\nb.png: file is missing"):
+        read_image(tmp_path / "a\nb.png", None)
+
+
+@pytest.mark.parametrize("cut", [4, 8, 20, 40, 200, -16, -12, -4, -1])
+def test_truncated_at_any_place(tmp_path: Path, cut: int) -> None:
+    """Would catch: a cut file whose missing rows come out as zeros."""
+    refused(written(tmp_path / "a.png", grey_png()[:cut]), "truncated")
+
+
+def test_truncated_file_although_pillow_is_told_to_load_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: another library's LOAD_TRUNCATED_IMAGES letting half an image in."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    refused(written(tmp_path / "a.png", grey_png()[:300]), "truncated")
+
+
+def test_flipped_bit_in_the_pixels(tmp_path: Path) -> None:
+    """Would catch: damage in the pixel data, whose checksum Pillow leaves unchecked."""
+    data = bytearray(grey_png())
+    data[len(data) // 2] ^= 1
+    refused(written(tmp_path / "a.png", bytes(data)), "corrupt, wrong checksum")
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (png(8, 8, 8, 0, b"\0" * 30), "corrupt"),
+        (png(8, 8, 8, 0, b"\x09" * 72), "corrupt"),
+        (png(8, 8, 5, 0, b"\0" * 72), "corrupt"),
+        (png(8, 8, 8, 7, b"\0" * 72), "corrupt"),
+        (png(0, 8, 8, 0, b""), "corrupt, its header says 8x0 pixels"),
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "does not start with an image header"),
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"abc") + chunk(b"IEND", b""), "image header"),
+        (grey_png()[:33] + chunk(b"IEND", b""), "corrupt"),
+        (grey_png()[:33] + chunk(b"IDAT", b"no zlib") + chunk(b"IEND", b""), "corrupt"),
+    ],
+    ids=["few rows", "filter", "depth", "colour", "no width", "no header", "short", "no pixels", "no zlib"],
+)
+def test_sound_checksums_around_nonsense(tmp_path: Path, data: bytes, match: str) -> None:
+    """Would catch: SyntaxError, zlib.error, struct.error and the like that escape as themselves."""
+    refused(written(tmp_path / "a.png", data), match)
+
+
+def test_sixteen_bit(tmp_path: Path) -> None:
+    """Would catch: 16-bit grey clipped to 255, and 16-bit colour that Pillow cuts down to 8 bits silently."""
+    wide = Image.fromarray(PIXELS.astype(np.uint16) * 257)
+    refused(saved(tmp_path / "grey.png", wide), "16-bit image; DAGM images are 8-bit grey; convert")
+    refused(written(tmp_path / "rgb.png", png(4, 4, 16, 2, b"\0" * 100)), "16-bit")
+
+
+def test_colour_and_transparency(tmp_path: Path) -> None:
+    """Would catch: a photograph averaged to grey, and hidden values below transparent pixels."""
+    rgb = np.stack([PIXELS, PIXELS, PIXELS], axis=-1)
+    rgb[3, 4, 2] ^= 1
+    refused(saved(tmp_path / "rgb.png", Image.fromarray(rgb)), "colour image")
+    palette = Image.fromarray(PIXELS)
+    palette = Image.frombytes("P", palette.size, palette.tobytes())
+    palette.putpalette([*range(255), 0, 1, 2] + [200, 10, 10] * 170)
+    refused(saved(tmp_path / "p.png", palette), "colour image")
+    alpha = np.stack([PIXELS, np.full(SIZE, 254, np.uint8)], axis=-1)
+    refused(saved(tmp_path / "la.png", Image.fromarray(alpha, mode="LA")), "transparent")
+    refused(
+        saved(tmp_path / "trns.png", Image.fromarray(PIXELS), transparency=int(PIXELS[0, 0])), "transparent"
+    )
+
+
+def test_wrong_size(tmp_path: Path) -> None:
+    """Would catch: an image of exchanged or other size let through, or a message without both sizes."""
+    path = grey(tmp_path / "a.png")
+    refused(path, "size 24x32 .height x width., expected 32x24", (32, 24))
+
+
+def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a small file that unpacks to gigabytes, and a limit that the message keeps to itself."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(Image, "open", forbidden)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for width, height in ((8193, 8192), (2**31 - 1, 2**31 - 1)):
+            refused(
+                written(tmp_path / "a.png", png(width, height, 8, 0, b"\0")), f"limit of {MAX_PIXELS} pixels"
+            )
+
+
+def test_bomb_in_a_text_chunk(tmp_path: Path) -> None:
+    """Would catch: a comment that unpacks to more than Pillow takes, which it reports as ValueError."""
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(4_000_000)))
+    refused(written(tmp_path / "a.png", grey_png()[:33] + text + grey_png()[33:]), "corrupt")
+
+
+def test_animated(tmp_path: Path) -> None:
+    """Would catch: the first of several frames taken for the image."""
+    path = tmp_path / "a.png"
+    frames = [Image.fromarray(255 - PIXELS)]
+    Image.fromarray(PIXELS).save(path, format="PNG", save_all=True, append_images=frames)
+    refused(path, "animated")
+
+
+# --- records ---
+
+
+def test_load_good_record(tmp_path: Path) -> None:
+    """Would catch: a mask of other size or type where there is none."""
+    image, mask = load(Record("Class1/1", 1, 0, None, grey(tmp_path / "a.png"), None), SIZE)
+    np.testing.assert_array_equal(image, PIXELS)
+    assert mask.shape == SIZE
+    assert mask.dtype == np.bool_
+    assert not mask.any()
+
+
+def test_load_with_mask_file(tmp_path: Path) -> None:
+    """Would catch: a degenerate mask of two pixels refused, cleaned away, or its image called good."""
+    pixels = np.zeros(SIZE, np.uint8)
+    pixels[5, 6:8] = 255
+    mask_path = grey(tmp_path / "m.png", pixels)
+    _, mask = load(Record("Class8/Train/1951", 8, 1, "train", grey(tmp_path / "a.png"), mask_path), None)
+    assert np.argwhere(mask).tolist() == [[5, 6], [5, 7]]
+
+
+def test_load_with_ellipse(tmp_path: Path) -> None:
+    """Would catch: rows and columns of the ellipse exchanged."""
+    ellipse = Ellipse(semi_a=6, semi_b=2, angle_rad=0, center_x=20, center_y=8)
+    _, mask = load(Record("Class1_def/1", 1, 1, None, grey(tmp_path / "a.png"), ellipse), SIZE)
+    assert mask.dtype == np.bool_
+    rows, columns = np.nonzero(mask)
+    assert (rows.mean(), columns.mean()) == (7, 19)
+    assert np.ptp(columns) > np.ptp(rows)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_load_drawn(label: int) -> None:
+    """Would catch: image and mask from different drawings, or the label not passed on."""
+    drawn = Drawn(seed=3, class_id=8, index=5)
+    record = Record("drawn/5", 8, 1 if label else 0, None, drawn, drawn if label else None)
+    image, mask = load(record, (128, 128))
+    assert image.shape == mask.shape == (128, 128)
+    assert image.dtype == np.uint8
+    assert mask.dtype == np.bool_
+    assert mask.any() == bool(label)
+    again = load(record, (128, 128))
+    np.testing.assert_array_equal(image, again[0])
+
+
+def test_load_drawn_must_be_square() -> None:
+    """Would catch: a drawing of another shape than the one asked for."""
+    with pytest.raises(BadImage, match="square, not 64x128"):
+        load(Record("drawn/5", 8, 0, None, Drawn(3, 8, 5), None), (64, 128))
+
+
+def test_load_refuses_an_empty_mask_of_a_defective_image(tmp_path: Path) -> None:
+    """Would catch: a defective image that would train as all good, e.g. with a mask of 0 and 1, or an ellipse
+    outside the image."""
+    image = grey(tmp_path / "a.png")
+    ones = grey(tmp_path / "m.png", np.ones(SIZE, np.uint8))
+    for mask in (ones, Ellipse(3, 3, 0, 5000, 5000), None):
+        with pytest.raises(BadImage, match="x/1: labelled defective, but mask is empty"):
+            load(Record("x/1", 1, 1, None, image, mask), SIZE)
+
+
+def test_load_refuses_a_mask_of_other_size(tmp_path: Path) -> None:
+    """Would catch: a mask that broadcasts or is cropped, also where any image size is allowed."""
+    mask = grey(tmp_path / "m.png", np.full((32, 24), 255, np.uint8))
+    with pytest.raises(BadImage, match=r"m\.png: size 32x24 .*, expected 24x32, the size of its image"):
+        load(Record("x/1", 1, 1, None, grey(tmp_path / "a.png"), mask), None)
+
+
+def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Would catch: shared state between decodes, e.g. warning filters or a file position."""
+    paths = [grey(tmp_path / f"{i}.png", np.full(SIZE, i, np.uint8)) for i in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(lambda path: read_image(path, SIZE), paths * 4))
+    assert all((image == i % 64).all() for i, image in enumerate(images))
+
+
+# --- any content at all ---
+
+
+def repaired(data: bytes) -> bytes:
+    """The same chunks with right checksums, so that the damage gets past them."""
+    out, position = bytearray(data), 8
+    while position + 12 <= len(out):
+        end = position + 8 + struct.unpack_from(">I", out, position)[0]
+        if end + 4 > len(out):
+            break
+        out[end : end + 4] = struct.pack(">I", zlib.crc32(out[position + 4 : end]))
+        position = end + 4
+    return bytes(out)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), max_size=5),
+    header_edit=st.none() | st.tuples(st.integers(16, 28), st.integers(0, 255)),
+    end=st.none() | st.integers(0, 900),
+    repair=st.booleans(),
+)
+def test_mutated_png(
+    tmp_path: Path,
+    edits: list[tuple[int, int]],
+    header_edit: tuple[int, int] | None,
+    end: int | None,
+    repair: bool,
+) -> None:
+    """Would catch: any exception but BadImage from a damaged file, or damage that passes for an image."""
+    original = grey_png()
+    data = bytearray(original)
+    for position, value in [*edits, *([header_edit] if header_edit else [])]:
+        data[position % len(data)] = value
+    mutated = bytes(data) if end is None else bytes(data[:end])
+    path = written(tmp_path / "a.png", repaired(mutated) if repair else mutated)
+    try:
+        image = read_image(path, None)
+    except BadImage as error:
+        assert "\n" not in str(error)
+    else:
+        assert image.dtype == np.uint8
+        assert image.ndim == 2
+        if not repair:
+            np.testing.assert_array_equal(image, PIXELS)
+
+
+# --- the real images ---
+
+
+def test_real_class_8() -> None:
+    """Would catch: official files refused (checksums, sizes), and defective images with an empty mask."""
+    root = os.environ.get("DAGM_ROOT")
+    if not root:
+        pytest.skip("DAGM_ROOT is not set: no real images here")
+    manifest = read_tree(Path(root), (8,))
+    area = {}
+    for record in manifest.records:
+        image, mask = load(record, (512, 512))
+        assert image.shape == mask.shape == (512, 512)
+        assert mask.any() == bool(record.label)
+        area[record.image_id] = int(mask.sum())
+    assert len(area) == 500
+    degenerate = {n: area[f"Class8/Train/{n}"] for n in (1502, 1827, 1951)}
+    assert degenerate == {1502: 26, 1827: 250, 1951: 2}
