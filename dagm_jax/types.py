@@ -20,6 +20,10 @@ class UserError(Exception):
     """A mistake that the user can mend; its text is one line: argument, value, rule, remedy."""
 
 
+class Interrupted(Exception):
+    """SIGTERM or SIGINT came; what was done is saved and the same command goes on from it."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` for the closest of the known words, or nothing: the end of an error message."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

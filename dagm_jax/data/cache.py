@@ -7,20 +7,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from dagm_jax.data.decode import BadImage, load
+from dagm_jax.data.decode import BadImage, load_all
 from dagm_jax.types import Drawn, Ellipse, Manifest, Record, Skip, UserError
 
 FORMAT = 1
-DECODE_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def build_cache(
     manifest: Manifest,
     directory: Path,
     shape: tuple[int, int],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> tuple[Manifest, ImageCache]:
     """The manifest less its unreadable and duplicate images, and the cache of what is left.
 
@@ -81,7 +78,7 @@ def build_cache(
     if not index.exists():
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _write(manifest, pixels, index, shape, on_progress)
+            _write(manifest, pixels, index, shape, on_image)
         except OSError as error:
             raise _disk_error(error, directory, len(manifest.records) * row_bytes(shape)) from error
     listing = json.loads(index.read_text())
@@ -117,13 +114,13 @@ def _write(
     pixels: Path,
     index: Path,
     shape: tuple[int, int],
-    on_progress: Callable[[int, int], None],
+    on_image: Callable[[], None],
 ) -> None:
     temporary = pixels.with_suffix(f".{os.getpid()}.partial")
     try:
         # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
         with temporary.open("wb") as stream:
-            kept, skipped = _write_rows(manifest.records, stream, shape, on_progress)
+            kept, skipped = _write_rows(manifest.records, stream, shape, on_image)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, pixels)
@@ -138,12 +135,12 @@ def _write_rows(
     records: Sequence[Record],
     stream: BinaryIO,
     shape: tuple[int, int],
-    on_progress: Callable[[int, int], None],
+    on_image: Callable[[], None],
 ) -> tuple[list[int], list[Skip]]:
     kept: list[int] = []
     skipped: list[Skip] = []
     first_with: dict[bytes, str] = {}
-    for place, loaded in enumerate(_load_all(records, shape)):
+    for place, loaded in enumerate(load_all(records, shape)):
         record = records[place]
         if isinstance(loaded, BadImage):
             skipped.append(Skip(record.image_id, str(loaded)))
@@ -158,27 +155,8 @@ def _write_rows(
                 kept.append(place)
                 stream.write(image.tobytes())
                 stream.write(np.packbits(mask).tobytes())
-        on_progress(place + 1, len(records))
+        on_image()
     return kept, skipped
-
-
-def _load_all(
-    records: Sequence[Record], shape: tuple[int, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray] | BadImage]:
-    """Decoded records in order, a bounded number ahead (``Executor.map`` would hold them all)."""
-
-    def attempt(record: Record) -> tuple[np.ndarray, np.ndarray] | BadImage:
-        try:
-            return load(record, shape)
-        except BadImage as error:
-            return error
-
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        waiting = iter(records)
-        pending = [pool.submit(attempt, record) for record in islice(waiting, 4 * DECODE_THREADS)]
-        while pending:
-            yield pending.pop(0).result()
-            pending += [pool.submit(attempt, record) for record in islice(waiting, 1)]
 
 
 def _disk_error(error: OSError, directory: Path, needed: int) -> UserError:

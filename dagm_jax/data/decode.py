@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ MAX_PIXELS = 64 * 1024 * 1024
 _MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HALF = 127
+DECODE_THREADS = 4
 _DRAWN_SIZE_PX = 512
 
 
@@ -69,6 +73,28 @@ def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
     if record.label == 1 and not mask.any():
         raise BadImage(printable(f"{record.image_id}: labelled defective, but mask is empty ({record.mask})"))
     return image, mask
+
+
+def load_all(
+    records: Sequence[Record], shape: tuple[int, int] | None
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage]:
+    """Decoded records in order, by threads and a bounded number ahead (``Executor.map`` would hold them all).
+
+    A record that cannot be read comes out as its BadImage.
+    """
+
+    def attempt(record: Record) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage:
+        try:
+            return load(record, shape)
+        except BadImage as error:
+            return error
+
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        waiting = iter(records)
+        pending = [pool.submit(attempt, record) for record in islice(waiting, 4 * DECODE_THREADS)]
+        while pending:
+            yield pending.pop(0).result()
+            pending += [pool.submit(attempt, record) for record in islice(waiting, 1)]
 
 
 def _draw(

@@ -17,6 +17,9 @@ from typing import Literal, TypeVar
 from dagm_jax.types import Ellipse, Manifest, Record, Skip, UserError
 
 # At most six digits, ASCII only: int() raises on very long numbers and on digits such as "²".
+# (height, width) of every image of DAGM 2007.
+DAGM_SHAPE = (512, 512)
+
 _CLASS_NAME = re.compile(r"class0*([1-9][0-9]?)(_def)?", re.IGNORECASE | re.ASCII)
 _IMAGE_NAME = re.compile(r"([0-9]{1,6})\.png", re.IGNORECASE | re.ASCII)
 _MASK_NAME = re.compile(r"([0-9]{1,6})_label\.png", re.IGNORECASE | re.ASCII)

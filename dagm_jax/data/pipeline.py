@@ -16,24 +16,8 @@ import numpy as np
 
 from dagm_jax.data.augment import AugmentConfig, augment
 from dagm_jax.data.cache import ImageCache
-from dagm_jax.data.slicing import Slicer
+from dagm_jax.data.slicing import Slicer, slice_labels
 from dagm_jax.types import Batch, UserError
-
-# A strip is positive if it holds this share of the image's mask, or this many of its pixels.
-POSITIVE_MASK_SHARE = 0.25
-POSITIVE_MASK_PX = 500
-
-
-def slice_labels(mask: np.ndarray, slicer: Slicer) -> np.ndarray:
-    """Labels of the slices of a bool mask ``[h w]``: int32 ``[n]``.
-
-    1: the slice holds at least a quarter of the mask or 500 of its px; 0: it holds none; -1: anything between.
-    """
-    held = slicer.held(mask)
-    enough = min(POSITIVE_MASK_SHARE * np.count_nonzero(mask), POSITIVE_MASK_PX)
-    positive = (held > 0) & (held >= enough)
-    return np.where(positive, 1, np.where(held == 0, 0, -1)).astype(np.int32)
-
 
 Wanted = Literal["positive", "other", "any"]
 
@@ -53,7 +37,7 @@ class DrawSlice(grain.transforms.RandomMap):
     def random_map(self, element: tuple[int, Wanted], rng: np.random.Generator) -> Batch:
         index, wanted = element
         image, mask = augment(*self.cache[index], self.augment, rng)
-        labels = slice_labels(mask, self.slicer)
+        labels = slice_labels(self.slicer.held(mask), np.count_nonzero(mask))
         fitting = np.flatnonzero((wanted == "any") | ((labels == 1) == (wanted == "positive")))
         # A move can push a small defect over the border, a large one can touch every slice; take any slice then.
         k = int(rng.choice(fitting)) if fitting.size else int(rng.integers(labels.size))

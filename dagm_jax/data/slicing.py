@@ -14,6 +14,10 @@ import numpy as np
 
 from dagm_jax.types import UserError, check_choices
 
+# A slice is positive if it holds this share of the image's mask, or this many of its pixels.
+POSITIVE_MASK_SHARE = 0.25
+POSITIVE_MASK_PX = 500
+
 SliceMode = Literal["strips", "two_orientations", "squeeze", "whole"]
 
 
@@ -162,6 +166,15 @@ def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:
         even_edges(width_px, config.slice_px, num_vertical),
         even_edges(height_px, config.slice_px, num_horizontal) if num_horizontal else (),
     )
+
+
+def slice_labels(held: Any, mask_px: Any, xp: ModuleType = np) -> Any:
+    """Labels of slices that hold ``held`` px of an image's mask of ``mask_px`` px: int32, the shape of ``held``.
+
+    1: at least a quarter of the mask or 500 of its px; 0: none; -1: anything between, too little to count.
+    """
+    positive = (held > 0) & (held >= xp.minimum(POSITIVE_MASK_SHARE * mask_px, POSITIVE_MASK_PX))
+    return xp.where(positive, 1, xp.where(held == 0, 0, -1)).astype(xp.int32)
 
 
 def even_edges(length_px: int, slice_px: int, num_slices: int) -> tuple[int, ...]:

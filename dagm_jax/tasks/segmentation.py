@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dagm_jax.tasks.losses import binary_cross_entropy, soft_dice
 from dagm_jax.types import UserError
@@ -37,9 +37,9 @@ class SegmentationConfig:
             logits, targets
         )
 
-    def accuracy(self, logits: Float[Array, "b h w 1"], batch: dict[str, Any]) -> Float[Array, " b"]:
-        """Share of each slice's pixels on the right side of probability 1/2."""
-        return jnp.mean((logits > 0) == (batch["mask"] > 0), axis=(1, 2, 3), dtype=jnp.float32)
+    def slice_decision(self, logits: Float[Array, "b h w 1"]) -> Bool[Array, " b"]:
+        """Whether any pixel of a slice is more likely defect than not: the decision behind the accuracy curves."""
+        return logits.max(axis=(1, 2, 3)) > 0
 
     def map(self, logits: Float[Array, "b h w 1"]) -> Float[Array, "b h w 1"]:
         """Defect probability in [0, 1] of each pixel of each slice."""

@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from dagm_jax.data.slicing import Slicer
+from dagm_jax.data.slicing import Slicer, slice_labels
 from dagm_jax.tasks.segmentation import SegmentationConfig
 
 Metrics = dict[str, Array]
@@ -74,12 +74,12 @@ def make_train_step(
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         weight = batch["valid"].astype(jnp.float32)
-        weight = weight / jnp.maximum(weight.sum(), 1.0)
 
         def mean_loss(params: Any) -> tuple[Array, tuple[Any, Array]]:
             logits, stats = network.apply(params, state.stats, batch["image"], train=True)
-            accuracy = (task.accuracy(logits, batch) * weight).sum()
-            return (task.loss(logits, batch) * weight).sum(), (stats, accuracy)
+            loss = (task.loss(logits, batch) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+            correct, counted = slice_accuracy(task, logits, batch["label"], weight)
+            return loss, (stats, correct / jnp.maximum(counted, 1.0))
 
         (loss, (stats, accuracy)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -90,11 +90,22 @@ def make_train_step(
     return step
 
 
+def slice_accuracy(
+    task: SegmentationConfig, logits: Array, label: Array, weight: Array
+) -> tuple[Array, Array]:
+    """(right decisions, decisions that count) over slices ``[b]``; label -1 and weight 0 do not count."""
+    counts = weight * (label >= 0)
+    return (counts * (task.slice_decision(logits) == (label == 1))).sum(), counts.sum()
+
+
 def make_judge(
     network: Network, task: SegmentationConfig, slicer: Slicer
 ) -> Callable[[Any, Any, Array, Array], dict[str, Array]]:
-    """``judge(params, stats, image [b h w] uint8, mask [b h w] bool)`` → float32 map ``[b h w]``, loss and accuracy
-    ``[b]``: cut, network, map, stitch. Loss and accuracy are means over an image's slices."""
+    """``judge(params, stats, image [b h w] uint8, mask [b h w] bool)`` : cut, network, map, stitch.
+
+    Gives, on device: map float32 ``[b h w]``, loss float32 ``[b]`` (mean over the image's slices), and int32 ``[b]``
+    num_right of num_counted slices whose decision agrees with their label.
+    """
 
     def judge(params: Any, stats: Any, image: Array, mask: Array) -> dict[str, Array]:
         b, n = image.shape[0], slicer.num_slices
@@ -105,11 +116,16 @@ def make_judge(
 
         batch = {"image": slices(image), "mask": slices(mask)}
         logits, _ = network.apply(params, stats, batch["image"], train=False)
+        held = batch["mask"].sum((1, 2, 3), dtype=jnp.int32).reshape(b, n)
+        label = slice_labels(held, mask.sum((1, 2), dtype=jnp.int32)[:, None], jnp)
+        counts = label >= 0
+        right = (task.slice_decision(logits).reshape(b, n) == (label == 1)) & counts
         maps = task.map(logits).reshape(b, n, *slicer.slice_shape, 1)
         return {
             "map": jax.vmap(lambda one: slicer.stitch(one, jnp))(maps)[..., 0],
             "loss": task.loss(logits, batch).reshape(b, n).mean(axis=1),
-            "accuracy": task.accuracy(logits, batch).reshape(b, n).mean(axis=1),
+            "num_right": right.sum(axis=1),
+            "num_counted": counts.sum(axis=1),
         }
 
     return judge

@@ -1,0 +1,1 @@
+"""Shipped configurations: overrides of the defaults, nothing else."""

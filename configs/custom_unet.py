@@ -1,0 +1,13 @@
+"""The customised U-Net at the paper's width (16 channels at the finest level), every default of the package.
+
+Command:  python -m dagm_jax.main --config=configs/custom_unet.py
+"""
+
+from ml_collections import ConfigDict
+
+from dagm_jax.config import RunConfig, make_task, to_config_dict
+
+
+def get_config(task: str = "segmentation") -> ConfigDict:
+    """The configuration for a task: ``--config=configs/custom_unet.py:TASK``."""
+    return to_config_dict(RunConfig(task=make_task(task)))

@@ -1,0 +1,269 @@
+"""Every image once, from pixels to verdict: validation while training, calibration, and the test side's figures."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+
+from dagm_jax import baselines
+from dagm_jax.data.cache import ImageCache
+from dagm_jax.data.decode import BadImage, load_all
+from dagm_jax.figures import MAX_GALLERY_ITEMS, GalleryItem
+from dagm_jax.metrics import (
+    DiceCurve,
+    ImageCounts,
+    OverlapCounts,
+    PixelHistogram,
+    auroc,
+    average_precision,
+)
+from dagm_jax.train.parallel import Devices
+from dagm_jax.train.progress import show
+from dagm_jax.types import Record, UserError
+from dagm_jax.verdict import (
+    DecisionRule,
+    VerdictConfig,
+    fit_threshold,
+    score_of_smooth_map,
+    smooth_map,
+    spread_scores,
+)
+
+# The pixel threshold behind the Dice that is watched while training; the final one is fitted on validation.
+PLAIN_PIXEL_THRESHOLD = 0.5
+
+Pixels = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image judged: smoothed map float32 ``[h w]`` in [0, 1], image score, mean loss and decisions of slices."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    map: np.ndarray
+    score: float
+    loss: float
+    num_right: int
+    num_counted: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A compiled network with the weights to judge with; ``batch_size`` images go to the devices at a time."""
+
+    compiled: jax.stages.Compiled
+    params: Any
+    stats: Any
+    devices: Devices
+    batch_size: int
+    verdict: VerdictConfig
+
+    def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
+        """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded."""
+        waiting = iter(pixels)
+        while batch := list(islice(waiting, self.batch_size)):
+            padded = batch + [batch[-1]] * (self.batch_size - len(batch))
+            arrays = self.devices.shard_batch(tuple(np.stack(part) for part in zip(*padded, strict=True)))
+            out = jax.device_get(self.compiled(self.params, self.stats, *arrays))
+            for i, (image, mask) in enumerate(batch):
+                smooth = smooth_map(out["map"][i], self.verdict.smoothing_px)
+                score = score_of_smooth_map(smooth, self.verdict)
+                counts = int(out["num_right"][i]), int(out["num_counted"][i])
+                yield Judged(image, mask, smooth, score, float(out["loss"][i]), *counts)
+
+
+def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
+    """Loss, slice accuracy, image AUROC, Dice on defective images, and their mean, the quality, in [0, 1]."""
+    labels, scores, losses = [], [], []
+    right = counted = 0
+    overlap = OverlapCounts()
+    for judged in judge(cache[i] for i in indices):
+        labels.append(int(judged.mask.any()))
+        scores.append(judged.score)
+        losses.append(judged.loss)
+        right, counted = right + judged.num_right, counted + judged.num_counted
+        overlap += OverlapCounts.from_masks(judged.map >= PLAIN_PIXEL_THRESHOLD, judged.mask)
+    area, dice = auroc(labels, scores) or 0.0, overlap.mean_dice or 0.0
+    return {
+        "loss": float(np.mean(losses)),
+        "accuracy": right / max(counted, 1),
+        "auroc": area,
+        "dice_defective": dice,
+        "quality": (area + dice) / 2,
+    }
+
+
+def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]) -> DecisionRule:
+    """The decision rule fitted to the validation images: image threshold as configured, pixel threshold by best Dice."""
+    scores = []
+    curve = DiceCurve.empty()
+    with show("calibrating on validation images", len(indices)) as bar:
+        for judged in judge(cache[i] for i in indices):
+            scores.append(judged.score)
+            curve += DiceCurve.from_map(judged.map, judged.mask)
+            bar.advance()
+    threshold, evidence = fit_threshold(labels, scores, judge.verdict)
+    pixel_threshold = curve.best_threshold()
+    return DecisionRule(
+        threshold=threshold,
+        pixel_threshold=PLAIN_PIXEL_THRESHOLD if pixel_threshold is None else pixel_threshold,
+        calibration=judge.verdict.calibration,
+        evidence=evidence,
+    )
+
+
+@dataclass
+class TestResult:
+    """The test side judged with a fixed rule, filled image by image; lists are in the order of the records."""
+
+    image_ids: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    decisions: list[bool] = field(default_factory=list)
+    pixels: PixelHistogram = field(default_factory=PixelHistogram.empty)
+    overlap: OverlapCounts = field(default_factory=OverlapCounts)
+    hardest: list[GalleryItem] = field(default_factory=list)
+    executing_time_s: float = 0.0
+
+    def to_report(self, verdict: VerdictConfig) -> dict[str, Any]:
+        """The figures as JSON values; each rate that is a share of images has its 95 % Wilson interval beside it."""
+        counts = ImageCounts.from_decisions(self.labels, self.decisions)
+        report: dict[str, Any] = {
+            "num_images": len(self.labels),
+            "num_defective": sum(self.labels),
+            "tp": counts.tp,
+            "fp": counts.fp,
+            "fn": counts.fn,
+            "tn": counts.tn,
+        }
+        for name, rate in counts.rates().items():
+            report[name] = rate["value"]
+            report[f"{name}_interval_95"] = [rate["low"], rate["high"]]
+        report |= {
+            "f1": counts.f1,
+            "balanced_accuracy": counts.balanced_accuracy,
+            "auroc": auroc(self.labels, self.scores),
+            "average_precision": average_precision(self.labels, self.scores),
+            "cost": counts.cost(verdict.fp_cost, verdict.fn_cost),
+            "cost_fp_fn": [verdict.fp_cost, verdict.fn_cost],
+            "dice_defective": self.overlap.mean_dice,
+            "iou_defective": self.overlap.mean_iou,
+            "nvidia_dice": self.overlap.mean_dice_all,
+            "nvidia_dice_if_nothing_is_predicted": 1 - sum(self.labels) / len(self.labels),
+            "pixel_auroc": self.pixels.auroc(),
+            "pixel_average_precision": self.pixels.average_precision(),
+        }
+        return report
+
+
+def judge_test_side(
+    judge: Judge, records: Sequence[Record], shape: tuple[int, int], rule: DecisionRule
+) -> TestResult:
+    """Every record once, from its file to its verdict.
+
+    ``executing_time_s`` is the wall time of just that (decode, cut, network, stitch, score, decide); measuring pixel
+    figures and collecting the gallery are not in it, and the network is compiled before.
+    """
+    result = TestResult()
+    gallery = _Hardest(rule)
+    judged_images = judge(_readable(records, shape))
+    seconds = 0.0
+    with show("judging test images", len(records)) as bar:
+        for record in records:
+            start_s = time.perf_counter()
+            judged = next(judged_images)
+            decision = bool(rule.decide([judged.score])[0])
+            seconds += time.perf_counter() - start_s
+            result.image_ids.append(record.image_id)
+            result.labels.append(record.label)
+            result.scores.append(judged.score)
+            result.decisions.append(decision)
+            gallery.offer(record, judged, decision)
+            prediction = judged.map >= rule.pixel_threshold
+            result.pixels += PixelHistogram.from_map(judged.map, judged.mask)
+            result.overlap += OverlapCounts.from_masks(prediction, judged.mask)
+            bar.advance()
+    result.hardest, result.executing_time_s = gallery.items(), seconds
+    return result
+
+
+def _readable(records: Sequence[Record], shape: tuple[int, int]) -> Iterator[Pixels]:
+    for loaded in load_all(records, shape):
+        if isinstance(loaded, BadImage):
+            raise UserError(f"{loaded} (it could be read when the run began; restore it and run the command again)")
+        yield loaded
+
+
+class _Hardest:
+    """The images of each label whose scores lie furthest on the wrong side of the threshold, or nearest to it."""
+
+    def __init__(self, rule: DecisionRule) -> None:
+        self._rule = rule
+        self._heaps: dict[int, list[tuple[float, str, GalleryItem]]] = {0: [], 1: []}
+
+    def offer(self, record: Record, judged: Judged, decision: bool) -> None:
+        score, threshold = spread_scores([judged.score, self._rule.threshold])
+        hardness = float(threshold - score) if record.label else float(score - threshold)
+        title = (
+            f"{record.image_id}: {'defective' if record.label else 'good'}, "
+            f"judged {'defective' if decision else 'good'}, score {judged.score:.4f}"
+        )
+        item = GalleryItem(judged.image, judged.map, judged.mask, title, decision == bool(record.label))
+        heap = self._heaps[record.label]
+        heapq.heappush(heap, (hardness, record.image_id, item))
+        if len(heap) > MAX_GALLERY_ITEMS // 2:
+            heapq.heappop(heap)
+
+    def items(self) -> list[GalleryItem]:
+        """Hardest first, defective images before good ones."""
+        return [
+            item
+            for label in (1, 0)
+            for _, _, item in sorted(self._heaps[label], key=lambda entry: entry[:2], reverse=True)
+        ]
+
+
+def judge_baselines(
+    cache: ImageCache,
+    validation: Sequence[int],
+    test: Sequence[int],
+    labels: Sequence[int],
+    verdict: VerdictConfig,
+) -> dict[str, Any]:
+    """What needs no training, on the same test images: the majority answer, and local texture energy.
+
+    The energy's threshold is fitted on the same validation images by the same rule.
+    """
+
+    def scores(indices: Sequence[int]) -> list[float]:
+        return [baselines.local_energy_score(cache[i][0]) for i in indices]
+
+    truth = [labels[i] for i in test]
+    majority = baselines.majority_counts(truth)
+    threshold, _ = fit_threshold([labels[i] for i in validation], scores(validation), verdict)
+    test_scores = scores(test)
+    energy = ImageCounts.from_decisions(truth, [score >= threshold for score in test_scores])
+    return {
+        "majority_accuracy": majority.accuracy,
+        "local_energy_auroc": auroc(truth, test_scores),
+        "local_energy_accuracy": energy.accuracy,
+        "local_energy_f1": energy.f1,
+    }
+
+
+def finite_or_none(value: Any) -> Any:
+    """JSON values with NaN and infinities replaced by null, which JSON has."""
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,421 @@
+"""The composition root: a configuration and a folder in, a trained and calibrated detector with its report out.
+
+A run is a sequence of stages (data, training, calibration, report), each of which finds in the workdir what an
+earlier try has finished, so that the same command resumes after any interruption.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import importlib.metadata
+import io
+import json
+import math
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import nnx
+from rich.table import Table
+
+from dagm_jax import evaluate, figures
+from dagm_jax.config import RunConfig, differences, from_config_dict, to_json
+from dagm_jax.data.cache import ImageCache, build_cache
+from dagm_jax.data.pipeline import make_training_stream
+from dagm_jax.data.slicing import Slicer, make_slicer
+from dagm_jax.data.sources import find_images
+from dagm_jax.data.split import Split, split_records
+from dagm_jax.metrics import ImageCounts
+from dagm_jax.models.custom_unet import CustomUNet
+from dagm_jax.train.checkpoint import Checkpoints
+from dagm_jax.train.loop import Loop, Position
+from dagm_jax.train.optim import make_optimizer, make_schedule
+from dagm_jax.train.parallel import Devices, make_devices
+from dagm_jax.train.progress import Record, console, read_history, show, write_atomically
+from dagm_jax.train.step import Network, TrainState, make_judge, make_network, make_state, make_train_step
+from dagm_jax.types import Manifest, UserError
+
+REPORT = "report.json"
+# Fields whose change does not make another run of a workdir's run.
+FREE_FIELDS = frozenset({"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions"})
+PACKAGES = ("dagm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def run(config: RunConfig, workdir: Path, xla_flags: str = "") -> dict[str, Any]:
+    """The report of the run, which is also in ``workdir`` with all that it made.
+
+    In a finished workdir nothing is done again. Raises UserError, Interrupted.
+    """
+    with locked(workdir):
+        claim(config, workdir)
+        if (workdir / REPORT).exists():
+            console.print(f"{workdir} holds a finished run; its report:")
+            report: dict[str, Any] = json.loads((workdir / REPORT).read_text())
+        else:
+            report = _run_stages(config, workdir, xla_flags)
+        print_report(report, workdir)
+    return report
+
+
+def _run_stages(config: RunConfig, workdir: Path, xla_flags: str) -> dict[str, Any]:
+    data = prepare_data(config, workdir)
+    setup = Setup(config, data, make_devices(config.parallel, xla_flags))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        position = train(setup, checkpoints, workdir)
+        best_step = checkpoints.best_step()
+        if best_step is None:
+            raise UserError(f"`workdir` (={workdir}) holds no validated checkpoint; start in a new workdir")
+        state, _ = checkpoints.restore(best_step, setup.initial_state())
+    report = judge(setup, state, best_step, position, workdir)
+    if not config.data.cache_dir:
+        shutil.rmtree(workdir / "cache", ignore_errors=True)
+    return report
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run: manifest, decoded cache, split, slicer, and the training side's grey-level moments."""
+
+    manifest: Manifest
+    cache: ImageCache
+    split: Split
+    slicer: Slicer
+    mean: float
+    std: float
+
+    @cached_property
+    def labels(self) -> list[int]:
+        return [record.label for record in self.manifest.records]
+
+    def of_label(self, indices: Sequence[int], label: int) -> list[int]:
+        """Those of ``indices`` whose image has this label."""
+        return [i for i in indices if self.labels[i] == label]
+
+
+def prepare_data(config: RunConfig, workdir: Path) -> Data:
+    """The images that ``config.data`` names, decoded, checked and split. Raises UserError where they do not suffice."""
+    found, shape = find_images(config.data, config.seed)
+    console.print(f"data: {found.description}")
+    directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir / "cache"
+    with show("decoding images", len(found.records)) as bar:
+        manifest, cache = build_cache(found, directory, shape, bar.advance)
+    if manifest.skipped:
+        shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
+        rest = ", …" if len(manifest.skipped) > 3 else ""
+        console.print(f"data: {len(manifest.skipped)} left out ({shown}{rest}); all are listed in {REPORT}")
+    split = split_records(manifest.records, config.data.split, config.data.validation_share, config.seed)
+    mean, std = cache.intensity_moments(split.train)
+    data = Data(manifest, cache, split, make_slicer(config.slicing, *shape), mean, std)
+    sides = {"train": split.train, "validation": split.validation, "test": split.test}
+    sizes = ", ".join(f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items())
+    console.print(f"data: {sizes}; split {config.data.split}")
+    for name, side in sides.items():
+        for label, kind in ((1, "defective"), (0, "defect-free")):
+            if not data.of_label(side, label):
+                raise UserError(
+                    f"`data`: the {name} side has no {kind} image; {config.task.name} needs both kinds on every side, "
+                    "add some or change `data.split`"
+                )
+    return data
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a configuration and its data determine: network, optimiser, stream; compiled functions are made here."""
+
+    config: RunConfig
+    data: Data
+    devices: Devices
+
+    def __post_init__(self) -> None:
+        self.devices.check_batch_size("train.batch_size", self.config.train.batch_size)
+
+    @cached_property
+    def _network_and_arrays(self) -> tuple[Network, Any, Any]:
+        config = self.config
+
+        def build(rngs: nnx.Rngs) -> nnx.Module:
+            channels = {"in_channels": config.in_channels, "out_channels": config.task.out_channels}
+            return CustomUNet(config.model, rngs=rngs, **channels)
+
+        return make_network(
+            build, seed=config.seed, in_channels=config.in_channels, mean=self.data.mean, std=self.data.std
+        )
+
+    @property
+    def network(self) -> Network:
+        return self._network_and_arrays[0]
+
+    def initial_state(self) -> TrainState:
+        """A fresh state, replicated over the devices."""
+        _, params, stats = self._network_and_arrays
+        optimizer = make_optimizer(self.config.optim, self.config.train.num_steps)
+        # Copies: the step donates its state, and the initial arrays may be asked for again.
+        state = jax.tree.map(jnp.copy, make_state(params, stats, optimizer))
+        return self.devices.replicate(state)  # type: ignore[no-any-return]
+
+    def stream(self) -> grain.MapDataset:
+        """The training batches of the whole run."""
+        train, config = self.data.split.train, self.config
+        return make_training_stream(
+            self.data.cache,
+            self.data.of_label(train, 1),
+            self.data.of_label(train, 0),
+            self.data.slicer,
+            config.augment,
+            batch_size=config.train.batch_size,
+            num_batches=config.train.num_steps,
+            balance=config.train.balance,
+            seed=config.seed,
+        )
+
+    def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
+        optimizer = make_optimizer(self.config.optim, self.config.train.num_steps)
+        step = make_train_step(self.network, self.config.task, optimizer)
+        return self.devices.compile_step(step, state, self.devices.shard_batch(batch))
+
+    def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
+        shape = (batch_size, slicer.height_px, slicer.width_px)
+        pixels = self.devices.shard_batch((np.zeros(shape, np.uint8), np.zeros(shape, bool)))
+        function = make_judge(self.network, self.config.task, slicer)
+        compiled = self.devices.compile_judge(function, state.params, state.stats, *pixels)
+        return evaluate.Judge(
+            compiled, state.params, state.stats, self.devices, batch_size, self.config.verdict
+        )
+
+    @property
+    def judge_batch_size(self) -> int:
+        return self.config.train.judge_batch_size * self.devices.num_devices
+
+    def validation_sample(self) -> list[int]:
+        """The validation images that training is watched on: evenly from each label, at most so many of each."""
+        chosen: list[int] = []
+        for label in (0, 1):
+            members = self.data.of_label(self.data.split.validation, label)
+            number = min(len(members), self.config.train.max_validation_images)
+            chosen += [members[k * len(members) // number] for k in range(number)]
+        return sorted(chosen)
+
+
+def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
+    """The position after the last step; goes on from the newest whole checkpoint of the workdir."""
+    config, position, state = setup.config, Position(), setup.initial_state()
+    restored = checkpoints.restore_latest(lambda: state)
+    if restored is not None:
+        step, state, meta = restored
+        position = Position.from_meta(meta["position"])
+        console.print(f"resuming from the checkpoint of step {step}")
+    stream = setup.stream()
+    start_s = time.perf_counter()
+    step_function = setup.compile_step(state, stream[0])
+    watch = setup.compile_judge(state, setup.data.slicer.disjoint(), setup.judge_batch_size)
+    logging.info("compiled in %.1f s", time.perf_counter() - start_s)
+    sample = setup.validation_sample()
+
+    def validate(state: TrainState) -> dict[str, float]:
+        judge = evaluate.Judge(
+            watch.compiled, state.params, state.stats, watch.devices, watch.batch_size, watch.verdict
+        )
+        return evaluate.validate(judge, setup.data.cache, sample)
+
+    record = Record(workdir, position.step)
+    try:
+        loop = Loop(
+            config=config.train,
+            devices=setup.devices,
+            step=step_function,
+            stream=stream,
+            num_workers=config.data.num_workers,
+            validate=validate,
+            checkpoints=checkpoints,
+            record=record,
+            learning_rate=make_schedule(config.optim, config.train.num_steps),
+            image_ids=[r.image_id for r in setup.data.manifest.records],
+            meta={"config": json.loads(to_json(config)), "mean": setup.data.mean, "std": setup.data.std},
+        )
+        return loop.run(state, position)
+    finally:
+        record.close()
+
+
+def judge(
+    setup: Setup, state: TrainState, best_step: int, position: Position, workdir: Path
+) -> dict[str, Any]:
+    """The report of the best state: calibrated on validation, then the test side once; files in the workdir."""
+    data, config = setup.data, setup.config
+    start_s = time.perf_counter()
+    judge = setup.compile_judge(state, data.slicer, setup.judge_batch_size)
+    compile_s = time.perf_counter() - start_s
+    validation = data.split.validation
+    rule = evaluate.calibrate(judge, data.cache, validation, [data.labels[i] for i in validation])
+    write_atomically(workdir / "decision_rule.json", rule.to_json())
+    records = [data.manifest.records[i] for i in data.split.test]
+    result = evaluate.judge_test_side(judge, records, data.cache.shape, rule)
+    report = {
+        "model": "custom_unet",
+        "task": config.task.name,
+        "test": result.to_report(config.verdict),
+        "decision_rule": {
+            "threshold": rule.threshold,
+            "pixel_threshold": rule.pixel_threshold,
+            "calibration": rule.calibration,
+            **{f"validation_{name}": value for name, value in rule.evidence.items()},
+        },
+        "cost_of_running": {
+            "executing_time_s": result.executing_time_s,
+            "images_per_s": len(records) / result.executing_time_s,
+            "compile_time_s": compile_s,
+            "num_parameters": sum(int(p.size) for p in jax.tree.leaves(state.params)),
+            "gflop_per_slice": forward_gflop(setup, state),
+        },
+        "training": {
+            "best_step": best_step,
+            "last_step": position.step,
+            "train_time_s": position.train_seconds,
+            "seconds_per_1000_slices": 1000 * position.train_seconds / (position.step * config.train.batch_size),
+        },
+        "baselines": evaluate.judge_baselines(data.cache, validation, data.split.test, data.labels, config.verdict),
+        "data": describe_data(data, config),
+        "seed": config.seed,
+        "device": setup.devices.kind,
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "config": asdict(config),
+    }
+    draw_figures(result, rule.threshold, read_history(workdir / "metrics.jsonl"), workdir)
+    write_atomically(workdir / "predictions.csv", predictions_csv(result))
+    # The report comes last: a workdir that has one is finished.
+    text = json.dumps(evaluate.finite_or_none(report), indent=2, allow_nan=False)
+    write_atomically(workdir / REPORT, text + "\n")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def forward_gflop(setup: Setup, state: TrainState) -> float:
+    """GFLOP of one slice's forward pass, as XLA counts them before optimisation (2 per multiply-add)."""
+    image = jax.ShapeDtypeStruct((1, *setup.data.slicer.slice_shape, 1), np.uint8)
+    forward = jax.jit(partial(setup.network.apply, train=False))
+    cost = forward.lower(state.params, state.stats, image).cost_analysis()
+    return float((cost or {}).get("flops", math.nan)) / 1e9
+
+
+def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
+    split = data.split
+    sides = {"train": split.train, "validation": split.validation, "test": split.test}
+    return {
+        "source": data.manifest.description,
+        "classes": list(config.data.classes),
+        "split": config.data.split,
+        "sides": {
+            name: {"images": len(side), "defective_images": len(data.of_label(side, 1))}
+            for name, side in sides.items()
+        },
+        "num_skipped": len(data.manifest.skipped),
+        "skipped": [asdict(skip) for skip in data.manifest.skipped],
+    }
+
+
+def draw_figures(
+    result: evaluate.TestResult, threshold: float, history: list[dict[str, Any]], workdir: Path
+) -> None:
+    """Writes the figures of a run as PNG files into ``workdir/figures``."""
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    counts = ImageCounts.from_decisions(result.labels, result.decisions)
+    figures.plot_curves(history, folder / "curves.png")
+    figures.plot_confusion(counts, folder / "confusion.png", "Test images")
+    figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
+    figures.plot_score_histogram(result.labels, result.scores, threshold, folder / "scores.png")
+    figures.plot_gallery(result.hardest, folder / "hardest.png")
+
+
+def predictions_csv(result: evaluate.TestResult) -> str:
+    """``image,label,score,defective`` of every test image; scores with all their digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "label", "score", "defective"])
+    for row in zip(result.image_ids, result.labels, result.scores, result.decisions, strict=True):
+        writer.writerow([row[0], row[1], repr(float(row[2])), int(row[3])])
+    return stream.getvalue()
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of the packages that a result depends on."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return versions
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the workdir for this process; the lock goes with the process, however it ends."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        stream = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"`workdir` (={workdir}) cannot be written ({error.strerror}); name another") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"`workdir` (={workdir}) is in use by another run; wait for it or name another") from None
+        yield
+
+
+def claim(config: RunConfig, workdir: Path) -> None:
+    """Notes the configuration in a new workdir; in a used one raises UserError unless it is the same run's."""
+    path = workdir / "config.json"
+    if not path.exists():
+        write_atomically(path, to_json(config) + "\n")
+        return
+    changed = differences(from_config_dict(json.loads(path.read_text())), config)
+    refused = {name: values for name, values in changed.items() if name not in FREE_FIELDS}
+    if refused:
+        name, (old, new) = next(iter(refused.items()))
+        raise UserError(
+            f"`workdir` (={workdir}) holds a run with {name}={old}, not {new} ({len(refused)} fields differ); "
+            "use its configuration or another workdir"
+        )
+
+
+def print_report(report: dict[str, Any], workdir: Path) -> None:
+    """The main figures as a short table on the terminal."""
+    test, rule, cost = report["test"], report["decision_rule"], report["cost_of_running"]
+
+    def share(name: str) -> str:
+        value, interval = test[name], test.get(f"{name}_interval_95")
+        if value is None:
+            return "undefined"
+        return f"{value:.4f}" + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+    table = Table(title=f"{report['model']}, {report['task']}: {test['num_images']} test images", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value (95 % interval)")
+    names = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision", "dice_defective", "nvidia_dice")
+    for name in names:
+        table.add_row(name, share(name))
+    table.add_row("tp fp fn tn", " ".join(str(test[name]) for name in ("tp", "fp", "fn", "tn")))
+    table.add_row("threshold", f"{rule['threshold']:.4f} ({rule['calibration']} on validation)")
+    table.add_row("executing time", f"{cost['executing_time_s']:.1f} s, {cost['images_per_s']:.1f} images/s")
+    baselines = report["baselines"]
+    table.add_row(
+        "baselines",
+        f"majority accuracy {baselines['majority_accuracy']:.4f}, "
+        f"local energy AUROC {baselines['local_energy_auroc']:.4f}",
+    )
+    console.print(table)
+    console.print(f"report, predictions and figures: {workdir}")

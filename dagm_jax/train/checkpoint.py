@@ -1,0 +1,104 @@
+"""The one file that knows orbax: whole checkpoints under their step, the latest and the best kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from dagm_jax.types import UserError
+
+NUM_LATEST = 2
+QUALITY = "quality"
+
+
+class Checkpoints:
+    """Checkpoints of one folder; each holds a pytree of arrays (``state``) and a JSON value (``meta``).
+
+    A checkpoint is written aside and renamed, so one that is visible is whole. The two latest and the best by
+    quality are kept. Use as a context manager: leaving it waits for writes that are under way.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(NUM_LATEST),
+                checkpoint_managers.BestN(
+                    get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_quality,
+                preservation_policy=policy,
+                # A kill while a folder is being deleted would else leave half of it visible.
+                todelete_subdir="deleted",
+            ),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], quality: float | None) -> None:
+        """Starts writing; returns once the arrays are copied. ``quality`` None: not a candidate for the best."""
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        metrics = None if quality is None else {QUALITY: quality}
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the highest quality; the first of equals."""
+        return self._manager.best_step()
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, meta) of that step; ``like`` gives the shapes, types and shardings of the arrays."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=items)
+        return restored["state"], restored["meta"]
+
+    def restore_latest(self, like: Callable[[], Any]) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, meta) of the newest checkpoint that can be read, or None where there is none.
+
+        A damaged one is named in the log and the one before it is taken. Raises UserError where all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                return (step, *self.restore(step, like()))
+            except Exception as error:  # orbax raises many kinds for damaged files
+                reason = (str(error).splitlines() or [""])[0][:200]
+                logging.warning(
+                    "checkpoint of step %d cannot be read (%s: %s); trying the one before",
+                    step,
+                    type(error).__name__,
+                    reason,
+                )
+        if steps:
+            raise UserError(
+                f"`workdir` (={self._manager.directory}): none of the checkpoints of steps {steps} can be read; "
+                "restore them from a copy or start in a new workdir"
+            )
+        return None
+
+
+def _quality(metrics: Any) -> float:
+    return float(metrics[QUALITY])

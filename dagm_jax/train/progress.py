@@ -1,0 +1,109 @@
+"""What a person sees while work goes on: a live bar on a terminal, plain lines elsewhere; and the record in files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+PLAIN_LINE_EVERY_S = 15.0
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """One running piece of work: ``advance`` it and give it a line of figures."""
+
+    def __init__(self, progress: Progress | None, name: str, total: int, done: int) -> None:
+        self._progress, self._name, self._total, self._done = progress, name, total, done
+        self._start_done, self._start_s, self._spoke_s = done, time.monotonic(), time.monotonic()
+        self._task = progress.add_task(name, total=total, completed=done, figures="") if progress else None
+
+    def advance(self, count: int = 1, figures: str = "") -> None:
+        self._done += count
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._done, figures=figures)
+        elif time.monotonic() - self._spoke_s > PLAIN_LINE_EVERY_S:
+            self._spoke_s = time.monotonic()
+            per_item = (self._spoke_s - self._start_s) / max(self._done - self._start_done, 1)
+            left = per_item * (self._total - self._done)
+            console.print(f"{self._name} {self._done}/{self._total} {figures} at most {left:.0f} s left".replace("  ", " "))
+
+
+@contextmanager
+def show(name: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """A bar of ``total`` items for the length of a with-block, with rate and time left."""
+    if not console.is_terminal:
+        yield Bar(None, name, total, done)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Bar(progress, name, total, done)
+
+
+class Record:
+    """The history of a run: one JSON object per line in ``metrics.jsonl``, and the same numbers for TensorBoard.
+
+    Reopened at a step, it forgets the rows after it: they will be written again.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int) -> None:
+        self._path = workdir / "metrics.jsonl"
+        kept = [row for row in read_history(self._path) if row["step"] <= resume_step]
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._stream = self._path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        self._stream.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._stream.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._board.close()
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes ``text`` so that ``path`` holds the old or the new content, never half of it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with temporary.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def describe_rows(rows: Iterable[tuple[str, str]]) -> str:
+    """Two aligned columns as plain text."""
+    listed = list(rows)
+    width = max(len(name) for name, _ in listed)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in listed)

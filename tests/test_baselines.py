@@ -1,0 +1,103 @@
+"""The answers without training, on textures made here and on real images where ``DAGM_ROOT`` names them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dagm_jax.baselines import local_energy_score, majority_counts
+from dagm_jax.metrics import ImageCounts, auroc
+
+
+def _texture(seed: int) -> np.ndarray:
+    """Grey noise, uint8 [256 256]."""
+    return np.random.default_rng(seed).normal(120, 15, (256, 256)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["wiped out", "scratch"])
+def test_both_kinds_of_defect_score_higher(kind: str) -> None:
+    """Catches a one-sided score: a patch without texture and a line on it must both stand out."""
+    defective = [_texture(seed) for seed in range(5, 10)]
+    for image in defective:
+        if kind == "wiped out":
+            image[60:90, 100:140] = 120
+        else:
+            image[80, 50:90], image[81, 50:90] = 0, 255
+    highest_good = max(local_energy_score(_texture(seed)) for seed in range(5))
+    assert min(local_energy_score(image) for image in defective) > highest_good + 0.5
+
+
+def test_score_by_hand() -> None:
+    """Catches differences wrapping round in uint8, and a wrong window or offset in the logarithm."""
+    assert local_energy_score(np.full((64, 64), 200, np.uint8)) == 0.0
+    image = np.zeros((64, 64), np.uint8)
+    image[:, 32:] = 200
+    # One column of squared differences 200² of the 15 in a window; the median level is that of flat grey, 0.
+    assert local_energy_score(image) == pytest.approx(np.log1p(200**2 / 15), rel=1e-5)
+
+
+def test_score_follows_neither_brightness_nor_rotation() -> None:
+    """Catches a score of brightness, or of one direction; moves and offsets change little."""
+    image = _texture(0)
+    image[60:90, 100:140] = 120
+    score = local_energy_score(image)
+    moved = [np.rot90(image, k)[:, ::step] for k in range(4) for step in (1, -1)]
+    # The neighbours are left and upper ones: a move shifts the energies by one pixel.
+    scores = [local_energy_score(np.ascontiguousarray(view)) for view in moved]
+    assert scores == pytest.approx([score] * 8, rel=0.05)
+    assert local_energy_score((image // 2 + 20).astype(np.uint8)) == pytest.approx(
+        local_energy_score(image // 2), rel=1e-5
+    )
+
+
+def test_wrong_input_is_refused() -> None:
+    """Catches images scaled to [0, 1], whose energies would vanish below the 1 in the logarithm."""
+    wrong: Any = np.zeros((8, 8))
+    with pytest.raises(ValueError, match=r"`image` \(float64 \(8, 8\)\) must be uint8 \[h w\]"):
+        local_energy_score(wrong)
+    with pytest.raises(ValueError, match=r"`image` \(uint8 \(8, 8, 3\)\) must be uint8 \[h w\]"):
+        local_energy_score(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_score_is_quick() -> None:
+    """Catches a loop over pixels: about 10 ms for 512x512 on one core, far below the limit here."""
+    image = np.tile(_texture(0), (2, 2))
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        local_energy_score(image)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.1
+
+
+def test_majority() -> None:
+    """Catches the minority answer taken: the accuracy is 200 of 230 on the paper's test side."""
+    counts = majority_counts([1] * 30 + [0] * 200)
+    assert counts == ImageCounts(tn=200, fn=30) and counts.accuracy == pytest.approx(0.8696, abs=1e-4)
+    assert majority_counts([1, 1, 0]) == ImageCounts(tp=2, fp=1)
+    assert majority_counts([1, 0]) == ImageCounts(fn=1, tn=1)
+    assert majority_counts([]) == ImageCounts()
+
+
+def _real_auroc(folder: Path, num_each: int) -> float | None:
+    """The score's AUROC on the first images of each kind in folders <class>/<half>, masks beside them."""
+    images = sorted(folder.glob("*/*.PNG"))
+    label = {path: (path.parent / "Label" / f"{path.stem}_label.PNG").exists() for path in images}
+    chosen = [path for kind in (True, False) for path in [p for p in images if label[p] is kind][:num_each]]
+    scores = [local_energy_score(np.asarray(Image.open(path).convert("L"))) for path in chosen]
+    return auroc([int(label[path]) for path in chosen], scores)
+
+
+@pytest.mark.parametrize("folder", ["samples/Class1", "Class8"])
+def test_real_classes_are_separated_without_training(folder: str) -> None:
+    """Catches a change that loses what was measured: AUROC 1.000 on real classes 1 (5 images) and 8."""
+    root = os.environ.get("DAGM_ROOT")
+    if root is None or not (Path(root) / folder).is_dir():
+        pytest.skip(f"DAGM_ROOT names no folder with {folder}")
+    assert _real_auroc(Path(root) / folder, num_each=30) == 1.0
