@@ -49,7 +49,9 @@ class RunConfig:
         if self.seed < 0:
             raise UserError(f"`seed` (={self.seed}) must be at least 0")
         if self.in_channels < 1:
-            raise UserError(f"`in_channels` (={self.in_channels}) must be at least 1; the paper's networks see 3")
+            raise UserError(
+                f"`in_channels` (={self.in_channels}) must be at least 1; the paper's networks see 3"
+            )
 
 
 def make_task(name: str) -> SegmentationConfig:
@@ -104,8 +106,9 @@ def describe_unknown(path: str) -> str | None:
 
 
 def _unknown(group: str, name: str, known: list[str]) -> str:
-    where = f"`config.{group}`" if group else "`config`"
-    return f"`config.{f'{group}.' if group else ''}{name}` is not a field; {where} has {', '.join(known) or 'no fields'}{nearest(name, known)}"
+    where = f"config.{group}" if group else "config"
+    listed = ", ".join(known) or "no fields"
+    return f"`{where}.{name}` is not a field; `{where}` has {listed}{nearest(name, known)}"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -103,7 +103,7 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
 
 
 def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]) -> DecisionRule:
-    """The decision rule fitted to the validation images: image threshold as configured, pixel threshold by best Dice."""
+    """The rule fitted to the validation images: image threshold as configured, pixel threshold by best Dice."""
     scores = []
     curve = DiceCurve.empty()
     with show("calibrating on validation images", len(indices)) as bar:
@@ -199,7 +199,9 @@ def judge_test_side(
 def _readable(records: Sequence[Record], shape: tuple[int, int]) -> Iterator[Pixels]:
     for loaded in load_all(records, shape):
         if isinstance(loaded, BadImage):
-            raise UserError(f"{loaded} (it could be read when the run began; restore it and run the command again)")
+            raise UserError(
+                f"{loaded} (it could be read when the run began; restore it and run the command again)"
+            )
         yield loaded
 
 

@@ -41,7 +41,7 @@ from dagm_jax.metrics import ImageCounts
 from dagm_jax.models.custom_unet import CustomUNet
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Loop, Position
-from dagm_jax.train.optim import make_optimizer, make_schedule
+from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Network, TrainState, make_judge, make_network, make_state, make_train_step
@@ -49,7 +49,9 @@ from dagm_jax.types import Manifest, UserError
 
 REPORT = "report.json"
 # Fields whose change does not make another run of a workdir's run.
-FREE_FIELDS = frozenset({"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions"})
+FREE_FIELDS = frozenset(
+    {"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions"}
+)
 PACKAGES = ("dagm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -119,7 +121,9 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
     mean, std = cache.intensity_moments(split.train)
     data = Data(manifest, cache, split, make_slicer(config.slicing, *shape), mean, std)
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
-    sizes = ", ".join(f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items())
+    sizes = ", ".join(
+        f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items()
+    )
     console.print(f"data: {sizes}; split {config.data.split}")
     for name, side in sides.items():
         for label, kind in ((1, "defective"), (0, "defect-free")):
@@ -147,8 +151,10 @@ class Setup:
         config = self.config
 
         def build(rngs: nnx.Rngs) -> nnx.Module:
-            channels = {"in_channels": config.in_channels, "out_channels": config.task.out_channels}
-            return CustomUNet(config.model, rngs=rngs, **channels)
+            out_channels = config.task.out_channels
+            return CustomUNet(
+                config.model, in_channels=config.in_channels, out_channels=out_channels, rngs=rngs
+            )
 
         return make_network(
             build, seed=config.seed, in_channels=config.in_channels, mean=self.data.mean, std=self.data.std
@@ -161,7 +167,7 @@ class Setup:
     def initial_state(self) -> TrainState:
         """A fresh state, replicated over the devices."""
         _, params, stats = self._network_and_arrays
-        optimizer = make_optimizer(self.config.optim, self.config.train.num_steps)
+        optimizer = make_optimizer(self.config.optim)
         # Copies: the step donates its state, and the initial arrays may be asked for again.
         state = jax.tree.map(jnp.copy, make_state(params, stats, optimizer))
         return self.devices.replicate(state)  # type: ignore[no-any-return]
@@ -182,8 +188,9 @@ class Setup:
         )
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
-        optimizer = make_optimizer(self.config.optim, self.config.train.num_steps)
-        step = make_train_step(self.network, self.config.task, optimizer)
+        optimizer = make_optimizer(self.config.optim)
+        schedule = partial(learning_rate, self.config.optim)
+        step = make_train_step(self.network, self.config.task, optimizer, schedule)
         return self.devices.compile_step(step, state, self.devices.shard_batch(batch))
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
@@ -215,7 +222,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
     restored = checkpoints.restore_latest(lambda: state)
     if restored is not None:
         step, state, meta = restored
-        position = Position.from_meta(meta["position"])
+        position = Position(**meta["position"])
         console.print(f"resuming from the checkpoint of step {step}")
     stream = setup.stream()
     start_s = time.perf_counter()
@@ -241,7 +248,6 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
             validate=validate,
             checkpoints=checkpoints,
             record=record,
-            learning_rate=make_schedule(config.optim, config.train.num_steps),
             image_ids=[r.image_id for r in setup.data.manifest.records],
             meta={"config": json.loads(to_json(config)), "mean": setup.data.mean, "std": setup.data.std},
         )
@@ -284,9 +290,13 @@ def judge(
             "best_step": best_step,
             "last_step": position.step,
             "train_time_s": position.train_seconds,
-            "seconds_per_1000_slices": 1000 * position.train_seconds / (position.step * config.train.batch_size),
+            "seconds_per_1000_slices": 1000
+            * position.train_seconds
+            / (position.step * config.train.batch_size),
         },
-        "baselines": evaluate.judge_baselines(data.cache, validation, data.split.test, data.labels, config.verdict),
+        "baselines": evaluate.judge_baselines(
+            data.cache, validation, data.split.test, data.labels, config.verdict
+        ),
         "data": describe_data(data, config),
         "seed": config.seed,
         "device": setup.devices.kind,
@@ -310,6 +320,7 @@ def forward_gflop(setup: Setup, state: TrainState) -> float:
 
 
 def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
+    """Source, split sizes, and everything that was left out, as JSON values."""
     split = data.split
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
     return {
@@ -367,12 +378,16 @@ def locked(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         stream = (workdir / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"`workdir` (={workdir}) cannot be written ({error.strerror}); name another") from error
+        raise UserError(
+            f"`workdir` (={workdir}) cannot be written ({error.strerror}); name another"
+        ) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"`workdir` (={workdir}) is in use by another run; wait for it or name another") from None
+            raise UserError(
+                f"`workdir` (={workdir}) is in use by another run; wait for it or name another"
+            ) from None
         yield
 
 
@@ -402,10 +417,21 @@ def print_report(report: dict[str, Any], workdir: Path) -> None:
             return "undefined"
         return f"{value:.4f}" + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
-    table = Table(title=f"{report['model']}, {report['task']}: {test['num_images']} test images", title_justify="left")
+    table = Table(
+        title=f"{report['model']}, {report['task']}: {test['num_images']} test images", title_justify="left"
+    )
     table.add_column("figure")
     table.add_column("value (95 % interval)")
-    names = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision", "dice_defective", "nvidia_dice")
+    names = (
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "auroc",
+        "average_precision",
+        "dice_defective",
+        "nvidia_dice",
+    )
     for name in names:
         table.add_row(name, share(name))
     table.add_row("tp fp fn tn", " ".join(str(test[name]) for name in ("tp", "fp", "fn", "tn")))

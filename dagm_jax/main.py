@@ -83,7 +83,7 @@ def unknown_field(argv: Sequence[str], error: BaseException) -> str:
 
 def default_workdir(config_json: str) -> Path:
     """``runs/`` and a name that any change of the configuration changes, so that one command finds its own run."""
-    file, _, task = str(flags.FLAGS["config"].config_filename).partition(":")
+    file, _, task = str(config_flags.get_config_filename(flags.FLAGS["config"])).partition(":")
     digest = hashlib.sha256(config_json.encode()).hexdigest()[:8]
     return Path("runs") / "-".join(part for part in (Path(file).stem, task, digest) if part)
 

@@ -146,7 +146,7 @@ def _write_rows(
             skipped.append(Skip(record.image_id, str(loaded)))
         else:
             image, mask = loaded
-            content = hashlib.sha256(image).digest()
+            content = hashlib.sha256(image.tobytes()).digest()
             if content in first_with:
                 # Two copies of one picture could stand on two sides of the split.
                 skipped.append(Skip(record.image_id, f"has the same pixels as {first_with[content]}"))

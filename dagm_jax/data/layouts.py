@@ -6,6 +6,7 @@ Layout B: ``ClassN`` (good) and ``ClassN_def`` (defective, with ``labels.txt`` o
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -271,7 +272,7 @@ def _check_parts(class_id: int, parts: list[_Part], report: _Report) -> None:
             " are the same images under other numbers, so test images would leak into training:"
             " keep one of the two"
         )
-    for one, two in zip(parts, parts[1:], strict=False):
+    for one, two in itertools.pairwise(parts):
         if one.kind == two.kind:
             raise UserError(
                 f"`data.root` (={root}) holds the {one.kind} images of class {class_id} twice, in"

@@ -45,8 +45,8 @@ class DrawSlice(grain.transforms.RandomMap):
             image=np.ascontiguousarray(self.slicer.cut_one(image[:, :, None], k)),
             mask=np.ascontiguousarray(self.slicer.cut_one(mask[:, :, None], k)).astype(np.uint8),
             label=labels[k],
-            valid=np.bool_(True),
-            image_index=np.int32(index),
+            valid=np.array(True),
+            image_index=np.array(index, np.int32),
         )
 
 
@@ -79,7 +79,9 @@ def make_training_stream(
     Raises UserError where a needed label is missing.
     """
     if not defective:
-        raise UserError("`data`: the training side has no defective image; segmentation needs some with masks")
+        raise UserError(
+            "`data`: the training side has no defective image; segmentation needs some with masks"
+        )
     num_slices = batch_size * num_batches
 
     def draw(indices: Sequence[int], wanted: Wanted, stream: int, length: int) -> grain.MapDataset:
@@ -107,9 +109,7 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> grain.Dat
     return iter(dataset)
 
 
-def padded_batches(
-    indices: Sequence[int], batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def padded_batches(indices: Sequence[int], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(image indices ``[batch_size]``, valid ``[batch_size]``): each index once, the last batch padded by repeats."""
     for start in range(0, len(indices), batch_size):
         chosen = np.array(indices[start : start + batch_size], np.int32)

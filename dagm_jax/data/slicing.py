@@ -39,7 +39,8 @@ class SlicingConfig:
         check_choices("slicing", self)
         if self.slice_px < 16 or self.slice_px % 16:
             raise UserError(
-                f"`slicing.slice_px` (={self.slice_px}) must be a positive multiple of 16: the networks halve four times"
+                f"`slicing.slice_px` (={self.slice_px}) must be a positive multiple of 16: the networks halve "
+                "it four times"
             )
         if self.num_slices < 2 or (self.mode == "two_orientations" and self.num_slices % 2):
             raise UserError(
@@ -121,9 +122,7 @@ class Slicer:
         if self.horizontal_edges:
             # Back from [n h s c] (turned by +90°) to rows, then as strips along the transposed image.
             turned = xp.rot90(slices[num_vertical:], -1, axes=(1, 2))
-            rows = _cover_sum(
-                xp.swapaxes(turned, 1, 2), self.horizontal_edges, self.height_px, xp
-            )
+            rows = _cover_sum(xp.swapaxes(turned, 1, 2), self.horizontal_edges, self.height_px, xp)
             total = total + xp.swapaxes(rows, 0, 1)
             count = count + cover_count(self.horizontal_edges, self.slice_px, self.height_px)[:, None]
         return total / xp.asarray(count[..., None], dtype=total.dtype)
@@ -155,7 +154,9 @@ def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:
     else:
         num_vertical = num_horizontal = config.num_slices // 2
         if height_px != width_px:
-            raise refuse("two_orientations needs square images, so that turned strips have one shape; use strips")
+            raise refuse(
+                "two_orientations needs square images, so that turned strips have one shape; use strips"
+            )
     if num_vertical * config.slice_px < width_px:
         raise refuse(f"{num_vertical} slices leave columns uncovered; raise slicing.num_slices")
     return Slicer(
@@ -201,7 +202,10 @@ def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleTy
     n, h, s, c = slices.shape
     index, weight = _cover_index(edges, s, length_px)
     columns = xp.swapaxes(slices, 0, 1).reshape(h, n * s, c)
-    parts = [xp.take(columns, i, axis=1) * w[:, None].astype(slices.dtype) for i, w in zip(index, weight, strict=True)]
+    parts = [
+        xp.take(columns, i, axis=1) * w[:, None].astype(slices.dtype)
+        for i, w in zip(index, weight, strict=True)
+    ]
     return sum(parts[1:], parts[0])
 
 

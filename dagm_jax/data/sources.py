@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dagm_jax.data import procedural
 from dagm_jax.data.layouts import DAGM_SHAPE, read_tree
@@ -34,7 +35,8 @@ class DataConfig:
         check_choices("data", self)
         if not self.classes or any(not isinstance(c, int) or c < 1 for c in self.classes):
             raise UserError(
-                f"`data.classes` (={self.classes}) must be a tuple of class numbers, at least one, such as (1,) or (1, 8)"
+                f"`data.classes` (={self.classes}) must be a tuple of class numbers, at least one, "
+                "such as (1,) or (1, 8)"
             )
         if len(set(self.classes)) < len(self.classes):
             raise UserError(f"`data.classes` (={self.classes}) names a class twice; name each once")
@@ -45,7 +47,8 @@ class DataConfig:
         for name in ("procedural_defective", "procedural_good"):
             if getattr(self, name) < 4:
                 raise UserError(
-                    f"`data.{name}` (={getattr(self, name)}) must be at least 4, so that each side of the split gets one"
+                    f"`data.{name}` (={getattr(self, name)}) must be at least 4, so that each side of "
+                    "the split gets one"
                 )
         if self.num_workers < 0:
             raise UserError(f"`data.num_workers` (={self.num_workers}) must be at least 0; 0 means threads")
@@ -67,7 +70,9 @@ def draw_manifest(config: DataConfig, seed: int) -> Manifest:
                 f"`data.classes` (={config.classes}): the built-in images show classes "
                 f"{', '.join(map(str, procedural.CLASSES))} only; set data.root to a folder with class {class_id}"
             )
-        for label, count in ((1, config.procedural_defective), (0, config.procedural_good)):
+        counts: tuple[tuple[Literal[0, 1], int], ...]
+        counts = ((1, config.procedural_defective), (0, config.procedural_good))
+        for label, count in counts:
             kind = "defective" if label else "good"
             for index in range(count):
                 drawn = Drawn(seed, class_id, index)

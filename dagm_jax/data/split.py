@@ -24,9 +24,7 @@ class Split:
     test: tuple[int, ...]
 
 
-def split_records(
-    records: Sequence[Record], rule: SplitRule, validation_share: float, seed: int
-) -> Split:
+def split_records(records: Sequence[Record], rule: SplitRule, validation_share: float, seed: int) -> Split:
     """The split of ``records``, stratified by class and label, the same for the same arguments.
 
     random80_20 tests on a fifth of each (class, label); official tests on the images of DAGM's Test halves.

@@ -99,7 +99,8 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         del train
-        return self.norm(x.astype(jnp.float32)).astype(x.dtype)
+        normed: Array = self.norm(x.astype(jnp.float32))
+        return normed.astype(x.dtype)
 
 
 class ConvNormRelu(nnx.Module):

@@ -14,13 +14,13 @@ def binary_cross_entropy(
     logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]
 ) -> Float[Array, " b"]:
     """Mean over pixels of -t·log σ(z) - (1 - t)·log(1 - σ(z)), per example, in nats."""
-    loss = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32))
+    loss: Array = optax.losses.sigmoid_binary_cross_entropy(
+        logits.astype(jnp.float32), targets.astype(jnp.float32)
+    )
     return loss.mean(axis=(1, 2, 3))
 
 
-def soft_dice(
-    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]
-) -> Float[Array, " b"]:
+def soft_dice(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) -> Float[Array, " b"]:
     """1 - (2·Σpt + 1) / (Σp + Σt + 1) with p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed).
 
     The smoothing makes an empty target well-posed: its loss falls to 0 as the prediction empties.

@@ -60,18 +60,18 @@ class Checkpoints:
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def best_step(self) -> int | None:
         """The step of the highest quality; the first of equals."""
-        return self._manager.best_step()
+        step: int | None = self._manager.best_step()
+        return step
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """(state, meta) of that step; ``like`` gives the shapes, types and shardings of the arrays."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-        )
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=items)
         return restored["state"], restored["meta"]
 

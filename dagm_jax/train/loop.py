@@ -12,19 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import grain
 import jax
 import numpy as np
-from absl import logging
 
 from dagm_jax.data.pipeline import iterate
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.parallel import Devices
-from dagm_jax.train.progress import Bar, Record, show
+from dagm_jax.train.progress import Bar, Record, console, show
 from dagm_jax.train.step import TrainState
 from dagm_jax.types import Interrupted, UserError
 
@@ -33,9 +31,10 @@ from dagm_jax.types import Interrupted, UserError
 class TrainConfig:
     """Length and rhythm of training. ``num_steps`` is an upper bound: early stopping usually ends it before.
 
-    Validation happens every ``validate_every`` steps on at most ``max_validation_images`` of each label. Training
-    ends when validation quality (the mean of image AUROC and pixel Dice on defective images) has reached
-    ``target_quality``, or has not risen by ``min_rise`` in ``patience`` validations.
+    Validation happens every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
+    quality (the mean of image AUROC and pixel Dice on defective images) has reached ``target_quality``, or has not
+    risen by ``min_rise`` in ``patience`` validations, the learning rate cools down over ``cooldown_share`` times the
+    steps so far, and training ends.
     balance: half of the slices of a batch hold defect. judge_batch_size: images per device that are judged at a time.
     """
 
@@ -47,53 +46,70 @@ class TrainConfig:
     judge_batch_size: int = 2
     patience: int = 10
     min_rise: float = 0.002
-    target_quality: float = 0.9
+    target_quality: float = 0.88
+    cooldown_share: float = 0.5
     log_every: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "validate_every", "max_validation_images", "judge_batch_size", "patience", "log_every"):
+        counts = (
+            "batch_size",
+            "num_steps",
+            "validate_every",
+            "max_validation_images",
+            "judge_batch_size",
+            "patience",
+            "log_every",
+        )
+        for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"`train.{name}` (={getattr(self, name)}) must be at least 1")
-        if not 0 < self.target_quality <= 1:
-            raise UserError(
-                f"`train.target_quality` (={self.target_quality}) must lie in (0, 1]; 1 trains to the end"
-            )
+        for name in ("target_quality", "min_rise", "cooldown_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"`train.{name}` (={getattr(self, name)}) must lie in [0, 1]")
 
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """The best validation quality so far, and how many validations have not risen above it by enough."""
-
-    best_quality: float = 0.0
-    num_without_rise: int = 0
-
-    def update(self, quality: float, min_rise: float) -> EarlyStopping:
-        has_risen = quality > self.best_quality + min_rise
-        return EarlyStopping(max(quality, self.best_quality), 0 if has_risen else self.num_without_rise + 1)
-
-    def reason_to_stop(self, config: TrainConfig) -> str | None:
-        if self.best_quality >= config.target_quality:
-            return f"validation quality reached {self.best_quality:.3f}, target {config.target_quality}"
-        if self.num_without_rise >= config.patience:
-            return f"validation quality has not risen in {self.num_without_rise} validations"
-        return None
+    @property
+    def last_cooldown_begin(self) -> int:
+        """The step at which the cool-down begins at the latest, so that it ends by ``num_steps``."""
+        return int(self.num_steps / (1 + self.cooldown_share))
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands, as its checkpoint keeps it beside the state."""
+    """Where a run stands, as its checkpoint keeps it beside the state.
+
+    best_quality: of all validations so far; num_without_rise: validations since one rose by enough; end_step: where
+    training ends, known once the cool-down has begun.
+    """
 
     step: int = 0
     validated: bool = False
-    stopping: EarlyStopping = EarlyStopping()
+    best_quality: float = 0.0
+    num_without_rise: int = 0
+    end_step: int | None = None
     train_seconds: float = 0.0
 
-    def to_meta(self) -> dict[str, Any]:
-        return asdict(self)
+    def after_validation(self, quality: float, config: TrainConfig) -> Position:
+        """The position with this validation counted, and the end set if it is time to cool down."""
+        has_risen = quality > self.best_quality + config.min_rise
+        counted = replace(
+            self,
+            validated=True,
+            best_quality=max(quality, self.best_quality),
+            num_without_rise=0 if has_risen else self.num_without_rise + 1,
+        )
+        if counted.end_step is None and counted.reason_to_cool_down(config):
+            length = math.ceil(config.cooldown_share * self.step)
+            return replace(counted, end_step=min(self.step + length, config.num_steps))
+        return counted
 
-    @classmethod
-    def from_meta(cls, meta: dict[str, Any]) -> Position:
-        return cls(**{**meta, "stopping": EarlyStopping(**meta["stopping"])})
+    def reason_to_cool_down(self, config: TrainConfig) -> str | None:
+        if self.best_quality >= config.target_quality:
+            return f"validation quality reached {self.best_quality:.3f}, target {config.target_quality}"
+        if self.num_without_rise >= config.patience:
+            return f"validation quality has not risen in {self.num_without_rise} validations"
+        if self.step >= config.last_cooldown_begin:
+            return "the upper bound on steps is near"
+        return None
 
 
 class NonFinite(UserError):
@@ -112,7 +128,6 @@ class Loop:
     validate: Callable[[TrainState], dict[str, float]]
     checkpoints: Checkpoints
     record: Record
-    learning_rate: Callable[[int], Any]
     image_ids: Sequence[str]
     meta: dict[str, Any]
 
@@ -123,20 +138,31 @@ class Loop:
         """
         stopping_requested: list[int] = []
         batches = iterate(self.stream, position.step, self.num_workers)
-        with on_signals(stopping_requested), show("training", self.config.num_steps, position.step) as bar:
+        total = position.end_step or self.config.num_steps
+        with on_signals(stopping_requested), show("training", total, position.step) as bar:
             while True:
-                due = position.step % self.config.validate_every == 0 or position.step == self.config.num_steps
-                if due and position.step > 0 and not position.validated:
-                    position = self._validate_and_save(state, position)
-                reason = position.stopping.reason_to_stop(self.config)
-                if reason or position.step >= self.config.num_steps:
-                    logging.info("training ends at step %d: %s", position.step, reason or "all steps are done")
+                if self._is_validation_due(position):
+                    state, position = self._validate_and_save(state, position)
+                    bar.set_total(position.end_step or self.config.num_steps)
+                if position.step == (position.end_step or self.config.num_steps):
                     return position
                 if stopping_requested:
                     if not position.validated and position.step > 0:
                         self._save(state, position, None)
-                    raise Interrupted(f"interrupted at step {position.step}; the same command goes on from there")
+                    raise Interrupted(f"at step {position.step}; the same command goes on from there")
                 state, position = self._advance(state, position, batches, bar)
+
+    def _validation_steps(self, position: Position) -> list[int]:
+        """The next steps after which validation is due: the regular one and the ones that the schedule needs."""
+        every = self.config.validate_every
+        fixed = (self.config.last_cooldown_begin, position.end_step or self.config.num_steps)
+        return [(position.step // every + 1) * every, *(step for step in fixed if step > position.step)]
+
+    def _is_validation_due(self, position: Position) -> bool:
+        before = replace(position, step=position.step - 1)
+        return (
+            position.step > 0 and not position.validated and position.step in self._validation_steps(before)
+        )
 
     def _advance(
         self, state: TrainState, position: Position, batches: Iterator[Any], bar: Bar
@@ -144,13 +170,8 @@ class Loop:
         """Steps up to the next line of the log. The host waits for the device once, at the end."""
         start_s = time.monotonic()
         pending = []
-        end = min(
-            self.config.num_steps,
-            *(
-                (position.step // every + 1) * every
-                for every in (self.config.log_every, self.config.validate_every)
-            ),
-        )
+        log_step = (position.step // self.config.log_every + 1) * self.config.log_every
+        end = min(log_step, *self._validation_steps(position))
         for step in range(position.step + 1, end + 1):
             batch = next(batches)
             state, metrics = self.step(state, self.devices.shard_batch(batch))
@@ -160,30 +181,35 @@ class Loop:
             if not all(math.isfinite(value) for value in values.values()):
                 raise self._non_finite(step, values, image_index)
         elapsed_s = time.monotonic() - start_s
-        values["learning_rate"] = float(self.learning_rate(end - 1))
         values["slices_per_s"] = len(pending) * self.config.batch_size / elapsed_s
         self.record.write("train", end, values)
-        best = position.stopping.best_quality
+        best = position.best_quality
         figures = f"loss {values['loss']:.3f}, {values['slices_per_s']:.1f} slices/s"
         bar.advance(len(pending), figures + (f", quality {best:.3f}" if best else ""))
-        return state, Position(end, False, position.stopping, position.train_seconds + elapsed_s)
+        seconds = position.train_seconds + elapsed_s
+        return state, replace(position, step=end, validated=False, train_seconds=seconds)
 
-    def _validate_and_save(self, state: TrainState, position: Position) -> Position:
+    def _validate_and_save(self, state: TrainState, position: Position) -> tuple[TrainState, Position]:
         values = self.validate(state)
         self.record.write("validation", position.step, values)
-        stopping = position.stopping.update(values["quality"], self.config.min_rise)
-        position = replace(position, validated=True, stopping=stopping)
+        was_cooling = position.end_step is not None
+        position = position.after_validation(values["quality"], self.config)
+        if position.end_step is not None and not was_cooling:
+            reason = position.reason_to_cool_down(self.config)
+            console.print(f"training cools down from step {position.step} to {position.end_step}: {reason}")
+            span = np.array([position.step, position.end_step], np.int32)
+            state = replace(state, cooldown=self.devices.replicate(span))
         self._save(state, position, values["quality"])
-        return position
+        return state, position
 
     def _save(self, state: TrainState, position: Position, quality: float | None) -> None:
-        self.checkpoints.save(position.step, state, {**self.meta, "position": position.to_meta()}, quality)
+        self.checkpoints.save(position.step, state, {**self.meta, "position": asdict(position)}, quality)
 
     def _non_finite(self, step: int, values: dict[str, float], image_index: np.ndarray) -> NonFinite:
         names = sorted({self.image_ids[int(i)] for i in image_index})
         bad = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
         return NonFinite(
-            f"training stopped at step {step}: {bad}; learning rate {float(self.learning_rate(step - 1)):.2e}, "
+            f"training stopped at step {step}: {bad}; learning rate {values['learning_rate']:.2e}, "
             f"images of the batch: {', '.join(names)}; lower `optim.learning_rate` or look at these images"
         )
 

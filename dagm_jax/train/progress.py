@@ -27,6 +27,12 @@ class Bar:
         self._start_done, self._start_s, self._spoke_s = done, time.monotonic(), time.monotonic()
         self._task = progress.add_task(name, total=total, completed=done, figures="") if progress else None
 
+    def set_total(self, total: int) -> None:
+        """Corrects how many items there are in all."""
+        self._total = total
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=total)
+
     def advance(self, count: int = 1, figures: str = "") -> None:
         self._done += count
         if self._progress is not None and self._task is not None:
@@ -35,7 +41,11 @@ class Bar:
             self._spoke_s = time.monotonic()
             per_item = (self._spoke_s - self._start_s) / max(self._done - self._start_done, 1)
             left = per_item * (self._total - self._done)
-            console.print(f"{self._name} {self._done}/{self._total} {figures} at most {left:.0f} s left".replace("  ", " "))
+            console.print(
+                f"{self._name} {self._done}/{self._total} {figures} at most {left:.0f} s left".replace(
+                    "  ", " "
+                )
+            )
 
 
 @contextmanager

@@ -17,13 +17,20 @@ from dagm_jax.tasks.segmentation import SegmentationConfig
 
 Metrics = dict[str, Array]
 
+# A cool-down that no step reaches.
+NEVER = 2**30
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes: int32 step, float32 parameters, norm statistics and optimiser state (pytrees)."""
+    """All that a step changes: int32 step, float32 parameters, norm statistics and optimiser state (pytrees).
+
+    cooldown: int32 (begin, end), the steps over which the learning rate falls; the loop sets it, steps hand it on.
+    """
 
     step: Array
+    cooldown: Array
     params: Any
     stats: Any
     opt_state: Any
@@ -57,20 +64,27 @@ def make_network(
     build: Callable[[nnx.Rngs], nnx.Module], *, seed: int, in_channels: int, mean: float, std: float
 ) -> tuple[Network, Any, Any]:
     """(network, parameters, norm statistics), initialised from ``seed``."""
+    graphdef, params, stats = nnx.split(build(nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     # A training side of one grey level has no spread; 1 leaves it finite.
-    graphdef, params, stats = nnx.split(build(nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)
     return Network(graphdef, in_channels, mean, std if std > 0 else 1.0), params, stats
 
 
 def make_state(params: Any, stats: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+    step, never = jnp.zeros((), jnp.int32), jnp.full((2,), NEVER, jnp.int32)
+    return TrainState(step, never, params, stats, optimizer.init(params))
 
 
 def make_train_step(
-    network: Network, task: SegmentationConfig, optimizer: optax.GradientTransformation
+    network: Network,
+    task: SegmentationConfig,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[Array, Array], Array],
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-    """``step(state, batch) -> (state, metrics)``; metrics: loss, accuracy, gradient norm (float32 scalars)."""
+    """``step(state, batch) -> (state, metrics)``; metrics: loss, accuracy, gradient norm and learning rate, float32.
+
+    The parameters move by -schedule(step, cooldown) times the optimiser's direction.
+    """
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         weight = batch["valid"].astype(jnp.float32)
@@ -82,10 +96,16 @@ def make_train_step(
             return loss, (stats, correct / jnp.maximum(counted, 1.0))
 
         (loss, (stats, accuracy)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, stats, opt_state), metrics
+        directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        rate = schedule(state.step, state.cooldown)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": rate,
+        }
+        return TrainState(state.step + 1, state.cooldown, params, stats, opt_state), metrics
 
     return step
 
@@ -111,7 +131,7 @@ def make_judge(
         b, n = image.shape[0], slicer.num_slices
 
         def slices(x: Array) -> Array:
-            cut = jax.vmap(lambda one: slicer.cut(one, jnp))(x[..., None])
+            cut: Array = jax.vmap(lambda one: slicer.cut(one, jnp))(x[..., None])
             return cut.reshape(b * n, *slicer.slice_shape, 1)
 
         batch = {"image": slices(image), "mask": slices(mask)}
