@@ -216,8 +216,8 @@ class _Hardest:
         score, threshold = spread_scores([judged.score, self._rule.threshold])
         hardness = float(threshold - score) if record.label else float(score - threshold)
         title = (
-            f"{record.image_id}: {'defective' if record.label else 'good'}, "
-            f"judged {'defective' if decision else 'good'}, score {judged.score:.4f}"
+            f"{record.image_id}\n{'defective' if record.label else 'good'}, "
+            f"judged {'defective' if decision else 'good'}, {judged.score:.4f}"
         )
         item = GalleryItem(judged.image, judged.map, judged.mask, title, decision == bool(record.label))
         heap = self._heaps[record.label]

@@ -38,6 +38,7 @@ _LOGIT_TICK_NAMES = ("≤1e-6", "1e-4", ".001", ".01", ".1", ".5", ".9", ".99", 
 class GalleryItem:
     """One image of a gallery: uint8 [h w], map float [h w], the ellipse's mask bool [h w], title, verdict.
 
+    title: lines of at most about 35 characters, or they run into the next column.
     ``correct`` is False for a wrong verdict, which is framed in red; an empty mask draws no contour.
     """
 
@@ -261,7 +262,7 @@ def _draw_item(source: Axes, overlaid: Axes, item: GalleryItem, norm: Normalize)
         overlaid.contour(columns, rows, framed, levels=[0.5], colors="#56E0FF", linewidths=1.1)
         overlaid.set(xlim=extent[:2], ylim=extent[2:])
     colour = "black" if item.correct else RED
-    source.set_title(item.title, fontsize=8.5, color=colour, loc="left", pad=4)
+    source.set_title(item.title, fontsize=7.5, color=colour, loc="left", pad=4)
 
 
 def plot_gallery(items: Sequence[GalleryItem], path: str | os.PathLike[str]) -> None:

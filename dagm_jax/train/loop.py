@@ -167,7 +167,10 @@ class Loop:
     def _advance(
         self, state: TrainState, position: Position, batches: Iterator[Any], bar: Bar
     ) -> tuple[TrainState, Position]:
-        """Steps up to the next line of the log. The host waits for the device once, at the end."""
+        """Steps up to the next line of the log, whose figures are means over them.
+
+        The host waits for the device once, at the end.
+        """
         start_s = time.monotonic()
         pending = []
         log_step = (position.step // self.config.log_every + 1) * self.config.log_every
@@ -176,11 +179,13 @@ class Loop:
             batch = next(batches)
             state, metrics = self.step(state, self.devices.shard_batch(batch))
             pending.append((step, metrics, batch["image_index"]))
+        rows = []
         for step, metrics, image_index in pending:
-            values = {name: float(value) for name, value in metrics.items()}
-            if not all(math.isfinite(value) for value in values.values()):
-                raise self._non_finite(step, values, image_index)
+            rows.append({name: float(value) for name, value in metrics.items()})
+            if not all(math.isfinite(value) for value in rows[-1].values()):
+                raise self._non_finite(step, rows[-1], image_index)
         elapsed_s = time.monotonic() - start_s
+        values = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
         values["slices_per_s"] = len(pending) * self.config.batch_size / elapsed_s
         self.record.write("train", end, values)
         best = position.best_quality

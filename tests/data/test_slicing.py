@@ -1,0 +1,315 @@
+"""Tests of cutting and stitching: where the slices lie, what comes back, and how slices are labelled."""
+
+from __future__ import annotations
+
+import itertools
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dagm_jax.data.slicing import Slicer, SlicingConfig, cover_count, even_edges, make_slicer, slice_labels
+from dagm_jax.types import UserError
+
+# round(k·448/29) for k = 0…29, worked out by hand.
+# fmt: off
+EDGES_512 = (
+    0, 15, 31, 46, 62, 77, 93, 108, 124, 139, 154, 170, 185, 201, 216,
+    232, 247, 263, 278, 294, 309, 324, 340, 355, 371, 386, 402, 417, 433, 448,
+)
+# fmt: on
+NAMESPACES = pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+
+
+def slicer_of(mode: Any, num_slices: int, slice_px: int, height_px: int, width_px: int) -> Slicer:
+    return make_slicer(SlicingConfig(mode, num_slices, slice_px), height_px, width_px)
+
+
+# Every mode that keeps the pixels, a square and an oblong size where the mode allows both.
+KEEPING = {
+    "strips": slicer_of("strips", 6, 16, 64, 64),
+    "strips, oblong": slicer_of("strips", 10, 16, 32, 128),
+    "strips, disjoint": slicer_of("strips", 4, 16, 32, 64),
+    "two_orientations": slicer_of("two_orientations", 12, 16, 64, 64),
+    "whole": slicer_of("whole", 30, 64, 32, 48),
+}
+KEEPERS = pytest.mark.parametrize("slicer", KEEPING.values(), ids=KEEPING)
+
+
+def pixels(slicer: Slicer, channels: int = 1, seed: int = 0) -> np.ndarray:
+    shape = (slicer.height_px, slicer.width_px, channels)
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+# --- where the slices lie ---
+
+
+def test_thirty_strips_of_512_lie_where_the_paper_puts_them() -> None:
+    """Would catch: floor instead of round, a stride of 15, 448/30 between strips, a last strip short of the border."""
+    slicer = make_slicer(SlicingConfig(), 512, 512)
+    assert slicer.vertical_edges == EDGES_512
+    assert slicer.horizontal_edges == ()
+    assert (slicer.num_slices, slicer.slice_shape) == (30, (512, 64))
+
+
+def test_thirty_strips_cover_every_column_3_75_times() -> None:
+    """Would catch: columns that no strip sees, and a count that is off at a strip's last column."""
+    cover = cover_count(EDGES_512, 64, 512)
+    by_hand = [sum(edge <= column < edge + 64 for edge in EDGES_512) for column in range(512)]
+    assert cover.tolist() == by_hand
+    assert cover.min() == 1
+    assert cover.mean() == 3.75
+
+
+def test_other_sizes() -> None:
+    """Would catch: 512, 64 or 30 as literals in the rule. 256 wide, 10 strips: round(k·192/9)."""
+    slicer = slicer_of("strips", 10, 64, 128, 256)
+    assert slicer.vertical_edges == (0, 21, 43, 64, 85, 107, 128, 149, 171, 192)
+    assert slicer.slice_shape == (128, 64)
+
+
+def test_two_orientations_have_fifteen_strips_each_way_at_stride_32() -> None:
+    """Would catch: 30 strips each way, or horizontal strips placed by the vertical ones' count."""
+    slicer = make_slicer(SlicingConfig("two_orientations"), 512, 512)
+    assert slicer.vertical_edges == slicer.horizontal_edges == tuple(range(0, 449, 32))
+    assert slicer.num_slices == 30
+
+
+@given(slice_px=st.integers(1, 80), more_px=st.integers(0, 700), more=st.integers(0, 40))
+@settings(max_examples=200, deadline=None)
+def test_even_edges_cover_everything_whenever_the_strips_suffice(
+    slice_px: int, more_px: int, more: int
+) -> None:
+    """Would catch: rounding that opens a gap between strips, or that leaves a border out, at some size."""
+    length = slice_px + more_px
+    edges = even_edges(length, slice_px, -(-length // slice_px) + more)
+    assert all(0 <= b - a <= slice_px for a, b in itertools.pairwise(edges))
+    assert edges[0] == 0
+    assert more_px == 0 or edges[-1] == more_px
+    assert cover_count(edges, slice_px, length).min() >= 1
+
+
+def test_disjoint_takes_the_fewest_strips() -> None:
+    """Would catch: validation on all 30 strips (four times the time), or on too few to cover the image."""
+    quick = make_slicer(SlicingConfig(), 512, 512).disjoint()
+    assert quick.vertical_edges == tuple(range(0, 512, 64))
+    assert quick.num_slices == 8
+    assert slicer_of("two_orientations", 12, 16, 64, 64).disjoint().vertical_edges == (0, 16, 32, 48)
+    assert slicer_of("two_orientations", 12, 16, 64, 64).disjoint().horizontal_edges == ()
+    # 72 px do not divide by 16: five strips, which overlap.
+    assert slicer_of("strips", 6, 16, 32, 72).disjoint().vertical_edges == (0, 14, 28, 42, 56)
+    for mode in ("whole", "squeeze"):
+        slicer = slicer_of(mode, 30, 16, 64, 64)
+        assert slicer.disjoint() == slicer
+
+
+# --- cut and stitch ---
+
+
+@NAMESPACES
+@KEEPERS
+@pytest.mark.parametrize("channels", [1, 3])
+def test_stitch_undoes_cut(slicer: Slicer, xp: ModuleType, channels: int) -> None:
+    """Would catch: a wrong cover weight, strips put back beside their place or turned the wrong way."""
+    image = xp.asarray(pixels(slicer, channels))
+    slices = slicer.cut(image, xp)
+    assert slices.shape == (slicer.num_slices, *slicer.slice_shape, channels)
+    np.testing.assert_allclose(slicer.stitch(slices, xp), image, rtol=0, atol=1e-6)
+
+
+@given(
+    mode=st.sampled_from(["strips", "two_orientations"]),
+    sixteenths=st.integers(2, 6),
+    slice_sixteenths=st.integers(1, 2),
+    more=st.integers(0, 7),
+    channels=st.integers(1, 2),
+)
+@settings(max_examples=40, deadline=None)
+def test_stitch_undoes_cut_at_any_size(
+    mode: Any, sixteenths: int, slice_sixteenths: int, more: int, channels: int
+) -> None:
+    """Would catch: an off-by-one that happens to cancel at the usual sizes."""
+    size_px, slice_px = 16 * sixteenths, 16 * slice_sixteenths
+    each_way = -(-size_px // slice_px) + more
+    slicer = slicer_of(mode, 2 * each_way, slice_px, size_px, size_px)
+    image = pixels(slicer, channels)
+    np.testing.assert_allclose(slicer.stitch(slicer.cut(image)), image, rtol=0, atol=1e-6)
+
+
+@KEEPERS
+def test_stitch_is_the_mean_of_the_slices_that_cover_a_pixel(slicer: Slicer) -> None:
+    """Would catch: a last-one-wins or a weighted stitch, which stitch(cut(x)) = x alone cannot see."""
+    shape = (slicer.num_slices, *slicer.slice_shape, 1)
+    slices = np.random.default_rng(1).random(shape)
+    total = np.zeros((slicer.height_px, slicer.width_px, 1))
+    count = np.zeros_like(total)
+    for k, edge in enumerate(slicer.vertical_edges):
+        total[:, edge : edge + slicer.slice_px] += slices[k]
+        count[:, edge : edge + slicer.slice_px] += 1
+    for k, edge in enumerate(slicer.horizontal_edges, start=len(slicer.vertical_edges)):
+        # A quarter turn clockwise undoes the one by which the strip was cut.
+        total[edge : edge + slicer.slice_px] += slices[k].transpose(1, 0, 2)[:, ::-1]
+        count[edge : edge + slicer.slice_px] += 1
+    np.testing.assert_allclose(slicer.stitch(slices), total / count, rtol=0, atol=1e-6)
+
+
+def test_stitch_of_bytes_does_not_wrap() -> None:
+    """Would catch: sums of overlapping uint8 strips that overflow at 256."""
+    slicer = KEEPING["strips"]
+    image = np.full((slicer.height_px, slicer.width_px, 1), 250, np.uint8)
+    np.testing.assert_allclose(slicer.stitch(slicer.cut(image)), 250.0, atol=1e-3)
+    np.testing.assert_allclose(slicer.stitch(slicer.cut(jnp.asarray(image), jnp), jnp), 250.0, atol=1e-3)
+
+
+@KEEPERS
+def test_slices_are_pieces_of_the_image(slicer: Slicer) -> None:
+    """Would catch: a strip that starts one column late; a horizontal strip that is mirrored or turned by -90°."""
+    image = pixels(slicer)
+    slices = slicer.cut(image)
+    for k, edge in enumerate(slicer.vertical_edges):
+        np.testing.assert_array_equal(slices[k], image[:, edge : edge + slicer.slice_px])
+    for k, edge in enumerate(slicer.horizontal_edges, start=len(slicer.vertical_edges)):
+        strip = image[edge : edge + slicer.slice_px]
+        # By 90° anticlockwise: the strip's last column becomes the slice's first row.
+        np.testing.assert_array_equal(slices[k], strip.transpose(1, 0, 2)[::-1])
+    for k in range(slicer.num_slices):
+        np.testing.assert_array_equal(slicer.cut_one(image, k), slices[k])
+
+
+@pytest.mark.parametrize("mode", ["strips", "two_orientations", "whole", "squeeze"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, bool])
+def test_numpy_and_jax_cut_alike(mode: Any, dtype: type) -> None:
+    """Would catch: training (numpy, in workers) and judging (jax, compiled) on different slices."""
+    slicer = slicer_of(mode, 12, 16, 64, 64)
+    image = (pixels(slicer, 2) * (255 if dtype == np.uint8 else 2)).astype(dtype)
+    ours, compiled = slicer.cut(image), jax.jit(lambda x: slicer.cut(x, jnp))(image)
+    assert ours.dtype == compiled.dtype == dtype
+    assert ours.shape == compiled.shape == (slicer.num_slices, 64, slicer.slice_px, 2)
+    np.testing.assert_allclose(ours.astype(float), np.asarray(compiled, float), rtol=0, atol=1e-6)
+    back = jax.jit(lambda x: slicer.stitch(x, jnp))(ours.astype(np.float32))
+    np.testing.assert_allclose(slicer.stitch(ours.astype(np.float32)), back, rtol=0, atol=1e-5)
+
+
+def test_squeeze_averages_eight_columns() -> None:
+    """Would catch: sub-sampling instead of averaging, and bytes that are cut off instead of rounded."""
+    slicer = slicer_of("squeeze", 30, 64, 16, 512)
+    assert (slicer.num_slices, slicer.slice_shape, slicer.keeps_pixels) == (1, (16, 64), False)
+    row = np.repeat(np.arange(64), 8)
+    row[:8] = [0, 0, 0, 0, 0, 2, 2, 2]  # mean 0.75: 1 as a byte
+    image = np.broadcast_to(row[None, :, None], (16, 512, 1))
+    expected = np.arange(64, dtype=float)
+    expected[0] = 0.75
+    np.testing.assert_allclose(slicer.cut(image.astype(np.float32))[0, 5, :, 0], expected)
+    expected[0] = 1
+    squeezed = slicer.cut(image.astype(np.uint8))
+    assert squeezed.dtype == np.uint8
+    np.testing.assert_array_equal(squeezed[0, 5, :, 0], expected)
+    np.testing.assert_array_equal(slicer.stitch(squeezed)[3, :, 0], np.repeat(expected, 8))
+
+
+def test_which_modes_keep_the_pixels() -> None:
+    """Would catch: a squeezed image reported as judged at its own pixels."""
+    keeps = {m: slicer_of(m, 12, 16, 64, 64).keeps_pixels for m in ("strips", "two_orientations", "whole")}
+    assert all(keeps.values())
+
+
+# --- labels ---
+
+
+@KEEPERS
+def test_held_counts_the_mask_of_each_slice(slicer: Slicer) -> None:
+    """Would catch: a running sum that is off by one column, and rows counted where columns are meant."""
+    mask = np.random.default_rng(2).random((slicer.height_px, slicer.width_px)) < 0.1
+    mask[5:20, 7:9] = True
+    mask[:, 0] = mask[:, -1] = mask[-1] = True
+    counted = slicer.cut(mask[:, :, None]).sum(axis=(1, 2, 3))
+    assert slicer.held(mask).tolist() == counted.tolist()
+
+
+def test_held_of_squeeze_is_the_whole_mask() -> None:
+    """Would catch: pixels counted after squeezing, an eighth of them."""
+    mask = np.zeros((16, 512), bool)
+    mask[3:5, 100:150] = True
+    assert slicer_of("squeeze", 30, 64, 16, 512).held(mask).tolist() == [100]
+
+
+@NAMESPACES
+@pytest.mark.parametrize(
+    ("mask_px", "held", "label"),
+    [
+        (1000, 250, 1),  # a quarter
+        (1000, 249, -1),  # just under it, and under 500
+        (1000, 1, -1),
+        (1000, 0, 0),
+        (4000, 500, 1),  # an eighth, but 500 px
+        (4000, 499, -1),
+        (2000, 500, 1),  # both rules at once
+        (2000, 499, -1),
+        (3, 1, 1),  # a third of very few
+        (10, 2, -1),
+        (0, 0, 0),  # defect-free: 0 is a quarter of 0, but not positive
+    ],
+)
+def test_slice_labels_by_hand(xp: ModuleType, mask_px: int, held: int, label: int) -> None:
+    """Would catch: > for >=, `and` for `or` between the rules, good images labelled positive."""
+    assert int(slice_labels(xp.asarray([held]), xp.asarray([mask_px]), xp)[0]) == label
+
+
+@NAMESPACES
+def test_slice_labels_of_a_batch(xp: ModuleType) -> None:
+    """Would catch: labels of another type than the batch's int32, and a mask size that is not its own image's."""
+    held = xp.asarray([[0, 30, 100], [0, 30, 100]])
+    labels = slice_labels(held, xp.asarray([[100], [400]]), xp)
+    assert labels.dtype == np.int32
+    assert labels.tolist() == [[0, 1, 1], [0, -1, 1]]
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (dict(mode="strip"), r"`slicing\.mode` \(=strip\) must be one of strips, .*did you mean strips\?"),
+        (dict(slice_px=0), r"`slicing\.slice_px` \(=0\) must be a positive multiple of 16"),
+        (dict(slice_px=-16), r"`slicing\.slice_px` \(=-16\) must be a positive multiple of 16"),
+        (dict(slice_px=24), r"`slicing\.slice_px` \(=24\) must be a positive multiple of 16"),
+        (dict(num_slices=1), r"`slicing\.num_slices` \(=1\) must be at least 2"),
+        (dict(mode="two_orientations", num_slices=7), r"\(=7\) must be .*even for two_orientations"),
+    ],
+)
+def test_config_refuses(values: dict[str, Any], match: str) -> None:
+    """Would catch: a value that fails later, inside compiled code, with shapes instead of names."""
+    with pytest.raises(UserError, match=match):
+        SlicingConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "match"),
+    [
+        (SlicingConfig(), (500, 512), r"500x512 px: the image height must be a multiple of 16"),
+        (SlicingConfig("whole"), (512, 500), r"\(=whole\).*512x500 px: the image width must be a multiple of 16"),
+        (SlicingConfig("squeeze"), (512, 500), r"\(=squeeze\).*width must be a multiple of slice_px"),
+        (SlicingConfig(), (512, 48), r"`slicing\.slice_px` \(=64\).*512x48.*narrower than one slice"),
+        (SlicingConfig("two_orientations"), (512, 256), r"512x256 px: two_orientations needs square images"),
+        (SlicingConfig(num_slices=7), (512, 512), r"7 slices leave columns uncovered; raise slicing\.num_slices"),
+        (SlicingConfig("two_orientations", 14), (512, 512), r"7 slices leave columns uncovered"),
+    ],
+)
+def test_slicer_refuses_images_that_do_not_fit(
+    config: SlicingConfig, shape: tuple[int, int], match: str
+) -> None:
+    """Would catch: columns that nobody looks at, and images that the network cannot halve four times."""
+    with pytest.raises(UserError, match=match):
+        make_slicer(config, *shape)
+
+
+def test_slicer_takes_what_just_fits() -> None:
+    """Would catch: >= for > in the checks: eight strips are enough for 512, one slice for an image of its width."""
+    assert slicer_of("strips", 8, 64, 512, 512).vertical_edges == tuple(range(0, 512, 64))
+    assert slicer_of("strips", 2, 64, 512, 64).vertical_edges == (0, 0)
