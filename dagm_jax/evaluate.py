@@ -37,9 +37,6 @@ from dagm_jax.verdict import (
     spread_scores,
 )
 
-# The pixel threshold behind the Dice that is watched while training; the final one is fitted on validation.
-PLAIN_PIXEL_THRESHOLD = 0.5
-
 Pixels = tuple[np.ndarray, np.ndarray]
 
 
@@ -82,23 +79,30 @@ class Judge:
 
 
 def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
-    """Loss, slice accuracy, image AUROC, Dice on defective images, and their mean, the quality, in [0, 1]."""
+    """Loss, slice accuracy, image AUROC, Dice on defective images, and the mean of these two, the quality, in [0, 1].
+
+    Dice is taken at the pixel threshold that is best for these images, as the final rule will take it: a network whose
+    maps are sharp but spread too far is not worse than one that calibration need not correct.
+    """
     labels, scores, losses = [], [], []
     right = counted = 0
-    overlap = OverlapCounts()
+    curve = DiceCurve.empty()
     for judged in judge(cache[i] for i in indices):
         labels.append(int(judged.mask.any()))
         scores.append(judged.score)
         losses.append(judged.loss)
         right, counted = right + judged.num_right, counted + judged.num_counted
-        overlap += OverlapCounts.from_masks(judged.map >= PLAIN_PIXEL_THRESHOLD, judged.mask)
-    area, dice = auroc(labels, scores) or 0.0, overlap.mean_dice or 0.0
+        curve += DiceCurve.from_map(judged.map, judged.mask)
+    area, dice = auroc(labels, scores), curve.mean_dice()
+    if area is None or dice is None:
+        raise UserError("`data`: validation needs images of both labels, the defective ones with masks")
+    best_dice = float(dice.max())
     return {
         "loss": float(np.mean(losses)),
         "accuracy": right / max(counted, 1),
         "auroc": area,
-        "dice_defective": dice,
-        "quality": (area + dice) / 2,
+        "dice_defective": best_dice,
+        "quality": (area + best_dice) / 2,
     }
 
 
@@ -113,12 +117,9 @@ def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: S
             bar.advance()
     threshold, evidence = fit_threshold(labels, scores, judge.verdict)
     pixel_threshold = curve.best_threshold()
-    return DecisionRule(
-        threshold=threshold,
-        pixel_threshold=PLAIN_PIXEL_THRESHOLD if pixel_threshold is None else pixel_threshold,
-        calibration=judge.verdict.calibration,
-        evidence=evidence,
-    )
+    if pixel_threshold is None:
+        raise UserError("`data`: the pixel threshold needs defective validation images with masks")
+    return DecisionRule(threshold, pixel_threshold, judge.verdict.calibration, evidence)
 
 
 @dataclass

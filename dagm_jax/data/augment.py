@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +26,8 @@ class AugmentConfig:
                 f"`augment.max_angle_deg` (={self.max_angle_deg}) must lie in [0, 45] degrees; "
                 "larger turns are what rotate90 is for"
             )
-        if self.max_shift_px < 0:
-            raise UserError(f"`augment.max_shift_px` (={self.max_shift_px}) must be at least 0")
+        if not 0 <= self.max_shift_px < math.inf:
+            raise UserError(f"`augment.max_shift_px` (={self.max_shift_px}) must be at least 0 and finite")
 
 
 def dihedral(array: np.ndarray, quarter_turns: int, flip: bool) -> np.ndarray:

@@ -75,7 +75,7 @@ def build_cache(
     """
     stem = directory / fingerprint(manifest, shape)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
-    if not index.exists():
+    if not _is_whole(pixels, index, shape):
         try:
             directory.mkdir(parents=True, exist_ok=True)
             _write(manifest, pixels, index, shape, on_image)
@@ -84,14 +84,26 @@ def build_cache(
     listing = json.loads(index.read_text())
     kept = [manifest.records[i] for i in listing["kept"]]
     skipped = tuple(Skip(**skip) for skip in listing["skipped"])
-    lacking = {record.class_id for record in manifest.records} - {record.class_id for record in kept}
-    if lacking:
-        raise UserError(
-            f"`data.classes`: no image of class {sorted(lacking)[0]} could be read; the first of {len(skipped)}: "
-            f"{skipped[0].what}: {skipped[0].reason}"
-        )
+    _check_classes(manifest, kept, skipped)
     whole = replace(manifest, records=tuple(kept), skipped=manifest.skipped + skipped)
     return whole, ImageCache(pixels, len(kept), shape)
+
+
+def _is_whole(pixels: Path, index: Path, shape: tuple[int, int]) -> bool:
+    """Whether the list is there and the pixels that it promises too."""
+    if not (index.exists() and pixels.exists()):
+        return False
+    return pixels.stat().st_size == len(json.loads(index.read_text())["kept"]) * row_bytes(shape)
+
+
+def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence[Skip]) -> None:
+    class_of = {record.image_id: record.class_id for record in manifest.records}
+    for lacking in sorted(set(class_of.values()) - {record.class_id for record in kept}):
+        own = [skip for skip in skipped if class_of[skip.what] == lacking]
+        raise UserError(
+            f"`data.classes`: no image of class {lacking} could be read; the first of {len(own)}: "
+            f"{own[0].what}: {own[0].reason}"
+        )
 
 
 def fingerprint(manifest: Manifest, shape: tuple[int, int]) -> str:

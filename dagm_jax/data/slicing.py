@@ -201,10 +201,11 @@ def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleTy
     """
     n, h, s, c = slices.shape
     index, weight = _cover_index(edges, s, length_px)
-    columns = xp.swapaxes(slices, 0, 1).reshape(h, n * s, c)
+    # Sums of bytes would wrap at 256.
+    dtype = slices.dtype if xp.issubdtype(slices.dtype, xp.floating) else np.float32
+    columns = xp.swapaxes(slices, 0, 1).reshape(h, n * s, c).astype(dtype)
     parts = [
-        xp.take(columns, i, axis=1) * w[:, None].astype(slices.dtype)
-        for i, w in zip(index, weight, strict=True)
+        xp.take(columns, i, axis=1) * w[:, None].astype(dtype) for i, w in zip(index, weight, strict=True)
     ]
     return sum(parts[1:], parts[0])
 

@@ -45,9 +45,9 @@ class DataConfig:
                 f"`data.validation_share` (={self.validation_share}) must lie between 0 and 1; 0.15 is usual"
             )
         for name in ("procedural_defective", "procedural_good"):
-            if getattr(self, name) < 4:
+            if getattr(self, name) < 5:
                 raise UserError(
-                    f"`data.{name}` (={getattr(self, name)}) must be at least 4, so that each side of "
+                    f"`data.{name}` (={getattr(self, name)}) must be at least 5, so that each side of "
                     "the split gets one"
                 )
         if self.num_workers < 0:

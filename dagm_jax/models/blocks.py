@@ -29,24 +29,46 @@ def max_pool(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h/f
     return x.reshape(b, h // factor, factor, w // factor, factor, c).max(axis=(2, 4))
 
 
-def upsample_bilinear(x: Float[Array, "b h w c"], axis: int) -> Array:
-    """``x`` at twice the resolution along ``axis``: half-pixel centres, edges repeated (align_corners = False).
+def upsample_phases(x: Float[Array, "b h w c"], axis: int, factor: int) -> list[Array]:
+    """``factor`` maps of the size of ``x``: element i of map p is element ``factor``·i + p of ``x`` up-sampled.
 
-    Output 2i is 3/4 x[i] + 1/4 x[i-1], output 2i+1 is 3/4 x[i] + 1/4 x[i+1]: two weighted shifts of the small map,
-    instead of the gathers or matrix products of a general resize.
+    Bilinear with half-pixel centres, edges repeated (align_corners = False): output pixel factor·i + p lies
+    o = (p + 1/2) / factor - 1/2 beside the centre of x[i], so it is (1 - |o|) x[i] + |o| x[i ± 1]: weighted shifts
+    of the small map, instead of the gathers or matrix products of a general resize.
     """
     size = x.shape[axis]
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
     before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
     after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
-    pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
-    return pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+    offsets = [(p + 0.5) / factor - 0.5 for p in range(factor)]
+    return [(1 - abs(o)) * x + abs(o) * (before if o < 0 else after) for o in offsets]
+
+
+def interleave(phases: list[Array], axis: int) -> Array:
+    """One map whose element n·i + p along ``axis`` is element i of the p-th of the n maps."""
+    shape = phases[0].shape
+    stacked = jnp.stack(phases, axis + 1)
+    return stacked.reshape(*shape[:axis], len(phases) * shape[axis], *shape[axis + 1 :])
+
+
+def upsample_bilinear(x: Float[Array, "b h w c"], axis: int, factor: int = 2) -> Array:
+    """``x`` at ``factor`` times the resolution along ``axis``: half-pixel centres, edges repeated."""
+    return interleave(upsample_phases(x, axis, factor), axis)
+
+
+def upsample(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b f*h f*w c"]:
+    """``x`` bilinearly up-sampled by ``factor`` in both directions, half-pixel centres.
+
+    Directly, not as a cascade of doublings: the second doubling would interpolate between the samples of the first
+    and round off its kinks.
+    """
+    return upsample_bilinear(upsample_bilinear(x, 1, factor), 2, factor)
 
 
 def upsample2(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
     """``x`` bilinearly up-sampled by two in both directions, half-pixel centres."""
-    return upsample_bilinear(upsample_bilinear(x, 1), 2)
+    return upsample(x, 2)
 
 
 class BatchNorm(nnx.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,10 +25,12 @@ class SegmentationConfig:
     out_channels: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if min(self.bce_weight, self.dice_weight) < 0 or self.bce_weight + self.dice_weight == 0:
+        # Written so that a NaN fails.
+        weights = (self.bce_weight, self.dice_weight)
+        if not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
             raise UserError(
                 f"`task.bce_weight` (={self.bce_weight}) and `task.dice_weight` (={self.dice_weight}) "
-                "must be at least 0 and not both 0"
+                "must be at least 0, finite and not both 0"
             )
 
     def loss(self, logits: Float[Array, "b h w 1"], batch: dict[str, Any]) -> Float[Array, " b"]:

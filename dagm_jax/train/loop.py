@@ -39,10 +39,10 @@ class TrainConfig:
     """
 
     batch_size: int = 8
-    num_steps: int = 800
+    num_steps: int = 1200
     balance: bool = True
     validate_every: int = 25
-    max_validation_images: int = 32
+    max_validation_images: int = 20
     judge_batch_size: int = 2
     patience: int = 10
     min_rise: float = 0.002

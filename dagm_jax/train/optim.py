@@ -7,6 +7,7 @@ kept have always been annealed. Known as warmup-stable-decay (Hu et al. 2024, Mi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -23,7 +24,7 @@ FINAL_SHARE = 0.01
 class OptimConfig:
     """AdamW. The learning rate rises linearly to ``learning_rate``, stays, and falls by a half cosine to 1 % of it."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     warmup_steps: int = 20
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -32,9 +33,11 @@ class OptimConfig:
         for name, value in (("learning_rate", self.learning_rate), ("clip_norm", self.clip_norm)):
             if not value > 0:
                 raise UserError(f"`optim.{name}` (={value}) must be greater than 0")
+        if self.learning_rate == math.inf:
+            raise UserError(f"`optim.learning_rate` (={self.learning_rate}) must be finite")
         for name, value in (("warmup_steps", self.warmup_steps), ("weight_decay", self.weight_decay)):
-            if not value >= 0:
-                raise UserError(f"`optim.{name}` (={value}) must be at least 0")
+            if not 0 <= value < math.inf:
+                raise UserError(f"`optim.{name}` (={value}) must be at least 0 and finite")
 
 
 def learning_rate(config: OptimConfig, step: Int[Array, ""], cooldown: Int[Array, " 2"]) -> Float[Array, ""]:

@@ -155,7 +155,10 @@ def test_mask_follows_image_under_small_angles_and_shifts(seed: int) -> None:
 def test_small_moves_do_move() -> None:
     """Would catch: max_angle_deg or max_shift_px that is never read."""
     image, mask = drawn()
-    for config in (AugmentConfig(False, False, max_angle_deg=20), AugmentConfig(False, False, max_shift_px=5)):
+    for config in (
+        AugmentConfig(False, False, max_angle_deg=20),
+        AugmentConfig(False, False, max_shift_px=5),
+    ):
         moved = [augment(image, mask, config, np.random.default_rng(seed))[0] for seed in range(4)]
         assert not any(np.array_equal(one, image) for one in moved)
         assert not np.array_equal(moved[0], moved[1])

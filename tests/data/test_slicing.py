@@ -293,11 +293,19 @@ def test_config_refuses(values: dict[str, Any], match: str) -> None:
     ("config", "shape", "match"),
     [
         (SlicingConfig(), (500, 512), r"500x512 px: the image height must be a multiple of 16"),
-        (SlicingConfig("whole"), (512, 500), r"\(=whole\).*512x500 px: the image width must be a multiple of 16"),
+        (
+            SlicingConfig("whole"),
+            (512, 500),
+            r"\(=whole\).*512x500 px: the image width must be a multiple of 16",
+        ),
         (SlicingConfig("squeeze"), (512, 500), r"\(=squeeze\).*width must be a multiple of slice_px"),
         (SlicingConfig(), (512, 48), r"`slicing\.slice_px` \(=64\).*512x48.*narrower than one slice"),
         (SlicingConfig("two_orientations"), (512, 256), r"512x256 px: two_orientations needs square images"),
-        (SlicingConfig(num_slices=7), (512, 512), r"7 slices leave columns uncovered; raise slicing\.num_slices"),
+        (
+            SlicingConfig(num_slices=7),
+            (512, 512),
+            r"7 slices leave columns uncovered; raise slicing\.num_slices",
+        ),
         (SlicingConfig("two_orientations", 14), (512, 512), r"7 slices leave columns uncovered"),
     ],
 )

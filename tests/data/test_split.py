@@ -106,7 +106,7 @@ def test_same_seed_same_split_and_another_seed_another() -> None:
 
 
 def test_labels_and_classes_are_shuffled_each_for_itself() -> None:
-    """Would catch: one permutation for every stratum: then defective k and good k, drawn from one index, go together."""
+    """Would catch: one permutation for every stratum: defective k and good k of one index go together."""
     records = records_of(1, 100, 100) + records_of(8, 100, 100)
     test = split_records(records, "random80_20", 0.15, 0).test
     chosen = [{place % 100 for place in test if place // 100 == group} for group in range(4)]
@@ -149,7 +149,9 @@ def test_random_split_ignores_the_halves() -> None:
     """Would catch: random80_20 that keeps to one official half."""
     records = both_halves()
     split = split_records(records, "random80_20", 0.15, 0)
-    assert {records[p].half for p in split.test} == {records[p].half for p in split.train} == {"train", "test"}
+    assert (
+        {records[p].half for p in split.test} == {records[p].half for p in split.train} == {"train", "test"}
+    )
 
 
 @pytest.mark.parametrize("half", ["train", "test", None])
@@ -162,10 +164,20 @@ def test_official_needs_both_halves(half: Half | None) -> None:
 @pytest.mark.parametrize(
     ("records", "rule", "share", "match"),
     [
-        (records_of(1, 2, 40), "random80_20", 0.15, r"test side without defective images of class 1 \(2 in all\)"),
+        (
+            records_of(1, 2, 40),
+            "random80_20",
+            0.15,
+            r"test side without defective images of class 1 \(2 in all\)",
+        ),
         (records_of(1, 4, 40), "random80_20", 0.15, r"validation side without defective images of class 1"),
         (records_of(1, 40, 2), "random80_20", 0.15, r"test side without defect-free images of class 1"),
-        (records_of(8, 40, 40), "random80_20", 0.999, r"train side without defect-free images of class 8 \(40"),
+        (
+            records_of(8, 40, 40),
+            "random80_20",
+            0.999,
+            r"train side without defect-free images of class 8 \(40",
+        ),
         (
             both_halves() + records_of(8, 20, 20, "train"),
             "official",

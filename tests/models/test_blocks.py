@@ -251,7 +251,9 @@ def test_batch_norm_over_a_mapped_axis_is_that_of_the_whole_batch() -> None:
         np.testing.assert_array_equal(new[name][...][0], new[name][...][1])
 
 
-@pytest.mark.parametrize(("channels", "group_size"), [(1, 1), (2, 2), (7, 7), (8, 8), (12, 6), (16, 8), (22, 2)])
+@pytest.mark.parametrize(
+    ("channels", "group_size"), [(1, 1), (2, 2), (7, 7), (8, 8), (12, 6), (16, 8), (22, 2)]
+)
 def test_group_norm_by_hand(channels: int, group_size: int) -> None:
     """Catches groups that are not the largest divisor up to eight, statistics over the batch, a lost scale."""
     norm, x = GroupNorm(channels, rngs=nnx.Rngs(0)), numbers(2, 4, 3, channels, mean=2.0, std=3.0)

@@ -1,0 +1,92 @@
+"""The paper's convolutional auto-encoder: what its bottleneck does not hold cannot be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from dagm_jax.models.blocks import Block, ConvTranspose2x2, NormKind, max_pool
+from dagm_jax.types import UserError, check_choices
+
+NUM_LEVELS = 4
+DOWNSAMPLING = 2**NUM_LEVELS
+
+
+@dataclass(frozen=True)
+class ConvAutoencoderConfig:
+    """Shape of the network. Widths are ``base_channels`` · 2^(level-1); ``bottleneck_channels`` at 1/16 of the size."""
+
+    base_channels: int = 32
+    bottleneck_channels: int = 32
+    norm: NormKind = "batch"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        check_choices("model", self)
+        for name in ("base_channels", "bottleneck_channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"`model.{name}` (={getattr(self, name)}) must be at least 1")
+
+
+class ConvAutoencoder(nnx.Module):
+    """Auto-encoder on ``[b h w in_channels]`` → logits ``[b h w out_channels]``; h and w multiples of 16.
+
+    Four times Block(c_i) and max-pool; 1x1 convolution with bias and no norm to the bottleneck, ``[b h/16 w/16 z]``;
+    for i = 4…1 ConvTranspose 2x2 to c_i and Block(c_i); 1x1 head. No skips.
+    """
+
+    def __init__(
+        self,
+        config: ConvAutoencoderConfig,
+        *,
+        in_channels: int,
+        out_channels: int,
+        axis_name: str | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        dtype = jnp.dtype(config.compute_dtype)
+        widths = [config.base_channels * 2**level for level in range(NUM_LEVELS)]
+        z = config.bottleneck_channels
+
+        def block(channels: int, width: int) -> Block:
+            return Block(channels, width, norm=config.norm, dtype=dtype, axis_name=axis_name, rngs=rngs)
+
+        self.dtype = dtype
+        self.encoder = nnx.List(
+            [block(c, width) for c, width in zip([in_channels, *widths[:-1]], widths, strict=True)]
+        )
+        self.bottleneck = nnx.Conv(widths[-1], z, (1, 1), dtype=dtype, rngs=rngs)
+        # ups[i] and decoder[i] work at the size of encoder[i]: index 0 is the finest level.
+        self.ups = nnx.List(
+            [
+                ConvTranspose2x2(c, width, dtype=dtype, rngs=rngs)
+                for c, width in zip([*widths[1:], z], widths, strict=True)
+            ]
+        )
+        self.decoder = nnx.List([block(width, width) for width in widths])
+        self.head = nnx.Conv(widths[0], out_channels, (1, 1), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        return self.decode(self.encode(x, train=train), train=train)
+
+    def encode(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h/16 w/16 z"]:
+        """The bottleneck."""
+        if x.shape[1] % DOWNSAMPLING or x.shape[2] % DOWNSAMPLING:
+            raise ValueError(
+                f"`x` (of shape {x.shape}) must have a height and a width that are multiples of {DOWNSAMPLING}: "
+                "the network halves them four times; pad or crop the slices"
+            )
+        x = x.astype(self.dtype)
+        for stage in self.encoder:
+            x = max_pool(stage(x, train=train))
+        return self.bottleneck(x)
+
+    def decode(self, z: Float[Array, "b h/16 w/16 z"], *, train: bool) -> Float[Array, "b h w d"]:
+        """Logits of a bottleneck."""
+        for up, stage in reversed(list(zip(self.ups, self.decoder, strict=True))):
+            z = stage(up(z), train=train)
+        return self.head(z).astype(jnp.float32)

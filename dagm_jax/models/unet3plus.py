@@ -1,0 +1,280 @@
+"""U-Net 3+ (Huang et al., ICASSP 2020, arXiv 2004.08790): every decoder stage sees a map of every scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from dagm_jax.models.blocks import BatchNorm, interleave, max_pool, upsample, upsample_phases
+from dagm_jax.types import UserError, check_choices
+
+NUM_LEVELS = 5
+DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
+DROPOUT_RATE = 0.5
+
+
+@dataclass(frozen=True)
+class UNet3PlusConfig:
+    """Shape of the network. Encoder widths are ``base_channels`` · 2^(level-1), decoder widths 5 · ``base_channels``.
+
+    ``deep_supervision`` adds a head to each coarser stage, ``classification_guided`` the module that says whether a
+    slice holds a defect at all. The norm is batch normalisation, as in the paper's code.
+    """
+
+    base_channels: int = 64
+    deep_supervision: bool = True
+    classification_guided: bool = True
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        check_choices("model", self)
+        if self.base_channels < 1:
+            raise UserError(f"`model.base_channels` (={self.base_channels}) must be at least 1")
+
+
+class UNet3PlusOutput(NamedTuple):
+    """What the network says of a batch of slices; a pytree, all float32.
+
+    ``logits``: of the full-resolution stage D1. ``side_logits``: of the stages D2…D5, up-sampled to the input's size;
+    empty without deep supervision. ``class_logits``: (no defect, defect) of each slice, None without the
+    classification-guided module; they need a cross-entropy of their own, nothing else teaches the module.
+    """
+
+    logits: Float[Array, "b h w d"]
+    side_logits: tuple[Float[Array, "b h w d"], ...]
+    class_logits: Float[Array, "b 2"] | None
+
+    @property
+    def gate(self) -> Float[Array, "b 1 1 1"]:
+        """The probability that a slice holds a defect, by which its map is to be multiplied; 1 without the module.
+
+        The paper's code multiplies the *logits* by a hard 0 or 1: probability 0.5 everywhere on a good slice, and no
+        gradient. The map is gate · σ(logits).
+        """
+        if self.class_logits is None:
+            return jnp.ones((self.logits.shape[0], 1, 1, 1), jnp.float32)
+        return jax.nn.softmax(self.class_logits)[:, 1, None, None, None]
+
+
+class ConvBatchNormRelu(nnx.Module):
+    """Conv3x3 with bias → batch norm → ReLU, of the input bilinearly up-sampled by ``factor`` first."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        factor: int = 1,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        init = nnx.initializers.he_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels, out_channels), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
+        self.norm = BatchNorm(out_channels, axis_name=axis_name)
+        self.factor = factor
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b f*h f*w d"]:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        if train:
+            # Batch statistics take the bias away again, so its gradient is zero. Computed, it would be rounding noise
+            # for which a whole map is summed, and which Adam would scale up to full steps.
+            bias = jax.lax.stop_gradient(bias)
+        y = upsampled_conv3x3(x.astype(self.dtype), kernel, self.factor) + bias
+        return nnx.relu(self.norm(y, train=train))
+
+
+def upsampled_conv3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], factor: int
+) -> Float[Array, "b f*h f*w d"]:
+    """Conv3x3, padded with zeros, of ``upsample(x, factor)``; the products are done before the up-sampling.
+
+    Both are linear and up-sampling treats channels alike, so conv(up(x)) = Σ_taps shift(up(x · kernel[tap])): one
+    matrix product to 9·d channels on the small map takes the place of 9·c·d products per pixel of the large one,
+    factor² times fewer. What is left per pixel and channel are the weighted sums of the up-sampling.
+    """
+    if factor == 1:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    b, h, w, c = x.shape
+    # Taps across outermost: the first of the two sums then finds its three terms in three slices.
+    taps = x.reshape(-1, c) @ kernel.transpose(2, 1, 0, 3).reshape(c, -1)
+    return _sum_upsampled_taps(_sum_upsampled_taps(taps.reshape(b, h, w, -1), 2, factor), 1, factor)
+
+
+def _sum_upsampled_taps(taps: Float[Array, "b h w 3*m"], axis: int, factor: int) -> Array:
+    """Σ_t up(taps_t)[k + t - 1] over t = 0, 1, 2 along ``axis``, zeros beyond the border of the large map."""
+    left, middle, right = (upsample_phases(t, axis, factor) for t in jnp.split(taps, 3, axis=-1))
+    # Pixel k - 1 of phase 0 is the last phase of the small pixel before; k + 1 of the last, phase 0 of the next.
+    left = [_shift(left[-1], axis, 1), *left[:-1]]
+    right = [*right[1:], _shift(right[0], axis, -1)]
+    return interleave([a + b + c for a, b, c in zip(left, middle, right, strict=True)], axis)
+
+
+def _shift(x: Array, axis: int, by: Literal[1, -1]) -> Array:
+    """``x`` moved by one element along ``axis``, up for 1 and down for -1; a zero enters."""
+    size = x.shape[axis]
+    zero = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
+    if by == 1:
+        return jnp.concatenate([zero, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
+    return jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), zero], axis)
+
+
+class EncoderStage(nnx.Module):
+    """E_i: two times Conv3x3 with bias → batch norm → ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        layer = partial(ConvBatchNormRelu, dtype=dtype, axis_name=axis_name, rngs=rngs)
+        self.first = layer(in_channels, out_channels)
+        self.second = layer(out_channels, out_channels)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        return self.second(self.first(x, train=train), train=train)
+
+
+class DecoderStage(nnx.Module):
+    """D_i: a branch of ``base`` channels per scale, finest first, concatenated; Conv3x3 → norm → ReLU over all five.
+
+    The finer maps come pooled to the size of D_i; the coarser ones are up-sampled by their branch.
+    """
+
+    def __init__(
+        self,
+        level: int,
+        in_channels: list[int],
+        base_channels: int,
+        *,
+        dtype: jnp.dtype,
+        axis_name: str | None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        layer = partial(ConvBatchNormRelu, dtype=dtype, axis_name=axis_name, rngs=rngs)
+        self.branches = nnx.List(
+            [layer(c, base_channels, factor=2 ** max(j - level, 0)) for j, c in enumerate(in_channels)]
+        )
+        self.fusion = layer(NUM_LEVELS * base_channels, NUM_LEVELS * base_channels)
+
+    def __call__(self, sources: list[Float[Array, "b _ _ _"]], *, train: bool) -> Float[Array, "b h w d"]:
+        seen = [branch(x, train=train) for branch, x in zip(self.branches, sources, strict=True)]
+        return self.fusion(jnp.concatenate(seen, axis=-1), train=train)
+
+
+class UNet3Plus(nnx.Module):
+    """U-Net 3+ on ``[b h w in_channels]`` → UNet3PlusOutput; h and w multiples of 16.
+
+    Encoder E1…E5 with max-pools between. D5 = E5; for i = 4…1, D_i fuses branches of the max-pooled E_1…E_{i-1}, of
+    E_i, and of the up-sampled D_{i+1}…D_5, each resampled straight to the size of E_i and then convolved. Heads are
+    Conv3x3. Weights of the authors' PyTorch code, copied layer by layer, give the same output. Its pools round sizes
+    up; at multiples of 16 nothing is rounded.
+    """
+
+    def __init__(
+        self,
+        config: UNet3PlusConfig,
+        *,
+        in_channels: int,
+        out_channels: int,
+        axis_name: str | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.dtype = jnp.dtype(config.compute_dtype)
+        self.axis_name = axis_name
+        base = config.base_channels
+        widths = [base * 2**level for level in range(NUM_LEVELS)]
+        fused = [*[NUM_LEVELS * base] * (NUM_LEVELS - 1), widths[-1]]
+        encoder_stage = partial(EncoderStage, dtype=self.dtype, axis_name=axis_name, rngs=rngs)
+        decoder_stage = partial(DecoderStage, dtype=self.dtype, axis_name=axis_name, rngs=rngs)
+        self.encoder = nnx.List(
+            [encoder_stage(c, d) for c, d in zip([in_channels, *widths], widths, strict=False)]
+        )
+        # decoder[i] and heads[i] belong to D_{i+1}: index 0 is the finest level, as in the encoder.
+        self.decoder = nnx.List(
+            [decoder_stage(i, [*widths[: i + 1], *fused[i + 1 :]], base) for i in range(NUM_LEVELS - 1)]
+        )
+        conv = partial(
+            nnx.Conv, dtype=self.dtype, kernel_init=nnx.initializers.he_normal(), padding="SAME", rngs=rngs
+        )
+        num_heads = NUM_LEVELS if config.deep_supervision else 1
+        self.heads = nnx.List([conv(fused[i], out_channels, (3, 3)) for i in range(num_heads)])
+        self.classifier = conv(widths[-1], 2, (1, 1)) if config.classification_guided else None
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
+    ) -> UNet3PlusOutput:
+        """The output; ``key`` is needed for the dropout of a guided network in training, and ignored elsewhere.
+
+        Under jit, side and class logits that the caller leaves unused are not computed.
+        """
+        if x.shape[1] % DOWNSAMPLING or x.shape[2] % DOWNSAMPLING:
+            raise ValueError(
+                f"`x` (of shape {x.shape}) must have a height and a width that are multiples of {DOWNSAMPLING}: "
+                "the network halves them four times; pad or crop the slices"
+            )
+        encoded = self._encode(x.astype(self.dtype), train=train)
+        class_logits = None if self.classifier is None else self._classify(encoded[-1], train=train, key=key)
+        features = self._decode(encoded, train=train)
+        logits = [
+            upsample(head(f).astype(jnp.float32), 2**i)
+            for i, (head, f) in enumerate(zip(self.heads, features, strict=False))
+        ]
+        return UNet3PlusOutput(logits[0], tuple(logits[1:]), class_logits)
+
+    def _encode(self, x: Array, *, train: bool) -> list[Array]:
+        """E1…E5."""
+        encoded = [self.encoder[0](x, train=train)]
+        for stage in list(self.encoder)[1:]:
+            encoded.append(stage(max_pool(encoded[-1]), train=train))
+        return encoded
+
+    def _decode(self, encoded: list[Array], *, train: bool) -> list[Array]:
+        """D1…D5."""
+        features = list(encoded)
+        for i in reversed(range(NUM_LEVELS - 1)):
+            finer = [max_pool(encoded[j], 2 ** (i - j)) for j in range(i)]
+            features[i] = self.decoder[i]([*finer, *features[i:]], train=train)
+        return features
+
+    def _classify(self, x: Array, *, train: bool, key: PRNGKeyArray | None) -> Float[Array, "b 2"]:
+        """The classification-guided module: dropout, 1x1 convolution to two logits, their maxima over the slice."""
+        assert self.classifier is not None
+        if train:
+            if key is None:
+                raise ValueError(
+                    "`key` (=None) must be given to train a network with `classification_guided`: its dropout draws "
+                    "from it; pass a key folded with the step"
+                )
+            x = dropout(x, DROPOUT_RATE, key, self.axis_name)
+        logits: Array = self.classifier(x)
+        return logits.max(axis=(1, 2)).astype(jnp.float32)
+
+
+def dropout(
+    x: Float[Array, "b h w c"], rate: float, key: PRNGKeyArray, axis_name: str | None = None
+) -> Float[Array, "b h w c"]:
+    """``x`` whose elements are kept with probability 1 - ``rate``, divided by it, and zero otherwise.
+
+    What an example loses depends on the key and on its place in the global batch alone (``axis_name``: the mapped axis
+    over which that batch is spread), so that one device, a mesh and pmap draw the same.
+    """
+    b = x.shape[0]
+    place = jnp.arange(b) if axis_name is None else jax.lax.axis_index(axis_name) * b + jnp.arange(b)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(place)
+    keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), 0)

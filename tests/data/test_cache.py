@@ -1,0 +1,447 @@
+"""Tests of the cache of decoded images: what goes in comes out, once, whole, and only if it can be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dagm_jax.data import cache as cache_module
+from dagm_jax.data import procedural
+from dagm_jax.data.cache import ImageCache, build_cache, row_bytes
+from dagm_jax.data.ellipse import rasterise
+from dagm_jax.types import Drawn, Ellipse, Manifest, Record, UserError
+
+SHAPE = (24, 37)  # 888 pixels: a mask of whole bytes in a row that is no multiple of 8
+FULL = r"`data\.cache_dir` \(=.*\): the disk is full: .* MB are needed .* MB are free; make room"
+ODD_SHAPE = (5, 7)  # 35 pixels: the mask's last byte is half used
+
+
+def manifest_of(records: list[Record]) -> Manifest:
+    return Manifest(tuple(records), (), "test images")
+
+
+def noise(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def blot(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    mask = np.random.default_rng(seed + 1000).random(shape) < 0.3
+    mask[-1, -1] = seed % 2 == 0  # the very last bit, both ways
+    return mask
+
+
+def png_record(
+    folder: Path, name: str, seed: int, label: int = 0, class_id: int = 1, shape: tuple[int, int] = SHAPE
+) -> Record:
+    """A record whose PNG files are written; image noise(seed), mask blot(seed) if defective."""
+    image, mask = folder / f"{name}.png", folder / f"{name}_label.png"
+    Image.fromarray(noise(seed, shape)).save(image)
+    if label:
+        Image.fromarray(blot(seed, shape).astype(np.uint8) * 255).save(mask)
+    kind: Any = label
+    return Record(name, class_id, kind, None, image, mask if label else None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+def four(folder: Path) -> list[Record]:
+    return [png_record(folder, name, k, label=k % 2) for k, name in enumerate("abcd")]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The image ids of each decoding that a build starts."""
+    calls: list[list[str]] = []
+    load_all = cache_module.load_all
+
+    def counting(records: Any, shape: Any) -> Iterator[Any]:
+        calls.append([record.image_id for record in records])
+        return load_all(records, shape)
+
+    monkeypatch.setattr(cache_module, "load_all", counting)
+    return calls
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(path.suffix for path in directory.iterdir()) if directory.exists() else []
+
+
+# --- round trip ---
+
+
+@pytest.mark.parametrize("shape", [SHAPE, ODD_SHAPE])
+def test_png_files_come_back(folder: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Would catch: rows at wrong offsets, exchanged axes, mask bits in another order or lost in the last byte."""
+    records = [png_record(folder, f"image{k}", k, label=k % 2, shape=shape) for k in range(5)]
+    kept, cache = build_cache(manifest_of(records), tmp_path / "cache", shape)
+    assert kept.records == tuple(records)
+    assert kept.skipped == ()
+    assert len(cache) == 5
+    for k in (3, 0, 4, 1, 2):
+        image, mask = cache[k]
+        assert (image.dtype, mask.dtype) == (np.uint8, bool)
+        np.testing.assert_array_equal(image, noise(k, shape))
+        np.testing.assert_array_equal(mask, blot(k, shape) if k % 2 else np.zeros(shape, bool))
+
+
+def test_drawn_images_come_back(tmp_path: Path) -> None:
+    """Would catch: a procedural image cached under another index or label than its own."""
+    drawn = [Drawn(0, 1, 0), Drawn(0, 1, 1), Drawn(0, 8, 0)]
+    records = [Record(f"d{k}", d.class_id, 1, None, d, d) for k, d in enumerate(drawn)]
+    records += [Record(f"g{k}", d.class_id, 0, None, d, None) for k, d in enumerate(drawn)]
+    _, cache = build_cache(manifest_of(records), tmp_path, (128, 128))
+    for k, record in enumerate(records):
+        place = drawn[k % 3]
+        expected = procedural.draw(
+            place.class_id, place.index, seed=0, defective=record.label == 1, size_px=128
+        )
+        np.testing.assert_array_equal(cache[k][0], expected.image)
+        np.testing.assert_array_equal(cache[k][1], expected.mask)
+
+
+def test_ellipses_become_masks(folder: Path, tmp_path: Path) -> None:
+    """Would catch: a mask from Labels.txt that is lost on the way to the cache."""
+    ellipse = Ellipse(6.0, 3.0, 0.4, 20.0, 11.0)
+    good = png_record(folder, "a", 0)
+    record = Record("a", 1, 1, None, good.image, ellipse)
+    _, cache = build_cache(manifest_of([record]), tmp_path / "cache", SHAPE)
+    np.testing.assert_array_equal(cache[0][1], rasterise(ellipse, SHAPE))
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_an_index_beyond_the_images_is_refused(folder: Path, tmp_path: Path, index: int) -> None:
+    """Would catch: a negative index that reads another image, as a list's would."""
+    _, cache = build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
+    with pytest.raises(IndexError, match=f"image {index} of 4"):
+        cache[index]
+
+
+def test_the_pickle_holds_a_path_and_no_pixels(folder: Path, tmp_path: Path) -> None:
+    """Would catch: all images copied into each worker process."""
+    _, cache = build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
+    cache[0]  # a map that was opened before must not travel either
+    text = pickle.dumps(cache)
+    assert len(text) < 1000
+    np.testing.assert_array_equal(pickle.loads(text)[2][0], noise(2))
+
+
+def test_row_bytes_by_hand() -> None:
+    """Would catch: a mask rounded down to whole bytes, which shifts every later image."""
+    assert row_bytes((512, 512)) == 262144 + 32768
+    assert row_bytes(ODD_SHAPE) == 35 + 5
+
+
+def test_intensity_moments_equal_numpy(folder: Path, tmp_path: Path) -> None:
+    """Would catch: moments over all images although only the training side was asked for; a mean of variances."""
+    records = four(folder)
+    Image.fromarray(noise(0) // 8).save(records[0].image)  # a darker one, so that the sides differ
+    _, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    for indices in ([0, 1, 2, 3], [0, 2], [1]):
+        grey = np.stack([cache[i][0] for i in indices]).astype(np.float64)
+        mean, deviation = cache.intensity_moments(indices)
+        assert mean == pytest.approx(grey.mean(), rel=1e-12)
+        assert deviation == pytest.approx(grey.std(), rel=1e-12)
+
+
+# --- what is left out ---
+
+
+def test_a_truncated_image_is_listed_and_the_rest_goes_on(folder: Path, tmp_path: Path) -> None:
+    """Would catch: a run that dies of one bad file, or later images moved against their records by one."""
+    records = four(folder)
+    assert isinstance(records[1].image, Path)
+    whole = records[1].image.read_bytes()
+    records[1].image.write_bytes(whole[: len(whole) // 2])
+    progress: list[int] = []
+    kept, cache = build_cache(
+        manifest_of(records), tmp_path / "cache", SHAPE, on_image=lambda: progress.append(1)
+    )
+    assert [r.image_id for r in kept.records] == ["a", "c", "d"]
+    assert len(cache) == 3
+    for place, seed in enumerate((0, 2, 3)):
+        np.testing.assert_array_equal(cache[place][0], noise(seed))
+    (skip,) = kept.skipped
+    assert skip.what == "b"
+    assert re.search(r"b\.png: truncated", skip.reason)
+    assert len(progress) == 4
+
+
+def test_an_unreadable_mask_leaves_its_image_out(folder: Path, tmp_path: Path) -> None:
+    """Would catch: a defective image trained with an empty mask because its mask file is broken."""
+    records = four(folder)
+    assert isinstance(records[3].mask, Path)
+    records[3].mask.write_bytes(b"")
+    kept, _ = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    assert [r.image_id for r in kept.records] == ["a", "b", "c"]
+    assert [(s.what, "d_label.png: file is empty" in s.reason) for s in kept.skipped] == [("d", True)]
+
+
+def test_what_the_manifest_skipped_stays_listed(folder: Path, tmp_path: Path) -> None:
+    """Would catch: the layout's own skips lost from the report once the cache has some of its own."""
+    earlier = cache_module.Skip("litter.txt", "is no image")
+    manifest = Manifest(tuple(four(folder)), (earlier,), "test images")
+    kept, _ = build_cache(manifest, tmp_path / "cache", SHAPE)
+    assert kept.skipped == (earlier,)
+    assert kept.description == "test images"
+
+
+def test_copies_are_left_out_by_their_pixels(folder: Path, tmp_path: Path) -> None:
+    """Would catch: a copy under another name, encoding or label on the other side of the split."""
+    records = four(folder)
+    Image.fromarray(noise(0)).save(folder / "copy.png", compress_level=0)
+    Image.fromarray(noise(1)).save(folder / "again.png")
+    assert isinstance(records[0].image, Path)
+    assert (folder / "copy.png").read_bytes() != records[0].image.read_bytes()
+    records.insert(2, Record("copy", 1, 0, None, folder / "copy.png", None))
+    records.append(Record("again", 8, 0, None, folder / "again.png", None))
+    records.append(png_record(folder, "other", 9, class_id=8))
+    kept, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    assert [r.image_id for r in kept.records] == ["a", "b", "c", "d", "other"]
+    np.testing.assert_array_equal(cache[4][0], noise(9))
+    assert {(s.what, s.reason) for s in kept.skipped} == {
+        ("copy", "has the same pixels as a"),
+        ("again", "has the same pixels as b"),
+    }
+
+
+def test_a_class_with_nothing_readable_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Would catch: a run on classes (1, 8) that trains on class 1 alone and says nothing."""
+    records = [*four(folder), png_record(folder, "x", 7, class_id=8), png_record(folder, "y", 8, class_id=8)]
+    (folder / "x.png").write_bytes(b"")
+    (folder / "y.png").unlink()
+    with pytest.raises(
+        UserError, match=r"`data\.classes`: no image of class 8 could be read.*x\.png: file is empty"
+    ):
+        build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+
+
+def test_a_lacking_class_is_explained_by_its_own_file(folder: Path, tmp_path: Path) -> None:
+    """Would catch: "no image of class 8 could be read" explained by a broken file of class 1."""
+    records = [*four(folder), png_record(folder, "x", 7, class_id=8)]
+    (folder / "a.png").write_bytes(b"")
+    (folder / "x.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no image of class 8 could be read.*x\.png: file is empty"):
+        build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+
+
+# --- once, and whole ---
+
+
+def test_a_second_build_decodes_nothing(folder: Path, tmp_path: Path, decoded: list[list[str]]) -> None:
+    """Would catch: a resumed run that decodes a thousand images again, or loses the list of skips."""
+    records = four(folder)
+    (folder / "c.png").write_bytes(b"")
+    first, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    assert decoded == [["a", "b", "c", "d"]]
+    again, same = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    assert len(decoded) == 1
+    assert (again, same) == (first, cache)
+    assert [skip.what for skip in again.skipped] == ["c"]
+    assert len(files(tmp_path / "cache")) == 2
+
+
+@pytest.mark.parametrize("changed", ["a.png", "b_label.png"])
+def test_a_changed_file_is_decoded_again(
+    folder: Path, tmp_path: Path, decoded: list[list[str]], changed: str
+) -> None:
+    """Would catch: a corrected image or mask that the run does not see, because a cache of old pixels is there."""
+    records = four(folder)
+    build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    status = (folder / changed).stat()
+    pixels = np.zeros(SHAPE, np.uint8)
+    pixels[3, 4] = 255
+    Image.fromarray(pixels).save(folder / changed)
+    os.utime(folder / changed, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    _, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    assert len(decoded) == 2
+    seen = cache[0][0] if changed == "a.png" else cache[1][1]
+    np.testing.assert_array_equal(np.flatnonzero(seen), [3 * SHAPE[1] + 4])
+
+
+def test_a_file_of_the_same_size_and_another_time_is_decoded_again(
+    folder: Path, tmp_path: Path, decoded: list[list[str]]
+) -> None:
+    """Would catch: a fingerprint from sizes alone."""
+    records = four(folder)
+    build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    status = (folder / "a.png").stat()
+    os.utime(folder / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    assert len(decoded) == 2
+
+
+def test_other_records_and_shapes_have_their_own_cache(tmp_path: Path, decoded: list[list[str]]) -> None:
+    """Would catch: a shared cache folder that gives one run another run's seed, label, ellipse or size."""
+    ellipses = [Ellipse(9.0, 5.0, 0.1, 60.0, 60.0), Ellipse(9.0, 5.0, 0.1, 61.0, 60.0)]
+    variants = [
+        ([Record("a", 1, 0, None, Drawn(0, 1, 0), None)], 128),
+        ([Record("a", 1, 0, None, Drawn(1, 1, 0), None)], 128),
+        ([Record("a", 1, 1, None, Drawn(0, 1, 0), Drawn(0, 1, 0))], 128),
+        ([Record("a", 1, 1, None, Drawn(0, 1, 0), ellipses[0])], 128),
+        ([Record("a", 1, 1, None, Drawn(0, 1, 0), ellipses[1])], 128),
+        ([Record("a", 1, 0, None, Drawn(0, 1, 0), ellipses[1])], 128),
+        ([Record("a", 1, 0, None, Drawn(0, 1, 0), None)], 144),
+    ]
+    caches = [build_cache(manifest_of(r), tmp_path, (px, px))[1] for r, px in variants]
+    assert len({cache.path for cache in caches}) == len(decoded) == len(variants)
+    np.testing.assert_array_equal(caches[4][0][1], rasterise(ellipses[1], (128, 128)))
+
+
+def test_a_build_that_dies_midway_leaves_nothing_behind(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: half a cache under its final name, which the next run would take for a whole one."""
+    load_all = cache_module.load_all
+
+    def failing(records: Any, shape: Any) -> Iterator[Any]:
+        for count, loaded in enumerate(load_all(records, shape)):
+            if count == 2:
+                assert not any(s in (".bin", ".json") for s in files(tmp_path / "cache"))
+                raise RuntimeError("decoder died")
+            yield loaded
+
+    manifest = manifest_of(four(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "load_all", failing)
+        with pytest.raises(RuntimeError, match="decoder died"):
+            build_cache(manifest, tmp_path / "cache", SHAPE)
+    assert files(tmp_path / "cache") == []
+    _, cache = build_cache(manifest, tmp_path / "cache", SHAPE)
+    assert len(cache) == 4
+    assert files(tmp_path / "cache") == [".bin", ".json"]
+
+
+def test_pixels_without_their_list_are_written_again(folder: Path, tmp_path: Path) -> None:
+    """Would catch: a run killed between the two files, whose pixels would be taken without knowing what they are."""
+    manifest = manifest_of(four(folder))
+    _, cache = build_cache(manifest, tmp_path / "cache", SHAPE)
+    cache.path.with_suffix(".json").unlink()
+    cache.path.write_bytes(b"\0" * 10)
+    _, again = build_cache(manifest, tmp_path / "cache", SHAPE)
+    np.testing.assert_array_equal(again[3][0], noise(3))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut"])
+def test_a_list_without_its_pixels_is_written_again(folder: Path, tmp_path: Path, damage: str) -> None:
+    """Would catch: a cache folder that was cleaned up in part, or a file cut by a failing disk, taken as whole."""
+    manifest = manifest_of(four(folder))
+    _, cache = build_cache(manifest, tmp_path / "cache", SHAPE)
+    if damage == "deleted":
+        cache.path.unlink()
+    else:
+        cache.path.write_bytes(cache.path.read_bytes()[:100])
+    _, again = build_cache(manifest, tmp_path / "cache", SHAPE)
+    np.testing.assert_array_equal(again[3][0], noise(3))
+
+
+# --- disks ---
+
+
+class FailingStream:
+    """A file whose writes fail with an error of the system once ``num_bytes`` are in it."""
+
+    def __init__(self, stream: Any, number: int, num_bytes: int) -> None:
+        self._stream, self._number, self._left = stream, number, num_bytes
+
+    def __enter__(self) -> FailingStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, data: bytes) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise OSError(self._number, os.strerror(self._number))
+        return int(self._stream.write(data))
+
+
+def failing_writes(patch: pytest.MonkeyPatch, number: int, num_bytes: int) -> None:
+    """Every file that is opened for writing from here on fails after ``num_bytes``."""
+    plain = Path.open
+
+    def opened(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        stream = plain(path, mode, *rest, **options)
+        return FailingStream(stream, number, num_bytes) if "w" in mode else stream
+
+    patch.setattr(Path, "open", opened)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 2500])
+def test_a_full_disk_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int
+) -> None:
+    """Would catch: a trace instead of "make room"; half a cache that is left behind and fills the disk for good.
+
+    The disk is full at once, and within the third image.
+    """
+    manifest = manifest_of(four(folder))
+    with monkeypatch.context() as patch:
+        failing_writes(patch, errno.ENOSPC, num_bytes)
+        with pytest.raises(UserError, match=FULL) as error:
+            build_cache(manifest, tmp_path / "cache", SHAPE)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path / "cache") in str(error.value)
+    assert files(tmp_path / "cache") == []
+    assert len(build_cache(manifest, tmp_path / "cache", SHAPE)[1]) == 4
+
+
+def test_a_disk_that_fills_up_at_the_list_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a list of images cut in half under its final name, after the pixels just fitted on the disk."""
+    manifest = manifest_of(four(folder))
+    plain = Path.write_text
+
+    def half_written(path: Path, text: str, *_: Any, **__: Any) -> int:
+        plain(path, text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half_written)
+        with pytest.raises(UserError, match=FULL):
+            build_cache(manifest, tmp_path / "cache", SHAPE)
+    assert ".json" not in files(tmp_path / "cache")
+    assert len(build_cache(manifest, tmp_path / "cache", SHAPE)[1]) == 4
+    assert files(tmp_path / "cache") == [".bin", ".json"]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_read_only_folder_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Would catch: a trace, or "the disk is full", where the folder may not be written."""
+    with monkeypatch.context() as patch:
+        failing_writes(patch, number, 0)
+        with pytest.raises(
+            UserError, match=r"`data\.cache_dir` \(=.*\) cannot be written \(.*\); name a folder"
+        ):
+            build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
+
+
+def test_a_file_where_the_folder_should_be_is_one_line(folder: Path, tmp_path: Path) -> None:
+    """Would catch: a trace from mkdir."""
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(UserError, match=r"`data\.cache_dir` \(=.*cache\) cannot be written"):
+        build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
+
+
+def test_equal_caches_compare_equal() -> None:
+    """Would catch: a cache that is not a value, so that grain cannot send it to its workers by pickle and compare."""
+    assert ImageCache(Path("a"), 3, SHAPE) == ImageCache(Path("a"), 3, SHAPE)

@@ -1,0 +1,357 @@
+"""Tests of the training stream: the same for every way to run it, half of it defect, and from training images only."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from dagm_jax.data.augment import AugmentConfig
+from dagm_jax.data.cache import ImageCache, build_cache
+from dagm_jax.data.pipeline import iterate, make_training_stream, padded_batches
+from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer, slice_labels
+from dagm_jax.data.split import split_records
+from dagm_jax.types import Manifest, Record, UserError
+
+SIZE_PX = 64
+NUM_DEFECTIVE, NUM_GOOD = 10, 14
+DEFECTIVE = list(range(NUM_DEFECTIVE))
+EVERYTHING = list(range(NUM_DEFECTIVE + NUM_GOOD))
+SLICER = make_slicer(SlicingConfig(num_slices=6, slice_px=16), SIZE_PX, SIZE_PX)
+OFF = AugmentConfig(rotate90=False, flip=False)
+
+Stream = grain.MapDataset
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ImageCache]:
+    """Dark noise with a bright block where the mask is: pixels > 150 are the mask. The first ten are defective."""
+    folder = tmp_path_factory.mktemp("images")
+    records = []
+    rng = np.random.default_rng(0)
+    for k in EVERYTHING:
+        image = rng.integers(0, 100, (SIZE_PX, SIZE_PX), np.uint8)
+        label = int(k < NUM_DEFECTIVE)
+        mask_path = None
+        if label:
+            row, column = rng.integers(0, SIZE_PX - 14, 2)
+            image[row : row + 14, column : column + 11] += 156
+            mask_path = folder / f"{k}_label.png"
+            Image.fromarray(np.where(image > 150, 255, 0).astype(np.uint8)).save(mask_path)
+        Image.fromarray(image).save(folder / f"{k}.png")
+        kind: Any = label
+        records.append(Record(str(k), 1, kind, None, folder / f"{k}.png", mask_path))
+    return build_cache(Manifest(tuple(records), (), "blocks"), folder / "cache", (SIZE_PX, SIZE_PX))
+
+
+@pytest.fixture(scope="module")
+def stream(images: tuple[Manifest, ImageCache]) -> Callable[..., Stream]:
+    """``make_training_stream`` on all images, or on those of ``indices``."""
+
+    def make(
+        indices: list[int] = EVERYTHING,
+        slicer: Slicer = SLICER,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008
+        **options: Any,
+    ) -> Stream:
+        manifest, cache = images
+        by_label = [[i for i in indices if manifest.records[i].label == label] for label in (1, 0)]
+        defaults = dict(batch_size=4, num_batches=12, balance=True, seed=0)
+        return make_training_stream(cache, *by_label, slicer, augment, **(defaults | options))
+
+    return make
+
+
+def check_equal(a: Any, b: Any) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+def facts(batches: Any) -> list[tuple[int, int]]:
+    """(image_index, label) of every slice in order."""
+    return [
+        pair for b in batches for pair in zip(b["image_index"].tolist(), b["label"].tolist(), strict=True)
+    ]
+
+
+# --- the same stream, however it is run ---
+
+
+def test_a_batch_has_the_declared_types(stream: Callable[..., Stream]) -> None:
+    """Would catch: float images (four times the transfer), a mask in 0…255, labels in int64."""
+    batch = stream()[0]
+    described = {key: (value.dtype.name, value.shape) for key, value in batch.items()}
+    assert described == {
+        "image": ("uint8", (4, 64, 16, 1)),
+        "mask": ("uint8", (4, 64, 16, 1)),
+        "label": ("int32", (4,)),
+        "valid": ("bool", (4,)),
+        "image_index": ("int32", (4,)),
+    }
+    assert batch["valid"].all()
+    assert batch["mask"].max() == 1
+    assert len(stream()) == 12
+
+
+def test_same_seed_same_stream_and_another_seed_another(stream: Callable[..., Stream]) -> None:
+    """Would catch: a draw from a global generator, a seed that is ignored by the shuffle or by the moves."""
+    first, again, other = stream(), stream(), stream(seed=1)
+    for step in range(12):
+        check_equal(first[step], again[step])
+    # A batch is a function of its step alone, not of what was asked before.
+    check_equal(first[7], stream()[7])
+    assert facts(first) != facts(other)
+
+
+def test_a_seed_moves_images_as_well_as_it_orders_them(stream: Callable[..., Stream]) -> None:
+    """Would catch: the same random view for every slice of an image, or for every seed."""
+    views = [
+        {b["image"][i].tobytes() for b in stream([0], seed=seed, balance=False) for i in range(4)}
+        for seed in (0, 1)
+    ]
+    # 48 draws of 8 moves x 6 strips each: by far not all equal, and not the same in the same order.
+    assert all(len(seen) > 20 for seen in views)
+    orders = [[b["image"].tobytes() for b in stream([0], seed=seed, balance=False)] for seed in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 11])
+@pytest.mark.parametrize("balance", [True, False])
+def test_the_rest_of_the_stream_resumes_it(stream: Callable[..., Stream], start: int, balance: bool) -> None:
+    """Would catch: a restart that begins the stream anew, or draws other moves for the batches that are left."""
+    whole = list(stream(balance=balance))
+    rest = list(iterate(stream(balance=balance), start, num_workers=0))
+    assert len(rest) == 12 - start
+    for a, b in zip(rest, whole[start:], strict=True):
+        check_equal(a, b)
+    check_equal(stream(balance=balance)[start:][0], whole[start])
+
+
+@pytest.fixture
+def parsed_flags() -> Iterator[None]:
+    """absl's flags as they are in the main job, where grain reads one of its own."""
+    was_parsed = flags.FLAGS.is_parsed()
+    flags.FLAGS.mark_as_parsed()
+    yield
+    if not was_parsed:
+        flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.usefixtures("parsed_flags")
+def test_worker_processes_give_the_same_batches(stream: Callable[..., Stream]) -> None:
+    """Would catch: a stream that depends on the number of workers: a run could not be resumed on another machine."""
+    expected = list(stream(num_batches=5))
+    iterator = iterate(stream(num_batches=5), 1, num_workers=2)
+    try:
+        for step in range(1, 5):
+            check_equal(next(iterator), expected[step])
+    finally:
+        iterator.close()
+
+
+def test_the_first_slices_are_pinned(stream: Callable[..., Stream]) -> None:
+    """Would catch: a change of grain or of the sampling after which a seed no longer gives the run it gave.
+
+    To regenerate after a change on purpose: print(facts(stream())[:10]).
+    """
+    pinned = [(1, 1), (10, 0), (2, 1), (5, 0), (4, 1), (7, 0), (5, 1), (3, 0), (9, 1), (8, 0)]
+    assert facts(stream())[:10] == pinned
+
+
+# --- what is drawn ---
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 8])
+@pytest.mark.parametrize("augment", [AugmentConfig(), OFF])
+def test_half_of_every_batch_is_positive(
+    stream: Callable[..., Stream], batch_size: int, augment: AugmentConfig
+) -> None:
+    """Would catch: half of the *images* defective (a sixth of the slices), or half on average only."""
+    for batch in stream(batch_size=batch_size, augment=augment):
+        assert (batch["label"] == 1).sum() == batch_size // 2
+
+
+def test_without_balance_positive_slices_are_rare(stream: Callable[..., Stream]) -> None:
+    """Would catch: balance that is not read. 10 of 24 images with about 2 of 6 strips positive: near 1 in 7."""
+    labels = [label for _, label in facts(stream(balance=False, num_batches=60))]
+    assert 0.05 < labels.count(1) / len(labels) < 0.3
+
+
+@pytest.mark.parametrize("mode", ["strips", "two_orientations"])
+def test_labels_images_and_masks_belong_together(
+    stream: Callable[..., Stream], images: tuple[Manifest, ImageCache], mode: Any
+) -> None:
+    """Would catch: an unmoved mask, a label of the slice before the move, an index of another image."""
+    slicer = make_slicer(SlicingConfig(mode, 12, 16), SIZE_PX, SIZE_PX)
+    seen = Counter[int]()
+    for balance in (True, False):
+        for batch in stream(slicer=slicer, balance=balance, num_batches=15):
+            np.testing.assert_array_equal(batch["mask"] == 1, batch["image"] > 150)
+            held = batch["mask"].sum(axis=(1, 2, 3))
+            whole = np.array([np.count_nonzero(images[1][int(i)][1]) for i in batch["image_index"]])
+            assert batch["label"].tolist() == slice_labels(held, whole).tolist()
+            assert all(held[batch["label"] == 1] > 0)
+            assert all(held[batch["label"] == 0] == 0)
+            assert all(held[batch["label"] == -1] > 0)
+            seen.update(batch["label"].tolist())
+    assert seen[1] and seen[0] and seen[-1]
+
+
+def test_every_positive_strip_of_a_view_can_be_drawn(
+    stream: Callable[..., Stream], images: tuple[Manifest, ImageCache]
+) -> None:
+    """Would catch: always the first fitting strip, so that defects stand at one place within the slice."""
+    mask = images[1][0][1][:, :, None]
+    labels = slice_labels(SLICER.held(mask[:, :, 0]), mask.sum())
+    possible = {SLICER.cut_one(mask, k).tobytes() for k in np.flatnonzero(labels == 1)}
+    assert len(possible) > 1
+    drawn = {
+        slice_.astype(bool).tobytes()
+        for batch in stream([0], augment=OFF)
+        for slice_, label in zip(batch["mask"], batch["label"], strict=True)
+        if label == 1
+    }
+    assert drawn == possible
+
+
+def test_all_images_occur_once_an_epoch(stream: Callable[..., Stream]) -> None:
+    """Would catch: sampling with replacement, images that never occur, good slices from good images only."""
+    drawn = facts(stream(num_batches=24))
+    positive = [index for index, label in drawn if label == 1]
+    other = [index for index, label in drawn if label != 1]
+    assert len(positive) == len(other) == 48
+    for epoch in range(4):
+        assert sorted(positive[10 * epoch :][:10]) == DEFECTIVE
+    for epoch in range(2):
+        assert sorted(other[24 * epoch :][:24]) == EVERYTHING
+    # Each epoch in an order of its own.
+    assert len({tuple(positive[10 * epoch :][:10]) for epoch in range(4)}) == 4
+    assert other[:24] != other[24:]
+    unbalanced = [index for index, _ in facts(stream(num_batches=12, balance=False))]
+    assert sorted(unbalanced[:24]) == sorted(unbalanced[24:]) == EVERYTHING
+    assert unbalanced[:24] != unbalanced[24:]
+
+
+def test_a_mask_without_a_fitting_strip_still_gives_a_slice(
+    images: tuple[Manifest, ImageCache], tmp_path: Path
+) -> None:
+    """Would catch: a crash of step 317 when a defect touches every strip, so that no other slice is left."""
+    Image.fromarray(np.full((64, 64), 7, np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "a_label.png")
+    record = Record("a", 1, 1, None, tmp_path / "a.png", tmp_path / "a_label.png")
+    _, cache = build_cache(Manifest((record,), (), ""), tmp_path / "cache", (64, 64))
+    made = make_training_stream(
+        cache, [0], [], SLICER, AugmentConfig(), batch_size=2, num_batches=3, balance=True, seed=0
+    )
+    for batch in made:
+        assert batch["label"].tolist() == [1, 1]
+        assert batch["mask"].all()
+
+
+def test_a_training_side_without_defects_is_refused(stream: Callable[..., Stream]) -> None:
+    """Would catch: a division by zero, or a segmenter that is trained on good images alone."""
+    with pytest.raises(
+        UserError, match="`data`: the training side has no defective image; segmentation needs"
+    ):
+        stream(EVERYTHING[NUM_DEFECTIVE:])
+
+
+# --- leakage ---
+
+
+def hashes_of(image: np.ndarray) -> set[bytes]:
+    """Content hashes of all slices of all eight views of an image, made without the code's own moves."""
+    views = [np.rot90(side, k) for side in (image, np.fliplr(image)) for k in range(4)]
+    return {
+        hashlib.sha256(np.ascontiguousarray(view[:, edge : edge + 16])).digest()
+        for view in views
+        for edge in SLICER.vertical_edges
+    }
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_no_validation_or_test_image_reaches_training(
+    stream: Callable[..., Stream], images: tuple[Manifest, ImageCache], balance: bool
+) -> None:
+    """Would catch: a leak, by index and by content: a slice of a held-out image in any batch, however it is turned."""
+    manifest, cache = images
+    split = split_records(manifest.records, "random80_20", 0.15, 0)
+    held_out = {h for i in split.validation + split.test for h in hashes_of(cache[i][0])}
+    trained = {i: hashes_of(cache[i][0]) for i in split.train}
+    assert not held_out & set().union(*trained.values())
+    seen = set()
+    for batch in stream(list(split.train), num_batches=20, balance=balance):
+        for index, image in zip(batch["image_index"].tolist(), batch["image"], strict=True):
+            content = hashlib.sha256(image).digest()
+            assert content not in held_out
+            assert content in trained[index]
+            seen.add(index)
+    assert seen == set(split.train)
+
+
+def test_the_experiment_hands_the_training_side_to_the_stream(images: tuple[Manifest, ImageCache]) -> None:
+    """Would catch: a leak where the parts are put together: a stream over the whole manifest."""
+    from dagm_jax.config import RunConfig
+    from dagm_jax.experiment import Data, Setup
+    from dagm_jax.train.loop import TrainConfig
+    from dagm_jax.train.parallel import make_devices
+
+    manifest, cache = images
+    split = split_records(manifest.records, "random80_20", 0.15, 0)
+    config = RunConfig(train=TrainConfig(batch_size=8, num_steps=12))
+    data = Data(manifest, cache, split, SLICER, 50.0, 30.0)
+    drawn = {index for index, _ in facts(Setup(config, data, make_devices(config.parallel)).stream())}
+    assert drawn == set(split.train)
+
+
+# --- evaluation batches ---
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 11])
+def test_padded_batches_hold_each_index_once(count: int) -> None:
+    """Would catch: a dropped remainder, padding that counts as valid, a batch of another shape."""
+    indices = [3 * k + 2 for k in range(count)]
+    batches = list(padded_batches(indices, 4))
+    assert len(batches) == -(-count // 4)
+    assert all(chosen.shape == valid.shape == (4,) for chosen, valid in batches)
+    kept = [int(i) for chosen, valid in batches for i in chosen[valid]]
+    assert kept == indices
+    # Padding repeats an image that is there: it can be read, and its result is thrown away.
+    assert all(i in indices for chosen, _ in batches for i in chosen.tolist())
+
+
+# --- workers ---
+
+
+def test_our_data_modules_start_no_backend_and_import_no_network() -> None:
+    """Would catch: a jax or flax import in data/: each worker process would pay its seconds, and claim the device.
+
+    grain itself imports jax. So grain is imported first, and what our modules add to it must hold no jax, flax,
+    optax, orbax or tensorflow; and no backend may have been started.
+    """
+    script = """
+import sys
+import grain
+before = set(sys.modules)
+import dagm_jax, dagm_jax.data.augment, dagm_jax.data.cache, dagm_jax.data.decode, dagm_jax.data.ellipse
+import dagm_jax.data.layouts, dagm_jax.data.pipeline, dagm_jax.data.procedural, dagm_jax.data.slicing
+import dagm_jax.data.sources, dagm_jax.data.split, dagm_jax.types
+heavy = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow")
+added = sorted(m for m in set(sys.modules) - before if m.partition(".")[0] in heavy)
+assert not added, added
+bridge = sys.modules.get("jax._src.xla_bridge")
+assert bridge is None or not bridge.backends_are_initialized()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,235 @@
+"""The auto-encoder: the paper's parameter counts, a second writing of the forward pass, and no way round its middle."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dagm_jax.models.blocks import NormKind
+from dagm_jax.models.conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
+from dagm_jax.types import UserError
+
+# Compiling is most of the work here; optimised code would not pay.
+FAST_COMPILE = {"xla_backend_optimization_level": 1}
+NORMS = get_args(NormKind)
+SIZE = (48, 32)
+SHAPE = {"base_channels": 2, "bottleneck_channels": 3}
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    """Float32 standard normal numbers of the given shape."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def build(seed: Any = 0, in_channels: int = 1, out_channels: int = 1, **options: Any) -> ConvAutoencoder:
+    config = ConvAutoencoderConfig(**{**SHAPE, **options})
+    return ConvAutoencoder(config, in_channels=in_channels, out_channels=out_channels, rngs=nnx.Rngs(seed))
+
+
+def abstract(**options: Any) -> ConvAutoencoder:
+    return nnx.eval_shape(lambda: build(**options))
+
+
+def random_leaf(path: Any, leaf: Any, rng: np.random.Generator) -> jax.Array:
+    """A number for every weight that none of the network's symmetries hides: no zero biases, no unit scales."""
+    name = jax.tree_util.keystr(path)
+    if "var" in name:
+        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+    mean = 1.0 if "scale" in name else 0.0
+    std = (2 / np.prod(leaf.shape[:-1])) ** 0.5 if len(leaf.shape) == 4 else 0.3
+    return jnp.asarray(rng.normal(mean, std, leaf.shape), jnp.float32)
+
+
+@cache
+def network(**options: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """(structure, parameters, norm statistics), the latter as plain nested dicts of random arrays."""
+    graphdef, *states = nnx.split(abstract(**options), nnx.Param, nnx.BatchStat)
+    rng = np.random.default_rng(0)
+    params, stats = (
+        jax.tree_util.tree_map_with_path(lambda p, v: random_leaf(p, v, rng), nnx.to_pure_dict(s))
+        for s in states
+    )
+    return graphdef, params, stats
+
+
+@cache
+def make_apply(train: bool, norm: str = "batch") -> Any:
+    """Compiled (parameters, input) -> (logits, new norm statistics)."""
+    graphdef, _, stats = network(norm=norm)
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    def apply(params: Any, x: Any) -> tuple[jax.Array, Any]:
+        model = nnx.merge(graphdef, params, stats, copy=True)
+        logits = model(x, train=train)
+        return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    return apply
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return numbers(2, *SIZE, 1)
+
+
+# --- parameters ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("base_channels", "expected"), [(16, 750_451), (32, 2_955_459), (64, 11_729_251)])
+def test_parameter_counts_of_the_paper(base_channels: int, expected: int) -> None:
+    """Catches any layer too many or too wide: a skip, a fifth stage, a norm or a block at the bottleneck."""
+    model = abstract(base_channels=base_channels, bottleneck_channels=32, in_channels=3, out_channels=3)
+    assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == expected
+
+
+def test_defaults_are_the_paper_s_network() -> None:
+    """Catches another default width or bottleneck."""
+    assert ConvAutoencoderConfig() == ConvAutoencoderConfig(32, 32, "batch", "float32")
+
+
+def test_initialisation_depends_on_the_seed_alone() -> None:
+    """Catches parameters from a global generator, and a seed that is not used."""
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    def initialise(seed: Any) -> Any:
+        return nnx.to_pure_dict(nnx.state(build(seed), nnx.Param))
+
+    first, again, other = (initialise(jax.random.key(seed)) for seed in (3, 3, 4))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=True):
+        if a.ndim > 1:
+            assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
+
+
+# --- a second writing ---------------------------------------------------------------------------------------
+
+
+def conv(x: Any, layer: dict[str, Any]) -> jax.Array:
+    dims = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=dims)
+    return y + layer["bias"] if "bias" in layer else y
+
+
+def reference_block(x: Any, block: dict[str, Any], stats: dict[str, Any]) -> jax.Array:
+    for name in ("first", "second"):
+        norm, running = block[name]["norm"], stats[name]["norm"]
+        x = (conv(x, block[name]["conv"]) - running["mean"]) / jnp.sqrt(running["var"] + 1e-5)
+        x = jnp.maximum(x * norm["scale"] + norm["bias"], 0)
+    return x
+
+
+@partial(jax.jit, compiler_options=FAST_COMPILE)
+def reference(params: Any, stats: Any, x: Any) -> jax.Array:
+    """The network in evaluation mode, written from its description with XLA's general operations."""
+    window = (1, 2, 2, 1)
+    for i in range(4):
+        x = reference_block(x, params["encoder"][i], stats["encoder"][i])
+        x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+    x = conv(x, params["bottleneck"])
+    for i in (3, 2, 1, 0):
+        up = params["ups"][i]
+        # lax correlates over the dilated input, which turns the taps by 180 degrees.
+        turned = up["kernel"].transpose(1, 2, 0, 3)[::-1, ::-1]
+        x = jax.lax.conv_transpose(x, turned, (2, 2), "VALID") + up["bias"]
+        x = reference_block(x, params["decoder"][i], stats["decoder"][i])
+    return conv(x, params["head"])
+
+
+def test_forward_pass_is_that_of_the_description(x: np.ndarray) -> None:
+    """Catches levels that are exchanged, a norm at the bottleneck, and a pool before the first stage."""
+    _, params, stats = network(norm="batch")
+    got, expected = make_apply(False)(params, x)[0], np.asarray(reference(params, stats, x))
+    assert got.shape == (2, *SIZE, 1)
+    assert got.dtype == jnp.float32
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+# --- the bottleneck -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_no_path_leads_round_the_bottleneck(train: bool, x: np.ndarray) -> None:
+    """Catches a skip: with the bottleneck's kernel at zero, nothing of the input may be left in the output."""
+    _, params, _ = network(norm="batch")
+    apply, other = make_apply(train), numbers(2, *SIZE, 1, seed=1)
+    cut = {**params, "bottleneck": {**params["bottleneck"], "kernel": jnp.zeros((1, 1, 16, 3))}}
+    np.testing.assert_array_equal(apply(cut, x)[0], apply(cut, other)[0])
+    assert np.abs(np.asarray(apply(params, x)[0]) - np.asarray(apply(params, other)[0])).max() > 1e-2
+
+
+def test_bottleneck_is_a_sixteenth_of_the_size_and_as_narrow_as_asked() -> None:
+    """Catches a pool that is missing, and a latent wider than its option."""
+    z = nnx.eval_shape(lambda m, x: m.encode(x, train=False), abstract(), jnp.zeros((2, 64, 32, 1)))
+    assert z.shape == (2, 4, 2, 3)
+
+
+# --- every option -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_parameter_learns(norm: str, x: np.ndarray) -> None:
+    """Catches shapes that do not meet, and a parameter that takes no part in the output."""
+    graphdef, params, stats = network(norm=norm)
+    cotangent = numbers(2, *SIZE, 1, seed=2)
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.grad
+    def gradients(params: Any) -> jax.Array:
+        return (nnx.merge(graphdef, params, stats, copy=True)(x, train=True) * cotangent).sum()
+
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients(params)):
+        assert np.isfinite(gradient).all(), jax.tree_util.keystr(path)
+        assert np.any(np.asarray(gradient) != 0), jax.tree_util.keystr(path)
+
+
+def test_training_mode_differs_from_evaluation(x: np.ndarray) -> None:
+    """Catches a mode that is not passed down to the norms, and statistics that stay as they were."""
+    _, params, stats = network(norm="batch")
+    (evaluated, same), (trained, new) = make_apply(False)(params, x), make_apply(True)(params, x)
+    jax.tree.map(np.testing.assert_array_equal, same, stats)
+    assert np.abs(np.asarray(trained) - np.asarray(evaluated)).max() > 1e-3
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(stats), strict=True):
+        assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
+
+
+def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(x: np.ndarray) -> None:
+    """Catches logits in bfloat16, and a compute type that is not passed on."""
+    _, params, stats = network(norm="batch")
+    exact = np.asarray(make_apply(False)(params, x)[0])
+    graphdef, _, _ = network(norm="batch", compute_dtype="bfloat16")
+    got = jax.jit(lambda p, s: nnx.merge(graphdef, p, s)(x, train=False), compiler_options=FAST_COMPILE)(
+        params, stats
+    )
+    assert got.dtype == jnp.float32
+    error = np.abs(np.asarray(got) - exact)
+    assert error.mean() < 0.03 * exact.std()
+    assert error.max() > 0
+
+
+@pytest.mark.parametrize("size", [(24, 32), (32, 40)])
+def test_sizes_that_cannot_be_halved_four_times_are_refused(size: tuple[int, int]) -> None:
+    """Catches a reshape that fails deep inside, where the message names no argument."""
+    with pytest.raises(
+        ValueError, match=rf"`x` \(of shape \(1, {size[0]}, {size[1]}, 1\)\) must .* multiples of 16"
+    ):
+        abstract()(jnp.zeros((1, *size, 1)), train=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "layer"}, r"`model.norm` \(=layer\) must be one of batch, group, none"),
+        ({"base_channels": 0}, r"`model.base_channels` \(=0\) must be at least 1"),
+        ({"bottleneck_channels": -1}, r"`model.bottleneck_channels` \(=-1\) must be at least 1"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """Catches an option that is silently taken for another."""
+    with pytest.raises(UserError, match=message):
+        ConvAutoencoderConfig(**options)

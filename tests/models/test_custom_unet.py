@@ -1,0 +1,336 @@
+"""The customised U-Net: the paper's parameter counts, a second writing of the forward pass, and every skip alone."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dagm_jax.models.blocks import NormKind, UpKind
+from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig, ExtraSkips
+from dagm_jax.types import UserError
+
+# Compiling is most of the work here; optimised code would not pay.
+FAST_COMPILE = {"xla_backend_optimization_level": 1}
+EXTRA_SKIPS, NORMS, UPS = get_args(ExtraSkips), get_args(NormKind), get_args(UpKind)
+WIDTH = 2
+# Encoder levels (0 = finest) that decoder level 0…3 sees besides its own, as the network's description has them.
+EXTRA_LEVELS: dict[str, list[list[int]]] = {
+    "previous_encoder": [[], [0], [1], [2]],
+    "none": [[], [], [], []],
+    "next_encoder": [[1], [2], [3], [4]],
+    "both": [[1], [0, 2], [1, 3], [2, 4]],
+    "all_shallower": [[], [0], [0, 1], [0, 1, 2]],
+}
+X = np.random.default_rng(0).normal(0, 1, (2, 64, 32, 1)).astype(np.float32)
+COTANGENT = np.random.default_rng(1).normal(0, 1, X.shape).astype(np.float32)
+ROUTES = [
+    (extra_skips, level, source)
+    for extra_skips, levels in EXTRA_LEVELS.items()
+    for level in range(4)
+    for source in [level, *levels[level]]
+]
+
+
+def build(seed: int = 0, in_channels: int = 1, out_channels: int = 1, **options: Any) -> CustomUNet:
+    config = CustomUNetConfig(**{"base_channels": WIDTH, **options})
+    return CustomUNet(config, in_channels=in_channels, out_channels=out_channels, rngs=nnx.Rngs(seed))
+
+
+def split(model: CustomUNet) -> tuple[Any, dict[str, Any], Any]:
+    """(structure, parameters as a plain nested dict of arrays, norm statistics)."""
+    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graphdef, nnx.to_pure_dict(params), stats
+
+
+def apply(model: CustomUNet, x: Any, *, train: bool) -> np.ndarray:
+    """The model's output; its statistics are updated in training mode."""
+    graphdef, state = nnx.split(model)
+
+    def forward(state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        merged = nnx.merge(graphdef, state, copy=True)
+        return merged(x, train=train), nnx.state(merged)
+
+    y, new = jax.jit(forward, compiler_options=FAST_COMPILE)(state, x)
+    nnx.update(model, new)
+    return np.asarray(y)
+
+
+@cache
+def make_gradients(extra_skips: str, norm: str, up: str) -> tuple[Any, dict[str, Any]]:
+    """(parameters → (gradients of a weighted output, output) in training mode, initial parameters)."""
+    graphdef, params, stats = split(build(extra_skips=extra_skips, norm=norm, up=up))
+
+    def weighted(params: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+        y = nnx.merge(graphdef, params, stats, copy=True)(X, train=True)
+        return (y * COTANGENT).sum(), y
+
+    return jax.jit(jax.grad(weighted, has_aux=True), compiler_options=FAST_COMPILE), params
+
+
+# --- parameters ---------------------------------------------------------------------------------------------
+
+
+def count_parameters(**options: Any) -> int:
+    abstract = nnx.eval_shape(lambda: build(**options))
+    return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(abstract, nnx.Param)))
+
+
+@pytest.mark.parametrize(
+    ("extra_skips", "base_channels", "expected"),
+    [
+        ("none", 16, 1_942_611),
+        ("none", 32, 7_763_107),
+        ("none", 64, 31_037_763),
+        ("previous_encoder", 16, 2_039_379),
+        ("previous_encoder", 32, 8_150_179),
+        ("previous_encoder", 64, 32_586_051),
+    ],
+)
+def test_parameter_counts_of_the_paper(extra_skips: str, base_channels: int, expected: int) -> None:
+    """Catches any layer too many or too wide: biases before a norm, a missing skip, a three-tap head."""
+    options = {"extra_skips": extra_skips, "base_channels": base_channels}
+    assert count_parameters(in_channels=3, out_channels=3, **options) == expected
+
+
+def test_parameter_count_of_the_default_segmentation_network() -> None:
+    """Catches a default that is not the paper's network with one output."""
+    default = nnx.eval_shape(
+        lambda: CustomUNet(CustomUNetConfig(), in_channels=3, out_channels=1, rngs=nnx.Rngs(0))
+    )
+    sizes = [int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(default, nnx.Param))]
+    assert sum(sizes) == 2_039_345
+
+
+@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("extra_skips", EXTRA_SKIPS)
+def test_parameter_count_of_every_option_by_formula(extra_skips: str, norm: str, up: str) -> None:
+    """Catches a skip whose channels the decoder does not take, and biases in the wrong place."""
+    b, inputs, outputs = 6, 2, 5
+    widths = [b * 2**level for level in range(5)]
+
+    def layer(c: int, d: int) -> int:
+        return 9 * c * d + (d if norm == "none" else 2 * d)
+
+    def block(c: int, d: int) -> int:
+        return layer(c, d) + layer(d, d)
+
+    taps = 4 if up == "conv_transpose" else 9
+    expected = sum(block(c, d) for c, d in zip([inputs, *widths], widths, strict=False))
+    for level, width in enumerate(widths[:-1]):
+        seen = 2 * width + sum(widths[j] for j in EXTRA_LEVELS[extra_skips][level])
+        expected += taps * widths[level + 1] * width + width + block(seen, width)
+    expected += widths[0] * outputs + outputs
+    options = {"extra_skips": extra_skips, "norm": norm, "up": up, "base_channels": b}
+    assert count_parameters(in_channels=inputs, out_channels=outputs, **options) == expected
+
+
+# --- every option -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("extra_skips", EXTRA_SKIPS)
+def test_every_option_runs_and_learns_with_every_parameter(extra_skips: str, norm: str, up: str) -> None:
+    """Catches shapes that do not meet, and a parameter that takes no part in the output."""
+    gradients_of, params = make_gradients(extra_skips, norm, up)
+    gradients, y = gradients_of(params)
+    assert y.shape == (2, 64, 32, 1)
+    assert y.dtype == jnp.float32
+    assert np.isfinite(y).all()
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(gradient).all(), jax.tree_util.keystr(path)
+        assert np.any(np.asarray(gradient) != 0), jax.tree_util.keystr(path)
+
+
+def segments(extra_skips: str, level: int) -> dict[int | str, slice]:
+    """Which channels of a decoder stage's input come from where: "up", or an encoder level."""
+    widths = [WIDTH * 2**j for j in range(5)]
+    sources = ["up", level, *EXTRA_LEVELS[extra_skips][level]]
+    sizes = [widths[level], widths[level], *(widths[j] for j in EXTRA_LEVELS[extra_skips][level])]
+    ends = np.cumsum(sizes)
+    return {s: slice(int(e - n), int(e)) for s, n, e in zip(sources, sizes, ends, strict=True)}
+
+
+def keep_only(params: dict[str, Any], extra_skips: str, level: int, source: int | str) -> dict[str, Any]:
+    """Parameters whose decoder stage ``level`` sees one source alone, and finer ones only the stage below."""
+    cut = jax.tree.map(lambda p: p, params)
+    for i in range(level + 1):
+        kernel = cut["decoder"][i]["first"]["conv"]["kernel"]
+        wanted = segments(extra_skips, i)[source if i == level else "up"]
+        kept = jnp.zeros_like(kernel).at[:, :, wanted].set(kernel[:, :, wanted])
+        cut["decoder"][i]["first"]["conv"]["kernel"] = kept
+    return cut
+
+
+@pytest.mark.parametrize(("extra_skips", "level", "source"), ROUTES)
+def test_each_skip_alone_carries_its_encoder_stage_to_the_output(
+    extra_skips: str, level: int, source: int
+) -> None:
+    """Catches a skip that is dropped, doubled, or taken from another stage.
+
+    With every other way cut, the bottleneck's too, the output must still depend on the encoder up to ``source`` and
+    on nothing deeper.
+    """
+    gradients_of, params = make_gradients(extra_skips, "group", "conv_transpose")
+    gradients, _ = gradients_of(keep_only(params, extra_skips, level, source))
+    for stage in range(5):
+        kernel = np.asarray(gradients["encoder"][stage]["second"]["conv"]["kernel"])
+        assert np.any(kernel != 0) == (stage <= source), stage
+    for deeper in range(level, 4):
+        assert not np.any(np.asarray(gradients["ups"][deeper]["kernel"])), deeper
+
+
+def test_zeroing_the_rows_of_the_previous_stage_changes_the_output() -> None:
+    """Catches channels of the previous encoder stage that are there but empty."""
+    gradients_of, params = make_gradients("previous_encoder", "batch", "conv_transpose")
+    whole = np.asarray(gradients_of(params)[1])
+    for level in (1, 2, 3):
+        kernel = params["decoder"][level]["first"]["conv"]["kernel"]
+        rows = segments("previous_encoder", level)[level - 1]
+        assert kernel.shape[2] == rows.stop
+        less = jax.tree.map(lambda p: p, params)
+        less["decoder"][level]["first"]["conv"]["kernel"] = kernel.at[:, :, rows].set(0)
+        assert np.abs(np.asarray(gradients_of(less)[1]) - whole).max() > 1e-4, level
+
+
+# --- a second writing ---------------------------------------------------------------------------------------
+
+
+def conv(x: np.ndarray, layer: dict[str, Any]) -> np.ndarray:
+    """The 1x1 or 3x3 convolution with zeros around: one product per tap."""
+    kernel = layer["kernel"]
+    size, (h, w) = kernel.shape[0], x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+    taps = np.ndindex(size, size)
+    y = sum(padded[:, i : i + h, j : j + w] @ kernel[i, j] for i, j in taps)
+    return y + layer["bias"] if "bias" in layer else y
+
+
+def reference_block(x: np.ndarray, block: dict[str, Any], stats: dict[str, Any]) -> np.ndarray:
+    for name in ("first", "second"):
+        x, norm, running = conv(x, block[name]["conv"]), block[name]["norm"], stats[name]["norm"]
+        x = (x - running["mean"]) / np.sqrt(running["var"] + 1e-5) * norm["scale"] + norm["bias"]
+        x = np.maximum(x, 0)
+    return x
+
+
+def pool(x: np.ndarray, factor: int) -> np.ndarray:
+    offsets = np.ndindex(factor, factor)
+    return np.max([x[:, i::factor, j::factor] for i, j in offsets], axis=0)
+
+
+def doubling(size: int) -> np.ndarray:
+    """The matrix of bilinear up-sampling: output i lies at (i + 1/2)/2 - 1/2 of the input, held at the borders."""
+    place = np.clip((np.arange(2 * size) + 0.5) / 2 - 0.5, 0, size - 1)
+    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(size)))
+
+
+def double(x: np.ndarray) -> np.ndarray:
+    return np.einsum("ih,jw,bhwc->bijc", doubling(x.shape[1]), doubling(x.shape[2]), x)
+
+
+def reference_up(x: np.ndarray, up: dict[str, Any]) -> np.ndarray:
+    if "conv" in up:
+        return conv(double(x), up["conv"])
+    # Tap (i, j) makes the output pixels of row parity i and column parity j.
+    b, h, w, _ = x.shape
+    y = np.zeros((b, 2 * h, 2 * w, up["bias"].size))
+    for i, j in np.ndindex(2, 2):
+        y[:, i::2, j::2] = x @ up["kernel"][:, i, j] + up["bias"]
+    return y
+
+
+def reference(x: np.ndarray, params: Any, stats: Any, extra_skips: str) -> np.ndarray:
+    """The network in evaluation mode, written from its description, in float64."""
+    e = []
+    for stage in range(5):
+        x = pool(x, 2) if stage else x
+        x = reference_block(x, params["encoder"][stage], stats["encoder"][stage])
+        e.append(x)
+    d = e[4]
+    for i in (3, 2, 1, 0):
+        extra = [double(e[j]) if j > i else pool(e[j], 2 ** (i - j)) for j in EXTRA_LEVELS[extra_skips][i]]
+        seen = np.concatenate([reference_up(d, params["ups"][i]), e[i], *extra], axis=-1)
+        d = reference_block(seen, params["decoder"][i], stats["decoder"][i])
+    return conv(d, params["head"])
+
+
+@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("extra_skips", EXTRA_SKIPS)
+def test_forward_pass_is_that_of_the_description(extra_skips: str, up: str) -> None:
+    """Catches skips in another order, a stage pooled once too often, and the ups of two levels exchanged."""
+    graphdef, params, stats = nnx.split(build(extra_skips=extra_skips, up=up), nnx.Param, nnx.BatchStat)
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda p: np.float32(p + rng.normal(0, 0.2, p.shape)), params)
+    stats = jax.tree.map(lambda s: np.float32(s + rng.random(s.shape)), stats)
+    got = apply(nnx.merge(graphdef, params, stats), X, train=False)
+    plain = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    expected = reference(X.astype(np.float64), *plain, extra_skips)
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+
+
+# --- modes, types, sizes ------------------------------------------------------------------------------------
+
+
+def test_training_mode_differs_from_evaluation() -> None:
+    """Catches a mode that is not passed down to the norms, and statistics that stay as they were."""
+    model = build()
+    before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+    evaluated = apply(model, X, train=False)
+    untouched = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    jax.tree.map(np.testing.assert_array_equal, before, untouched)
+    assert np.abs(apply(model, X, train=True) - evaluated).max() > 1e-3
+    after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert np.any(a != np.asarray(b))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(norm: str) -> None:
+    """Catches logits or parameters in bfloat16, and a compute type that is not passed on."""
+    exact = apply(build(norm=norm), X, train=True)
+    model = build(norm=norm, compute_dtype="bfloat16")
+    got = apply(model, X, train=True)
+    assert got.dtype == np.float32
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        assert leaf.dtype == jnp.float32
+    error = np.abs(got - exact)
+    assert error.mean() < 0.1 * exact.std()
+    assert error.max() > 0
+
+
+@pytest.mark.parametrize("size", [(16, 16), (48, 80)])
+def test_other_sizes(size: tuple[int, int]) -> None:
+    """Catches a size that is written into the network."""
+    y = apply(build(), np.ones((1, *size, 1), np.float32), train=False)
+    assert y.shape == (1, *size, 1)
+
+
+def test_initialisation_depends_on_the_seed_alone() -> None:
+    """Catches parameters from a global generator, and a seed that is not used."""
+    first, again, other = (nnx.to_pure_dict(nnx.state(build(seed), nnx.Param)) for seed in (3, 3, 4))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=True):
+        if a.ndim > 1:
+            assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"extra_skips": "previous"}, r"`model.extra_skips` \(=previous\) must be one of .*did you mean"),
+        ({"norm": "layer"}, r"`model.norm` \(=layer\) must be one of batch, group, none"),
+        ({"base_channels": 0}, r"`model.base_channels` \(=0\) must be at least 1"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """Catches an option that is silently taken for another."""
+    with pytest.raises(UserError, match=message):
+        CustomUNetConfig(**options)

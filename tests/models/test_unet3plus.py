@@ -1,0 +1,488 @@
+"""U-Net 3+: the paper's parameter counts, two other writings of the forward pass, and every branch and head alone."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dagm_jax.models.blocks import upsample, upsample_bilinear
+from dagm_jax.models.unet3plus import (
+    UNet3Plus,
+    UNet3PlusConfig,
+    UNet3PlusOutput,
+    dropout,
+    upsampled_conv3x3,
+)
+from dagm_jax.types import UserError
+
+# Compiling is most of the work here; optimised code would not pay.
+FAST_COMPILE = {"xla_backend_optimization_level": 1}
+BASE = 2
+SIZE = (32, 48)
+BRANCHES = [(stage, source) for stage in range(4) for source in range(5)]
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    """Float32 standard normal numbers of the given shape."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def build(seed: Any = 0, in_channels: int = 1, out_channels: int = 1, **options: Any) -> UNet3Plus:
+    config = UNet3PlusConfig(**{"base_channels": BASE, **options})
+    return UNet3Plus(config, in_channels=in_channels, out_channels=out_channels, rngs=nnx.Rngs(seed))
+
+
+def abstract(**options: Any) -> UNet3Plus:
+    return nnx.eval_shape(lambda: build(**options))
+
+
+def random_leaf(path: Any, leaf: Any, rng: np.random.Generator) -> jax.Array:
+    """A number for every weight that none of the network's symmetries hides: no zero biases, no unit scales."""
+    name = jax.tree_util.keystr(path)
+    if "var" in name:
+        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+    mean = 1.0 if "scale" in name else 0.0
+    std = (2 / np.prod(leaf.shape[:-1])) ** 0.5 if len(leaf.shape) == 4 else 0.3
+    return jnp.asarray(rng.normal(mean, std, leaf.shape), jnp.float32)
+
+
+def randomised(**options: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """(structure, parameters, norm statistics), the latter as plain nested dicts of random arrays."""
+    graphdef, *states = nnx.split(abstract(**options), nnx.Param, nnx.BatchStat)
+    rng = np.random.default_rng(0)
+    params, stats = (
+        jax.tree_util.tree_map_with_path(lambda p, v: random_leaf(p, v, rng), nnx.to_pure_dict(s))
+        for s in states
+    )
+    return graphdef, params, stats
+
+
+@cache
+def network() -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    return randomised()
+
+
+@cache
+def make_apply(train: bool) -> Any:
+    """Compiled (parameters, statistics, input, key) -> (output, new statistics) of the full network, shared below."""
+    graphdef, _, _ = network()
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    def apply(params: Any, stats: Any, x: Any, key: Any) -> tuple[UNet3PlusOutput, Any]:
+        model = nnx.merge(graphdef, params, stats, copy=True)
+        output = model(x, train=train, key=key)
+        return output, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    return apply
+
+
+def evaluate(params: dict[str, Any], x: Any) -> UNet3PlusOutput:
+    """The output in evaluation mode, arrays of numpy."""
+    _, _, stats = network()
+    return jax.tree.map(np.asarray, make_apply(False)(params, stats, x, None)[0])
+
+
+def replaced(tree: Any, keys: list[Any], change: Any) -> Any:
+    """``tree`` with ``change`` applied to the leaf at ``keys``."""
+    if not keys:
+        return change(tree)
+    return {**tree, keys[0]: replaced(tree[keys[0]], keys[1:], change)}
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return numbers(2, *SIZE, 1)
+
+
+# --- resampling ---------------------------------------------------------------------------------------------
+
+
+def resize(x: Any, factor: int) -> jax.Array:
+    b, h, w, c = x.shape
+    return jax.image.resize(x, (b, h * factor, w * factor, c), "linear", antialias=False)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("size", [(5, 3), (1, 4), (1, 1)])
+def test_upsampling_by_any_power_of_two_is_the_general_resize(size: tuple[int, int], factor: int) -> None:
+    """Catches a cascade of doublings, aligned corners, swapped neighbours, up to the border and for one pixel."""
+    x = numbers(2, *size, 3)
+    np.testing.assert_allclose(upsample(x, factor), resize(x, factor), rtol=1e-5, atol=1e-6)
+
+
+def test_upsampling_by_four_by_hand() -> None:
+    """Catches borders that fade to zero or wrap round: offsets -3/8, -1/8, 1/8, 3/8 of a small pixel."""
+    x = jnp.array([0.0, 8.0]).reshape(1, 1, 2, 1)
+    got = upsample_bilinear(x, 2, 4)[0, 0, :, 0]
+    assert got.tolist() == [0.0, 0.0, 1.0, 3.0, 5.0, 7.0, 8.0, 8.0]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 16])
+@pytest.mark.parametrize("size", [(3, 5), (1, 2)])
+def test_convolution_before_upsampling_is_the_convolution_after_it(
+    size: tuple[int, int], factor: int
+) -> None:
+    """Catches a tap that lands on the wrong side, zeros missing beyond the border, rows and columns exchanged."""
+    x, kernel = numbers(2, *size, 4), numbers(3, 3, 4, 3, seed=1)
+    cotangent = numbers(2, size[0] * factor, size[1] * factor, 3, seed=2)
+
+    def after(x: Any, kernel: Any) -> jax.Array:
+        dims = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(resize(x, factor), kernel, (1, 1), "SAME", dimension_numbers=dims)
+
+    got, pull = jax.vjp(lambda x, k: upsampled_conv3x3(x, k, factor), jnp.asarray(x), jnp.asarray(kernel))
+    expected, expected_pull = jax.vjp(after, x, kernel)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+# --- parameters ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base_channels", "out_channels", "deep_supervision", "classification_guided", "expected"),
+    [
+        (16, 3, False, False, 1_691_715),
+        (32, 3, False, False, 6_751_875),
+        (64, 3, False, False, 26_977_539),
+        (64, 1, False, False, 26_971_777),
+        (64, 1, True, False, 26_989_637),
+        (64, 1, True, True, 26_991_687),
+    ],
+)
+def test_parameter_counts_of_the_paper(
+    base_channels: int,
+    out_channels: int,
+    deep_supervision: bool,
+    classification_guided: bool,
+    expected: int,
+) -> None:
+    """Catches any layer too many or too wide: lost biases, a missing branch, 1x1 heads."""
+    model = abstract(
+        base_channels=base_channels,
+        in_channels=3,
+        out_channels=out_channels,
+        deep_supervision=deep_supervision,
+        classification_guided=classification_guided,
+    )
+    sizes = [int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(model, nnx.Param))]
+    assert sum(sizes) == expected
+
+
+def test_defaults_are_the_paper_s_network() -> None:
+    """Catches a default that leaves a part out, and state besides parameters and norm statistics."""
+    assert UNet3PlusConfig() == UNet3PlusConfig(64, True, True, "float32")
+    # The training step splits a network into these two; anything else, a dropout's counter say, would be refused.
+    nnx.split(abstract(), nnx.Param, nnx.BatchStat)
+
+
+def test_initialisation_depends_on_the_seed_alone_and_keeps_the_spread() -> None:
+    """Catches parameters from a global generator, and a fan-in of the wrong dimensions."""
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    def initialise(seed: Any) -> Any:
+        return nnx.to_pure_dict(nnx.state(build(seed, base_channels=4), nnx.Param))
+
+    first, again, other = (initialise(jax.random.key(seed)) for seed in (3, 3, 4))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=True):
+        if a.ndim > 1:
+            assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
+    kernel = np.asarray(first["encoder"][4]["second"]["kernel"])
+    assert kernel.std() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+
+
+# --- a second writing ---------------------------------------------------------------------------------------
+
+
+def conv(x: Any, layer: dict[str, Any]) -> jax.Array:
+    dims = ("NHWC", "HWIO", "NHWC")
+    return (
+        jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=dims)
+        + layer["bias"]
+    )
+
+
+def conv_norm_relu(x: Any, layer: dict[str, Any], stats: dict[str, Any]) -> jax.Array:
+    norm, running = layer["norm"], stats["norm"]
+    x = (conv(x, layer) - running["mean"]) / jnp.sqrt(running["var"] + 1e-5) * norm["scale"] + norm["bias"]
+    return jnp.maximum(x, 0)
+
+
+def pool(x: Any, factor: int) -> jax.Array:
+    window = (1, factor, factor, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+
+@partial(jax.jit, compiler_options=FAST_COMPILE)
+def reference(params: Any, stats: Any, x: Any) -> tuple[list[jax.Array], jax.Array]:
+    """(five maps of logits, class logits) in evaluation mode, from the description with XLA's general operations."""
+    e = []
+    for level in range(5):
+        x = pool(x, 2) if level else x
+        for name in ("first", "second"):
+            x = conv_norm_relu(x, params["encoder"][level][name], stats["encoder"][level][name])
+        e.append(x)
+    d = dict(enumerate(e))
+    for i in (3, 2, 1, 0):
+        stage, running = params["decoder"][i], stats["decoder"][i]
+        seen = [pool(e[j], 2 ** (i - j)) if j < i else resize(d[j], 2 ** (j - i)) for j in range(5)]
+        branches = [
+            conv_norm_relu(s, stage["branches"][j], running["branches"][j]) for j, s in enumerate(seen)
+        ]
+        d[i] = conv_norm_relu(jnp.concatenate(branches, -1), stage["fusion"], running["fusion"])
+    logits = [resize(conv(d[i], params["heads"][i]), 2**i) for i in range(5)]
+    return logits, conv(e[4], params["classifier"]).max((1, 2))
+
+
+def assert_near(got: Any, expected: Any) -> None:
+    """Within 1e-4 of the largest expected value."""
+    expected = np.asarray(expected)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+def test_forward_pass_is_that_of_the_description(x: np.ndarray) -> None:
+    """Catches branches in another order, a wrong source, a stage pooled once too often, a lost bias or statistic."""
+    _, params, stats = network()
+    output = evaluate(params, x)
+    logits, class_logits = reference(params, stats, x)
+    for ours, theirs in zip([output.logits, *output.side_logits], logits, strict=True):
+        assert_near(ours, theirs)
+    assert_near(output.class_logits, class_logits)
+    for leaf in jax.tree.leaves(output):
+        assert leaf.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 32)])
+def test_forward_pass_is_pytorch_s(size: tuple[int, int]) -> None:
+    """Catches any departure from the authors' code that both writings above might share."""
+    torch = pytest.importorskip("torch", reason="PyTorch, the independent oracle, is not installed")
+    from peer_unet3plus import TorchUNet3Plus, copy_weights, randomise
+
+    twin = TorchUNet3Plus(4, in_channels=3, out_channels=2).eval()
+    randomise(twin, seed=0)
+    model = build(base_channels=4, in_channels=3, out_channels=2)
+    copy_weights(twin, model)
+    x = numbers(2, *size, 3)
+    with torch.no_grad():
+        logits, class_logits = twin(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+    graphdef, state = nnx.split(model)
+    output = jax.jit(
+        lambda state, x: nnx.merge(graphdef, state)(x, train=False), compiler_options=FAST_COMPILE
+    )(state, x)
+    for ours, theirs in zip([output.logits, *output.side_logits], logits, strict=True):
+        assert_near(ours, theirs.numpy().transpose(0, 2, 3, 1))
+    assert_near(output.class_logits, class_logits.numpy())
+
+
+@pytest.mark.parametrize("factor", [2, 8])
+def test_upsampling_is_pytorch_s(factor: int) -> None:
+    """Catches an oracle in JAX that shares our idea of where pixels lie."""
+    torch = pytest.importorskip("torch", reason="PyTorch, the independent oracle, is not installed")
+    x = numbers(2, 3, 5, 2)
+    up = torch.nn.Upsample(scale_factor=factor, mode="bilinear")
+    expected = up(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(upsample(x, factor), expected, rtol=1e-5, atol=1e-6)
+
+
+# --- every branch, every head -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stage", "source"), BRANCHES)
+def test_every_branch_reaches_the_output(stage: int, source: int, x: np.ndarray) -> None:
+    """Catches a branch that is computed and not used, or that stands in another's channels of the fusion."""
+    _, params, _ = network()
+    rows = slice(BASE * source, BASE * (source + 1))
+    by_fusion = replaced(params, ["decoder", stage, "fusion", "kernel"], lambda k: k.at[:, :, rows].set(0))
+    # A branch whose norm has neither scale nor shift is zero.
+    by_branch = params
+    for name in ("scale", "bias"):
+        by_branch = replaced(by_branch, ["decoder", stage, "branches", source, "norm", name], jnp.zeros_like)
+    whole, cut, other = (evaluate(p, x).logits for p in (params, by_fusion, by_branch))
+    assert np.abs(cut - whole).max() > 1e-4
+    np.testing.assert_allclose(cut, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", range(5))
+def test_every_head_makes_its_own_output(head: int, x: np.ndarray) -> None:
+    """Catches heads that are exchanged, shared, or put on one stage."""
+    _, params, _ = network()
+    shifted = replaced(params, ["heads", head, "bias"], lambda b: b + 1)
+    before, after = ([o.logits, *o.side_logits] for o in (evaluate(params, x), evaluate(shifted, x)))
+    for i in range(5):
+        assert before[i].shape == (2, *SIZE, 1)
+        np.testing.assert_allclose(after[i] - before[i], float(i == head), atol=1e-5)
+
+
+@cache
+def make_gradients() -> Any:
+    """Compiled (cotangents of logits, side logits and class logits, input) -> gradients in training mode."""
+    graphdef, params, stats = network()
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    def gradients(cotangents: tuple[Any, Any, Any], x: Any) -> Any:
+        def weighted(params: Any) -> jax.Array:
+            model = nnx.merge(graphdef, params, stats, copy=True)
+            output = model(x, train=True, key=jax.random.key(0))
+            return sum(jax.tree.leaves(jax.tree.map(lambda c, o: (c * o).sum(), cotangents, tuple(output))))
+
+        return jax.grad(weighted)(params)
+
+    return gradients
+
+
+def gradients_of(*parts: str, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Gradients by name of a random combination of the named parts of the output."""
+    maps = [numbers(2, *SIZE, 1, seed=i) * (("logits" if i == 0 else "sides") in parts) for i in range(5)]
+    classes = numbers(2, 2, seed=9) * ("classes" in parts)
+    tree = make_gradients()((maps[0], tuple(maps[1:]), classes), x)
+    return {jax.tree_util.keystr(p): np.asarray(g) for p, g in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_every_parameter_learns(x: np.ndarray) -> None:
+    """Catches a parameter that takes no part. A bias before batch statistics has none to take, and gets exactly 0."""
+    for name, gradient in gradients_of("logits", "sides", "classes", x=x).items():
+        before_norm = name.endswith("['bias']") and not any(
+            s in name for s in ("norm", "heads", "classifier")
+        )
+        assert np.isfinite(gradient).all(), name
+        assert np.any(gradient != 0) != before_norm, name
+
+
+def test_side_outputs_teach_their_stages_alone(x: np.ndarray) -> None:
+    """Catches a stage that deep supervision does not reach, or a finer one that a coarser head touches."""
+    gradients = gradients_of("sides", x=x)
+    for stage in range(4):
+        learns = np.any(gradients[f"['decoder'][{stage}]['fusion']['kernel']"] != 0)
+        assert learns == (stage > 0), stage
+
+
+def test_the_classifier_learns_from_the_class_logits_alone(x: np.ndarray) -> None:
+    """Catches the public codes' fault: an argmax, or no loss of its own, through which nothing ever learns."""
+    by_class = gradients_of("classes", x=x)
+    for name, gradient in by_class.items():
+        if "classifier" in name or ("encoder" in name and "kernel" in name):
+            assert np.any(gradient != 0), name
+        if "decoder" in name or "heads" in name:
+            assert not np.any(gradient), name
+    by_maps = gradients_of("logits", "sides", x=x)
+    assert not any(np.any(g) for name, g in by_maps.items() if "classifier" in name)
+
+
+def test_parts_that_are_switched_off_are_not_there() -> None:
+    """Catches an option that is read nowhere."""
+    x = jax.ShapeDtypeStruct((2, *SIZE, 1), jnp.float32)
+    plain = abstract(deep_supervision=False, classification_guided=False)
+    # No key: nothing draws.
+    output = nnx.eval_shape(lambda m, x: m(x, train=True), plain, x)
+    assert output.logits.shape == (2, *SIZE, 1)
+    assert output.side_logits == ()
+    assert output.class_logits is None
+
+
+def test_gate_by_hand() -> None:
+    """Catches the gate on the wrong class, and one that changes a map without the module."""
+    logits = jnp.zeros((2, 16, 16, 1))
+    guided = UNet3PlusOutput(logits, (), jnp.log(jnp.array([[1.0, 3.0], [9.0, 1.0]])))
+    np.testing.assert_allclose(guided.gate[:, 0, 0, 0], [0.75, 0.1], rtol=1e-6)
+    assert guided.gate.shape == (2, 1, 1, 1)
+    np.testing.assert_array_equal(UNet3PlusOutput(logits, (), None).gate, np.ones((2, 1, 1, 1)))
+
+
+# --- modes, dropout, types, sizes ---------------------------------------------------------------------------
+
+
+def test_training_mode_differs_from_evaluation(x: np.ndarray) -> None:
+    """Catches a mode that is not passed down to the norms, and statistics that stay as they were."""
+    _, params, stats = network()
+    evaluated, same = make_apply(False)(params, stats, x, None)
+    jax.tree.map(np.testing.assert_array_equal, same, stats)
+    trained, new = make_apply(True)(params, stats, x, jax.random.key(0))
+    for ours, theirs in zip(jax.tree.leaves(trained), jax.tree.leaves(evaluated), strict=True):
+        assert np.abs(np.asarray(ours) - np.asarray(theirs)).max() > 1e-3
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(stats), strict=True):
+        assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
+
+
+def test_dropout_draws_in_training_only_and_from_the_key_alone(x: np.ndarray) -> None:
+    """Catches a mask that is the same in every step, drawn in evaluation, or laid on the decoder's input too."""
+    _, params, stats = network()
+    apply = make_apply(True)
+    first, again, other = (apply(params, stats, x, jax.random.key(k))[0] for k in (1, 1, 2))
+    np.testing.assert_array_equal(first.class_logits, again.class_logits)
+    assert np.abs(first.class_logits - other.class_logits).max() > 1e-3
+    np.testing.assert_array_equal(first.logits, other.logits)
+    with_key, without = (make_apply(False)(params, stats, x, k)[0] for k in (jax.random.key(1), None))
+    np.testing.assert_array_equal(with_key.class_logits, without.class_logits)
+
+
+def test_dropout_by_its_definition() -> None:
+    """Catches a rate that keeps what it should drop, a mean that shrinks, and one mask for all examples."""
+    y = np.asarray(dropout(jnp.ones((4, 8, 8, 32)), 0.25, jax.random.key(0)))
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert (y == 0).mean() == pytest.approx(0.25, abs=0.02)
+    assert np.any(y[0] != y[1])
+
+
+def test_dropout_over_a_mapped_axis_is_that_of_the_whole_batch() -> None:
+    """Catches masks that repeat on every device under pmap, which would part its updates from one device's."""
+    x = jnp.asarray(numbers(4, 2, 2, 8))
+    key = jax.random.key(3)
+
+    def apply(part: jax.Array) -> jax.Array:
+        return dropout(part, 0.5, key, "devices")
+
+    got = jax.vmap(apply, axis_name="devices")(x.reshape(2, 2, 2, 2, 8))
+    np.testing.assert_array_equal(got.reshape(x.shape), dropout(x, 0.5, key))
+
+
+def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(x: np.ndarray) -> None:
+    """Catches logits in bfloat16, and a compute type that is not passed on."""
+    _, params, stats = network()
+    exact = evaluate(params, x)
+    graphdef, _, _ = randomised(compute_dtype="bfloat16")
+    got = jax.jit(lambda p, s, x: nnx.merge(graphdef, p, s)(x, train=False), compiler_options=FAST_COMPILE)(
+        params, stats, x
+    )
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
+        assert ours.dtype == jnp.float32
+        error = np.abs(np.asarray(ours) - theirs)
+        assert error.mean() < 0.03 * theirs.std()
+        assert error.max() > 0
+
+
+@pytest.mark.parametrize("size", [(24, 32), (32, 40)])
+def test_sizes_that_cannot_be_halved_four_times_are_refused(size: tuple[int, int]) -> None:
+    """Catches a reshape that fails deep inside, where the message names no argument."""
+    with pytest.raises(
+        ValueError, match=rf"`x` \(of shape \(1, {size[0]}, {size[1]}, 1\)\) must .* multiples of 16"
+    ):
+        abstract()(jnp.zeros((1, *size, 1)), train=False)
+
+
+def test_training_without_a_key_is_refused() -> None:
+    """Catches dropout that is silently left out."""
+    x = jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32)
+    with pytest.raises(ValueError, match=r"`key` \(=None\) must be given to train"):
+        nnx.eval_shape(lambda m, x: m(x, train=True), abstract(), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_channels": 0}, r"`model.base_channels` \(=0\) must be at least 1"),
+        ({"compute_dtype": "float16"}, r"`model.compute_dtype` \(=float16\) must be one of .*did you mean"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """Catches an option that is silently taken for another."""
+    with pytest.raises(UserError, match=message):
+        UNet3PlusConfig(**options)

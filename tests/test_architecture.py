@@ -1,0 +1,233 @@
+"""The arrows of the architecture, held on the syntax tree: who may import whom, and who alone knows what.
+
+L0 types; L1 models, tasks, data, metrics, verdict, which do not know one another; L2 train, and baselines and figures
+beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 experiment; main on top.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import dagm_jax
+
+PACKAGE = Path(dagm_jax.__file__).parent
+ROOT = PACKAGE.parent
+
+LEVELS = {
+    "types": 0,
+    "models": 1,
+    "tasks": 1,
+    "data": 1,
+    "metrics": 1,
+    "verdict": 1,
+    "train": 2,
+    "baselines": 2,
+    "figures": 2,
+    "evaluate": 3,
+    "config": 3,
+    "experiment": 4,
+    "main": 5,
+}
+# Import name → distribution name, where they differ by more than - and _.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+}
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Path relative to the package, without .py → tree: "data/slicing", "main"."""
+    return {
+        path.relative_to(PACKAGE).with_suffix("").as_posix(): ast.parse(path.read_text())
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+MODULES = modules()
+SOURCES = [name for name in MODULES if not name.endswith("__init__")]
+
+
+def group_of(module: str) -> str:
+    """ "data" of "data/slicing"; "main" of "main"."""
+    return module.partition("/")[0]
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything that is imported anywhere in the tree; ``from a import b`` gives a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(tree: ast.AST) -> set[str]:
+    """The package's groups that are imported: {"data", "types"}."""
+    return {name.split(".")[1] for name in imports_of(tree) if name.startswith("dagm_jax.")}
+
+
+def names_of(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything that is imported or used as an attribute chain: ``jax.config.update``."""
+    yield from imports_of(tree)
+    for node in ast.walk(tree):
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        if parts and isinstance(node, ast.Name):
+            yield ".".join([node.id, *reversed(parts)])
+
+
+def users(is_one: Callable[[str], bool]) -> set[str]:
+    """The modules that import or use a name of this kind."""
+    return {module for module, tree in MODULES.items() if any(is_one(name) for name in names_of(tree))}
+
+
+def under(*prefixes: str) -> Callable[[str], bool]:
+    """Whether a dotted name is one of these or lies below one of them."""
+    return lambda name: any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+# --- levels ---
+
+
+def test_every_module_has_a_level() -> None:
+    """Would catch: a new module that no rule of this file looks at. Give it a level in LEVELS."""
+    assert {group_of(module) for module in SOURCES} == set(LEVELS)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_imports_point_down(module: str) -> None:
+    """Would catch: an import upwards, and one between peers, such as data from models."""
+    group = group_of(module)
+    imported = own_imports(MODULES[module]) - {group}
+    wrong = {other for other in imported if LEVELS[other] >= LEVELS[group]}
+    assert not wrong, f"{module} (level {LEVELS[group]}) imports {sorted(wrong)}"
+
+
+def test_single_modules_import_nothing_of_their_own_name() -> None:
+    """Would catch: a package beside a module of one name, which the rule above would let import each other."""
+    assert not [m for m in SOURCES if "/" not in m and any(n.startswith(f"{m}/") for n in SOURCES)]
+
+
+def test_the_rules_see_imports_inside_functions() -> None:
+    """Would catch: this file looking at the top of the modules only."""
+    tree = ast.parse("def f():\n    from dagm_jax.train import loop\n    import dagm_jax.figures\n")
+    assert own_imports(tree) == {"train", "figures"}
+    assert "jax.config.update" in set(names_of(ast.parse("def f():\n    jax.config.update('a', 1)\n")))
+
+
+def test_main_imports_the_package_late() -> None:
+    """Would catch: jax imported by ``main``, which each of grain's worker processes imports again."""
+    at_import = [node for node in MODULES["main"].body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {name for node in at_import for name in imports_of(node)}
+    assert {name.split(".")[1] for name in names if name.startswith("dagm_jax.")} <= {"types"}
+    assert not {name.partition(".")[0] for name in names} & HEAVY
+    assert "experiment" in own_imports(MODULES["main"])
+
+
+@pytest.mark.parametrize(
+    "module",
+    [m for m in MODULES if group_of(m) in ("data", "types", "verdict", "metrics") or "__init__" in m],
+)
+def test_data_and_package_know_no_jax(module: str) -> None:
+    """Would catch: a backend started in grain's workers, or jax's seconds paid by `import dagm_jax`."""
+    assert not {name.partition(".")[0] for name in imports_of(MODULES[module])} & HEAVY
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_configurations_import_configurations_only(path: Path) -> None:
+    """Would catch: a shipped configuration with code of its own in it."""
+    imported = [name for name in imports_of(ast.parse(path.read_text())) if name.startswith("dagm_jax.")]
+    allowed = {"dagm_jax.config.make_task", "dagm_jax.config.to_config_dict"}
+    assert not [name for name in imported if name not in allowed and not name.endswith("Config")]
+
+
+# --- who alone knows what ---
+
+
+@pytest.mark.parametrize(
+    ("is_one", "owners"),
+    [
+        (under("os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv"), {"main"}),
+        (under("absl.flags", "absl.app", "ml_collections.config_flags"), {"main"}),
+        (under("jax.config", "jax.distributed"), set()),
+        (under("orbax"), {"train/checkpoint"}),
+        (under("jax.sharding", "jax.experimental.shard_map"), {"train/parallel"}),
+        (under("jax.make_mesh", "jax.pmap", "jax.shard_map", "jax.device_put"), {"train/parallel"}),
+        (under("jax.devices", "jax.local_devices", "jax.device_count"), {"train/parallel"}),
+        (under("matplotlib"), {"figures"}),
+        (under("tensorboardX"), {"train/progress"}),
+        (under("flax"), {"models", "train/step", "experiment"}),
+    ],
+    ids=[
+        "environment",
+        "flags",
+        "jax settings",
+        "orbax",
+        "sharding",
+        "placement",
+        "devices",
+        "plots",
+        "logs",
+        "flax",
+    ],
+)
+def test_who_alone_knows(is_one: Callable[[str], bool], owners: set[str]) -> None:
+    """Would catch: a second home of a library or of the process's settings, which then changes in two places."""
+    assert {user for user in users(is_one) if user not in owners and group_of(user) not in owners} == set()
+
+
+def test_nobody_uses_pyplot() -> None:
+    """Would catch: figures drawn through pyplot's global state, which needs a display or leaks every figure."""
+    assert not users(lambda name: "pyplot" in name or name.startswith(("pylab", "matplotlib.pylab")))
+
+
+# --- dependencies ---
+
+
+def declared(*extras: str) -> set[str]:
+    """Names of the distributions that pyproject declares, with those of the extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    return {canonical(text.partition(">")[0].partition("[")[0]) for text in wanted}
+
+
+def canonical(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
+
+
+def third_party(folder: Path, pattern: str) -> set[str]:
+    """Names of the distributions that the files of this pattern below a folder import."""
+    names = {
+        name.partition(".")[0]
+        for path in folder.rglob(pattern)
+        for name in imports_of(ast.parse(path.read_text()))
+    }
+    assert names, "no file looked at"
+    # pytest puts a test's own folder on the path.
+    beside = {path.stem for path in folder.rglob("*.py")} if folder.name == "tests" else set()
+    foreign = names - set(sys.stdlib_module_names) - {"dagm_jax", "configs", "__future__"} - beside
+    return {canonical(DISTRIBUTIONS.get(name, name)) for name in foreign}
+
+
+# Of the tests those that pytest runs; a script beside them that makes reference numbers with another library needs it.
+@pytest.mark.parametrize(
+    ("folder", "pattern", "extras"),
+    [("dagm_jax", "*.py", ()), ("configs", "*.py", ()), ("tests", "test_*.py", ("test",))],
+)
+def test_every_import_is_declared(folder: str, pattern: str, extras: tuple[str, ...]) -> None:
+    """Would catch: a package that is only there because another one happens to need it, missing on a fresh machine."""
+    assert third_party(ROOT / folder, pattern) - declared(*extras) == set()

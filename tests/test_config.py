@@ -1,0 +1,511 @@
+"""Tests of the configuration: what it holds, what it refuses, and that every field of it is read somewhere."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+import dagm_jax
+from dagm_jax.config import (
+    RunConfig,
+    describe_unknown,
+    differences,
+    from_config_dict,
+    make_task,
+    to_config_dict,
+    to_json,
+)
+from dagm_jax.data.augment import AugmentConfig
+from dagm_jax.data.sources import DataConfig
+from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.train.loop import TrainConfig
+from dagm_jax.train.optim import OptimConfig
+from dagm_jax.train.parallel import ParallelConfig
+from dagm_jax.types import UserError
+from dagm_jax.verdict import VerdictConfig
+
+PACKAGE = Path(dagm_jax.__file__).parent
+CONFIGS = sorted(path for path in (PACKAGE.parent / "configs").glob("*.py") if path.name != "__init__.py")
+
+# The whole option surface: path → (default, another value that is allowed). A changed default is a changed result
+# for everybody, so it is written down twice: in its dataclass and here.
+SURFACE: dict[str, tuple[Any, Any]] = {
+    "augment.flip": (True, False),
+    "augment.max_angle_deg": (0.0, 7.5),
+    "augment.max_shift_px": (0.0, 12.0),
+    "augment.rotate90": (True, False),
+    "data.cache_dir": ("", "/somewhere"),
+    "data.classes": ((1,), (8, 1)),
+    "data.num_workers": (0, 2),
+    "data.procedural_defective": (75, 10),
+    "data.procedural_good": (125, 11),
+    "data.root": ("", "/images"),
+    "data.split": ("random80_20", "official"),
+    "data.validation_share": (0.15, 0.25),
+    "in_channels": (3, 1),
+    "model.base_channels": (16, 8),
+    "model.compute_dtype": ("float32", "bfloat16"),
+    "model.extra_skips": ("previous_encoder", "none"),
+    "model.norm": ("batch", "group"),
+    "model.up": ("conv_transpose", "bilinear"),
+    "optim.clip_norm": (1.0, 0.5),
+    "optim.learning_rate": (1.5e-3, 3e-4),
+    "optim.warmup_steps": (20, 0),
+    "optim.weight_decay": (1e-4, 0.0),
+    "parallel.cpu_convolutions": ("eigen", "default"),
+    "seed": (0, 17),
+    "slicing.mode": ("strips", "two_orientations"),
+    "slicing.num_slices": (30, 12),
+    "slicing.slice_px": (64, 128),
+    "task.bce_weight": (1.0, 0.0),
+    "task.dice_weight": (1.0, 2.5),
+    "train.balance": (True, False),
+    "train.batch_size": (8, 16),
+    "train.cooldown_share": (0.5, 0.25),
+    "train.judge_batch_size": (2, 1),
+    "train.log_every": (5, 1),
+    "train.max_validation_images": (20, 4),
+    "train.min_rise": (0.002, 0.0),
+    "train.num_steps": (1200, 5),
+    "train.patience": (10, 3),
+    "train.target_quality": (0.88, 1.0),
+    "train.validate_every": (25, 7),
+    "verdict.calibration": ("f1", "expected_cost"),
+    "verdict.fn_cost": (20.0, 5.0),
+    "verdict.fp_cost": (1.0, 2.0),
+    "verdict.max_false_alarm_rate": (0.01, 0.1),
+    "verdict.score": ("max", "top_mean"),
+    "verdict.smoothing_px": (2.0, 0.0),
+    "verdict.top_fraction": (0.001, 0.01),
+}
+FRACTIONS = [path for path, (default, _) in SURFACE.items() if isinstance(default, float)]
+PATHS = pytest.mark.parametrize("path", SURFACE)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of every field."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """The field at ``path`` as a nested dict."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def groups() -> dict[str, type]:
+    """Name → dataclass of each group of fields, and "" for the run itself."""
+    found = {f.name: type(getattr(RunConfig(), f.name)) for f in dataclasses.fields(RunConfig)}
+    return {"": RunConfig} | {name: kind for name, kind in found.items() if dataclasses.is_dataclass(kind)}
+
+
+# --- the surface ---
+
+
+def test_the_option_surface_is_frozen() -> None:
+    """Would catch: an option that appears, disappears or changes its default without anybody deciding so."""
+    assert dict(leaves(dataclasses.asdict(RunConfig()))) == {
+        path: value for path, (value, _) in SURFACE.items()
+    }
+    assert list(SURFACE) == sorted(SURFACE)
+
+
+@PATHS
+def test_every_field_survives_the_command_line_and_json(path: str) -> None:
+    """Would catch: a field lost or changed on the way to ConfigDict and back, or in a checkpoint's JSON."""
+    default, other = SURFACE[path]
+    values = to_config_dict(RunConfig())
+    *where, name = path.split(".")
+    group = values
+    for part in where:
+        group = group[part]
+    setattr(group, name, other)  # as config_flags does it
+    config = from_config_dict(values)
+    assert differences(RunConfig(), config) == {path: (default, other)}
+    assert from_config_dict(nested(path, other)) == config
+    assert from_config_dict(json.loads(to_json(config))) == config
+    assert from_config_dict(to_config_dict(config)) == config
+    # Types too: 1.0 == 1 == True.
+    flat = dict(leaves(dataclasses.asdict(config)))
+    assert {p: type(v) for p, v in flat.items()} == {p: type(v) for p, (v, _) in SURFACE.items()}
+    hash(config)
+
+
+def test_nothing_given_is_every_default() -> None:
+    """Would catch: a default that lives in two places."""
+    assert from_config_dict({}) == from_config_dict(ConfigDict()) == RunConfig()
+    assert from_config_dict({"data": {}, "train": {}}) == RunConfig()
+    assert differences(RunConfig(), RunConfig()) == {}
+
+
+def test_the_config_dict_is_locked_and_typed() -> None:
+    """Would catch: a misspelt override that is taken as a new field, or a text where a number is meant."""
+    values = to_config_dict(RunConfig())
+    with pytest.raises(AttributeError, match=r"[Dd]id you mean"):
+        values.train.num_step = 3
+    with pytest.raises(TypeError):
+        values.train.num_steps = "many"
+
+
+def test_configurations_are_frozen() -> None:
+    """Would catch: a default that one part of the code changes under another."""
+    for kind in groups().values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(kind(), dataclasses.fields(kind)[0].name, 1)
+
+
+# --- reading: is every field used? ---
+
+
+def reads(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(name before the last dot, attribute) of every attribute that is read: ``a.b.c`` gives ("b", "c")."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            match node.value:
+                case ast.Name(id=name) | ast.Attribute(attr=name):
+                    yield name, node.attr
+
+
+def without_checks(tree: ast.Module, owners: set[str]) -> tuple[ast.Module, set[tuple[str, str]]]:
+    """The module less the config dataclasses, and (class, field) of what their own methods read of themselves.
+
+    ``__post_init__`` does not count: a value that is checked and then not used is an unread one.
+    """
+    own, rest = set(), []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name in owners:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name != "__post_init__":
+                    own |= {(node.name, attribute) for name, attribute in reads(method) if name == "self"}
+        else:
+            rest.append(node)
+    return ast.Module(rest, []), own
+
+
+def fields_read() -> set[str]:
+    """Dotted paths of the fields that the package reads: as ``config.x``, ``….config.x``, ``….group.x``, or by the
+    group's own methods. A group's dataclass is handed around under the names ``config`` and the group's own, and
+    nothing else of the package is called so with these attributes; where two groups share a field name and a module
+    says ``config.name``, the module must import the group's dataclass."""
+    by_class = {kind.__name__: group for group, kind in groups().items()}
+    found: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        tree, own = without_checks(ast.parse(text), set(by_class))
+        found |= {f"{by_class[kind]}.{name}".lstrip(".") for kind, name in own}
+        for owner, name in reads(tree):
+            for kind, group in by_class.items():
+                names_group = owner == group or (owner == "config" and re.search(rf"\b{kind}\b", text))
+                if names_group and name in {f.name for f in dataclasses.fields(groups()[group])}:
+                    found.add(f"{group}.{name}".lstrip("."))
+    return found
+
+
+def test_every_field_is_read() -> None:
+    """Would catch: an option that is declared, documented and checked, and changes nothing."""
+    assert sorted(set(SURFACE) - fields_read()) == []
+
+
+# --- what is refused: keys and types ---
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sed": 1}, "`config.sed` is not a field; `config` has seed, in_channels, data, "),
+        ({"sed": 1}, "; did you mean seed?"),
+        (
+            {"train": {"num_step": 1}},
+            "`config.train.num_step` is not a field; `config.train` has batch_size, ",
+        ),
+        ({"train": {"num_step": 1}}, "; did you mean num_steps?"),
+        ({"verdict": {"calibraton": "f1"}}, "did you mean calibration?"),
+        ({"data": {"classes": (1,), "rot": ""}}, "`config.data.rot` is not a field"),
+        ({"task": {"name": "segmentation"}}, "`config.task.name` is not a field"),
+        ({"xyzzy": 1}, "verdict"),
+    ],
+)
+def test_unknown_keys_are_named_with_their_path(values: dict[str, Any], message: str) -> None:
+    """Would catch: a misspelt key that is ignored, or told without its place and the name that was meant."""
+    for given in (values, ConfigDict(values)):
+        with pytest.raises(UserError, match=re.escape(message)) as error:
+            from_config_dict(given)
+        assert "\n" not in str(error.value)
+
+
+def test_no_suggestion_is_better_than_a_wild_one() -> None:
+    """Would catch: "did you mean seed?" for a word that is like nothing."""
+    with pytest.raises(UserError, match=r"`config\.xyzzy` is not a field") as error:
+        from_config_dict({"xyzzy": 1})
+    assert "did you mean" not in str(error.value)
+
+
+@PATHS
+def test_every_field_is_known_by_its_path(path: str) -> None:
+    """Would catch: a right override that is refused."""
+    assert describe_unknown(path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("sed", "`config.sed` is not a field; `config` has seed"),
+        ("train.num_step", "`config.train` has batch_size, .*did you mean num_steps?"),
+        ("tran.num_steps", "`config.tran` is not a field; .*did you mean train?"),
+        ("seed.x", "`config.seed.x` is not a field; `config.seed` has no fields"),
+        ("data.split.x", "`config.data.split.x` is not a field; `config.data.split` has no fields"),
+    ],
+)
+def test_describe_unknown(path: str, message: str) -> None:
+    """Would catch: an override's path that is told at the wrong depth."""
+    told = describe_unknown(path)
+    assert told is not None
+    assert re.search(message.replace("?", r"\?"), told)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "kind"),
+    [
+        ("seed", 1.5, "int"),
+        ("seed", True, "int"),
+        ("seed", "1", "int"),
+        ("seed", None, "int"),
+        ("train.balance", 1, "bool"),
+        ("train.balance", "false", "bool"),
+        ("data.root", 3, "str"),
+        ("data.root", None, "str"),
+        ("optim.learning_rate", "1e-3", "float"),
+        ("optim.learning_rate", True, "float"),
+        ("data.classes", ("1",), "int"),
+        ("data.classes", (1, 2.0), "int"),
+        ("data.classes", "18", "int"),
+        ("data.classes", (True,), "int"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(path: str, value: Any, kind: str) -> None:
+    """Would catch: "false" as True, 1.5 steps, a seed of True."""
+    with pytest.raises(UserError, match=rf"`config\.{re.escape(path)}` \(=.*\) must be of type {kind}"):
+        from_config_dict(nested(path, value))
+
+
+@pytest.mark.parametrize("group", [name for name in groups() if name])
+def test_a_value_in_place_of_a_group_is_refused(group: str) -> None:
+    """Would catch: --config.data=/images, taken for the root or failing with a trace."""
+    with pytest.raises(UserError, match=rf"`config\.{group}` \(='/images'\) must be a group of fields"):
+        from_config_dict({group: "/images"})
+
+
+# 1 itself is outside the open interval of validation_share.
+@pytest.mark.parametrize("path", [p for p in FRACTIONS if p != "data.validation_share"])
+def test_a_whole_number_will_do_for_a_fraction(path: str) -> None:
+    """Would catch: --config.augment.max_angle_deg=10 refused, or kept as an int that JSON then writes otherwise."""
+    value = dict(leaves(dataclasses.asdict(from_config_dict(nested(path, 1)))))[path]
+    assert (value, type(value)) == (1.0, float)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [((8, 1), (8, 1)), ([8, 1], (8, 1)), (8, (8,)), ((3,), (3,)), ([3], (3,))]
+)
+def test_classes_become_a_tuple(given: Any, expected: tuple[int, ...]) -> None:
+    """Would catch: a list from JSON that makes a resumed run differ from the one it resumes."""
+    assert from_config_dict({"data": {"classes": given}}).data.classes == expected
+
+
+# --- what is refused: values ---
+
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (RunConfig, dict(seed=-1), "`seed` (=-1) must be at least 0"),
+    (RunConfig, dict(in_channels=0), "`in_channels` (=0) must be at least 1"),
+    (
+        DataConfig,
+        dict(split="official80"),
+        "`data.split` (=official80) must be one of random80_20, official; did you",
+    ),
+    (DataConfig, dict(classes=()), "`data.classes` (=()) must be a tuple of class numbers, at least one"),
+    (DataConfig, dict(classes=(0,)), "`data.classes` (=(0,)) must be a tuple of class numbers"),
+    (DataConfig, dict(classes=("1",)), "`data.classes` (=('1',)) must be a tuple of class numbers"),
+    (DataConfig, dict(classes=(1, 8, 1)), "`data.classes` (=(1, 8, 1)) names a class twice"),
+    (DataConfig, dict(validation_share=0.0), "`data.validation_share` (=0.0) must lie between 0 and 1"),
+    (DataConfig, dict(validation_share=1.0), "`data.validation_share` (=1.0) must lie between 0 and 1"),
+    (DataConfig, dict(procedural_defective=3), "`data.procedural_defective` (=3) must be at least"),
+    (DataConfig, dict(procedural_good=3), "`data.procedural_good` (=3) must be at least"),
+    (DataConfig, dict(num_workers=-1), "`data.num_workers` (=-1) must be at least 0"),
+    (AugmentConfig, dict(max_angle_deg=45.5), "`augment.max_angle_deg` (=45.5) must lie in [0, 45]"),
+    (AugmentConfig, dict(max_angle_deg=-1.0), "`augment.max_angle_deg` (=-1.0) must lie in [0, 45]"),
+    (AugmentConfig, dict(max_shift_px=-1.0), "`augment.max_shift_px` (=-1.0) must be at least 0"),
+    (CustomUNetConfig, dict(base_channels=0), "`model.base_channels` (=0) must be at least 1"),
+    (
+        CustomUNetConfig,
+        dict(extra_skips="prev_encoder"),
+        "must be one of previous_encoder, none, next_encoder, both",
+    ),
+    (
+        CustomUNetConfig,
+        dict(norm="bach"),
+        "`model.norm` (=bach) must be one of batch, group, none; did you mean b",
+    ),
+    (CustomUNetConfig, dict(up="nearest"), "`model.up` (=nearest) must be one of conv_transpose, "),
+    (
+        CustomUNetConfig,
+        dict(compute_dtype="float16"),
+        "`model.compute_dtype` (=float16) must be one of float32, bfl",
+    ),
+    (
+        SegmentationConfig,
+        dict(bce_weight=-1.0),
+        "`task.bce_weight` (=-1.0) and `task.dice_weight` (=1.0) must be at",
+    ),
+    (
+        SegmentationConfig,
+        dict(dice_weight=-1.0),
+        "`task.dice_weight` (=-1.0) must be at least 0, finite and not both 0",
+    ),
+    (SegmentationConfig, dict(bce_weight=0.0, dice_weight=0.0), "must be at least 0, finite and not both 0"),
+    (OptimConfig, dict(learning_rate=0.0), "`optim.learning_rate` (=0.0) must be greater than 0"),
+    (OptimConfig, dict(clip_norm=-1.0), "`optim.clip_norm` (=-1.0) must be greater than 0"),
+    (OptimConfig, dict(warmup_steps=-1), "`optim.warmup_steps` (=-1) must be at least 0"),
+    (OptimConfig, dict(weight_decay=-0.1), "`optim.weight_decay` (=-0.1) must be at least 0"),
+    *[
+        (TrainConfig, {name: 0}, f"`train.{name}` (=0) must be at least 1")
+        for name in (
+            "batch_size",
+            "num_steps",
+            "validate_every",
+            "max_validation_images",
+            "judge_batch_size",
+            "patience",
+            "log_every",
+        )
+    ],
+    *[
+        (TrainConfig, {name: value}, f"`train.{name}` (={value}) must lie in [0, 1]")
+        for name in ("target_quality", "min_rise", "cooldown_share")
+        for value in (-0.1, 1.1)
+    ],
+    (
+        ParallelConfig,
+        dict(cpu_convolutions="eigne"),
+        "`parallel.cpu_convolutions` (=eigne) must be one of eigen, d",
+    ),
+    (
+        VerdictConfig,
+        dict(calibration="f2"),
+        "`verdict.calibration` (='f2') must be one of f1, false_alarm_rate, exp",
+    ),
+    (VerdictConfig, dict(score="mean"), "`verdict.score` (='mean') must be one of max, top_mean"),
+    (
+        VerdictConfig,
+        dict(max_false_alarm_rate=1.5),
+        "`verdict.max_false_alarm_rate` (=1.5) must lie in [0, 1]",
+    ),
+    (VerdictConfig, dict(fp_cost=0.0), "`verdict.fp_cost` (=0.0) must be positive and finite"),
+    (VerdictConfig, dict(fn_cost=float("inf")), "`verdict.fn_cost` (=inf) must be positive and finite"),
+    (VerdictConfig, dict(top_fraction=0.0), "`verdict.top_fraction` (=0.0) must lie in (0, 1]"),
+    (VerdictConfig, dict(smoothing_px=-1.0), "`verdict.smoothing_px` (=-1.0) must be 0 (off) or a positive"),
+    (VerdictConfig, dict(smoothing_px="2"), "`verdict.smoothing_px` (='2') must be a number"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "message"), REFUSED)
+def test_a_value_out_of_range_is_refused(kind: Any, values: dict[str, Any], message: str) -> None:
+    """Would catch: a value that fails late, with a trace, or trains to nothing. Slicing's checks: test_slicing."""
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        kind(**values)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", FRACTIONS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_fraction_is_a_finite_number(path: str, value: float) -> None:
+    """Would catch: a check written as `x < 0`, which NaN passes; the loss is then NaN from the first step on."""
+    if path == "optim.clip_norm" and value == float("inf"):
+        return  # means what it says: never clip
+    with pytest.raises(UserError, match=re.escape(path)):
+        from_config_dict(nested(path, value))
+
+
+def test_the_fewest_procedural_images_can_be_split() -> None:
+    """Would catch: a lower bound that promises an image for each side of the split, and a split that then refuses."""
+    from dagm_jax.data.sources import draw_manifest
+    from dagm_jax.data.split import split_records
+
+    fewest = 5
+    config = DataConfig(procedural_defective=fewest, procedural_good=fewest)
+    split_records(draw_manifest(config, 0).records, config.split, config.validation_share, 0)
+
+
+# --- tasks and shipped configurations ---
+
+
+def test_tasks_are_made_by_name() -> None:
+    """Would catch: a misspelt task after the colon that trains the default one."""
+    assert make_task("segmentation") == SegmentationConfig()
+    with pytest.raises(
+        UserError, match=r"`--config=FILE:segmentaton`: the task must be one of .*mean segmentation\?"
+    ):
+        make_task("segmentaton")
+
+
+def test_configurations_are_found() -> None:
+    """Would catch: the tests below passing because they look into an empty folder."""
+    assert {path.stem for path in CONFIGS} >= {"custom_unet", "smoke"}
+
+
+def module_of(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"shipped_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_configurations_build(path: Path) -> None:
+    """Would catch: a shipped configuration that no run accepts, or that is not locked against misspelt overrides."""
+    module = module_of(path)
+    for values in (module.get_config(), module.get_config("segmentation")):
+        assert values.is_locked
+        config = from_config_dict(values)
+        assert from_config_dict(json.loads(to_json(config))) == config
+    with pytest.raises(UserError, match="the task must be one of"):
+        module.get_config("segmentatoin")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_configurations_are_short_and_say_their_command(path: Path) -> None:
+    """Would catch: logic in a configuration file, and one that does not say how to run it."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 60
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring is not None
+    assert f"python -m dagm_jax.main --config=configs/{path.name}" in docstring
+
+
+def test_the_main_configuration_is_the_defaults() -> None:
+    """Would catch: a default that the shipped configuration overrides, so that it lives in two places."""
+    assert (
+        from_config_dict(module_of(PACKAGE.parent / "configs" / "custom_unet.py").get_config()) == RunConfig()
+    )
+
+
+def test_fields_that_may_change_on_resuming_exist() -> None:
+    """Would catch: a field renamed without its entry in the list of those that do not make another run."""
+    from dagm_jax.experiment import FREE_FIELDS
+
+    assert set(SURFACE) >= FREE_FIELDS

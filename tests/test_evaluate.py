@@ -1,0 +1,357 @@
+"""Judging: every image once and in order whatever the batch size, and figures that scikit-learn agrees with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from sklearn import metrics as sk
+
+from dagm_jax import evaluate
+from dagm_jax.data.slicing import SlicingConfig, make_slicer
+from dagm_jax.evaluate import Judge, Judged, TestResult, calibrate, judge_test_side, validate
+from dagm_jax.figures import MAX_GALLERY_ITEMS
+from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig
+from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.train.parallel import ParallelConfig, make_devices
+from dagm_jax.train.step import make_judge, make_network
+from dagm_jax.types import Record, UserError
+from dagm_jax.verdict import DecisionRule, VerdictConfig
+
+TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
+SHAPE = (32, 48)
+PLAIN = VerdictConfig(smoothing_px=0.0)
+RULE = DecisionRule(threshold=0.5, pixel_threshold=0.25, calibration="f1")
+
+Pixels = tuple[np.ndarray, np.ndarray]
+
+
+def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Judge:
+    """A judge whose map is the image over 255, whose loss is its mean and whose counts are its first pixels."""
+
+    def compiled(params: Any, stats: Any, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        assert (params, stats) == ("params", "stats")
+        assert image.shape == mask.shape == (batch_size, *SHAPE)
+        assert image.dtype == np.uint8
+        assert mask.dtype == bool
+        scaled = image.astype(np.float32) / 255
+        return {
+            "map": scaled,
+            "loss": scaled.mean((1, 2)),
+            "num_right": image[:, 0, 0].astype(np.int32),
+            "num_counted": image[:, 0, 1].astype(np.int32),
+        }
+
+    devices = SimpleNamespace(shard_batch=lambda arrays: arrays)
+    return Judge(cast(Any, compiled), "params", "stats", cast(Any, devices), batch_size, verdict)
+
+
+def make_images(number: int, seed: int = 0) -> list[Pixels]:
+    """Images of which every other one is defective, with masks of different sizes."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for i in range(number):
+        image = rng.integers(0, 200, SHAPE).astype(np.uint8)
+        mask = np.zeros(SHAPE, bool)
+        if i % 2 == 0:
+            mask[4 : 10 + i % 7, 8:20] = True
+        image[0, 0], image[0, 1] = i % 4, 4
+        image[20, 20] = rng.integers(200, 256)
+        images.append((image, mask))
+    return images
+
+
+class Cache:
+    """The images of a list, and which of them were asked for."""
+
+    def __init__(self, images: Sequence[Pixels]) -> None:
+        self.images, self.asked = images, []
+
+    def __getitem__(self, index: int) -> Pixels:
+        self.asked.append(index)
+        return self.images[index]
+
+
+# --- the judge ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 7, 8])
+def test_each_image_once_in_order_without_the_padding(number: int) -> None:
+    """Catches padding that comes out as an image, a last batch that is dropped, and an order by batch."""
+    images = make_images(number)
+    judged = list(brightness_judge()(images))
+    assert len(judged) == number
+    for one, (image, mask) in zip(judged, images, strict=True):
+        np.testing.assert_array_equal(one.image, image)
+        np.testing.assert_array_equal(one.mask, mask)
+        np.testing.assert_allclose(one.map, image / 255, rtol=1e-6)
+        assert one.score == pytest.approx(image.max() / 255)
+        assert one.loss == pytest.approx(image.mean() / 255, rel=1e-5)
+        assert (one.num_right, one.num_counted) == (image[0, 0], 4)
+
+
+def test_score_is_that_of_the_smoothed_map() -> None:
+    """Catches a score of the raw map: one noisy pixel would make an image defective."""
+    image = np.zeros(SHAPE, np.uint8)
+    image[16, 24] = 255
+    (judged,) = brightness_judge(1, VerdictConfig(smoothing_px=2.0))([(image, image > 0)])
+    assert judged.score == judged.map.max() < 0.1
+
+
+def test_images_are_taken_as_they_are_needed() -> None:
+    """Catches a whole test side held in memory at once."""
+    taken = 0
+
+    def source() -> Iterator[Pixels]:
+        nonlocal taken
+        for pixels in make_images(12):
+            taken += 1
+            yield pixels
+
+    judged = brightness_judge(4)(source())
+    next(judged)
+    assert taken == 4
+
+
+def test_a_real_network_judges_alike_in_every_batch_size() -> None:
+    """Catches a result that depends on which images stand in a batch, and on the padding."""
+    slicer = make_slicer(SlicingConfig(num_slices=4, slice_px=16), *SHAPE)
+    config = CustomUNetConfig(base_channels=1)
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        return CustomUNet(config, in_channels=1, out_channels=1, rngs=rngs)
+
+    network, params, stats = make_network(build, seed=0, in_channels=1, mean=100.0, std=50.0)
+    function = make_judge(network, SegmentationConfig(), slicer)
+    devices = make_devices(ParallelConfig(cpu_convolutions="default"))
+    params, stats = devices.replicate((params, stats))
+    images, results = make_images(5), []
+    for per_device in (1, 3):
+        size = per_device * devices.num_devices
+        pixels = devices.shard_batch((np.zeros((size, *SHAPE), np.uint8), np.zeros((size, *SHAPE), bool)))
+        compiled = devices.compile_judge(function, params, stats, *pixels)
+        results.append(list(Judge(compiled, params, stats, devices, size, PLAIN)(images)))
+    assert len({judged.score for judged in results[0]}) == 5
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one.map, other.map, rtol=1e-5, atol=1e-6)
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert (one.num_right, one.num_counted) == (other.num_right, other.num_counted)
+
+
+# --- validation and calibration -----------------------------------------------------------------------------
+
+
+def dice_at_best_threshold(images: Sequence[Pixels]) -> float:
+    """The highest mean Dice over thresholds k/256 on the defective ones, by brute force."""
+    means = []
+    for k in range(256):
+        called = [(image.astype(np.float32) / 255 >= k / 256, mask) for image, mask in images if mask.any()]
+        means.append(np.mean([2 * (p & m).sum() / (p.sum() + m.sum()) for p, m in called]))
+    return float(max(means))
+
+
+def test_validation_by_hand() -> None:
+    """Catches figures over all images instead of those given, means of batches' means, and a quality of one part."""
+    images, cache = make_images(11), Cache(make_images(11))
+    indices = [7, 0, 3, 10, 4]
+    chosen = [images[i] for i in indices]
+    got = validate(brightness_judge(2), cast(Any, cache), indices)
+    assert cache.asked == indices
+    labels = [bool(mask.any()) for _, mask in chosen]
+    area = sk.roc_auc_score(labels, [image.max() for image, _ in chosen])
+    dice = dice_at_best_threshold(chosen)
+    assert got["loss"] == pytest.approx(np.mean([image.mean() / 255 for image, _ in chosen]), rel=1e-5)
+    assert got["accuracy"] == pytest.approx(sum(i % 4 for i in indices) / (4 * len(indices)))
+    assert got["auroc"] == pytest.approx(area)
+    assert got["dice_defective"] == pytest.approx(dice)
+    assert got["quality"] == pytest.approx((area + dice) / 2)
+
+
+def test_validation_without_a_label_is_a_users_error() -> None:
+    """Catches a quality of 0 or None that would stop training without saying why."""
+    for indices in ([1, 3], [0, 2]):
+        with pytest.raises(UserError, match="validation needs images of both labels"):
+            validate(brightness_judge(), cast(Any, Cache(make_images(4))), indices)
+
+
+def test_calibration_sees_the_given_images_only() -> None:
+    """Catches a threshold that has seen the test side: images outside the indices must not matter."""
+    images = make_images(12)
+    indices = [0, 1, 4, 5, 9]
+    for i in indices:  # scores: good 0.2 and 0.4, defective 0.8
+        images[i] = np.full(SHAPE, (204 if i % 2 == 0 else 51 + 51 * (i == 5)), np.uint8), images[i][1]
+        images[i][0][0, :2] = 0
+    labels = [int(images[i][1].any()) for i in indices]
+    cache = Cache(images)
+    rule = calibrate(brightness_judge(2), cast(Any, cache), indices, labels)
+    assert cache.asked == indices
+    assert rule.calibration == "f1"
+    assert 0.4 < rule.threshold < 0.8
+    assert rule.evidence["highest_good_score"] == pytest.approx(0.4)
+    assert rule.evidence["lowest_defective_score"] == pytest.approx(0.8)
+    assert (rule.evidence["tp"], rule.evidence["tn"], rule.evidence["fp"], rule.evidence["fn"]) == (
+        2,
+        3,
+        0,
+        0,
+    )
+    # Whole defective images are at 0.8, so every pixel threshold up to there is equally good.
+    assert rule.pixel_threshold < 0.8
+    changed = [
+        (255 - image, ~mask) if i not in indices else (image, mask) for i, (image, mask) in enumerate(images)
+    ]
+    again = calibrate(brightness_judge(3), cast(Any, Cache(changed)), indices, labels)
+    assert again == rule
+
+
+# --- the test side ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[Record]:
+    """19 images in files, more than are decoded ahead; every other one is defective, with a mask in a file."""
+    made = []
+    for i, (image, mask) in enumerate(make_images(19)):
+        path, mask_path = tmp_path / f"{i}.png", tmp_path / f"{i}_label.png"
+        Image.fromarray(image).save(path)
+        if mask.any():
+            Image.fromarray(mask.astype(np.uint8) * 255).save(mask_path)
+        label = int(mask.any())
+        made.append(Record(f"image{i:02d}", 1, cast(Any, label), None, path, mask_path if label else None))
+    return made
+
+
+def test_every_record_once_in_order(records: list[Record]) -> None:
+    """Catches an image that is counted twice or left out, a label beside another image, and a swapped decision."""
+    result = judge_test_side(brightness_judge(4), records, SHAPE, RULE)
+    images = make_images(19)
+    assert result.image_ids == [record.image_id for record in records]
+    assert result.labels == [record.label for record in records]
+    assert result.scores == pytest.approx([image.max() / 255 for image, _ in images])
+    assert result.decisions == [score >= 0.5 for score in result.scores]
+    assert all(type(decision) is bool for decision in result.decisions)
+    assert result.executing_time_s > 0
+    assert result.overlap.num_defective == sum(result.labels)
+    dice = [
+        2 * ((image / 255 >= 0.25) & mask).sum() / ((image / 255 >= 0.25).sum() + mask.sum())
+        for image, mask in images
+        if mask.any()
+    ]
+    assert result.overlap.mean_dice == pytest.approx(np.mean(dice))
+    truth = np.concatenate([mask.ravel() for _, mask in images])
+    area = sk.roc_auc_score(truth, np.concatenate([image.ravel() for image, _ in images]))
+    assert result.pixels.auroc() == pytest.approx(area, abs=1e-4)
+
+
+def test_decision_is_that_of_the_rule(records: list[Record]) -> None:
+    """Catches a fixed threshold in place of the calibrated one, and ">" where the rule says ">="."""
+    score = float(np.float32(make_images(19)[3][0].max()) / np.float32(255))
+    rule = DecisionRule(threshold=score, pixel_threshold=0.5, calibration="f1")
+    result = judge_test_side(brightness_judge(4), records, SHAPE, rule)
+    assert result.decisions == [value >= score for value in result.scores]
+    assert result.decisions[3]
+
+
+def test_file_that_broke_meanwhile_is_a_users_error(records: list[Record]) -> None:
+    """Catches a test image that is dropped without a word after the split was drawn."""
+    path = cast(Path, records[9].image)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"9\.png.*could be read when the run began; restore it"):
+        judge_test_side(brightness_judge(4), records, SHAPE, RULE)
+    path.unlink()
+    with pytest.raises(UserError, match=r"9\.png: file is missing .*run the command again"):
+        judge_test_side(brightness_judge(4), records, SHAPE, RULE)
+
+
+# --- the report ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_report_against_scikit_learn(seed: int) -> None:
+    """Catches precision and recall exchanged, good as the positive class, and costs the wrong way round."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation([0, 1] * 20 + [0] * 10)
+    scores = np.round(rng.normal(labels * 0.8, 1), 1)  # rounding makes ties
+    decisions = rng.random(50) < 0.3 + 0.4 * labels
+    result = TestResult(
+        labels=labels.tolist(), scores=scores.tolist(), decisions=[bool(d) for d in decisions]
+    )
+    report = result.to_report(VerdictConfig(fp_cost=2.0, fn_cost=30.0))
+    (tn, fp), (fn, tp) = sk.confusion_matrix(labels, decisions)
+    assert {name: report[name] for name in ("tp", "fp", "fn", "tn")} == {
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "tn": tn,
+    }
+    assert report["num_images"] == 50
+    assert report["num_defective"] == labels.sum()
+    for name, expected in {
+        "accuracy": sk.accuracy_score(labels, decisions),
+        "precision": sk.precision_score(labels, decisions),
+        "recall": sk.recall_score(labels, decisions),
+        "specificity": sk.recall_score(labels, decisions, pos_label=0),
+        "f1": sk.f1_score(labels, decisions),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, decisions),
+        "auroc": sk.roc_auc_score(labels, scores),
+        "average_precision": sk.average_precision_score(labels, scores),
+        "cost": 2.0 * fp + 30.0 * fn,
+        "nvidia_dice_if_nothing_is_predicted": 0.6,
+    }.items():
+        assert report[name] == pytest.approx(expected), name
+    for name in ("accuracy", "precision", "recall", "specificity"):
+        low, high = report[f"{name}_interval_95"]
+        assert 0 <= low <= report[name] <= high <= 1, name
+
+
+def test_report_holds_json_values(records: list[Record]) -> None:
+    """Catches numpy numbers, which JSON refuses after an hour of training, and NaN, which is no JSON."""
+    report = judge_test_side(brightness_judge(4), records, SHAPE, RULE).to_report(PLAIN)
+    for name, value in report.items():
+        items = value if isinstance(value, list) else [value]
+        assert all(item is None or type(item) in (int, float) for item in items), name
+    assert evaluate.finite_or_none({"a": [float("nan"), 1.0], "b": (float("inf"), {"c": 2})}) == {
+        "a": [None, 1.0],
+        "b": [None, {"c": 2}],
+    }
+
+
+# --- the hardest --------------------------------------------------------------------------------------------
+
+
+def test_the_hardest_are_kept_hardest_first() -> None:
+    """Catches a gallery of the easiest images, one that mixes up the labels, and one that drops the worst."""
+    rng = np.random.default_rng(0)
+    rule = DecisionRule(threshold=0.6, pixel_threshold=0.5, calibration="f1")
+    hardest = evaluate._Hardest(rule)
+    image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
+    scores = {(label, i): float(rng.random()) for label in (0, 1) for i in range(12)}
+    for (label, i), score in rng.permutation(np.array(list(scores.items()), dtype=object)):
+        record = Record(f"{label}-{i}", 1, label, None, Path(), None)
+        judged = Judged(image, zeros > 0, zeros, score, 0.0, 0, 0)
+        hardest.offer(record, judged, score >= rule.threshold)
+    items = hardest.items()
+    half = MAX_GALLERY_ITEMS // 2
+    worst_defective = sorted((score, i) for (label, i), score in scores.items() if label)[:half]
+    worst_good = sorted(((score, i) for (label, i), score in scores.items() if not label), reverse=True)[
+        :half
+    ]
+    expected = [f"1-{i}" for _, i in worst_defective] + [f"0-{i}" for _, i in worst_good]
+    assert [item.title.split()[0].rstrip(":") for item in items] == expected
+    correct = [score < 0.6 for score in [s for s, _ in worst_good]]
+    assert [item.correct for item in items] == [s >= 0.6 for s, _ in worst_defective] + correct
+
+
+def test_few_images_are_all_hardest(records: list[Record]) -> None:
+    """Catches a gallery that needs a full heap; equal scores must not compare images."""
+    hardest = evaluate._Hardest(RULE)
+    image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
+    for record in records[:3]:
+        hardest.offer(record, Judged(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
+    assert len(hardest.items()) == 3

@@ -1,0 +1,116 @@
+"""The learning rate by hand, and AdamW with clipping against a few lines of numpy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+from dagm_jax.train.step import NEVER
+from dagm_jax.types import UserError
+
+CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=4)
+
+
+def rate(step: int, begin: int = NEVER, end: int = NEVER, config: OptimConfig = CONFIG) -> float:
+    return float(learning_rate(config, jnp.int32(step), jnp.array([begin, end], jnp.int32)))
+
+
+def test_warm_up_and_plateau() -> None:
+    """Catches a first step of rate 0, a warm-up one step too long, and a decay before it is asked for."""
+    expected = [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]
+    assert [rate(step) for step in range(6)] == pytest.approx(expected)
+    assert rate(100_000) == pytest.approx(0.1)
+
+
+def test_no_warm_up() -> None:
+    """Catches a division by zero, and a peak that is reached late."""
+    config = OptimConfig(learning_rate=0.1, warmup_steps=0)
+    assert rate(0, config=config) == pytest.approx(0.1)
+
+
+def test_cool_down_is_a_half_cosine_to_one_percent() -> None:
+    """Catches a jump at the begin, a linear fall, a fall to zero, and a rise after the end."""
+    assert rate(9, 10, 20) == rate(10, 10, 20) == pytest.approx(0.1)
+    assert rate(15, 10, 20) == pytest.approx(0.1 * (0.01 + 0.99 / 2))
+    quarter = 0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2
+    assert rate(25, 20, 40) == pytest.approx(0.1 * quarter)
+    assert rate(20, 10, 20) == rate(35, 10, 20) == pytest.approx(0.001)
+    falling = [rate(step, 10, 20) for step in range(10, 21)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_cool_down_of_no_length_and_during_warm_up() -> None:
+    """Catches 0/0 where training ends on the step that asks for it, and a warm-up that is forgotten."""
+    assert math.isfinite(rate(10, 10, 10))
+    assert rate(1, 1, 100) == pytest.approx(0.04)
+
+
+def test_learning_rate_is_float32_under_jit() -> None:
+    """Catches a schedule that decides in Python on traced values, and float64 or integers in the step."""
+    traced = jax.jit(lambda s, c: learning_rate(CONFIG, s, c))
+    got = traced(jnp.int32(15), jnp.array([10, 20], jnp.int32))
+    assert got.dtype == jnp.float32
+    assert float(got) == pytest.approx(rate(15, 10, 20))
+
+
+def adamw(params: list[np.ndarray], gradients: list[list[np.ndarray]], config: OptimConfig) -> list[Any]:
+    """The directions of the last of several steps with constant parameters (Loshchilov & Hutter 2019), float64."""
+    m, v = [0.0 * p for p in params], [0.0 * p for p in params]
+    for gradient in gradients:
+        norm = math.sqrt(sum(float((g**2).sum()) for g in gradient))
+        clipped = [g * min(1.0, config.clip_norm / norm) for g in gradient]
+        m = [0.9 * a + 0.1 * g for a, g in zip(m, clipped, strict=True)]
+        v = [0.999 * a + 0.001 * g**2 for a, g in zip(v, clipped, strict=True)]
+    t = len(gradients)
+    adam = [a / (1 - 0.9**t) / (np.sqrt(b / (1 - 0.999**t)) + 1e-8) for a, b in zip(m, v, strict=True)]
+    return [d + config.weight_decay * p * (p.ndim > 1) for d, p in zip(adam, params, strict=True)]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_directions_by_hand(weight_decay: float) -> None:
+    """Catches clipping per array or after Adam (which hides it), decay of vectors, and decay before the moments."""
+    rng = np.random.default_rng(0)
+    params = [rng.normal(0, 1, shape) for shape in [(3, 4), (4,), (2, 2, 3, 3)]]
+    # Norms below and far above the limit: Adam alone would not show one clipped step.
+    gradients = [[rng.normal(0, scale, p.shape) for p in params] for scale in (0.05, 100.0, 0.02)]
+    config = OptimConfig(clip_norm=0.7, weight_decay=weight_decay)
+    optimizer = make_optimizer(config)
+    update, tree = jax.jit(optimizer.update), [jnp.asarray(p, jnp.float32) for p in params]
+    state = optimizer.init(tree)
+    for gradient in gradients:
+        directions, state = update([jnp.asarray(g, jnp.float32) for g in gradient], state, tree)
+    for got, expected in zip(directions, adamw(params, gradients, config), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-6)
+
+
+def test_weight_decay_leaves_vectors_alone() -> None:
+    """Catches decay of norm scales and biases: without gradients only matrices may shrink."""
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(3), "bias": jnp.ones(3)}
+    optimizer = make_optimizer(OptimConfig(weight_decay=0.5))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    directions, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(directions["kernel"], 0.5 * np.ones((2, 2)))
+    assert not directions["scale"].any()
+    assert not directions["bias"].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.0}, r"`optim.learning_rate` \(=0.0\) must be greater than 0"),
+        ({"learning_rate": math.nan}, r"`optim.learning_rate` \(=nan\) must be greater than 0"),
+        ({"clip_norm": -1.0}, r"`optim.clip_norm` \(=-1.0\) must be greater than 0"),
+        ({"warmup_steps": -1}, r"`optim.warmup_steps` \(=-1\) must be at least 0"),
+        ({"weight_decay": -0.1}, r"`optim.weight_decay` \(=-0.1\) must be at least 0"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """Catches a rate that trains nothing or in the wrong direction."""
+    with pytest.raises(UserError, match=message):
+        OptimConfig(**options)
