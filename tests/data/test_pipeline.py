@@ -111,7 +111,7 @@ def test_same_seed_same_stream_and_another_seed_another(stream: Callable[..., St
         check_equal(first[step], again[step])
     # A batch is a function of its step alone, not of what was asked before.
     check_equal(first[7], stream()[7])
-    assert facts(first) != facts(other)
+    assert [index for index, _ in facts(first)] != [index for index, _ in facts(other)]
 
 
 def test_a_seed_moves_images_as_well_as_it_orders_them(stream: Callable[..., Stream]) -> None:

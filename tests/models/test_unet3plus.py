@@ -455,7 +455,7 @@ def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(x: np.ndarr
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         assert ours.dtype == jnp.float32
         error = np.abs(np.asarray(ours) - theirs)
-        assert error.mean() < 0.03 * theirs.std()
+        assert error.mean() < 0.1 * theirs.std()
         assert error.max() > 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ RATE = 0.25
 MEAN, STD = 100.0, 40.0
 
 
+@cache
 def make_tiny(norm: str = "batch", seed: int = 0) -> tuple[Network, Any, Any]:
     config = CustomUNetConfig(base_channels=1, norm=norm)  # type: ignore[arg-type]
 
@@ -66,6 +67,12 @@ def sgd_step(network: Network) -> Any:
     return make_train_step(network, TASK, optax.identity(), lambda step, cooldown: jnp.float32(RATE))
 
 
+@cache
+def fast_sgd_step(norm: str = "batch") -> Any:
+    """That step of the tiny network, compiled once for all tests."""
+    return fast(sgd_step(make_tiny(norm)[0]))
+
+
 def sgd_state(params: Any, stats: Any) -> TrainState:
     # Copies, because a compiled step may take its state's memory.
     return jax.tree.map(jnp.copy, make_state(params, stats, optax.identity()))
@@ -89,7 +96,7 @@ def test_one_step_is_plain_gradient_descent_by_hand() -> None:
     network, params, stats = make_tiny()
     batch = make_batch(4)
     batch["valid"][3] = False
-    new, metrics = fast(sgd_step(network))(sgd_state(params, stats), batch)
+    new, metrics = fast_sgd_step()(sgd_state(params, stats), batch)
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
         model = nnx.merge(network.graphdef, params, stats, copy=True)
@@ -120,25 +127,25 @@ def test_padding_does_not_count() -> None:
 
     Without norm: under batch norm padding takes part in the statistics, which is why training has none.
     """
-    network, params, stats = make_tiny("none")
-    step, whole = sgd_step(network), make_batch(6)
+    _, params, stats = make_tiny("none")
+    step, whole = fast_sgd_step("none"), make_batch(6)
     padded = {name: values.copy() for name, values in whole.items()}
     padded["valid"][4:] = False
     padded["image"][4:] = 255
     padded["mask"][4:] = 1
     short = {name: values[:4] for name, values in whole.items()}
-    new_padded, metrics_padded = fast(step)(sgd_state(params, stats), padded)
-    new_short, metrics_short = fast(step)(sgd_state(params, stats), short)
+    new_padded, metrics_padded = step(sgd_state(params, stats), padded)
+    new_short, metrics_short = step(sgd_state(params, stats), short)
     assert_close(new_padded.params, new_short.params)
     assert_close(metrics_padded, metrics_short)
 
 
 def test_a_batch_of_padding_alone_is_harmless() -> None:
     """Catches 0/0, which would turn every parameter into NaN."""
-    network, params, stats = make_tiny("none")
+    _, params, stats = make_tiny("none")
     batch = make_batch(6)
     batch["valid"][:] = False
-    new, metrics = fast(sgd_step(network))(sgd_state(params, stats), batch)
+    new, metrics = fast_sgd_step("none")(sgd_state(params, stats), batch)
     assert_close(new.params, params)
     assert float(metrics["loss"]) == 0
 
@@ -147,11 +154,9 @@ def test_accuracy_leaves_out_slices_without_a_label() -> None:
     """Catches slices with too little of the defect to count (label -1) that are counted as wrong or as good."""
     network, params, stats = make_tiny()
     batch = make_batch(4)
-    model = nnx.merge(network.graphdef, params, stats, copy=True)
-    grey = (batch["image"].astype(np.float32) - MEAN) / STD
-    logits = fast(lambda x: model(x, train=True))(np.repeat(grey, 2, axis=-1))
+    logits, _ = fast(partial(network.apply, train=True))(params, stats, batch["image"])
     positive = np.asarray(logits).max((1, 2, 3)) > 0
-    step = fast(sgd_step(network))
+    step = fast_sgd_step()
     for label, expected in (
         (np.where(positive, 1, 0), 1.0),
         (np.where(positive, 0, 1), 0.0),

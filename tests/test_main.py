@@ -1,0 +1,439 @@
+"""The command itself, in processes of its own: what a run leaves behind, what stops it, and how it goes on.
+
+The processes share one cache of compiled programs, which is all that keeps this file within minutes.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sk
+
+from dagm_jax.config import from_config_dict
+from dagm_jax.data import procedural
+from dagm_jax.experiment import Setup
+from dagm_jax.train.checkpoint import Checkpoints
+from dagm_jax.train.loop import Position
+from dagm_jax.train.parallel import make_devices
+from dagm_jax.train.progress import read_history
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 240
+CONFIG = "--config=configs/smoke.py"
+# Validation after 4, 8 and 12 steps; 3 defective and 4 good test images.
+SMALL = (
+    CONFIG,
+    "--config.model.base_channels=1",
+    "--config.slicing.num_slices=8",
+    "--config.data.procedural_defective=15",
+    "--config.data.procedural_good=20",
+    "--config.train.num_steps=12",
+    "--config.train.validate_every=4",
+    "--config.train.log_every=1",
+)
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Where commands are run, with which environment."""
+
+    environment: dict[str, str]
+    logs: Path
+
+    def start(self, *arguments: str, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
+        """The command as a process in a session of its own; its output goes to files, which cannot fill up."""
+        name = f"{time.monotonic_ns()}"
+        with (self.logs / f"{name}.out").open("w") as out, (self.logs / f"{name}.err").open("w") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dagm_jax.main", *arguments],
+                cwd=cwd,
+                env=self.environment,
+                stdout=out,
+                stderr=err,
+                text=True,
+                start_new_session=True,
+            )
+        cast(Any, process).log_name = name
+        return process
+
+    def finish(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+        """The ended process with its output."""
+        code = process.wait(TIMEOUT_S)
+        name = cast(Any, process).log_name
+        texts = [(self.logs / f"{name}.{end}").read_text() for end in ("out", "err")]
+        return subprocess.CompletedProcess(process.args, code, *texts)
+
+    def run(self, *arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+        return self.finish(self.start(*arguments, cwd=cwd))
+
+    def run_until(
+        self, number: signal.Signals, condition: Callable[[], bool], *arguments: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The command, which gets the signal as soon as the condition holds."""
+        process = self.start(*arguments)
+        try:
+            end_s = time.monotonic() + TIMEOUT_S
+            while not condition():
+                assert process.poll() is None, f"ended too early: {self.finish(process)}"
+                assert time.monotonic() < end_s, "the moment to interrupt never came"
+                time.sleep(0.005)
+            process.send_signal(number)
+            return self.finish(process)
+        finally:
+            if number == signal.SIGKILL or process.poll() is None:
+                stop_session(process.pid)
+
+
+def stop_session(pid: int) -> None:
+    """Ends what a killed process has left running: grain's workers."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = kept | {
+        "PYTHONPATH": str(REPOSITORY),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "COLUMNS": "120",
+    }
+    return Shell(environment, tmp_path_factory.mktemp("logs"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    workdir: Path
+    output: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads((self.workdir / "report.json").read_text())
+        return report
+
+    def predictions(self) -> list[dict[str, str]]:
+        with (self.workdir / "predictions.csv").open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+
+def finished(done: subprocess.CompletedProcess[str], workdir: Path) -> Run:
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Run(workdir, done.stdout)
+
+
+@pytest.fixture(scope="module")
+def whole(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One run without interruption."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return finished(shell.run(*SMALL, f"--workdir={workdir}"), workdir)
+
+
+# --- what a run leaves behind -------------------------------------------------------------------------------
+
+
+def test_workdir_holds_everything(whole: Run) -> None:
+    """Catches a figure, table or file that is promised and not written, and decoded images left behind."""
+    for name in ("report.json", "predictions.csv", "decision_rule.json", "metrics.jsonl", "config.json"):
+        assert (whole.workdir / name).stat().st_size > 0, name
+    for name in ("curves", "confusion", "roc_pr", "scores", "hardest"):
+        with Image.open(whole.workdir / "figures" / f"{name}.png") as picture:
+            picture.load()
+            assert min(picture.size) > 100, name
+    assert list((whole.workdir / "tensorboard").glob("events*"))
+    assert not (whole.workdir / "cache").exists()
+    assert not list(whole.workdir.rglob("*.partial"))
+    for line in ("built-in procedural images", "validation", "auroc", "dice_defective", "executing time"):
+        assert line in whole.output, line
+
+
+def test_history_has_every_step_and_validation(whole: Run) -> None:
+    """Catches rows that are lost, repeated, or without the figures that the curves are drawn from."""
+    rows = read_history(whole.workdir / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 13))
+    assert [row["step"] for row in rows if row["kind"] == "validation"] == [4, 8, 12]
+    for row in rows:
+        names = {"loss", "accuracy"} | (
+            {"grad_norm", "learning_rate"} if row["kind"] == "train" else {"quality", "auroc"}
+        )
+        assert names <= row.keys()
+
+
+def test_report_is_what_scikit_learn_makes_of_the_predictions(whole: Run) -> None:
+    """Catches a report and a table that are not of the same verdicts, and any of these figures being wrong."""
+    rows, test = whole.predictions(), whole.report["test"]
+    labels = np.array([int(row["label"]) for row in rows])
+    scores = np.array([float(row["score"]) for row in rows])
+    called = np.array([int(row["defective"]) for row in rows])
+    assert [row["image"] for row in rows] == sorted({row["image"] for row in rows})
+    assert (len(labels), labels.sum()) == (7, 3)
+    np.testing.assert_array_equal(called, scores >= whole.report["decision_rule"]["threshold"])
+    (tn, fp), (fn, tp) = sk.confusion_matrix(labels, called, labels=[0, 1])
+    assert {name: test[name] for name in ("tp", "fp", "fn", "tn")} == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
+    for name, expected in {
+        "accuracy": sk.accuracy_score(labels, called),
+        "precision": sk.precision_score(labels, called) if called.any() else None,
+        "recall": sk.recall_score(labels, called),
+        "f1": sk.f1_score(labels, called),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
+        "auroc": sk.roc_auc_score(labels, scores),
+        "average_precision": sk.average_precision_score(labels, scores),
+    }.items():
+        assert test[name] == (None if expected is None else pytest.approx(expected)), name
+
+
+def test_report_says_what_was_done(whole: Run) -> None:
+    """Catches figures that are promised and missing, and a description of another run."""
+    report = whole.report
+    cost, data, training = report["cost_of_running"], report["data"], report["training"]
+    assert 0 < cost["executing_time_s"] < 1000
+    assert cost["images_per_s"] == pytest.approx(7 / cost["executing_time_s"])
+    assert cost["compile_time_s"] > 0
+    assert cost["gflop_per_slice"] > 0
+    assert training["last_step"] == 12
+    assert training["best_step"] in (4, 8, 12)
+    sides = {name: (side["images"], side["defective_images"]) for name, side in data["sides"].items()}
+    assert sides == {"train": (24, 10), "validation": (4, 2), "test": (7, 3)}
+    assert report["baselines"]["majority_accuracy"] == pytest.approx(4 / 7)
+    rule = json.loads((whole.workdir / "decision_rule.json").read_text())
+    assert rule["threshold"] == report["decision_rule"]["threshold"]
+    assert report["config"]["model"]["base_channels"] == 1
+    assert {"jax", "flax", "python"} <= report["versions"].keys()
+
+
+def test_second_call_prints_the_report_and_changes_nothing(shell: Shell, whole: Run, tmp_path: Path) -> None:
+    """Catches a finished run that is trained or judged again, also from another folder."""
+    before = {path: path.stat().st_mtime_ns for path in whole.workdir.rglob("*") if path.name != ".lock"}
+    done = shell.run(*SMALL, f"--workdir={whole.workdir}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "holds a finished run" in done.stdout
+    accuracy = whole.report["test"]["accuracy"]
+    assert f"{accuracy:.4f}" in done.stdout
+    after = {path: path.stat().st_mtime_ns for path in whole.workdir.rglob("*") if path.name != ".lock"}
+    assert after == before
+
+
+# --- interrupted runs ---------------------------------------------------------------------------------------
+
+
+def visible_steps(workdir: Path) -> list[int]:
+    folder = workdir / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+
+def restored(workdir: Path) -> dict[str, Any]:
+    """Arrays and position of the best and the last checkpoint, and which they are."""
+    config = from_config_dict(json.loads((workdir / "config.json").read_text()))
+    data = cast(Any, SimpleNamespace(mean=0.0, std=1.0))
+    like = Setup(config, data, make_devices(config.parallel)).initial_state()
+    found: dict[str, Any] = {}
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        for name, step in (("best", checkpoints.best_step()), ("latest", checkpoints.latest_step())):
+            assert step is not None
+            state, meta = checkpoints.restore(step, like)
+            position = replace(Position(**meta["position"]), train_seconds=0.0)
+            arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+            found[name] = (step, position, meta["mean"], meta["std"], arrays)
+    return found
+
+
+def history(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of a run less what a clock measured."""
+    rows = read_history(workdir / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name != "slices_per_s"} for row in rows]
+
+
+def assert_same_run(run: Run, whole: Run) -> None:
+    """Bit for bit the same parameters, scores, thresholds and history."""
+    got, expected = restored(run.workdir), restored(whole.workdir)
+    for name in ("best", "latest"):
+        assert got[name][:4] == expected[name][:4]
+        assert len(got[name][4]) == len(expected[name][4])
+        for a, b in zip(got[name][4], expected[name][4], strict=True):
+            assert a.dtype == b.dtype
+            assert a.tobytes() == b.tobytes()
+    for file in ("predictions.csv", "decision_rule.json"):
+        assert (run.workdir / file).read_bytes() == (whole.workdir / file).read_bytes(), file
+    assert history(run.workdir) == history(whole.workdir)
+    assert run.report["test"] == whole.report["test"]
+
+
+@pytest.fixture(scope="module")
+def battered(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Killed after its first checkpoint, terminated in the middle of the next steps, then left alone."""
+    workdir = tmp_path_factory.mktemp("battered")
+    command = (*SMALL, f"--workdir={workdir}")
+    killed = shell.run_until(signal.SIGKILL, lambda: bool(visible_steps(workdir)), *command)
+    assert killed.returncode == -signal.SIGKILL
+    assert 12 not in visible_steps(workdir)
+    last = visible_steps(workdir)[-1]
+    path = workdir / "metrics.jsonl"
+    file_of_killed = path.stat().st_ino
+
+    def has_gone_on() -> bool:
+        # Opening the history again replaces its file; rows before that are the killed process's.
+        return path.stat().st_ino != file_of_killed and any(row["step"] > last for row in read_history(path))
+
+    stopped = shell.run_until(signal.SIGTERM, has_gone_on, *command)
+    assert f"resuming from the checkpoint of step {last}" in stopped.stdout
+    assert stopped.returncode == 130, stopped.stderr
+    assert stopped.stderr.startswith("stopped: at step ")
+    assert len(stopped.stderr.splitlines()) == 1
+    saved = visible_steps(workdir)[-1]
+    assert saved > last
+    assert read_history(path)[-1]["step"] == saved
+    assert not (workdir / "report.json").exists()
+    done = shell.run(*command)
+    assert f"resuming from the checkpoint of step {saved}" in done.stdout
+    return finished(done, workdir)
+
+
+def test_killed_and_terminated_run_ends_like_a_whole_one(battered: Run, whole: Run) -> None:
+    """Catches a batch that is repeated or left out, optimiser state that is lost, and rows that stand twice."""
+    assert_same_run(battered, whole)
+
+
+@pytest.fixture(scope="module")
+def killed_while_judging(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Killed when the decision rule was there and the report was not; with one worker process all along."""
+    workdir = tmp_path_factory.mktemp("judging")
+    command = (*SMALL, "--config.data.num_workers=1", f"--workdir={workdir}")
+    killed = shell.run_until(signal.SIGKILL, lambda: (workdir / "decision_rule.json").exists(), *command)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (workdir / "report.json").exists()
+    return finished(shell.run(*command), workdir)
+
+
+def test_run_killed_while_judging_ends_like_a_whole_one_with_any_workers(
+    killed_while_judging: Run, whole: Run
+) -> None:
+    """Catches a half-written report, a second training, and batches that depend on the number of workers."""
+    assert_same_run(killed_while_judging, whole)
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------
+
+
+def assert_one_error(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Exit status 2 and one line on stderr that holds all the parts."""
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert len(lines) == 1, done.stderr[-3000:]
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+MISTAKES = {
+    "unknown field": (
+        (CONFIG, "--config.model.base_chanels=1"),
+        ("config.model.base_chanels", "base_channels?"),
+    ),
+    "unknown flag": ((CONFIG, "--workdri=x"), ("workdri",)),
+    "no config": (("--workdir=x",), ("`--config` is missing", "configs/custom_unet.py")),
+    "missing config file": (("--config=configs/nowhere.py",), ("configs/nowhere.py", "is no file")),
+    "unknown task": (("--config=configs/smoke.py:segmentaton",), ("did you mean segmentation?",)),
+    "wrong type": ((CONFIG, "--config.train.num_steps=many"), ("num_steps",)),
+    "wrong value": ((CONFIG, "--config.train.num_steps=0"), ("`train.num_steps` (=0) must be at least 1",)),
+    "no flag": ((CONFIG, "stray"), ("'stray' is not a flag",)),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_on_the_command_line_is_one_line(shell: Shell, name: str, tmp_path: Path) -> None:
+    """Catches a trace back, a line that does not say which argument, and a folder made for nothing."""
+    arguments, parts = MISTAKES[name]
+    assert_one_error(shell.run(*arguments, cwd=tmp_path), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_root_is_one_line(shell: Shell, tmp_path: Path) -> None:
+    """Catches a silent change to built-in images, and a trace back from the file system."""
+    root = tmp_path / "nowhere"
+    done = shell.run(*SMALL, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}")
+    assert_one_error(done, "`data.root`", str(root), "does not exist")
+
+
+def test_another_configuration_in_the_same_workdir_is_refused(shell: Shell, whole: Run) -> None:
+    """Catches a run that mixes two configurations, or returns the report of another one."""
+    done = shell.run(*SMALL, "--config.train.num_steps=13", f"--workdir={whole.workdir}")
+    assert_one_error(done, str(whole.workdir), "train.num_steps=12, not 13")
+
+
+def test_workdir_in_use_is_refused(shell: Shell, tmp_path: Path) -> None:
+    """Catches two processes that write the same checkpoints."""
+    with (tmp_path / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        done = shell.run(*SMALL, f"--workdir={tmp_path}")
+    assert_one_error(done, str(tmp_path), "in use by another run")
+
+
+# --- a folder of images -------------------------------------------------------------------------------------
+
+NUMBERS = {"Train": range(30, 42), "Test": range(1, 9)}
+DEFECTIVE = (30, 32, 34, 36, 38, 1, 3, 5)
+TRUNCATED, WITHOUT_FILE = 31, 42
+
+
+def write_layout_a(root: Path) -> None:
+    """Class 1 in DAGM's layout A: 20 images, one of them cut short, and a row in Labels.txt without its file."""
+    for half, numbers in NUMBERS.items():
+        folder = root / "Class1" / half
+        (folder / "Label").mkdir(parents=True)
+        rows = ["1"]
+        for n in [*numbers, *([WITHOUT_FILE] if half == "Train" else [])]:
+            mask = f"{n:04d}_label.PNG" if n in DEFECTIVE else "0"
+            rows.append(f"{n}\t{int(n in DEFECTIVE)}\t{n:04d}.PNG\t0\t{mask}")
+            if n == WITHOUT_FILE:
+                continue
+            drawing = procedural.draw(1, n, seed=5, defective=n in DEFECTIVE)
+            Image.fromarray(drawing.image).save(folder / f"{n:04d}.PNG")
+            if n in DEFECTIVE:
+                Image.fromarray(drawing.mask.astype(np.uint8) * 255).save(folder / "Label" / mask)
+        (folder / "Label" / "Labels.txt").write_bytes(("\r\n".join(rows) + "\r\n").encode())
+    path = root / "Class1" / "Train" / f"{TRUNCATED:04d}.PNG"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path: Path) -> None:
+    """Catches a run that one bad file stops, or that leaves it out without a word; and a path relative to here."""
+    write_layout_a(tmp_path / "data")
+    short = ("--config.train.num_steps=2", "--config.train.validate_every=2", "--config.model.norm=none")
+    command = (*SMALL, "--config.data.root=data", "--workdir=run", *short)
+    run = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
+    data = run.report["data"]
+    assert data["num_skipped"] == 2
+    reasons = {skip["what"]: skip["reason"] for skip in data["skipped"]}
+    (truncated,) = (text for what, text in reasons.items() if f"{TRUNCATED:04d}" in what)
+    assert "truncated" in truncated
+    (without_file,) = (f"{what} {text}" for what, text in reasons.items() if "Labels.txt" in what)
+    assert f"{WITHOUT_FILE:04d}.PNG" in without_file
+    assert "2 left out" in run.output
+    sides = {name: (side["images"], side["defective_images"]) for name, side in data["sides"].items()}
+    assert sides == {"train": (13, 5), "validation": (2, 1), "test": (4, 2)}
+    assert "layout A" in data["source"]
+    names = [row["image"] for row in run.predictions()]
+    assert len(names) == 4
+    assert all("Class1" in name for name in names)
