@@ -46,8 +46,8 @@ class RunConfig:
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"`seed` (={self.seed}) must be at least 0")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"`seed` (={self.seed}) must lie in [0, 2^31), what every generator takes")
         if self.in_channels < 1:
             raise UserError(
                 f"`in_channels` (={self.in_channels}) must be at least 1; the paper's networks see 3"

@@ -24,6 +24,7 @@ from dagm_jax.metrics import (
     PixelHistogram,
     auroc,
     average_precision,
+    dice,
 )
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import show
@@ -79,10 +80,11 @@ class Judge:
 
 
 def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
-    """Loss, slice accuracy, image AUROC, Dice on defective images, and the mean of these two, the quality, in [0, 1].
+    """Loss, slice accuracy, image AUROC, balanced Dice, and the mean of these two, the quality, in [0, 1].
 
-    Dice is taken at the pixel threshold that is best for these images, as the final rule will take it: a network whose
-    maps are sharp but spread too far is not worse than one that calibration need not correct.
+    Balanced Dice is the mean of Dice on defective images and of the share of good images left empty. It is taken at
+    the pixel threshold that is best for these images, as the final rule will take it: a network whose maps are sharp
+    but spread too far is not worse than one that calibration need not correct.
     """
     labels, scores, losses = [], [], []
     right = counted = 0
@@ -93,16 +95,17 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
         losses.append(judged.loss)
         right, counted = right + judged.num_right, counted + judged.num_counted
         curve += DiceCurve.from_map(judged.map, judged.mask)
-    area, dice = auroc(labels, scores), curve.mean_dice()
-    if area is None or dice is None:
+    area, balanced, defective = auroc(labels, scores), curve.balanced_dice(), curve.mean_dice()
+    if area is None or balanced is None or defective is None:
         raise UserError("`data`: validation needs images of both labels, the defective ones with masks")
-    best_dice = float(dice.max())
+    best = int(balanced.argmax())
     return {
         "loss": float(np.mean(losses)),
         "accuracy": right / max(counted, 1),
         "auroc": area,
-        "dice_defective": best_dice,
-        "quality": (area + best_dice) / 2,
+        "dice_defective": float(defective[best]),
+        "balanced_dice": float(balanced[best]),
+        "quality": (area + float(balanced[best])) / 2,
     }
 
 
@@ -132,6 +135,7 @@ class TestResult:
     decisions: list[bool] = field(default_factory=list)
     pixels: PixelHistogram = field(default_factory=PixelHistogram.empty)
     overlap: OverlapCounts = field(default_factory=OverlapCounts)
+    defects: list[dict[str, Any]] = field(default_factory=list)
     hardest: list[GalleryItem] = field(default_factory=list)
     executing_time_s: float = 0.0
 
@@ -162,6 +166,7 @@ class TestResult:
             "nvidia_dice_if_nothing_is_predicted": 1 - sum(self.labels) / len(self.labels),
             "pixel_auroc": self.pixels.auroc(),
             "pixel_average_precision": self.pixels.average_precision(),
+            "dice_per_defective_image": sorted(self.defects, key=lambda defect: defect["mask_px"]),
         }
         return report
 
@@ -190,6 +195,11 @@ def judge_test_side(
             result.decisions.append(decision)
             gallery.offer(record, judged, decision)
             prediction = judged.map >= rule.pixel_threshold
+            if record.label:
+                areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
+                result.defects.append(
+                    {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
+                )
             result.pixels += PixelHistogram.from_map(judged.map, judged.mask)
             result.overlap += OverlapCounts.from_masks(prediction, judged.mask)
             bar.advance()

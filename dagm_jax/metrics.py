@@ -7,7 +7,7 @@ same numbers. Positive means defective. A ratio whose denominator is zero is ``N
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -424,13 +424,16 @@ def overlap_table(probability: ArrayLike, mask: ArrayLike) -> tuple[IntArray, In
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DiceCurve:
-    """The sum of Dice over defective images per threshold k/256, float64 [256], and their number; adds up.
+    """Per threshold k/256 the sum of Dice over defective images, and how many good images stay empty; adds up.
 
-    Meant for validation: the pixel threshold is read off it once, and the test side never enters.
+    sum_dice, num_empty_good: float64 [256]; with the numbers of images of either kind. Meant for validation:
+    the pixel threshold is read off it once, and the test side never enters.
     """
 
     sum_dice: FloatArray
     num_defective: int
+    num_empty_good: FloatArray = field(default_factory=lambda: np.zeros(NUM_DICE_THRESHOLDS))
+    num_good: int = 0
 
     @classmethod
     def empty(cls) -> DiceCurve:
@@ -439,13 +442,20 @@ class DiceCurve:
 
     @classmethod
     def from_map(cls, probability: ArrayLike, mask: ArrayLike) -> DiceCurve:
-        """The curve of one image: map float32 in [0, 1] [h w], mask bool [h w]; empty mask: nothing."""
+        """The curve of one image: map float32 in [0, 1] [h w], mask bool [h w]; empty mask: a good image."""
         overlap, predicted = overlap_table(probability, mask)
         true = int(np.count_nonzero(mask))
-        return cls(2 * overlap / (predicted + true), 1) if true else cls.empty()
+        if true:
+            return cls(2 * overlap / (predicted + true), 1)
+        return cls(np.zeros(NUM_DICE_THRESHOLDS), 0, (predicted == 0).astype(np.float64), 1)
 
     def __add__(self, other: DiceCurve) -> DiceCurve:
-        return DiceCurve(self.sum_dice + other.sum_dice, self.num_defective + other.num_defective)
+        return DiceCurve(
+            self.sum_dice + other.sum_dice,
+            self.num_defective + other.num_defective,
+            self.num_empty_good + other.num_empty_good,
+            self.num_good + other.num_good,
+        )
 
     @property
     def thresholds(self) -> FloatArray:
@@ -456,13 +466,24 @@ class DiceCurve:
         """The mean Dice per threshold, float64 [256]; None without defective images."""
         return self.sum_dice / self.num_defective if self.num_defective else None
 
+    def balanced_dice(self) -> FloatArray | None:
+        """Per threshold the mean over labels of their images' mean Dice, float64 [256].
+
+        A good image has Dice 1 if nothing is predicted on it, else 0. Without good images the defective ones
+        count alone; None without defective images.
+        """
+        dice_defective = self.mean_dice()
+        if dice_defective is None or not self.num_good:
+            return dice_defective
+        return (dice_defective + self.num_empty_good / self.num_good) / 2
+
     def best_threshold(self) -> float | None:
-        """The threshold of the highest mean Dice; None without defective images.
+        """The threshold of the highest balanced Dice; None without defective images.
 
         Of the runs of neighbouring thresholds that reach the highest value the longest is taken, and its
         middle: the place where a small shift of the map changes least.
         """
-        curve = self.mean_dice()
+        curve = self.balanced_dice()
         if curve is None:
             return None
         edges = np.diff(np.concatenate([[0], curve >= curve.max() - _PLATEAU_TOLERANCE, [0]]).astype(int))

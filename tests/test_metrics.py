@@ -120,9 +120,9 @@ def test_counts_merge_to_the_whole() -> None:
 
 def test_bad_labels_are_refused() -> None:
     """Catches label -1 ("neither") or a score counted as a decision."""
-    with pytest.raises(ValueError, match="`labels` .* values 0 and 1"):
+    with pytest.raises(ValueError, match=r"`labels` .* values 0 and 1"):
         ImageCounts.from_decisions([1, -1], [1, 0])
-    with pytest.raises(ValueError, match="`decisions` .* values 0 and 1"):
+    with pytest.raises(ValueError, match=r"`decisions` .* values 0 and 1"):
         ImageCounts.from_decisions([1, 0], [0.9, 0.1])
     with pytest.raises(ValueError, match=r"`decisions` \(3,\) must have the shape of `labels` \(2,\)"):
         ImageCounts.from_decisions([1, 0], [1, 0, 0])
@@ -268,7 +268,21 @@ def test_dice_curve_equals_dice_and_merges() -> None:
         expected = np.mean([metrics.dice(maps[i][0] >= k / 256, maps[i][1]) for i in (0, 2)])
         assert mean[k] == pytest.approx(expected, abs=1e-12)
     best = total.best_threshold()
-    assert best is not None and mean[round(best * 256)] == pytest.approx(mean.max())
+    empty = np.array([not np.any(maps[1][0] >= threshold) for threshold in total.thresholds])
+    balanced = total.balanced_dice()
+    assert total.num_good == 1 and balanced is not None
+    np.testing.assert_allclose(balanced, (mean + empty) / 2, atol=1e-12)
+    assert best is not None and balanced[round(best * 256)] == pytest.approx(balanced.max())
+
+
+def test_a_good_image_that_is_not_empty_moves_the_pixel_threshold() -> None:
+    """Catches a pixel threshold that draws defects well and paints good images too."""
+    mask = np.zeros((4, 4), bool)
+    mask[:2] = True
+    defective = DiceCurve.from_map(np.where(mask, 0.9, 0.1), mask)
+    good = DiceCurve.from_map(np.full((4, 4), 0.7), np.zeros((4, 4), bool))
+    # Only 0.7 < threshold <= 0.9 serves both: bins 180 … 230, the middle is 205.
+    assert (defective + good).best_threshold() == 205 / 256
 
 
 def test_best_threshold_is_the_middle_of_the_longest_plateau() -> None:

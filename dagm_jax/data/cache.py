@@ -173,7 +173,8 @@ def _write_rows(
 
 def _disk_error(error: OSError, directory: Path, needed: int) -> UserError:
     if error.errno == errno.ENOSPC:
-        free = shutil.disk_usage(directory).free
+        existing = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
         return UserError(
             f"`data.cache_dir` (={directory}): the disk is full: {needed / 1e6:.0f} MB are needed for the decoded "
             f"images, {free / 1e6:.0f} MB are free; make room or name another folder"

@@ -51,7 +51,8 @@ def split_records(records: Sequence[Record], rule: SplitRule, validation_share: 
             tested = [place for place in shuffled if records[place].half == "test"]
         else:
             tested = shuffled[: round(TEST_SHARE * len(shuffled))]
-        rest = [place for place in shuffled if place not in set(tested)]
+        is_tested = set(tested)
+        rest = [place for place in shuffled if place not in is_tested]
         num_validation = round(validation_share * len(rest))
         sides = {"test": tested, "validation": rest[:num_validation], "train": rest[num_validation:]}
         for side, members in sides.items():

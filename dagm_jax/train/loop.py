@@ -32,7 +32,7 @@ class TrainConfig:
     """Length and rhythm of training. ``num_steps`` is an upper bound: early stopping usually ends it before.
 
     Validation happens every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
-    quality (the mean of image AUROC and pixel Dice on defective images) has reached ``target_quality``, or has not
+    quality (the mean of image AUROC and balanced pixel Dice) has reached ``target_quality``, or has not
     risen by ``min_rise`` in ``patience`` validations, the learning rate cools down over ``cooldown_share`` times the
     steps so far, and training ends.
     balance: half of the slices of a batch hold defect. judge_batch_size: images per device that are judged at a time.
@@ -46,7 +46,7 @@ class TrainConfig:
     judge_batch_size: int = 2
     patience: int = 10
     min_rise: float = 0.002
-    target_quality: float = 0.88
+    target_quality: float = 0.935
     cooldown_share: float = 0.5
     log_every: int = 5
 

@@ -219,7 +219,7 @@ def test_a_training_side_of_one_grey_level() -> None:
 
 def test_judge_by_hand() -> None:
     """Catches strips stitched at the wrong place or summed, losses of another image, and counts of wrong slices."""
-    network, params, stats = make_tiny(seed=1)
+    network, params, stats = make_tiny(seed=2)
     h, w, edges = 32, 48, (0, 8, 16, 24, 32)
     slicer = make_slicer(SlicingConfig(num_slices=5, slice_px=16), h, w)
     rng = np.random.default_rng(0)
@@ -304,8 +304,7 @@ state, sharded = devices.replicate(t.sgd_state(params, stats)), devices.shard_ba
 four = devices.compile_step(step, state, sharded)(state, sharded)
 jax.block_until_ready(four)
 for a, b in zip(t.leaves(one), t.leaves(four), strict=True):
-    scale = np.abs(a).max()
-    np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * scale)
+    np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 slicer = t.make_slicer(t.SlicingConfig(num_slices=2, slice_px=16), 32, 32)
 image = np.random.default_rng(0).integers(0, 256, (4, 32, 32)).astype(np.uint8)
 pixels = (image, image > 250)
