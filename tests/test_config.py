@@ -75,7 +75,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "train.judge_batch_size": (2, 1),
     "train.log_every": (5, 1),
     "train.max_validation_images": (20, 4),
-    "train.min_rise": (0.002, 0.0),
+    "train.min_rise": (0.001, 0.0),
     "train.num_steps": (1200, 5),
     "train.patience": (10, 3),
     "train.target_quality": (0.935, 1.0),

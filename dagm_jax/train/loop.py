@@ -45,7 +45,7 @@ class TrainConfig:
     max_validation_images: int = 20
     judge_batch_size: int = 2
     patience: int = 10
-    min_rise: float = 0.002
+    min_rise: float = 0.001
     target_quality: float = 0.935
     cooldown_share: float = 0.5
     log_every: int = 5
