@@ -224,6 +224,8 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
         step, state, meta = restored
         position = Position(**meta["position"])
         console.print(f"resuming from the checkpoint of step {step}")
+        if position.is_end(config.train):
+            return position
     stream = setup.stream()
     start_s = time.perf_counter()
     step_function = setup.compile_step(state, stream[0])

@@ -102,6 +102,10 @@ class Position:
             return replace(counted, end_step=min(self.step + length, config.num_steps))
         return counted
 
+    def is_end(self, config: TrainConfig) -> bool:
+        """Whether all steps are done and judged."""
+        return self.validated and self.step == (self.end_step or config.num_steps)
+
     def reason_to_cool_down(self, config: TrainConfig) -> str | None:
         if self.best_quality >= config.target_quality:
             return f"validation quality reached {self.best_quality:.3f}, target {config.target_quality}"
@@ -144,7 +148,7 @@ class Loop:
                 if self._is_validation_due(position):
                     state, position = self._validate_and_save(state, position)
                     bar.set_total(position.end_step or self.config.num_steps)
-                if position.step == (position.end_step or self.config.num_steps):
+                if position.is_end(self.config):
                     return position
                 if stopping_requested:
                     if not position.validated and position.step > 0:
