@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 from dagm_jax import baselines
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.decode import BadImage, load_all
+from dagm_jax.data.pipeline import padded_batches
 from dagm_jax.figures import MAX_GALLERY_ITEMS, GalleryItem
 from dagm_jax.metrics import (
     DiceCurve,
@@ -28,17 +28,15 @@ from dagm_jax.metrics import (
 )
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import show
-from dagm_jax.types import Record, UserError
+from dagm_jax.types import Pixels, Record, UserError
 from dagm_jax.verdict import (
     DecisionRule,
     VerdictConfig,
     fit_threshold,
-    score_of_smooth_map,
+    image_score,
     smooth_map,
     spread_scores,
 )
-
-Pixels = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -67,16 +65,14 @@ class Judge:
 
     def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
         """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded."""
-        waiting = iter(pixels)
-        while batch := list(islice(waiting, self.batch_size)):
-            padded = batch + [batch[-1]] * (self.batch_size - len(batch))
-            arrays = self.devices.shard_batch(tuple(np.stack(part) for part in zip(*padded, strict=True)))
-            out = jax.device_get(self.compiled(self.params, self.stats, *arrays))
-            for i, (image, mask) in enumerate(batch):
+        for images, masks, valid in padded_batches(pixels, self.batch_size):
+            out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks)))
+            out = jax.device_get(out)
+            for i in np.flatnonzero(valid):
                 smooth = smooth_map(out["map"][i], self.verdict.smoothing_px)
-                score = score_of_smooth_map(smooth, self.verdict)
+                score = image_score(smooth, self.verdict)
                 counts = int(out["num_right"][i]), int(out["num_counted"][i])
-                yield Judged(image, mask, smooth, score, float(out["loss"][i]), *counts)
+                yield Judged(images[i], masks[i], smooth, score, float(out["loss"][i]), *counts)
 
 
 def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from dagm_jax import metrics
 from dagm_jax.verdict import spread_scores
 
 DPI = 110
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D0312D", "#767676"
+BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
 MAX_GALLERY_ITEMS = 8
 _GALLERY_SIDE_PX = 210
 _LOGIT_TICKS = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-6)

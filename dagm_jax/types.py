@@ -92,6 +92,10 @@ class Manifest:
     description: str
 
 
+# An image and its mask: uint8 [h w] and bool [h w].
+Pixels = tuple[np.ndarray, np.ndarray]
+
+
 class Batch(TypedDict):
     """A batch of slices, as the grain pipeline yields it.
 

@@ -134,17 +134,11 @@ def smooth_map(values: ArrayLike, smoothing_px: float) -> NDArray[np.float32]:
     return smoothed
 
 
-def image_score(values: ArrayLike, config: VerdictConfig) -> float:
-    """The score of one image from its stitched, unsmoothed map, float [h w]: higher = more defective.
+def image_score(smoothed: NDArray[np.float32], config: VerdictConfig) -> float:
+    """The score of one image from its smoothed map [h w]: higher = more defective.
 
-    Smooths by `smooth_map`; then "max" is the highest pixel and "top_mean" the mean of the highest
-    max(1, round(top_fraction·h·w)) pixels.
+    "max" is the highest pixel, "top_mean" the mean of the highest max(1, round(top_fraction·h·w)) pixels.
     """
-    return score_of_smooth_map(smooth_map(values, config.smoothing_px), config)
-
-
-def score_of_smooth_map(smoothed: NDArray[np.float32], config: VerdictConfig) -> float:
-    """`image_score` of a map that is smoothed already."""
     if config.score == "max":
         return float(smoothed.max())
     num_top = max(1, round(config.top_fraction * smoothed.size))

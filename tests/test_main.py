@@ -34,7 +34,9 @@ from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import read_history
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TIMEOUT_S = 240
+# Far above what a process needs on a machine that does nothing else.
+TIMEOUT_S = 600
+pytestmark = pytest.mark.timeout(1200)
 CONFIG = "--config=configs/smoke.py"
 # Validation after 4, 8 and 12 steps; 3 defective and 4 good test images.
 SMALL = (
@@ -74,7 +76,11 @@ class Shell:
 
     def finish(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         """The ended process with its output."""
-        code = process.wait(TIMEOUT_S)
+        try:
+            code = process.wait(TIMEOUT_S)
+        finally:
+            stop_session(process.pid)
+            process.wait()
         name = cast(Any, process).log_name
         texts = [(self.logs / f"{name}.{end}").read_text() for end in ("out", "err")]
         return subprocess.CompletedProcess(process.args, code, *texts)
@@ -96,8 +102,8 @@ class Shell:
             process.send_signal(number)
             return self.finish(process)
         finally:
-            if number == signal.SIGKILL or process.poll() is None:
-                stop_session(process.pid)
+            stop_session(process.pid)
+            process.wait()
 
 
 def stop_session(pid: int) -> None:

@@ -7,8 +7,9 @@ alone, whatever the number of worker processes; ``ds[step:]`` resumes it exactly
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import grain
@@ -17,7 +18,7 @@ import numpy as np
 from dagm_jax.data.augment import AugmentConfig, augment
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.slicing import Slicer, slice_labels
-from dagm_jax.types import Batch, UserError
+from dagm_jax.types import Batch, Pixels, UserError
 
 Wanted = Literal["positive", "other", "any"]
 
@@ -109,9 +110,15 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> grain.Dat
     return iter(dataset)
 
 
-def padded_batches(indices: Sequence[int], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(image indices ``[batch_size]``, valid ``[batch_size]``): each index once, the last batch padded by repeats."""
-    for start in range(0, len(indices), batch_size):
-        chosen = np.array(indices[start : start + batch_size], np.int32)
-        valid = np.arange(batch_size) < chosen.size
-        yield np.pad(chosen, (0, batch_size - chosen.size), mode="edge"), valid
+def padded_batches(
+    pixels: Iterable[Pixels], batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(image uint8 ``[b h w]``, mask bool ``[b h w]``, valid bool ``[b]``): each image once, in order.
+
+    The last batch is padded to ``batch_size`` by repeats that are not valid.
+    """
+    waiting = iter(pixels)
+    while chosen := list(islice(waiting, batch_size)):
+        valid = np.arange(batch_size) < len(chosen)
+        chosen += [chosen[-1]] * (batch_size - len(chosen))
+        yield np.stack([image for image, _ in chosen]), np.stack([mask for _, mask in chosen]), valid

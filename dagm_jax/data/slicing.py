@@ -68,10 +68,6 @@ class Slicer:
         """(height, width) of a slice in px."""
         return self.height_px, self.slice_px
 
-    @property
-    def keeps_pixels(self) -> bool:
-        return self.mode != "squeeze"
-
     def disjoint(self) -> Slicer:
         """The fewest strips that cover the image (512 wide: 8 disjoint ones of 64), to judge quickly while training."""
         if self.mode not in ("strips", "two_orientations"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,3 @@ def write_atomically(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
-
-
-def describe_rows(rows: Iterable[tuple[str, str]]) -> str:
-    """Two aligned columns as plain text."""
-    listed = list(rows)
-    width = max(len(name) for name, _ in listed)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in listed)
