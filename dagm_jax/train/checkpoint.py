@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from logging import LogRecord
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,7 +58,12 @@ class Checkpoints:
         """Starts writing; returns once the arrays are copied. ``quality`` None: not a candidate for the best."""
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         metrics = None if quality is None else {QUALITY: quality}
-        self._manager.save(step, args=items, metrics=metrics, force=True)
+        logger = logging.get_absl_logger()
+        logger.addFilter(_lacks_metrics_on_purpose)
+        try:
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+        finally:
+            logger.removeFilter(_lacks_metrics_on_purpose)
 
     def latest_step(self) -> int | None:
         step: int | None = self._manager.latest_step()
@@ -78,12 +84,16 @@ class Checkpoints:
     def restore_latest(self, like: Callable[[], Any]) -> tuple[int, Any, dict[str, Any]] | None:
         """(step, state, meta) of the newest checkpoint that can be read, or None where there is none.
 
-        A damaged one is named in the log and the one before it is taken. Raises UserError where all are damaged.
+        A damaged one is named in the log, put aside (the run will come to its step again) and the one before it is
+        taken. Raises UserError where all are damaged; they stay where they are.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        for place, step in enumerate(steps):
             try:
-                return (step, *self.restore(step, like()))
+                state, meta = self.restore(step, like())
+                for damaged in steps[:place]:
+                    self._manager.delete(damaged)
+                return step, state, meta
             except Exception as error:  # orbax raises many kinds for damaged files
                 reason = (str(error).splitlines() or [""])[0][:200]
                 logging.warning(
@@ -98,6 +108,11 @@ class Checkpoints:
                 "restore them from a copy or start in a new workdir"
             )
         return None
+
+
+def _lacks_metrics_on_purpose(record: LogRecord) -> bool:
+    """False for orbax's warning about a checkpoint without metrics: an interrupted run has no judgement to save."""
+    return "did not provide metrics" not in str(record.msg)
 
 
 def _quality(metrics: Any) -> float:
