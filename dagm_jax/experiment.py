@@ -61,7 +61,7 @@ def run(config: RunConfig, workdir: Path, xla_flags: str = "") -> dict[str, Any]
     In a finished workdir nothing is done again. Raises UserError, Interrupted.
     """
     with locked(workdir):
-        claim(config, workdir)
+        check_same_run(config, workdir)
         if (workdir / REPORT).exists():
             console.print(f"{workdir} holds a finished run; its report:")
             report: dict[str, Any] = json.loads((workdir / REPORT).read_text())
@@ -74,6 +74,8 @@ def run(config: RunConfig, workdir: Path, xla_flags: str = "") -> dict[str, Any]
 def _run_stages(config: RunConfig, workdir: Path, xla_flags: str) -> dict[str, Any]:
     data = prepare_data(config, workdir)
     setup = Setup(config, data, make_devices(config.parallel, xla_flags))
+    # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
+    write_atomically(workdir / "config.json", to_json(config) + "\n")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         position = train(setup, checkpoints, workdir)
         best_step = checkpoints.best_step()
@@ -393,11 +395,10 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def claim(config: RunConfig, workdir: Path) -> None:
-    """Notes the configuration in a new workdir; in a used one raises UserError unless it is the same run's."""
+def check_same_run(config: RunConfig, workdir: Path) -> None:
+    """Raises UserError where the workdir is another run's: one whose configuration differs in what matters."""
     path = workdir / "config.json"
     if not path.exists():
-        write_atomically(path, to_json(config) + "\n")
         return
     changed = differences(from_config_dict(json.loads(path.read_text())), config)
     refused = {name: values for name, values in changed.items() if name not in FREE_FIELDS}
