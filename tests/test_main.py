@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -229,6 +230,13 @@ def test_report_says_what_was_done(whole: Run) -> None:
     assert {"jax", "flax", "python"} <= report["versions"].keys()
 
 
+def test_best_state_is_the_one_judged(whole: Run) -> None:
+    """Catches a report on the last state, or on one that validation liked less."""
+    rows = read_history(whole.workdir / "metrics.jsonl")
+    quality = {row["step"]: row["quality"] for row in rows if row["kind"] == "validation"}
+    assert quality[whole.report["training"]["best_step"]] == max(quality.values())
+
+
 def test_second_call_prints_the_report_and_changes_nothing(shell: Shell, whole: Run, tmp_path: Path) -> None:
     """Catches a finished run that is trained or judged again, also from another folder."""
     before = {path: path.stat().st_mtime_ns for path in whole.workdir.rglob("*") if path.name != ".lock"}
@@ -249,6 +257,7 @@ def visible_steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
 
 
+@cache
 def restored(workdir: Path) -> dict[str, Any]:
     """Arrays and position of the best and the last checkpoint, and which they are."""
     config = from_config_dict(json.loads((workdir / "config.json").read_text()))
@@ -274,6 +283,7 @@ def history(workdir: Path) -> list[dict[str, Any]]:
 def assert_same_run(run: Run, whole: Run) -> None:
     """Bit for bit the same parameters, scores, thresholds and history."""
     got, expected = restored(run.workdir), restored(whole.workdir)
+    assert got["best"][0] == whole.report["training"]["best_step"]
     for name in ("best", "latest"):
         assert got[name][:4] == expected[name][:4]
         assert len(got[name][4]) == len(expected[name][4])
@@ -379,6 +389,8 @@ def test_missing_data_root_is_one_line(shell: Shell, tmp_path: Path) -> None:
     root = tmp_path / "nowhere"
     done = shell.run(*SMALL, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}")
     assert_one_error(done, "`data.root`", str(root), "does not exist")
+    # The mistake mended, the same folder may be named again.
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_another_configuration_in_the_same_workdir_is_refused(shell: Shell, whole: Run) -> None:
@@ -434,7 +446,7 @@ def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path
     (truncated,) = (text for what, text in reasons.items() if f"{TRUNCATED:04d}" in what)
     assert "truncated" in truncated
     (without_file,) = (f"{what} {text}" for what, text in reasons.items() if "Labels.txt" in what)
-    assert f"{WITHOUT_FILE:04d}.PNG" in without_file
+    assert f"image {WITHOUT_FILE} is not there" in without_file
     assert "2 left out" in run.output
     sides = {name: (side["images"], side["defective_images"]) for name, side in data["sides"].items()}
     assert sides == {"train": (13, 5), "validation": (2, 1), "test": (4, 2)}
