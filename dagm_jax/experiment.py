@@ -119,7 +119,10 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
         shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
         rest = ", …" if len(manifest.skipped) > 3 else ""
         console.print(f"data: {len(manifest.skipped)} left out ({shown}{rest}); all are listed in {REPORT}")
-    split = split_records(manifest.records, config.data.split, config.data.validation_share, config.seed)
+    mask_px = [cache.mask_px(i) for i in range(len(cache))]
+    split = split_records(
+        manifest.records, config.data.split, config.data.validation_share, config.seed, mask_px
+    )
     mean, std = cache.intensity_moments(split.train)
     data = Data(manifest, cache, split, make_slicer(config.slicing, *shape), mean, std)
     sides = {"train": split.train, "validation": split.validation, "test": split.test}

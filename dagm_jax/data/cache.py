@@ -35,15 +35,22 @@ class ImageCache:
         return self.num_images
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= index < self.num_images:
-            raise IndexError(f"image {index} of {self.num_images}")
         h, w = self.shape
-        row = np.memmap(
-            self.path, np.uint8, "r", offset=index * row_bytes(self.shape), shape=(row_bytes(self.shape),)
-        )
+        row = self._row(index)
         image = np.asarray(row[: h * w]).reshape(h, w)
         mask = np.unpackbits(row[h * w :], count=h * w).view(bool).reshape(h, w)
         return image, mask
+
+    def _row(self, index: int) -> np.ndarray:
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"image {index} of {self.num_images}")
+        size = row_bytes(self.shape)
+        return np.memmap(self.path, np.uint8, "r", offset=index * size, shape=(size,))
+
+    def mask_px(self, index: int) -> int:
+        """How many pixels of the image's mask are set."""
+        h, w = self.shape
+        return int(np.bitwise_count(self._row(index)[h * w :]).sum())
 
     def intensity_moments(self, indices: Sequence[int]) -> tuple[float, float]:
         """(mean, standard deviation) of the grey values in [0, 255] over the given images."""

@@ -95,6 +95,7 @@ def test_png_files_come_back(folder: Path, tmp_path: Path, shape: tuple[int, int
         assert (image.dtype, mask.dtype) == (np.uint8, bool)
         np.testing.assert_array_equal(image, noise(k, shape))
         np.testing.assert_array_equal(mask, blot(k, shape) if k % 2 else np.zeros(shape, bool))
+        assert cache.mask_px(k) == mask.sum()
 
 
 def test_drawn_images_come_back(tmp_path: Path) -> None:

@@ -94,6 +94,36 @@ def test_strata_are_class_and_label() -> None:
         assert counts(records, split.test, 1) == (30, 200)
 
 
+@pytest.mark.parametrize("rule", ["random80_20", "official"])
+def test_every_side_gets_small_and_large_defects(rule: Any) -> None:
+    """Would catch: sizes that are ignored, or sorted into the sides: the test side then holds the smallest defects.
+
+    100 (official: 80) defects of sizes 1, 2, … in any order are cut into as many runs as a side has members, and each
+    run gives one: a side's k-th smallest member lies in the k-th run.
+    """
+    records = records_of(1, 100, 100) if rule == "random80_20" else records_of(1, 80, 80, "train")
+    num = len(records) // 2
+    sizes = [(place * 37) % num + 1 if records[place].label else 0 for place in range(len(records))]
+    if rule == "official":
+        records, sizes = records + records_of(1, 10, 10, "test"), sizes + [5] * 10 + [0] * 10
+    sides = set()
+    for seed in range(5):
+        split = split_records(records, rule, 0.15, seed, sizes)
+        check_complete(records, split)
+        chosen = [
+            sorted(sizes[p] for p in side if records[p].label) for side in (split.validation, split.test)
+        ]
+        sides.add(tuple(chosen[0]))
+        if rule == "random80_20":
+            assert len(chosen[1]) == 20
+            assert all(5 * k < size <= 5 * (k + 1) for k, size in enumerate(chosen[1]))
+        # What is left for validation, 80 sizes up to 80 or 100, is cut into 12 runs of six or seven sizes.
+        assert len(chosen[0]) == 12
+        scale = num / 80
+        assert all(abs(size - (k + 0.5) * 80 / 12 * scale) <= 7 * scale for k, size in enumerate(chosen[0]))
+    assert len(sides) == 5, "the seed chooses within the runs"
+
+
 def test_same_seed_same_split_and_another_seed_another() -> None:
     """Would catch: a seed that is ignored, and a hidden generator that makes a resumed run test on trained images."""
     records = records_of(1, 50, 100)
