@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
@@ -18,7 +19,11 @@ from ml_collections import ConfigDict
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.data.sources import DataConfig
+from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
 from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.models.unet3plus import UNet3PlusConfig
+from dagm_jax.tasks.classification import ClassificationConfig
+from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.loop import TrainConfig
 from dagm_jax.train.optim import OptimConfig
@@ -26,7 +31,10 @@ from dagm_jax.train.parallel import ParallelConfig
 from dagm_jax.types import UserError, nearest
 from dagm_jax.verdict import VerdictConfig
 
-TASKS = {SegmentationConfig.name: SegmentationConfig}
+ModelConfig = CustomUNetConfig | ConvAutoencoderConfig | UNet3PlusConfig
+TaskConfig = SegmentationConfig | ReconstructionConfig | ClassificationConfig
+# Which kind of a union a group is; told by its ``name``.
+NAME = "name"
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,8 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     slicing: SlicingConfig = field(default_factory=SlicingConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    model: CustomUNetConfig = field(default_factory=CustomUNetConfig)
-    task: SegmentationConfig = field(default_factory=SegmentationConfig)
+    model: ModelConfig = field(default_factory=CustomUNetConfig)
+    task: TaskConfig = field(default_factory=SegmentationConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -52,20 +60,25 @@ class RunConfig:
             raise UserError(
                 f"`in_channels` (={self.in_channels}) must be at least 1; the paper's networks see 3"
             )
+        is_guided = isinstance(self.model, UNet3PlusConfig) and self.model.classification_guided
+        if is_guided and not self.task.learns_from_defects:
+            raise UserError(
+                f"`model.classification_guided` (=True) needs labels of slices, and {self.task.name} has none; "
+                "set it to False"
+            )
 
 
-def make_task(name: str) -> SegmentationConfig:
-    """The default configuration of the task of that name, the part of ``--config=FILE:NAME`` after the colon."""
-    if name not in TASKS:
-        raise UserError(
-            f"`--config=FILE:{name}`: the task must be one of {', '.join(TASKS)}{nearest(name, TASKS)}"
-        )
-    return TASKS[name]()
+def to_dict(config: Any) -> dict[str, Any]:
+    """The values of a configuration as a nested dict; a group of several kinds says its ``name`` first."""
+    named = {NAME: config.name} if hasattr(config, NAME) else {}
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    nested = {key: to_dict(v) if dataclasses.is_dataclass(v) else v for key, v in values.items()}
+    return named | nested
 
 
 def to_config_dict(config: RunConfig) -> ConfigDict:
     """A locked ConfigDict with the values of ``config``."""
-    return ConfigDict(dataclasses.asdict(config)).lock()
+    return ConfigDict(to_dict(config)).lock()
 
 
 def from_config_dict(values: ConfigDict | Mapping[str, Any]) -> RunConfig:
@@ -80,12 +93,12 @@ def from_config_dict(values: ConfigDict | Mapping[str, Any]) -> RunConfig:
 
 def to_json(config: RunConfig) -> str:
     """The configuration as JSON text."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
+    return json.dumps(to_dict(config), indent=2)
 
 
 def differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
     """path → (value in a, value in b) of the fields in which two configurations differ."""
-    flat_a, flat_b = _flatten(dataclasses.asdict(a)), _flatten(dataclasses.asdict(b))
+    flat_a, flat_b = _flatten(to_dict(a)), _flatten(to_dict(b))
     return {
         path: (flat_a.get(path), flat_b.get(path))
         for path in sorted(flat_a.keys() | flat_b.keys())
@@ -94,15 +107,32 @@ def differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def describe_unknown(path: str) -> str | None:
-    """What is wrong with a dotted path of fields and the nearest name, on one line; None if it is a field."""
-    kind: Any = RunConfig
+    """What is wrong with a dotted path of fields and the nearest name, on one line; None if it is a field.
+
+    Where a group is of one of several kinds, the fields of all of them are known.
+    """
+    kinds: list[Any] = [RunConfig]
     names = path.split(".")
     for depth, name in enumerate(names):
-        known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-        if name not in known:
-            return _unknown(".".join(names[:depth]), name, known)
-        kind = get_type_hints(kind)[name]
+        hints = {f: hint for kind in kinds for f, hint in _fields(kind).items()}
+        if name not in hints:
+            return _unknown(".".join(names[:depth]), name, list(hints))
+        kinds = _kinds(hints[name])
     return None
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Field → type of a configuration; nothing for a plain value."""
+    if not dataclasses.is_dataclass(kind):
+        return {}
+    hints = get_type_hints(kind)
+    own = {NAME: str} if hasattr(kind, NAME) else {}
+    return own | {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The types that a field may be of."""
+    return list(get_args(hint)) if isinstance(hint, UnionType) else [hint]
 
 
 def _unknown(group: str, name: str, known: list[str]) -> str:
@@ -122,21 +152,32 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], path: str) -> Any:
-    hints = get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
+    hints = _fields(kind)
     arguments = {}
     for key, value in values.items():
-        if key not in known:
-            raise UserError(_unknown(path.rstrip("."), key, known))
-        arguments[key] = _convert(value, hints[key], f"{path}{key}")
+        if key not in hints:
+            raise UserError(_unknown(path.rstrip("."), key, list(hints)))
+        if key != NAME:
+            arguments[key] = _convert(value, hints[key], f"{path}{key}")
     return kind(**arguments)
 
 
+def _choose(kinds: list[Any], values: Mapping[str, Any], path: str) -> Any:
+    """The kind that the group's ``name`` says; the first, which is the default, without one."""
+    by_name = {kind.name: kind for kind in kinds if hasattr(kind, NAME)}
+    name = values.get(NAME, next(iter(by_name), None))
+    if by_name and name not in by_name:
+        close = nearest(str(name), by_name)
+        raise UserError(f"`config.{path}.{NAME}` (={name}) must be one of {', '.join(by_name)}{close}")
+    return by_name[name] if by_name else kinds[0]
+
+
 def _convert(value: Any, hint: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    kinds = _kinds(hint)
+    if dataclasses.is_dataclass(kinds[0]):
         if not isinstance(value, Mapping):
             raise UserError(f"`config.{path}` (={value!r}) must be a group of fields")
-        return _build(hint, value, f"{path}.")  # type: ignore[arg-type]
+        return _build(_choose(kinds, value, path), value, f"{path}.")
     if get_origin(hint) is tuple:
         items = value if isinstance(value, tuple | list) else (value,)
         return tuple(_convert(item, get_args(hint)[0], path) for item in items)

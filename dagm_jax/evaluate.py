@@ -26,14 +26,17 @@ from dagm_jax.metrics import (
     average_precision,
     dice,
 )
+from dagm_jax.tasks.base import Evidence
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import show
 from dagm_jax.types import Pixels, Record, UserError
 from dagm_jax.verdict import (
     DecisionRule,
     VerdictConfig,
+    deviation_map,
     fit_threshold,
     image_score,
+    slices_score,
     smooth_map,
     spread_scores,
 )
@@ -41,7 +44,7 @@ from dagm_jax.verdict import (
 
 @dataclass(frozen=True)
 class Judged:
-    """One image judged: smoothed map float32 ``[h w]`` in [0, 1], image score, mean loss and decisions of slices."""
+    """One image judged: map of its evidence float32 ``[h w]`` in [0, 1], image score, loss and decisions of slices."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -54,7 +57,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judge:
-    """A compiled network with the weights to judge with; ``batch_size`` images go to the devices at a time."""
+    """A compiled network with the weights to judge with; ``batch_size`` images go to the devices at a time.
+
+    evidence: what the image score is read off (see ``tasks.base``).
+    """
 
     compiled: jax.stages.Compiled
     params: Any
@@ -62,6 +68,7 @@ class Judge:
     devices: Devices
     batch_size: int
     verdict: VerdictConfig
+    evidence: Evidence = "probability"
 
     def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
         """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded."""
@@ -70,17 +77,26 @@ class Judge:
             out = jax.device_get(out)
             for i in np.flatnonzero(valid):
                 smooth = smooth_map(out["map"][i], self.verdict.smoothing_px)
-                score = image_score(smooth, self.verdict)
+                if self.evidence == "deviation":
+                    smooth = deviation_map(smooth)
+                if self.evidence == "slices":
+                    score = slices_score(out["slice_scores"][i], self.verdict)
+                else:
+                    score = image_score(smooth, self.verdict)
                 counts = int(out["num_right"][i]), int(out["num_counted"][i])
                 yield Judged(images[i], masks[i], smooth, score, float(out["loss"][i]), *counts)
 
 
 def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
-    """Loss, slice accuracy, image AUROC, balanced Dice, and the mean of these two, the quality, in [0, 1].
+    """Loss, slice accuracy, image AUROC, balanced Dice, and the quality in [0, 1] that training is steered by.
 
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty. It is taken at
     the pixel threshold that is best for these images, as the final rule will take it: a network whose maps are sharp
     but spread too far is not worse than one that calibration need not correct.
+
+    Quality is the mean of AUROC and balanced Dice where pixels are told apart, of AUROC and slice accuracy where slices
+    are, and 1/(1 + loss on good images) where the task may not know of defects: there all else is for the reader alone.
+    Figures that need a label which is not there, or decisions that the task does not make, are left out.
     """
     labels, scores, losses = [], [], []
     right = counted = 0
@@ -91,22 +107,31 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
         losses.append(judged.loss)
         right, counted = right + judged.num_right, counted + judged.num_counted
         curve += DiceCurve.from_map(judged.map, judged.mask)
+    figures = {"loss": float(np.mean(losses))}
+    if counted:
+        figures["accuracy"] = right / counted
     area, balanced, defective = auroc(labels, scores), curve.balanced_dice(), curve.mean_dice()
-    if area is None or balanced is None or defective is None:
+    if area is not None and balanced is not None and defective is not None:
+        best = int(balanced.argmax())
+        figures |= {
+            "auroc": area,
+            "dice_defective": float(defective[best]),
+            "balanced_dice": float(balanced[best]),
+        }
+    if judge.evidence == "deviation":
+        loss_of_good = float(np.mean([loss for loss, label in zip(losses, labels, strict=True) if not label]))
+        return figures | {"quality": 1 / (1 + loss_of_good)}
+    second = "balanced_dice" if judge.evidence == "probability" else "accuracy"
+    if "auroc" not in figures or second not in figures:
         raise UserError("`data`: validation needs images of both labels, the defective ones with masks")
-    best = int(balanced.argmax())
-    return {
-        "loss": float(np.mean(losses)),
-        "accuracy": right / max(counted, 1),
-        "auroc": area,
-        "dice_defective": float(defective[best]),
-        "balanced_dice": float(balanced[best]),
-        "quality": (area + float(balanced[best])) / 2,
-    }
+    return figures | {"quality": (figures["auroc"] + figures[second]) / 2}
 
 
 def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]) -> DecisionRule:
-    """The rule fitted to the validation images: image threshold as configured, pixel threshold by best Dice."""
+    """The rule fitted to the validation images: image threshold as configured, pixel threshold by best Dice.
+
+    Where defects may not be known of, the image threshold is that of the pixels too: the score is one of them.
+    """
     scores = []
     curve = DiceCurve.empty()
     with show("calibrating on validation images", len(indices)) as bar:
@@ -115,7 +140,7 @@ def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: S
             curve += DiceCurve.from_map(judged.map, judged.mask)
             bar.advance()
     threshold, evidence = fit_threshold(labels, scores, judge.verdict)
-    pixel_threshold = curve.best_threshold()
+    pixel_threshold = threshold if judge.evidence == "deviation" else curve.best_threshold()
     if pixel_threshold is None:
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
     return DecisionRule(threshold, pixel_threshold, judge.verdict.calibration, evidence)
@@ -123,7 +148,10 @@ def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: S
 
 @dataclass
 class TestResult:
-    """The test side judged with a fixed rule, filled image by image; lists are in the order of the records."""
+    """The test side judged with a fixed rule, filled image by image; lists are in the order of the records.
+
+    example: the first defective image, for a picture of what was done to it.
+    """
 
     image_ids: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -133,6 +161,7 @@ class TestResult:
     overlap: OverlapCounts = field(default_factory=OverlapCounts)
     defects: list[dict[str, Any]] = field(default_factory=list)
     hardest: list[GalleryItem] = field(default_factory=list)
+    example: Judged | None = None
     executing_time_s: float = 0.0
 
     def to_report(self, verdict: VerdictConfig) -> dict[str, Any]:
@@ -192,6 +221,7 @@ def judge_test_side(
             gallery.offer(record, judged, decision)
             prediction = judged.map >= rule.pixel_threshold
             if record.label:
+                result.example = result.example or judged
                 areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
                 result.defects.append(
                     {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}

@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,15 @@ from flax import nnx
 from rich.table import Table
 
 from dagm_jax import evaluate, figures
-from dagm_jax.config import RunConfig, differences, from_config_dict, to_json
+from dagm_jax.config import RunConfig, differences, from_config_dict, to_dict, to_json
+from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer, make_slicer
 from dagm_jax.data.sources import find_images
 from dagm_jax.data.split import Split, split_records
 from dagm_jax.metrics import ImageCounts
-from dagm_jax.models.custom_unet import CustomUNet
+from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Loop, Position
 from dagm_jax.train.optim import learning_rate, make_optimizer
@@ -46,6 +47,7 @@ from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Network, TrainState, make_judge, make_network, make_state, make_train_step
 from dagm_jax.types import Manifest, UserError
+from dagm_jax.verdict import DecisionRule
 
 REPORT = "report.json"
 # Fields whose change does not make another run of a workdir's run.
@@ -123,18 +125,22 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
     split = split_records(
         manifest.records, config.data.split, config.data.validation_share, config.seed, mask_px
     )
-    mean, std = cache.intensity_moments(split.train)
+    seen = [i for i in split.train if config.task.learns_from_defects or not manifest.records[i].label]
+    mean, std = cache.intensity_moments(seen)
     data = Data(manifest, cache, split, make_slicer(config.slicing, *shape), mean, std)
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
     sizes = ", ".join(
         f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items()
     )
     console.print(f"data: {sizes}; split {config.data.split}")
+    if not config.task.learns_from_defects:
+        console.print(f"data: {config.task.name} trains on the defect-free images alone")
     for name, side in sides.items():
         for label, kind in ((1, "defective"), (0, "defect-free")):
-            if not data.of_label(side, label):
+            is_needed = label == 0 or name == "test" or config.task.learns_from_defects
+            if is_needed and not data.of_label(side, label):
                 raise UserError(
-                    f"`data`: the {name} side has no {kind} image; {config.task.name} needs both kinds on every side, "
+                    f"`data`: the {name} side has no {kind} image, which {config.task.name} needs there; "
                     "add some or change `data.split`"
                 )
     return data
@@ -156,10 +162,8 @@ class Setup:
         config = self.config
 
         def build(rngs: nnx.Rngs) -> nnx.Module:
-            out_channels = config.task.out_channels
-            return CustomUNet(
-                config.model, in_channels=config.in_channels, out_channels=out_channels, rngs=rngs
-            )
+            out_channels = config.task.out_channels(config.in_channels)
+            return config.model.build(in_channels=config.in_channels, out_channels=out_channels, rngs=rngs)
 
         return make_network(
             build, seed=config.seed, in_channels=config.in_channels, mean=self.data.mean, std=self.data.std
@@ -180,22 +184,23 @@ class Setup:
     def stream(self) -> grain.MapDataset:
         """The training batches of the whole run."""
         train, config = self.data.split.train, self.config
+        learns = config.task.learns_from_defects
         return make_training_stream(
             self.data.cache,
-            self.data.of_label(train, 1),
+            self.data.of_label(train, 1) if learns else [],
             self.data.of_label(train, 0),
             self.data.slicer,
             config.augment,
             batch_size=config.train.batch_size,
             num_batches=config.train.num_steps,
-            balance=config.train.balance,
+            balance=config.train.balance and learns,
             seed=config.seed,
         )
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
         optimizer = make_optimizer(self.config.optim)
         schedule = partial(learning_rate, self.config.optim)
-        step = make_train_step(self.network, self.config.task, optimizer, schedule)
+        step = make_train_step(self.network, self.config.task, optimizer, schedule, self.config.seed)
         return self.devices.compile_step(step, state, self.devices.shard_batch(batch))
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
@@ -203,8 +208,15 @@ class Setup:
         pixels = self.devices.shard_batch((np.zeros(shape, np.uint8), np.zeros(shape, bool)))
         function = make_judge(self.network, self.config.task, slicer)
         compiled = self.devices.compile_judge(function, state.params, state.stats, *pixels)
+        config = self.config
         return evaluate.Judge(
-            compiled, state.params, state.stats, self.devices, batch_size, self.config.verdict
+            compiled,
+            state.params,
+            state.stats,
+            self.devices,
+            batch_size,
+            config.verdict,
+            config.task.evidence,
         )
 
     @property
@@ -239,9 +251,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
     sample = setup.validation_sample()
 
     def validate(state: TrainState) -> dict[str, float]:
-        judge = evaluate.Judge(
-            watch.compiled, state.params, state.stats, watch.devices, watch.batch_size, watch.verdict
-        )
+        judge = replace(watch, params=state.params, stats=state.stats)
         return evaluate.validate(judge, setup.data.cache, sample)
 
     record = Record(workdir, position.step)
@@ -277,7 +287,7 @@ def judge(
     records = [data.manifest.records[i] for i in data.split.test]
     result = evaluate.judge_test_side(judge, records, data.cache.shape, rule)
     report = {
-        "model": "custom_unet",
+        "model": config.model.name,
         "task": config.task.name,
         "test": result.to_report(config.verdict),
         "decision_rule": {
@@ -308,9 +318,10 @@ def judge(
         "seed": config.seed,
         "device": setup.devices.kind,
         "versions": {"python": platform.python_version(), **package_versions()},
-        "config": asdict(config),
+        "config": to_dict(config),
     }
     draw_figures(result, rule.threshold, read_history(workdir / "metrics.jsonl"), workdir)
+    draw_pipeline(result.example, rule, data.slicer, config, workdir)
     write_atomically(workdir / "predictions.csv", predictions_csv(result))
     # The report comes last: a workdir that has one is finished.
     text = json.dumps(evaluate.finite_or_none(report), indent=2, allow_nan=False)
@@ -320,9 +331,13 @@ def judge(
 
 def forward_gflop(setup: Setup, state: TrainState) -> float:
     """GFLOP of one slice's forward pass, as XLA counts them before optimisation (2 per multiply-add)."""
-    image = jax.ShapeDtypeStruct((1, *setup.data.slicer.slice_shape, 1), np.uint8)
-    forward = jax.jit(partial(setup.network.apply, train=False))
-    cost = forward.lower(state.params, state.stats, image).cost_analysis()
+    shape = (1, *setup.data.slicer.slice_shape, setup.config.in_channels)
+
+    def forward(params: Any, stats: Any, x: Any) -> Any:
+        return setup.network.bind(params, stats, train=False)[0](x, None).logits
+
+    x = jax.ShapeDtypeStruct(shape, np.float32)
+    cost = jax.jit(forward).lower(state.params, state.stats, x).cost_analysis()
     return float((cost or {}).get("flops", math.nan)) / 1e9
 
 
@@ -339,7 +354,7 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
             for name, side in sides.items()
         },
         "num_skipped": len(data.manifest.skipped),
-        "skipped": [asdict(skip) for skip in data.manifest.skipped],
+        "skipped": [{"what": skip.what, "reason": skip.reason} for skip in data.manifest.skipped],
     }
 
 
@@ -355,6 +370,27 @@ def draw_figures(
     figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
     figures.plot_score_histogram(result.labels, result.scores, threshold, folder / "scores.png")
     figures.plot_gallery(result.hardest, folder / "hardest.png")
+
+
+def draw_pipeline(
+    example: evaluate.Judged | None, rule: DecisionRule, slicer: Slicer, config: RunConfig, workdir: Path
+) -> None:
+    """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
+    assert example is not None, "every test side has defective images"
+    rng = np.random.default_rng(config.seed)
+    turned, _ = augment(example.image, example.mask, config.augment, rng)
+    shown = ImagePath(
+        source=example.image,
+        turned=turned,
+        strips=slicer.cut(turned[..., None])[..., 0],
+        map=example.map,
+        mask=example.mask,
+        score=example.score,
+        threshold=rule.threshold,
+        defective=bool(rule.decide([example.score])[0]),
+    )
+    title = f"{config.model.name}, {config.task.name}"
+    plot_pipeline(shown, workdir / "figures" / "pipeline.png", title)
 
 
 def predictions_csv(result: evaluate.TestResult) -> str:

@@ -10,12 +10,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dagm_jax.types import UserError
+
+if TYPE_CHECKING:
+    from dagm_jax.config import RunConfig
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -36,13 +39,27 @@ def find_config(path: str) -> str:
         if candidate.is_file():
             return f"{candidate.resolve()}{colon}{task}"
     raise UserError(
-        f"`--config` (={name}) is no file, here or beside the package; shipped ones are configs/custom_unet.py "
-        "and configs/smoke.py"
+        f"`--config` (={name}) is no file, here or beside the package; shipped ones are configs/custom_unet.py, "
+        "configs/conv_autoencoder.py, configs/unet3plus.py and configs/smoke.py"
     )
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the flags; every mistake in them becomes a UserError of one line."""
+def read_config(path: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of ``path`` (FILE or FILE:OPTIONS) with ``--config.x.y=value`` overrides, as `main` reads it.
+
+    Raises UserError for every mistake in them.
+    """
+    from dagm_jax.config import from_config_dict
+
+    values = flags.FlagValues()
+    argv = ["read_config", f"--config={path}", *overrides]
+    config = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    parse_flags(argv, values)
+    return from_config_dict(config.value)
+
+
+def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the flags into ``values``; every mistake in them becomes a UserError of one line."""
     resolved = list(argv)
     for i, argument in enumerate(argv):
         for start in ("--config=", "-config="):
@@ -51,7 +68,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if argument in ("--config", "-config") and i + 1 < len(argv):
             resolved[i + 1] = find_config(argv[i + 1])
     try:
-        rest: list[str] = flags.FLAGS(resolved)
+        rest: list[str] = values(resolved)
     except flags.Error as error:
         raise UserError(f"command line: {one_line(error)}") from error
     except (AttributeError, KeyError) as error:
@@ -59,7 +76,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError(f"command line: {unknown_field(resolved, error)}") from error
     if len(rest) > 1:
         raise UserError(f"command line: {rest[1]!r} is not a flag; values are given as --name=value")
-    if _CONFIG.value is None:
+    if values["config"].value is None:
         raise UserError("`--config` is missing; --config=configs/custom_unet.py is the usual one")
     return rest
 
@@ -83,9 +100,9 @@ def unknown_field(argv: Sequence[str], error: BaseException) -> str:
 
 def default_workdir(config_json: str) -> Path:
     """``runs/`` and a name that any change of the configuration changes, so that one command finds its own run."""
-    file, _, task = str(config_flags.get_config_filename(flags.FLAGS["config"])).partition(":")
+    file, _, options = str(config_flags.get_config_filename(flags.FLAGS["config"])).partition(":")
     digest = hashlib.sha256(config_json.encode()).hexdigest()[:8]
-    return Path("runs") / "-".join(part for part in (Path(file).stem, task, digest) if part)
+    return Path("runs") / "-".join(part for part in (Path(file).stem, *options.split(","), digest) if part)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -94,6 +94,19 @@ class Manifest:
 
 # An image and its mask: uint8 [h w] and bool [h w].
 Pixels = tuple[np.ndarray, np.ndarray]
+
+
+class NetworkOutput(NamedTuple):
+    """What a network says of a batch of slices; a pytree of float32 arrays.
+
+    logits: ``[b h w d]``, of the full-resolution stage. side_logits: of coarser stages, up-sampled to the input's
+    size, ``[b h w d]`` each; empty without deep supervision. class_logits: (no defect, defect) of each slice,
+    ``[b 2]``, None without a classification-guided module.
+    """
+
+    logits: Any
+    side_logits: tuple[Any, ...] = ()
+    class_logits: Any = None
 
 
 class Batch(TypedDict):

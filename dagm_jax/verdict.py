@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from dagm_jax.types import UserError
 
-Calibration = Literal["f1", "false_alarm_rate", "expected_cost"]
+Calibration = Literal["f1", "false_alarm_rate", "expected_cost", "normals"]
 Score = Literal["max", "top_mean"]
 
 SCORE_CLIP = 1e-6
@@ -31,9 +31,11 @@ FloatArray = NDArray[np.float64]
 class VerdictConfig:
     """How an image is scored and how the threshold on the score is chosen.
 
-    calibration: "f1" (highest F1), "expected_cost" (least fp_cost·FP + fn_cost·FN), or "false_alarm_rate"
-    (at most the share max_false_alarm_rate of good images called defective). score: "max" pixel of the map,
-    or "top_mean", the mean of its highest top_fraction of pixels. smoothing_px: sigma of the Gaussian that
+    calibration: "f1" (highest F1), "expected_cost" (least fp_cost·FP + fn_cost·FN), "false_alarm_rate"
+    (at most the share max_false_alarm_rate of good images called defective), or "normals" (the score that
+    good images exceed with probability max_false_alarm_rate, extrapolated; looks at good images alone). score:
+    "max" pixel of the map, or "top_mean", the mean of its highest top_fraction of pixels; where slices are
+    scored, the highest slice, or the mean of the top_slices highest. smoothing_px: sigma of the Gaussian that
     smooths the map before, 0 = off. Raises UserError, naming the field, its value and the rule.
     """
 
@@ -43,6 +45,7 @@ class VerdictConfig:
     fn_cost: float = 20.0
     score: Score = "max"
     top_fraction: float = 0.001
+    top_slices: int = 3
     smoothing_px: float = 2.0
 
     def __post_init__(self) -> None:
@@ -57,11 +60,15 @@ class VerdictConfig:
         # Each rule is written so that a NaN fails it.
         if not 0 <= self.max_false_alarm_rate <= 1:
             self._refuse("max_false_alarm_rate", "must lie in [0, 1]; 0.01 allows one in a hundred")
+        if self.calibration == "normals" and not 0 < self.max_false_alarm_rate < 1:
+            self._refuse("max_false_alarm_rate", "must lie between 0 and 1 for calibration=normals")
         for name in ("fp_cost", "fn_cost"):
             if not 0 < getattr(self, name) < math.inf:
                 self._refuse(name, "must be positive and finite; only the ratio of the two costs matters")
         if not 0 < self.top_fraction <= 1:
             self._refuse("top_fraction", "must lie in (0, 1]; 0.001 takes the 262 highest of 512x512 pixels")
+        if not (isinstance(self.top_slices, int) and self.top_slices >= 1):
+            self._refuse("top_slices", "must be a whole number of at least 1")
         if not 0 <= self.smoothing_px < math.inf:
             self._refuse("smoothing_px", "must be 0 (off) or a positive, finite sigma in pixels")
 
@@ -145,6 +152,20 @@ def image_score(smoothed: NDArray[np.float32], config: VerdictConfig) -> float:
     return float(np.mean(np.partition(smoothed.ravel(), -num_top)[-num_top:], dtype=np.float64))
 
 
+def slices_score(slice_scores: ArrayLike, config: VerdictConfig) -> float:
+    """The score of one image from those of its slices [n]: the highest, or the mean of the top_slices highest."""
+    values = np.sort(np.asarray(slice_scores, dtype=np.float64))
+    return float(values[-1] if config.score == "max" else values[-config.top_slices :].mean())
+
+
+def deviation_map(smoothed: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far each pixel of the map [h w] lies from the image's own usual level: |m - median(m)|, float32.
+
+    Two-sided, because a defect may be redrawn better than the texture round it: class 1's is smooth.
+    """
+    return np.asarray(np.abs(smoothed - np.median(smoothed)), np.float32)
+
+
 # --- the threshold ------------------------------------------------------------------------------------------
 
 
@@ -222,8 +243,9 @@ def _checked_validation(
         raise UserError(f"`scores` ({found}) must be finite; did training diverge?")
     truth = truth.astype(bool)
     num_defective, num_good = int(truth.sum()), int((~truth).sum())
-    if num_good == 0 or (num_defective == 0 and config.calibration != "false_alarm_rate"):
-        needed = "good images" if config.calibration == "false_alarm_rate" else "both classes"
+    only_good = config.calibration in ("false_alarm_rate", "normals")
+    if num_good == 0 or (num_defective == 0 and not only_good):
+        needed = "good images" if only_good else "both classes"
         raise UserError(
             f"`verdict.calibration` (={config.calibration!r}) needs {needed} in validation, which holds "
             f"{num_good} good and {num_defective} defective images; enlarge it or choose another calibration"
@@ -248,23 +270,20 @@ def fit_threshold(
     `spread_scores`, one below all scores and one above. "f1" and "expected_cost" take the best candidate,
     of equally good ones that in the widest gap, so that a perfectly separated validation part gives the
     middle of the gap between good and defective. "false_alarm_rate" takes the lowest candidate with FP /
-    good <= max_false_alarm_rate.
+    good <= max_false_alarm_rate. "normals" takes `normals_threshold` of the good scores.
 
     labels: {0, 1} [n]; scores: finite [n]. Evidence (JSON values): tp fp fn tn at the threshold, num_good,
     num_defective, num_equally_good, highest_good_score, lowest_defective_score (None without defective
     images). Raises UserError for scores that are not finite and for a missing class.
     """
     truth, values = _checked_validation(labels, scores, config)
-    candidates = _make_candidates(truth, values)
     num_defective, num_good = int(truth.sum()), int((~truth).sum())
-    if config.calibration == "false_alarm_rate":
-        allowed = candidates.num_fp <= config.max_false_alarm_rate * num_good + _TIE_TOLERANCE
-        chosen, num_equal = int(np.argmax(allowed)), 1
+    if config.calibration == "normals":
+        threshold, num_equal = normals_threshold(values[~truth], config.max_false_alarm_rate), 1
     else:
-        loss = _loss_of_candidates(candidates, num_defective, config)
-        best = np.flatnonzero(loss <= loss.min() + _TIE_TOLERANCE * max(1.0, abs(float(loss.min()))))
-        chosen, num_equal = int(best[np.argmax(candidates.width[best])]), int(best.size)
-    num_fp, num_fn = int(candidates.num_fp[chosen]), int(candidates.num_fn[chosen])
+        threshold, num_equal = _best_candidate(truth, values, config)
+    called = values >= threshold
+    num_fp, num_fn = int((called & ~truth).sum()), int((~called & truth).sum())
     evidence: dict[str, Any] = {
         "tp": num_defective - num_fn,
         "fp": num_fp,
@@ -276,4 +295,30 @@ def fit_threshold(
         "highest_good_score": float(values[~truth].max()),
         "lowest_defective_score": float(values[truth].min()) if num_defective else None,
     }
-    return float(candidates.threshold[chosen]), evidence
+    return threshold, evidence
+
+
+def _best_candidate(truth: NDArray[np.bool_], values: FloatArray, config: VerdictConfig) -> tuple[float, int]:
+    """(the threshold that the calibration asks for, the number of candidates that are equally good)."""
+    candidates = _make_candidates(truth, values)
+    if config.calibration == "false_alarm_rate":
+        num_good = int((~truth).sum())
+        allowed = candidates.num_fp <= config.max_false_alarm_rate * num_good + _TIE_TOLERANCE
+        return float(candidates.threshold[int(np.argmax(allowed))]), 1
+    loss = _loss_of_candidates(candidates, int(truth.sum()), config)
+    best = np.flatnonzero(loss <= loss.min() + _TIE_TOLERANCE * max(1.0, abs(float(loss.min()))))
+    return float(candidates.threshold[best[np.argmax(candidates.width[best])]]), int(best.size)
+
+
+def normals_threshold(good_scores: FloatArray, false_alarm_rate: float) -> float:
+    """The score that good images exceed with probability ``false_alarm_rate``, beyond all that were seen if need be.
+
+    A score is a maximum over pixels, so its distribution over images is close to Gumbel's (Fisher and Tippett 1928):
+    with its moments, scale = sd·√6/π and mode = mean - γ·scale, the quantile is mode - scale·log(-log(1 - rate)). An
+    empirical quantile needs 1/rate images before it is anything but their maximum.
+    """
+    scale = float(np.std(good_scores)) * math.sqrt(6) / math.pi
+    mode = float(np.mean(good_scores)) - float(np.euler_gamma) * scale
+    threshold = mode - scale * math.log(-math.log1p(-false_alarm_rate))
+    # Scores that are all the same leave no scale; the next number above them keeps those images good.
+    return max(threshold, float(np.nextafter(np.mean(good_scores), np.inf)))

@@ -1,7 +1,8 @@
 """The arrows of the architecture, held on the syntax tree: who may import whom, and who alone knows what.
 
 L0 types; L1 models, tasks, data, metrics, verdict, which do not know one another; L2 train, and baselines and figures
-beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 experiment; main on top.
+beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes and experiment; main on
+top.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ LEVELS = {
     "train": 2,
     "baselines": 2,
     "figures": 2,
+    "pipeline_figure": 3,
     "evaluate": 3,
     "config": 3,
+    "recipes": 4,
     "experiment": 4,
     "main": 5,
 }
 # Import name → distribution name, where they differ by more than - and _.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "skimage": "scikit-image",
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
@@ -149,7 +153,7 @@ def test_data_and_package_know_no_jax(module: str) -> None:
 def test_configurations_import_configurations_only(path: Path) -> None:
     """Would catch: a shipped configuration with code of its own in it."""
     imported = [name for name in imports_of(ast.parse(path.read_text())) if name.startswith("dagm_jax.")]
-    allowed = {"dagm_jax.config.make_task", "dagm_jax.config.to_config_dict"}
+    allowed = {"dagm_jax.recipes.compose", "dagm_jax.config.to_config_dict"}
     assert not [name for name in imported if name not in allowed and not name.endswith("Config")]
 
 
@@ -166,7 +170,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         (under("jax.sharding", "jax.experimental.shard_map"), {"train/parallel"}),
         (under("jax.make_mesh", "jax.pmap", "jax.shard_map", "jax.device_put"), {"train/parallel"}),
         (under("jax.devices", "jax.local_devices", "jax.device_count"), {"train/parallel"}),
-        (under("matplotlib"), {"figures"}),
+        (under("matplotlib"), {"figures", "pipeline_figure"}),
         (under("tensorboardX"), {"train/progress"}),
         (under("flax"), {"models", "train/step", "experiment"}),
     ],
@@ -219,14 +223,19 @@ def third_party(folder: Path, pattern: str) -> set[str]:
     assert names, "no file looked at"
     # pytest puts a test's own folder on the path.
     beside = {path.stem for path in folder.rglob("*.py")} if folder.name == "tests" else set()
-    foreign = names - set(sys.stdlib_module_names) - {"dagm_jax", "configs", "__future__"} - beside
+    foreign = names - set(sys.stdlib_module_names) - {"dagm_jax", "configs", "launch", "__future__"} - beside
     return {canonical(DISTRIBUTIONS.get(name, name)) for name in foreign}
 
 
 # Of the tests those that pytest runs; a script beside them that makes reference numbers with another library needs it.
 @pytest.mark.parametrize(
     ("folder", "pattern", "extras"),
-    [("dagm_jax", "*.py", ()), ("configs", "*.py", ()), ("tests", "test_*.py", ("test",))],
+    [
+        ("dagm_jax", "*.py", ()),
+        ("configs", "*.py", ()),
+        ("launch", "*.py", ("peer",)),
+        ("tests", "test_*.py", ("test", "peer")),
+    ],
 )
 def test_every_import_is_declared(folder: str, pattern: str, extras: tuple[str, ...]) -> None:
     """Would catch: a package that is only there because another one happens to need it, missing on a fresh machine."""

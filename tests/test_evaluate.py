@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -45,6 +46,7 @@ def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Jud
         scaled = image.astype(np.float32) / 255
         return {
             "map": scaled,
+            "slice_scores": scaled[:, :, 0],
             "loss": scaled.mean((1, 2)),
             "num_right": image[:, 0, 0].astype(np.int32),
             "num_counted": image[:, 0, 1].astype(np.int32),
@@ -104,6 +106,20 @@ def test_score_is_that_of_the_smoothed_map() -> None:
     image[16, 24] = 255
     (judged,) = brightness_judge(1, VerdictConfig(smoothing_px=2.0))([(image, image > 0)])
     assert judged.score == judged.map.max() < 0.1
+
+
+def test_each_evidence_scores_its_own_way() -> None:
+    """Catches a map's maximum for slices that say their own score, and a one-sided score of residuals."""
+    image = np.full(SHAPE, 100, np.uint8)
+    image[5, 3], image[9, 9] = 10, 150
+    scores = {}
+    for evidence in ("probability", "deviation", "slices"):
+        judge = replace(brightness_judge(1), evidence=evidence)
+        (judged,) = judge([(image, image < 20)])
+        scores[evidence] = judged.score
+        assert judged.map[9, 9] == pytest.approx(50 / 255 if evidence == "deviation" else 150 / 255)
+    expected = {"probability": 150 / 255, "deviation": 90 / 255, "slices": image[:, 0].max() / 255}
+    assert scores == pytest.approx(expected)
 
 
 def test_images_are_taken_as_they_are_needed() -> None:
@@ -176,6 +192,28 @@ def test_validation_by_hand() -> None:
     assert got["dice_defective"] == pytest.approx(dice)
     assert got["balanced_dice"] == pytest.approx(balanced)
     assert got["quality"] == pytest.approx((area + balanced) / 2)
+
+
+def test_quality_is_made_of_what_the_task_may_know() -> None:
+    """Catches a reconstruction that is steered by defects, and slices that are judged by their maps' Dice."""
+    images, cache = make_images(11), cast(Any, Cache(make_images(11)))
+    indices = [7, 0, 3, 10, 4]
+    slices = validate(replace(brightness_judge(2), evidence="slices"), cache, indices)
+    assert slices["quality"] == pytest.approx((slices["auroc"] + slices["accuracy"]) / 2)
+    residuals = validate(replace(brightness_judge(2), evidence="deviation"), cache, indices)
+    loss = np.mean([images[i][0].mean() / 255 for i in indices if not images[i][1].any()])
+    assert residuals["quality"] == pytest.approx(1 / (1 + loss), rel=1e-5)
+    good = validate(replace(brightness_judge(2), evidence="deviation"), cache, [1, 3])
+    assert not {"auroc", "balanced_dice"} & good.keys()
+    rule = calibrate(
+        replace(
+            brightness_judge(2, VerdictConfig(smoothing_px=0, calibration="normals")), evidence="deviation"
+        ),
+        cache,
+        [1, 3, 5],
+        [0, 0, 0],
+    )
+    assert rule.pixel_threshold == rule.threshold
 
 
 def test_validation_without_a_label_is_a_users_error() -> None:

@@ -165,7 +165,7 @@ def test_workdir_holds_everything(whole: Run) -> None:
     """Catches a figure, table or file that is promised and not written, and decoded images left behind."""
     for name in ("report.json", "predictions.csv", "decision_rule.json", "metrics.jsonl", "config.json"):
         assert (whole.workdir / name).stat().st_size > 0, name
-    for name in ("curves", "confusion", "roc_pr", "scores", "hardest"):
+    for name in ("curves", "confusion", "roc_pr", "scores", "hardest", "pipeline"):
         with Image.open(whole.workdir / "figures" / f"{name}.png") as picture:
             picture.load()
             assert min(picture.size) > 100, name
@@ -174,6 +174,31 @@ def test_workdir_holds_everything(whole: Run) -> None:
     assert not list(whole.workdir.rglob("*.partial"))
     for line in ("built-in procedural images", "validation", "auroc", "dice_defective", "executing time"):
         assert line in whole.output, line
+
+
+@pytest.mark.parametrize("task", ["reconstruction", "classification"])
+def test_other_tasks_leave_the_same_behind(shell: Shell, task: str, tmp_path: Path) -> None:
+    """Catches a task that the command refuses, and reports or figures that only segmentation can fill.
+
+    Reconstruction knows good images alone: its threshold may not depend on defects, and decides nothing on slices.
+    """
+    command = (f"{CONFIG}:{task}", *SMALL[1:], "--config.train.num_steps=4", f"--workdir={tmp_path}")
+    run = finished(shell.run(*command), tmp_path)
+    report = run.report
+    assert (report["model"], report["task"]) == ("custom_unet", task)
+    assert report["config"]["task"]["name"] == task
+    for name in ("curves", "confusion", "roc_pr", "scores", "hardest", "pipeline"):
+        assert (tmp_path / "figures" / f"{name}.png").exists()
+    rows = read_history(tmp_path / "metrics.jsonl")
+    assert all(("accuracy" in row) == (task == "classification") for row in rows)
+    assert ("trains on the defect-free images alone" in run.output) == (task == "reconstruction")
+    scores = [float(row["score"]) for row in run.predictions()]
+    assert len(set(scores)) == len(scores)
+    assert 0 < min(scores) <= max(scores) < 1
+    rule = report["decision_rule"]
+    assert rule["calibration"] == {"reconstruction": "normals", "classification": "f1"}[task]
+    if task == "reconstruction":
+        assert rule["pixel_threshold"] == rule["threshold"]
 
 
 def test_history_has_every_step_and_validation(whole: Run) -> None:

@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import f1_score
 
 from dagm_jax.types import UserError
 from dagm_jax.verdict import (
     DecisionRule,
     VerdictConfig,
+    deviation_map,
     fit_threshold,
     image_score,
+    normals_threshold,
+    slices_score,
     smooth_map,
     spread_scores,
 )
@@ -270,3 +274,57 @@ def test_smoothing_is_the_formula() -> None:
     np.testing.assert_allclose(smooth_map(values, sigma), expected, atol=1e-6)
     np.testing.assert_array_equal(smooth_map(values, 0), values)
     assert smooth_map(values, sigma).dtype == np.float32
+
+
+# --- good images alone ---
+
+
+def test_normals_threshold_is_the_gumbel_quantile_of_scipy() -> None:
+    """Would catch: a wrong sign or moment in the quantile, which moves every verdict of reconstruction."""
+    rng = np.random.default_rng(0)
+    scores = 0.1 + 0.02 * rng.gumbel(size=20_000)
+    for rate in (0.2, 0.01, 0.001):
+        expected = stats.gumbel_r(0.1, 0.02).ppf(1 - rate)
+        assert normals_threshold(scores, rate) == pytest.approx(expected, rel=0.02)
+        assert np.mean(scores >= normals_threshold(scores, rate)) == pytest.approx(rate, rel=0.3)
+    few = np.array([0.1, 0.2, 0.4])
+    scale = np.std(few) * math.sqrt(6) / math.pi
+    fitted = stats.gumbel_r(np.mean(few) - np.euler_gamma * scale, scale)
+    assert normals_threshold(few, 0.01) == pytest.approx(fitted.ppf(0.99))
+
+
+def test_normals_look_at_good_images_alone() -> None:
+    """Would catch: a threshold that defects move, and a validation part without any that is refused."""
+    config = VerdictConfig(calibration="normals")
+    good = [0.1, 0.12, 0.15, 0.11]
+    alone, evidence = fit_threshold([0] * 4, good, config)
+    assert evidence["num_defective"] == 0
+    assert evidence["lowest_defective_score"] is None
+    with_defects, evidence = fit_threshold([0, 0, 0, 0, 1, 1], [*good, 0.13, 0.9], config)
+    assert with_defects == alone > max(good)
+    assert (evidence["tp"], evidence["fp"], evidence["fn"], evidence["tn"]) == (1, 0, 1, 4)
+    equal, _ = fit_threshold([0, 0], [0.25, 0.25], config)
+    assert equal > 0.25
+    with pytest.raises(UserError, match=r"needs good images in validation"):
+        fit_threshold([1], [0.5], config)
+    with pytest.raises(UserError, match=r"`verdict\.max_false_alarm_rate` \(=0\)"):
+        VerdictConfig(calibration="normals", max_false_alarm_rate=0)
+
+
+def test_slices_score_is_the_highest_or_the_mean_of_the_highest() -> None:
+    """Would catch: a mean over all slices, in which one defect drowns, and the lowest instead of the highest."""
+    scores = [0.1, 0.9, 0.3, 0.6]
+    assert slices_score(scores, VerdictConfig()) == 0.9
+    assert slices_score(scores, VerdictConfig(score="top_mean")) == pytest.approx(0.6)
+    assert slices_score(scores, VerdictConfig(score="top_mean", top_slices=9)) == pytest.approx(0.475)
+    with pytest.raises(UserError, match=r"`verdict\.top_slices` \(=0\)"):
+        VerdictConfig(top_slices=0)
+
+
+def test_deviation_is_two_sided_and_from_the_median() -> None:
+    """Would catch: "high residual = defect", which misses patches smoother than the texture."""
+    values = np.full((10, 10), 0.5, np.float32)
+    values[0, 0], values[9, 9] = 0.2, 0.9
+    got = deviation_map(values)
+    assert got.dtype == np.float32
+    assert (got[0, 0], got[9, 9], got[5, 5]) == (pytest.approx(0.3), pytest.approx(0.4), 0)

@@ -76,12 +76,13 @@ def make_training_stream(
     """A dataset of ``num_batches`` training batches.
 
     ``balance``: every second slice is a positive one of a defective image, the others are not positive and come from
-    all images; images are shuffled anew each epoch. Without it slices come from all images as they fall.
-    Raises UserError where a needed label is missing.
+    all images; images are shuffled anew each epoch. Without it slices come from all images as they fall, the defective
+    ones among them if any are given. Raises UserError where ``balance`` has no defective image to draw from.
     """
-    if not defective:
+    if balance and not defective:
         raise UserError(
-            "`data`: the training side has no defective image; segmentation needs some with masks"
+            "`train.balance` (=True) needs defective images on the training side, of which there is none; "
+            "set it to False"
         )
     num_slices = batch_size * num_batches
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.models.blocks import Block, ConvTranspose2x2, NormKind, max_pool
-from dagm_jax.types import UserError, check_choices
+from dagm_jax.types import NetworkOutput, UserError, check_choices
 
 NUM_LEVELS = 4
 DOWNSAMPLING = 2**NUM_LEVELS
@@ -25,15 +25,27 @@ class ConvAutoencoderConfig:
     norm: NormKind = "batch"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
+    name: ClassVar[str] = "conv_autoencoder"
+
     def __post_init__(self) -> None:
         check_choices("model", self)
         for name in ("base_channels", "bottleneck_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"`model.{name}` (={getattr(self, name)}) must be at least 1")
 
+    def build(
+        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
+    ) -> ConvAutoencoder:
+        """The network of this shape, freshly initialised."""
+        return ConvAutoencoder(
+            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
+        )
+
 
 class ConvAutoencoder(nnx.Module):
-    """Auto-encoder on ``[b h w in_channels]`` → logits ``[b h w out_channels]``; h and w multiples of 16.
+    """Auto-encoder on ``[b h w in_channels]`` → logits ``[b h w out_channels]`` of a NetworkOutput.
+
+    Height and width must be multiples of 16.
 
     Four times Block(c_i) and max-pool; 1x1 convolution with bias and no norm to the bottleneck, ``[b h/16 w/16 z]``;
     for i = 4…1 ConvTranspose 2x2 to c_i and Block(c_i); 1x1 head. No skips.
@@ -70,8 +82,12 @@ class ConvAutoencoder(nnx.Module):
         self.decoder = nnx.List([block(width, width) for width in widths])
         self.head = nnx.Conv(widths[0], out_channels, (1, 1), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
-        return self.decode(self.encode(x, train=train), train=train)
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
+    ) -> NetworkOutput:
+        """The output; ``key`` belongs to every network's signature, and this one draws nothing."""
+        del key
+        return NetworkOutput(self.decode(self.encode(x, train=train), train=train))
 
     def encode(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h/16 w/16 z"]:
         """The bottleneck."""

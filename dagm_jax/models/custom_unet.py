@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.models.blocks import (
     Block,
@@ -18,7 +18,7 @@ from dagm_jax.models.blocks import (
     max_pool,
     upsample2,
 )
-from dagm_jax.types import UserError, check_choices
+from dagm_jax.types import NetworkOutput, UserError, check_choices
 
 ExtraSkips = Literal["previous_encoder", "none", "next_encoder", "both", "all_shallower"]
 
@@ -36,14 +36,26 @@ class CustomUNetConfig:
     up: UpKind = "conv_transpose"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
+    name: ClassVar[str] = "custom_unet"
+
     def __post_init__(self) -> None:
         check_choices("model", self)
         if self.base_channels < 1:
             raise UserError(f"`model.base_channels` (={self.base_channels}) must be at least 1")
 
+    def build(
+        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
+    ) -> CustomUNet:
+        """The network of this shape, freshly initialised."""
+        return CustomUNet(
+            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
+        )
+
 
 class CustomUNet(nnx.Module):
-    """Five-level U-Net on ``[b h w in_channels]`` → logits ``[b h w out_channels]``; h and w multiples of 16.
+    """Five-level U-Net on ``[b h w in_channels]`` → logits ``[b h w out_channels]`` of a NetworkOutput.
+
+    Height and width must be multiples of 16.
 
     Encoder E1…E5 with max-pools P1…P4. For i = 4…1: U_i = up(D_{i+1}), S_i = P_{i-1} (the previous encoder stage,
     pooled to the size of E_i; none for i = 1), D_i = Block(c_i)(concat[U_i, E_i, S_i]); 1x1 head.
@@ -83,7 +95,11 @@ class CustomUNet(nnx.Module):
         )
         self.head = nnx.Conv(widths[0], out_channels, (1, 1), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
+    ) -> NetworkOutput:
+        """The output; ``key`` belongs to every network's signature, and this one draws nothing."""
+        del key
         encoded: list[Array] = []
         pooled: list[Array] = []
         x = x.astype(self.dtype)
@@ -97,7 +113,7 @@ class CustomUNet(nnx.Module):
             extra = [self._extra_skip(i, j, encoded, pooled) for j in self._extra_levels(i)]
             x = jnp.concatenate([self.ups[i](x), encoded[i], *extra], axis=-1)
             x = self.decoder[i](x, train=train)
-        return self.head(x).astype(jnp.float32)
+        return NetworkOutput(self.head(x).astype(jnp.float32))
 
     def _extra_levels(self, i: int) -> list[int]:
         """Encoder levels (0 = finest) that decoder stage ``i`` sees besides its own."""

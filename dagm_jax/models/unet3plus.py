@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.models.blocks import BatchNorm, interleave, max_pool, upsample, upsample_phases
-from dagm_jax.types import UserError, check_choices
+from dagm_jax.types import NetworkOutput, UserError, check_choices
 
 NUM_LEVELS = 5
 DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
@@ -32,34 +32,20 @@ class UNet3PlusConfig:
     classification_guided: bool = True
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
+    name: ClassVar[str] = "unet3plus"
+
     def __post_init__(self) -> None:
         check_choices("model", self)
         if self.base_channels < 1:
             raise UserError(f"`model.base_channels` (={self.base_channels}) must be at least 1")
 
-
-class UNet3PlusOutput(NamedTuple):
-    """What the network says of a batch of slices; a pytree, all float32.
-
-    ``logits``: of the full-resolution stage D1. ``side_logits``: of the stages D2…D5, up-sampled to the input's size;
-    empty without deep supervision. ``class_logits``: (no defect, defect) of each slice, None without the
-    classification-guided module; they need a cross-entropy of their own, nothing else teaches the module.
-    """
-
-    logits: Float[Array, "b h w d"]
-    side_logits: tuple[Float[Array, "b h w d"], ...]
-    class_logits: Float[Array, "b 2"] | None
-
-    @property
-    def gate(self) -> Float[Array, "b 1 1 1"]:
-        """The probability that a slice holds a defect, by which its map is to be multiplied; 1 without the module.
-
-        The paper's code multiplies the *logits* by a hard 0 or 1: probability 0.5 everywhere on a good slice, and no
-        gradient. The map is gate · σ(logits).
-        """
-        if self.class_logits is None:
-            return jnp.ones((self.logits.shape[0], 1, 1, 1), jnp.float32)
-        return jax.nn.softmax(self.class_logits)[:, 1, None, None, None]
+    def build(
+        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
+    ) -> UNet3Plus:
+        """The network of this shape, freshly initialised."""
+        return UNet3Plus(
+            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
+        )
 
 
 class ConvBatchNormRelu(nnx.Module):
@@ -177,7 +163,7 @@ class DecoderStage(nnx.Module):
 
 
 class UNet3Plus(nnx.Module):
-    """U-Net 3+ on ``[b h w in_channels]`` → UNet3PlusOutput; h and w multiples of 16.
+    """U-Net 3+ on ``[b h w in_channels]`` → NetworkOutput; h and w multiples of 16.
 
     Encoder E1…E5 with max-pools between. D5 = E5; for i = 4…1, D_i fuses branches of the max-pooled E_1…E_{i-1}, of
     E_i, and of the up-sampled D_{i+1}…D_5, each resampled straight to the size of E_i and then convolved. Heads are
@@ -217,7 +203,7 @@ class UNet3Plus(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
-    ) -> UNet3PlusOutput:
+    ) -> NetworkOutput:
         """The output; ``key`` is needed for the dropout of a guided network in training, and ignored elsewhere.
 
         Under jit, side and class logits that the caller leaves unused are not computed.
@@ -234,7 +220,7 @@ class UNet3Plus(nnx.Module):
             upsample(head(f).astype(jnp.float32), 2**i)
             for i, (head, f) in enumerate(zip(self.heads, features, strict=False))
         ]
-        return UNet3PlusOutput(logits[0], tuple(logits[1:]), class_logits)
+        return NetworkOutput(logits[0], tuple(logits[1:]), class_logits)
 
     def _encode(self, x: Array, *, train: bool) -> list[Array]:
         """E1…E5."""

@@ -1,6 +1,9 @@
-"""Losses, one number per example, in float32; predictions are logits."""
+"""Losses and similarities, one number per example, in float32; what is compared with a mask are logits."""
 
 from __future__ import annotations
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,18 @@ import optax
 from jaxtyping import Array, Float
 
 DICE_SMOOTHING = 1.0
+IOU_SMOOTHING = 1.0
+
+# Wang et al. 2004: the window, and the constants that keep both quotients defined on black and on flat patches.
+SSIM_RADIUS_PX = 5
+SSIM_WINDOW_PX = 2 * SSIM_RADIUS_PX + 1
+SSIM_SIGMA_PX = 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+
+# Wang et al. 2003, the first three of five: slices of 512x64 are 128x16 at the third scale and would be 4 px wide,
+# less than a window, at the fifth.
+MULTISCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)
+MULTISCALE_FLOOR = 1e-4
 
 
 def binary_cross_entropy(
@@ -29,3 +44,161 @@ def soft_dice(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"])
     dims = (1, 2, 3)
     overlap = 2 * (p * t).sum(dims) + DICE_SMOOTHING
     return 1 - overlap / (p.sum(dims) + t.sum(dims) + DICE_SMOOTHING)
+
+
+def focal(
+    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], gamma: float = 2.0
+) -> Float[Array, " b"]:
+    """Mean over pixels of -(1 - p_t)^γ·log p_t, per example, in nats; p_t = σ(z) if t = 1, else 1 - σ(z).
+
+    Targets are 0 or 1, ``gamma`` at least 0 (0: cross-entropy). Lin et al. 2017, equation 4, without α.
+    """
+    # With s, the logit of being wrong: 1 - p_t = σ(s), log p_t = -softplus(s). Powers and logarithms of
+    # probabilities that round to 0 or 1, and their infinite gradients, do not appear.
+    wrong = (1 - 2 * targets.astype(jnp.float32)) * logits.astype(jnp.float32)
+    loss = jnp.exp(-gamma * jax.nn.softplus(-wrong)) * jax.nn.softplus(wrong)
+    return loss.mean(axis=(1, 2, 3))
+
+
+def soft_iou(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) -> Float[Array, " b"]:
+    """1 - (Σpt + 1) / (Σp + Σt - Σpt + 1) with p = σ(z), per example, in [0, 1) (Rahman and Wang 2016, smoothed).
+
+    The smoothing is that of ``soft_dice``.
+    """
+    p, t = jax.nn.sigmoid(logits.astype(jnp.float32)), targets.astype(jnp.float32)
+    dims = (1, 2, 3)
+    overlap = (p * t).sum(dims)
+    union = p.sum(dims) + t.sum(dims) - overlap
+    return 1 - (overlap + IOU_SMOOTHING) / (union + IOU_SMOOTHING)
+
+
+def ssim_map(
+    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float
+) -> Float[Array, "b h w c"]:
+    """Structural similarity of the windows around each pixel, in [-1, 1], 1 where they are equal.
+
+    (2·μx·μy + C1)·(2·σxy + C2) / ((μx² + μy² + C1)·(σx² + σy² + C2)) with the means μ, variances σ² (biased) and
+    covariance under a Gaussian window of 11x11 px and σ = 1.5 px; C1 = (0.01·L)², C2 = (0.03·L)², and L =
+    ``data_range`` the width of the images' range (1 for [0, 1], 255 for uint8). Beyond its edge an image goes on
+    mirrored, edge pixel repeated. Images may be bfloat16; all arithmetic is float32, so their offset should not
+    exceed ``data_range`` much: variances are E[x²] - E[x]². Wang et al. 2004, equation 13.
+    """
+    pad = ((0, 0), (SSIM_RADIUS_PX, SSIM_RADIUS_PX), (SSIM_RADIUS_PX, SSIM_RADIUS_PX), (0, 0))
+    luminance, structure = _ssim_terms(
+        jnp.pad(x, pad, mode="symmetric"), jnp.pad(y, pad, mode="symmetric"), data_range
+    )
+    return luminance * structure
+
+
+def ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float) -> Float[Array, " b"]:
+    """Mean of ``ssim_map`` over channels and the windows that lie wholly inside the image, per example.
+
+    Raises ValueError for images without such a window.
+    """
+    _check_sides(x.shape, SSIM_WINDOW_PX, "that one window of SSIM fits; take larger images")
+    luminance, structure = _ssim_terms(x, y, data_range)
+    return (luminance * structure).mean(axis=(1, 2, 3))
+
+
+def multiscale_ssim(
+    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float
+) -> Float[Array, " b"]:
+    """∏ c_j^w_j, per example, in (0, 1], 1 for equal images; mean over channels. Wang et al. 2003, equation 7.
+
+    c_1 and c_2 are the means over the windows inside of the contrast-structure term (2·σxy + C2) / (σx² + σy² + C2),
+    c_3 that of the whole SSIM; between scales, means of 2x2 px (an odd last row or column is dropped). The weights
+    are the first three of the paper's five, scaled to sum 1. A c_j below 1e-4 counts as 1e-4 and pulls no more.
+    Raises ValueError if the third scale is smaller than a window.
+    """
+    scales = len(MULTISCALE_WEIGHTS)
+    _check_sides(
+        x.shape,
+        SSIM_WINDOW_PX * 2 ** (scales - 1),
+        f"that one window of SSIM fits at scale {scales}; take larger images or `ssim`",
+    )
+    similarity = jnp.ones((x.shape[0], x.shape[3]), jnp.float32)
+    for scale, weight in enumerate(MULTISCALE_WEIGHTS, start=1):
+        luminance, structure = _ssim_terms(x, y, data_range)
+        term = (structure if scale < scales else luminance * structure).mean(axis=(1, 2))
+        # A mean may be negative, where the power is NaN, and at 0 the power's gradient is infinite. At 1e-4 the
+        # steepest, that of the first scale, is 0.07·1e-4^(0.07 - 1), some 370.
+        similarity *= jnp.maximum(term, MULTISCALE_FLOOR) ** (weight / sum(MULTISCALE_WEIGHTS))
+        if scale < scales:
+            x, y = _halve(x), _halve(y)
+    return similarity.mean(axis=1)
+
+
+def _check_sides(shape: tuple[int, ...], least_px: int, reason: str) -> None:
+    """Raises ValueError if images of this shape, b h w c, have fewer than ``least_px`` rows or columns."""
+    if min(shape[1:3]) < least_px:
+        raise ValueError(
+            f"`x` (={shape[1]}x{shape[2]} px) must be at least {least_px}x{least_px} px, so {reason}"
+        )
+
+
+def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    """Means of 2x2 px, in float32."""
+    b, h, w, c = x.shape
+    even = x[:, : h // 2 * 2, : w // 2 * 2].astype(jnp.float32)
+    return even.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def _ssim_terms(
+    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float
+) -> tuple[Float[Array, "b h-10 w-10 c"], Float[Array, "b h-10 w-10 c"]]:
+    """The luminance term and the contrast-structure term of SSIM, for each window that lies wholly inside.
+
+    Written by the sum s = x + y and the difference d = x - y: (2·μx·μy + C1) / (μx² + μy² + C1) is
+    1 - 2·μd² / (μs² + μd² + 2·C1), and (2·σxy + C2) / (σx² + σy² + C2) is 1 - 2·σd² / (σs² + σd² + 2·C2). That takes
+    four moments instead of five, and however float32 rounds, equal images have exactly 1 and none more.
+    """
+    if not 0 < data_range < math.inf:
+        raise ValueError(
+            f"`data_range` (={data_range}) must be positive and finite: the width of the images' range, 1 for [0, 1]"
+        )
+    b, h, w, c = x.shape
+    # Columns and channels as one dimension: a last dimension of 1 would cost 20 %.
+    x, y = x.astype(jnp.float32).reshape(b, h, w * c), y.astype(jnp.float32).reshape(b, h, w * c)
+    moments = jnp.stack([x + y, x - y, (x + y) ** 2, (x - y) ** 2])
+    # The last dimension first, which leaves less for the other; measured 20 % faster.
+    mean_s, mean_d, mean_s2, mean_d2 = _window_means(_window_means(moments, 3, c), 2, 1)
+    # Rounding leaves variances of flat patches at either side of 0.
+    variance_s, variance_d = jnp.maximum(mean_s2 - mean_s**2, 0), jnp.maximum(mean_d2 - mean_d**2, 0)
+    c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
+    luminance = 1 - 2 * mean_d**2 / (mean_s**2 + mean_d**2 + 2 * c1)
+    structure = 1 - 2 * variance_d / (variance_s + variance_d + 2 * c2)
+    shape = (b, h - 2 * SSIM_RADIUS_PX, w - 2 * SSIM_RADIUS_PX, c)
+    return luminance.reshape(shape), structure.reshape(shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _window_means(a: Array, dim: int, stride: int) -> Array:
+    """Means of ``a`` under the Gaussian window along ``dim``, which gets shorter by 10·``stride``.
+
+    Neighbours in the image are ``stride`` apart in ``dim``. A sum of shifted slices and a gradient of the same form:
+    value and gradient of ``ssim`` of 8 slices of 512x64 take 11 ms on 2 CPU cores, 80 ms with the gradient of slices
+    left to JAX (pads and adds), 34 ms as products with banded matrices, 310 ms as ``lax.conv``.
+    """
+    weights = [math.exp(-((k / SSIM_SIGMA_PX) ** 2) / 2) for k in range(-SSIM_RADIUS_PX, SSIM_RADIUS_PX + 1)]
+    size = a.shape[dim] - 2 * SSIM_RADIUS_PX * stride
+    slices = [jax.lax.slice_in_dim(a, k * stride, k * stride + size, axis=dim) for k in range(SSIM_WINDOW_PX)]
+    total = sum(weights)
+    return sum(
+        (weight / total * part for weight, part in zip(weights[1:], slices[1:], strict=True)),
+        start=weights[0] / total * slices[0],
+    )
+
+
+def _window_means_forward(a: Array, dim: int, stride: int) -> tuple[Array, None]:
+    """The means, and nothing to keep: the map is linear."""
+    return _window_means(a, dim, stride), None
+
+
+def _window_means_backward(dim: int, stride: int, _: None, cotangent: Array) -> tuple[Array]:
+    """The transposed map: the window is symmetric, so it is the same sum over the cotangent within zeros."""
+    pad = [(0, 0)] * cotangent.ndim
+    pad[dim] = (2 * SSIM_RADIUS_PX * stride, 2 * SSIM_RADIUS_PX * stride)
+    return (_window_means(jnp.pad(cotangent, pad), dim, stride),)
+
+
+_window_means.defvjp(_window_means_forward, _window_means_backward)

@@ -4,46 +4,100 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.tasks.losses import binary_cross_entropy, soft_dice
-from dagm_jax.types import UserError
+from dagm_jax.tasks.base import (
+    Evidence,
+    Forward,
+    Judgement,
+    Lesson,
+    Slices,
+    gate,
+    guidance_loss,
+    mean_over_outputs,
+)
+from dagm_jax.tasks.losses import binary_cross_entropy, focal, multiscale_ssim, soft_dice, soft_iou, ssim
+from dagm_jax.types import NetworkOutput, UserError, check_choices
+
+TERMS = ("bce", "dice", "focal", "ssim", "iou")
 
 
 @dataclass(frozen=True)
 class SegmentationConfig:
-    """Weights of the two terms of the loss: ``bce_weight``·BCE + ``dice_weight``·soft Dice."""
+    """Weights of the terms of the loss; a term of weight 0 is not computed.
+
+    On every output of the network: BCE, soft Dice, focal loss, 1 - SSIM of probability and mask (at ``ssim_scales``
+    scales), soft IoU. ``class_weight`` is that of a classification-guided module's own cross-entropy, where the
+    network has one.
+    """
 
     bce_weight: float = 1.0
     dice_weight: float = 1.0
+    focal_weight: float = 0.0
+    ssim_weight: float = 0.0
+    iou_weight: float = 0.0
+    ssim_scales: Literal[1, 3] = 1
+    class_weight: float = 1.0
 
     name: ClassVar[str] = "segmentation"
-    out_channels: ClassVar[int] = 1
+    evidence: ClassVar[Evidence] = "probability"
+    learns_from_defects: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_choices("task", self)
         # Written so that a NaN fails.
-        weights = (self.bce_weight, self.dice_weight)
-        if not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
-            raise UserError(
-                f"`task.bce_weight` (={self.bce_weight}) and `task.dice_weight` (={self.dice_weight}) "
-                "must be at least 0, finite and not both 0"
-            )
+        for name in (*TERMS, "class"):
+            weight = getattr(self, f"{name}_weight")
+            if not 0 <= weight < math.inf:
+                raise UserError(f"`task.{name}_weight` (={weight}) must be at least 0 and finite")
+        if not sum(getattr(self, f"{name}_weight") for name in TERMS):
+            names = ", ".join(f"`task.{name}_weight`" for name in TERMS)
+            raise UserError(f"{names} (=0) must not all be 0: nothing would be learnt")
 
-    def loss(self, logits: Float[Array, "b h w 1"], batch: dict[str, Any]) -> Float[Array, " b"]:
-        """The loss of each slice of the batch."""
-        targets = batch["mask"].astype(jnp.float32)
-        return self.bce_weight * binary_cross_entropy(logits, targets) + self.dice_weight * soft_dice(
-            logits, targets
-        )
+    def out_channels(self, in_channels: int) -> int:
+        """One: the logit of a defect."""
+        del in_channels
+        return 1
 
-    def slice_decision(self, logits: Float[Array, "b h w 1"]) -> Bool[Array, " b"]:
-        """Whether any pixel of a slice is more likely defect than not: the decision behind the accuracy curves."""
-        return logits.max(axis=(1, 2, 3)) > 0
+    def learn(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> Lesson:
+        """The loss over all pixels of all slices; every slice counts."""
+        return self._lesson(forward(slices["x"], key), slices)
 
-    def map(self, logits: Float[Array, "b h w 1"]) -> Float[Array, "b h w 1"]:
-        """Defect probability in [0, 1] of each pixel of each slice."""
-        return jax.nn.sigmoid(logits)
+    def judge(self, forward: Forward, slices: Slices) -> Judgement:
+        """The map is the probability of a defect, times that of the slice where the network guides itself."""
+        output = forward(slices["x"], None)
+        defect = gate(output) * jax.nn.sigmoid(output.logits)
+        return Judgement(self._lesson(output, slices), defect, defect.max(axis=(1, 2, 3)))
+
+    def _lesson(self, output: NetworkOutput, slices: Slices) -> Lesson:
+        targets = slices["mask"].astype(jnp.float32)
+        loss = mean_over_outputs(output, lambda logits: self.pixel_loss(logits, targets))
+        loss += self.class_weight * guidance_loss(output, slices["label"])
+        # Any pixel that is more likely defect than not: the decision behind the accuracy curves.
+        decision = (gate(output) * jax.nn.sigmoid(output.logits)).max(axis=(1, 2, 3)) > 0.5
+        return Lesson(loss, jnp.ones_like(loss), decision)
+
+    def pixel_loss(
+        self, logits: Float[Array, "b h w 1"], targets: Float[Array, "b h w 1"]
+    ) -> Float[Array, " b"]:
+        """The weighted sum of the terms for the logits of one stage."""
+        similarity = multiscale_ssim if self.ssim_scales == 3 else ssim
+        terms = {
+            "bce": binary_cross_entropy,
+            "dice": soft_dice,
+            "focal": focal,
+            "ssim": lambda z, t: 1 - similarity(jax.nn.sigmoid(z), t, 1.0),
+            "iou": soft_iou,
+        }
+        weights = (self.bce_weight, self.dice_weight, self.focal_weight, self.ssim_weight, self.iou_weight)
+        parts = [
+            weight * terms[name](logits, targets)
+            for name, weight in zip(TERMS, weights, strict=True)
+            if weight
+        ]
+        total: Array = sum(parts[1:], parts[0])
+        return total

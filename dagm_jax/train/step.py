@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 
 from dagm_jax.data.slicing import Slicer, slice_labels
-from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.tasks.base import Forward, Lesson, Slices, Task
+from dagm_jax.types import NetworkOutput
 
 Metrics = dict[str, Array]
 
@@ -48,16 +49,22 @@ class Network:
     mean: float
     std: float
 
-    def apply(
-        self, params: Any, stats: Any, image: UInt8[Array, "b h w 1"], *, train: bool
-    ) -> tuple[Float[Array, "b h w d"], Any]:
-        """(logits, new norm statistics) of grey slices, shown to the network as ``in_channels`` equal channels."""
-        # copy=True: the merged module gets variables of this trace, so that its statistics may be written.
-        model = nnx.merge(self.graphdef, params, stats, copy=True)
+    def show(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array) -> Slices:
+        """Grey slices as the network and its task see them: standardised, in ``in_channels`` equal channels."""
         x = (image.astype(jnp.float32) - self.mean) / self.std
         x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
-        logits = model(x, train=train)
-        return logits, nnx.state(model, nnx.BatchStat)
+        return Slices(x=x, mask=mask, label=label, mean=self.mean / 255, std=self.std / 255)
+
+    def bind(self, params: Any, stats: Any, *, train: bool) -> tuple[Forward, Callable[[], Any]]:
+        """(forward, a function that gives the norm statistics as the calls of forward have left them)."""
+        # copy=True: the merged module gets variables of this trace, so that its statistics may be written.
+        model = nnx.merge(self.graphdef, params, stats, copy=True)
+
+        def forward(x: Array, key: Array | None) -> NetworkOutput:
+            output: NetworkOutput = model(x, train=train, key=key)
+            return output
+
+        return forward, lambda: nnx.state(model, nnx.BatchStat)
 
 
 def make_network(
@@ -77,75 +84,87 @@ def make_state(params: Any, stats: Any, optimizer: optax.GradientTransformation)
 
 def make_train_step(
     network: Network,
-    task: SegmentationConfig,
+    task: Task,
     optimizer: optax.GradientTransformation,
     schedule: Callable[[Array, Array], Array],
+    seed: int,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-    """``step(state, batch) -> (state, metrics)``; metrics: loss, accuracy, gradient norm and learning rate, float32.
+    """``step(state, batch) -> (state, metrics)``; metrics: loss, gradient norm and learning rate, float32, and the
+    accuracy of the decisions on slices where the task makes any.
 
-    The parameters move by -schedule(step, cooldown) times the optimiser's direction.
+    The parameters move by -schedule(step, cooldown) times the optimiser's direction. What is random in a step is a
+    function of ``seed`` and the step's number.
     """
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-        weight = batch["valid"].astype(jnp.float32)
+        slices = network.show(batch["image"], batch["mask"], batch["label"])
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-        def mean_loss(params: Any) -> tuple[Array, tuple[Any, Array]]:
-            logits, stats = network.apply(params, state.stats, batch["image"], train=True)
-            loss = (task.loss(logits, batch) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
-            correct, counted = slice_accuracy(task, logits, batch["label"], weight)
-            return loss, (stats, correct / jnp.maximum(counted, 1.0))
+        def mean_loss(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
+            forward, stats = network.bind(params, state.stats, train=True)
+            lesson = task.learn(forward, slices, key)
+            weight = batch["valid"] * lesson.weight
+            loss = (lesson.loss * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+            return loss, (stats(), accuracy(lesson, batch["label"], batch["valid"]))
 
-        (loss, (stats, accuracy)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        (loss, (stats, shares)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
         rate = schedule(state.step, state.cooldown)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "grad_norm": optax.global_norm(grads),
-            "learning_rate": rate,
-        }
+        metrics = {"loss": loss, **shares, "grad_norm": optax.global_norm(grads), "learning_rate": rate}
         return TrainState(state.step + 1, state.cooldown, params, stats, opt_state), metrics
 
     return step
 
 
-def slice_accuracy(
-    task: SegmentationConfig, logits: Array, label: Array, weight: Array
-) -> tuple[Array, Array]:
-    """(right decisions, decisions that count) over slices ``[b]``; label -1 and weight 0 do not count."""
-    counts = weight * (label >= 0)
-    return (counts * (task.slice_decision(logits) == (label == 1))).sum(), counts.sum()
+def accuracy(lesson: Lesson, label: Array, valid: Array) -> Metrics:
+    """The share of right decisions over the valid slices whose label is 0 or 1; nothing where no decision is made."""
+    if lesson.is_defective is None:
+        return {}
+    right, counted = _count_right(lesson.is_defective, label, valid)
+    return {"accuracy": right.sum() / jnp.maximum(counted.sum(), 1)}
+
+
+def _count_right(is_defective: Array, label: Array, valid: Array) -> tuple[Array, Array]:
+    """(right decisions, decisions that count), one int32 per slice; label -1 and padding do not count."""
+    counted = valid.astype(bool) & (label >= 0)
+    right = counted & (is_defective == (label == 1))
+    return right.astype(jnp.int32), counted.astype(jnp.int32)
 
 
 def make_judge(
-    network: Network, task: SegmentationConfig, slicer: Slicer
+    network: Network, task: Task, slicer: Slicer
 ) -> Callable[[Any, Any, Array, Array], dict[str, Array]]:
     """``judge(params, stats, image [b h w] uint8, mask [b h w] bool)`` : cut, network, map, stitch.
 
-    Gives, on device: map float32 ``[b h w]``, loss float32 ``[b]`` (mean over the image's slices), and int32 ``[b]``
-    num_right of num_counted slices whose decision agrees with their label.
+    Gives, on device: map float32 ``[b h w]``, slice_scores float32 ``[b n]``, loss float32 ``[b]`` (mean over the
+    image's slices that count), and int32 ``[b]`` num_right of num_counted slices whose decision agrees with their label
+    (both 0 where the task decides nothing on slices).
     """
 
     def judge(params: Any, stats: Any, image: Array, mask: Array) -> dict[str, Array]:
         b, n = image.shape[0], slicer.num_slices
 
-        def slices(x: Array) -> Array:
-            cut: Array = jax.vmap(lambda one: slicer.cut(one, jnp))(x[..., None])
-            return cut.reshape(b * n, *slicer.slice_shape, 1)
+        def cut(x: Array) -> Array:
+            slices: Array = jax.vmap(lambda one: slicer.cut(one, jnp))(x[..., None])
+            return slices.reshape(b * n, *slicer.slice_shape, 1)
 
-        batch = {"image": slices(image), "mask": slices(mask)}
-        logits, _ = network.apply(params, stats, batch["image"], train=False)
-        held = batch["mask"].sum((1, 2, 3), dtype=jnp.int32).reshape(b, n)
-        label = slice_labels(held, mask.sum((1, 2), dtype=jnp.int32)[:, None], jnp)
-        counts = label >= 0
-        right = (task.slice_decision(logits).reshape(b, n) == (label == 1)) & counts
-        maps = task.map(logits).reshape(b, n, *slicer.slice_shape, 1)
+        masks = cut(mask)
+        held = masks.sum((1, 2, 3), dtype=jnp.int32).reshape(b, n)
+        label = slice_labels(held, mask.sum((1, 2), dtype=jnp.int32)[:, None], jnp).reshape(-1)
+        forward, _ = network.bind(params, stats, train=False)
+        lesson, maps, scores = task.judge(forward, network.show(cut(image), masks, label))
+        weight = lesson.weight.reshape(b, n)
+        right = counted = jnp.zeros((b * n,), jnp.int32)
+        if lesson.is_defective is not None:
+            right, counted = _count_right(lesson.is_defective, label, jnp.ones_like(label))
+        stitched = jax.vmap(lambda one: slicer.stitch(one, jnp))(maps.reshape(b, n, *maps.shape[1:]))
         return {
-            "map": jax.vmap(lambda one: slicer.stitch(one, jnp))(maps)[..., 0],
-            "loss": task.loss(logits, batch).reshape(b, n).mean(axis=1),
-            "num_right": right.sum(axis=1),
-            "num_counted": counts.sum(axis=1),
+            "map": stitched[..., 0],
+            "slice_scores": scores.reshape(b, n),
+            "loss": (lesson.loss.reshape(b, n) * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0),
+            "num_right": right.reshape(b, n).sum(1),
+            "num_counted": counted.reshape(b, n).sum(1),
         }
 
     return judge

@@ -66,7 +66,7 @@ def make_apply(train: bool, norm: str = "batch") -> Any:
     @partial(jax.jit, compiler_options=FAST_COMPILE)
     def apply(params: Any, x: Any) -> tuple[jax.Array, Any]:
         model = nnx.merge(graphdef, params, stats, copy=True)
-        logits = model(x, train=train)
+        logits = model(x, train=train).logits
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
     return apply
@@ -181,7 +181,7 @@ def test_every_parameter_learns(norm: str, x: np.ndarray) -> None:
     @partial(jax.jit, compiler_options=FAST_COMPILE)
     @jax.grad
     def gradients(params: Any) -> jax.Array:
-        return (nnx.merge(graphdef, params, stats, copy=True)(x, train=True) * cotangent).sum()
+        return (nnx.merge(graphdef, params, stats, copy=True)(x, train=True).logits * cotangent).sum()
 
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients(params)):
         assert np.isfinite(gradient).all(), jax.tree_util.keystr(path)
@@ -203,9 +203,9 @@ def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(x: np.ndarr
     _, params, stats = network(norm="batch")
     exact = np.asarray(make_apply(False)(params, x)[0])
     graphdef, _, _ = network(norm="batch", compute_dtype="bfloat16")
-    got = jax.jit(lambda p, s: nnx.merge(graphdef, p, s)(x, train=False), compiler_options=FAST_COMPILE)(
-        params, stats
-    )
+    got = jax.jit(
+        lambda p, s: nnx.merge(graphdef, p, s)(x, train=False).logits, compiler_options=FAST_COMPILE
+    )(params, stats)
     assert got.dtype == jnp.float32
     error = np.abs(np.asarray(got) - exact)
     assert error.mean() < 0.03 * exact.std()

@@ -54,7 +54,7 @@ def apply(model: CustomUNet, x: Any, *, train: bool) -> np.ndarray:
 
     def forward(state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         merged = nnx.merge(graphdef, state, copy=True)
-        return merged(x, train=train), nnx.state(merged)
+        return merged(x, train=train).logits, nnx.state(merged)
 
     y, new = jax.jit(forward, compiler_options=FAST_COMPILE)(state, x)
     nnx.update(model, new)
@@ -67,7 +67,7 @@ def make_gradients(extra_skips: str, norm: str, up: str) -> tuple[Any, dict[str,
     graphdef, params, stats = split(build(extra_skips=extra_skips, norm=norm, up=up))
 
     def weighted(params: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-        y = nnx.merge(graphdef, params, stats, copy=True)(X, train=True)
+        y = nnx.merge(graphdef, params, stats, copy=True)(X, train=True).logits
         return (y * COTANGENT).sum(), y
 
     return jax.jit(jax.grad(weighted, has_aux=True), compiler_options=FAST_COMPILE), params

@@ -15,11 +15,10 @@ from dagm_jax.models.blocks import upsample, upsample_bilinear
 from dagm_jax.models.unet3plus import (
     UNet3Plus,
     UNet3PlusConfig,
-    UNet3PlusOutput,
     dropout,
     upsampled_conv3x3,
 )
-from dagm_jax.types import UserError
+from dagm_jax.types import NetworkOutput, UserError
 
 # Compiling is most of the work here; optimised code would not pay.
 FAST_COMPILE = {"xla_backend_optimization_level": 1}
@@ -74,7 +73,7 @@ def make_apply(train: bool) -> Any:
     graphdef, _, _ = network()
 
     @partial(jax.jit, compiler_options=FAST_COMPILE)
-    def apply(params: Any, stats: Any, x: Any, key: Any) -> tuple[UNet3PlusOutput, Any]:
+    def apply(params: Any, stats: Any, x: Any, key: Any) -> tuple[NetworkOutput, Any]:
         model = nnx.merge(graphdef, params, stats, copy=True)
         output = model(x, train=train, key=key)
         return output, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
@@ -82,7 +81,7 @@ def make_apply(train: bool) -> Any:
     return apply
 
 
-def evaluate(params: dict[str, Any], x: Any) -> UNet3PlusOutput:
+def evaluate(params: dict[str, Any], x: Any) -> NetworkOutput:
     """The output in evaluation mode, arrays of numpy."""
     _, _, stats = network()
     return jax.tree.map(np.asarray, make_apply(False)(params, stats, x, None)[0])
@@ -266,32 +265,26 @@ def test_forward_pass_is_that_of_the_description(x: np.ndarray) -> None:
         assert leaf.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("size", [(64, 64), (64, 32)])
-def test_forward_pass_is_pytorch_s(size: tuple[int, int]) -> None:
+def test_forward_pass_is_pytorch_s(x: np.ndarray) -> None:
     """Catches any departure from the authors' code that both writings above might share."""
-    torch = pytest.importorskip("torch", reason="PyTorch, the independent oracle, is not installed")
-    from peer_unet3plus import TorchUNet3Plus, copy_weights, randomise
+    torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
+    from launch import peer
 
-    twin = TorchUNet3Plus(4, in_channels=3, out_channels=2).eval()
-    randomise(twin, seed=0)
-    model = build(base_channels=4, in_channels=3, out_channels=2)
-    copy_weights(twin, model)
-    x = numbers(2, *size, 3)
+    graphdef, params, stats = network()
+    twin = peer.UNet3Plus(UNet3PlusConfig(base_channels=BASE), in_channels=1, out_channels=1).eval()
+    peer.copy_weights(nnx.merge(graphdef, params, stats), twin)
     with torch.no_grad():
-        logits, class_logits = twin(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
-    graphdef, state = nnx.split(model)
-    output = jax.jit(
-        lambda state, x: nnx.merge(graphdef, state)(x, train=False), compiler_options=FAST_COMPILE
-    )(state, x)
-    for ours, theirs in zip([output.logits, *output.side_logits], logits, strict=True):
-        assert_near(ours, theirs.numpy().transpose(0, 2, 3, 1))
-    assert_near(output.class_logits, class_logits.numpy())
+        theirs = twin(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+    ours = evaluate(params, x)
+    for a, b in zip([ours.logits, *ours.side_logits], [theirs.logits, *theirs.side_logits], strict=True):
+        assert_near(a, b.numpy().transpose(0, 2, 3, 1))
+    assert_near(ours.class_logits, theirs.class_logits.numpy())
 
 
 @pytest.mark.parametrize("factor", [2, 8])
 def test_upsampling_is_pytorch_s(factor: int) -> None:
     """Catches an oracle in JAX that shares our idea of where pixels lie."""
-    torch = pytest.importorskip("torch", reason="PyTorch, the independent oracle, is not installed")
+    torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
     x = numbers(2, 3, 5, 2)
     up = torch.nn.Upsample(scale_factor=factor, mode="bilinear")
     expected = up(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy().transpose(0, 2, 3, 1)
@@ -405,15 +398,6 @@ def test_outputs_that_are_not_used_cost_nothing_under_jit() -> None:
 
     # jax leaves out of a compiled function the arguments that its result does not need.
     assert num_arguments() == num_arguments(deep_supervision=False, classification_guided=False)
-
-
-def test_gate_by_hand() -> None:
-    """Catches the gate on the wrong class, and one that changes a map without the module."""
-    logits = jnp.zeros((2, 16, 16, 1))
-    guided = UNet3PlusOutput(logits, (), jnp.log(jnp.array([[1.0, 3.0], [9.0, 1.0]])))
-    np.testing.assert_allclose(guided.gate[:, 0, 0, 0], [0.75, 0.1], rtol=1e-6)
-    assert guided.gate.shape == (2, 1, 1, 1)
-    np.testing.assert_array_equal(UNet3PlusOutput(logits, (), None).gate, np.ones((2, 1, 1, 1)))
 
 
 # --- modes, dropout, types, sizes ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The losses against values by hand, numpy in float64 and scikit-learn, one number per example."""
+"""The losses against values by hand, numpy in float64, scikit-learn, scikit-image and PyTorch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from skimage.metrics import structural_similarity
 from sklearn.metrics import log_loss
 
-from dagm_jax.tasks.losses import binary_cross_entropy, soft_dice
+from dagm_jax.tasks import losses
+from dagm_jax.tasks.losses import binary_cross_entropy, focal, soft_dice, soft_iou
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.types import UserError
 
-LOSSES = [binary_cross_entropy, soft_dice]
+LOSSES = [binary_cross_entropy, soft_dice, focal, soft_iou]
 SHAPE = (3, 4, 5, 1)
+# Compiled, as in use: operation by operation each new shape takes seconds.
+ssim, ssim_map, multiscale_ssim = (
+    jax.jit(function, static_argnums=2) for function in (losses.ssim, losses.ssim_map, losses.multiscale_ssim)
+)
+SIMILARITIES = [ssim, multiscale_ssim]
+# The definition of Wang et al. 2004, as scikit-image has it.
+AS_IN_THE_PAPER = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Similarity = Callable[[jax.Array, jax.Array, float], jax.Array]
 
 
 @pytest.fixture
@@ -33,6 +46,20 @@ def targets() -> np.ndarray:
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z.astype(np.float64)))
+
+
+def pair(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Blobs of several sizes and the same with noise, float32 in [0, 1]; rows and columns differ in texture."""
+    rng = np.random.default_rng(3)
+    x = sum(
+        np.kron(
+            rng.random((shape[0], -(-shape[1] // k), -(-shape[2] // (2 * k)), shape[3])),
+            np.ones((1, k, 2 * k, 1)),
+        )[:, : shape[1], : shape[2]]
+        for k in (1, 4, 16)
+    )
+    y = x / 3 + rng.normal(0, 0.2, shape)
+    return (x / 3).astype(np.float32), np.clip(y, 0, 1).astype(np.float32)
 
 
 def test_cross_entropy_by_hand() -> None:
@@ -70,6 +97,74 @@ def test_soft_dice_against_float64(logits: np.ndarray, targets: np.ndarray) -> N
     np.testing.assert_allclose(soft_dice(logits, targets), expected, rtol=1e-5)
 
 
+def test_focal_by_hand() -> None:
+    """Catches (1 - p_t) where p_t stands, the exponent on the logarithm, and a sum instead of a mean."""
+    logits = jnp.array([0.0, math.log(3)]).reshape(1, 1, 2, 1)  # probabilities 1/2 and 3/4
+    for targets, second in (([0.0, 1.0], 0.25**2 * math.log(4 / 3)), ([1.0, 0.0], 0.75**2 * math.log(4))):
+        got = focal(logits, jnp.array(targets).reshape(1, 1, 2, 1))
+        np.testing.assert_allclose(got, [(0.5**2 * math.log(2) + second) / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_focal_against_float64(logits: np.ndarray, targets: np.ndarray, gamma: float) -> None:
+    """Catches a gamma that is not used, and cancellation in 1 - p_t of confident pixels."""
+    p_t = sigmoid(np.where(targets == 1, logits, -logits))
+    expected = (-((1 - p_t) ** gamma) * np.log(p_t)).mean((1, 2, 3))
+    np.testing.assert_allclose(focal(logits, targets, gamma), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_without_limits(gamma: float) -> None:
+    """Catches 0·∞ at sure pixels: p_t = 1 has an infinite gradient in 0**0.5, p_t = 0 in log."""
+    z = jnp.array([-100.0, -100.0, 100.0, 100.0, 20.0]).reshape(5, 1, 1, 1)
+    t = jnp.array([0.0, 1.0, 0.0, 1.0, 1.0]).reshape(5, 1, 1, 1)
+    np.testing.assert_allclose(
+        focal(z, t, gamma),
+        [0, 100, 100, 0, math.exp(-20 * (gamma + 1))],  # 1 - p_t = -log p_t = exp(-20), to 9 digits
+        rtol=1e-5,
+        atol=1e-40,
+    )
+    gradient = jax.grad(lambda z: focal(z, t, gamma).sum())(z)
+    slope = -(gamma + 1) * math.exp(-20 * (gamma + 1))
+    np.testing.assert_allclose(gradient.ravel(), [0, -1, 1, 0, slope], rtol=1e-5, atol=1e-37)
+
+
+def test_soft_iou_by_hand() -> None:
+    """Catches Dice (2·Σpt over Σp + Σt), a union that counts the overlap twice, and one-sided smoothing."""
+    logits = jnp.array([0.0, math.log(3)]).reshape(1, 1, 2, 1)
+    targets = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
+    expected = 1 - (0.75 + 1) / (1.25 + 1 - 0.75 + 1)
+    np.testing.assert_allclose(soft_iou(logits, targets), [expected], rtol=1e-6)
+
+
+def test_soft_iou_against_float64(logits: np.ndarray, targets: np.ndarray) -> None:
+    """Catches sums over the batch: IoU of a batch is not the mean of its examples' IoU."""
+    expected = []
+    for z, t in zip(sigmoid(logits), targets.astype(np.float64), strict=True):
+        overlap = np.vdot(z, t)
+        expected.append(1 - (overlap + 1) / (z.sum() + t.sum() - overlap + 1))
+    np.testing.assert_allclose(soft_iou(logits, targets), expected, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.0, 1.0, 10.0, 1000.0]),
+    st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+)
+def test_losses_stay_in_their_range(seed: int, scale: float, share: float) -> None:
+    """Catches a sign, a focal loss above cross-entropy, and Dice or IoU outside [0, 1) or in the wrong order.
+
+    With the smoothing too, Dice's loss is at most IoU's.
+    """
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, scale, (2, 8, 8, 1)).astype(np.float32)
+    t = (rng.random((2, 8, 8, 1)) < share).astype(np.float32)
+    bce, dice, focal_loss, iou = (np.asarray(loss(z, t)) for loss in LOSSES)
+    assert (focal_loss >= 0).all() and (focal_loss <= bce * (1 + 1e-6)).all()
+    assert (dice >= -1e-6).all() and (dice <= iou + 1e-6).all() and (iou < 1).all()
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_example_changes_its_own_loss_only(loss: Loss, logits: np.ndarray, targets: np.ndarray) -> None:
     """Catches examples that share a denominator: padding would then change the loss of the others."""
@@ -103,7 +198,7 @@ def test_extreme_logits_stay_finite(loss: Loss, logit: float, target: float) -> 
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
     is_right = (logit > 0) == (target > 0)
-    limit = 1e4 if loss is binary_cross_entropy else 1 - 1 / 17
+    limit = 1e4 if loss in (binary_cross_entropy, focal) else 1 - 1 / 17
     assert float(value) == pytest.approx(0 if is_right else limit, rel=1e-6, abs=1e-6)
 
 
@@ -116,6 +211,243 @@ def test_bfloat16_input_gives_a_float32_loss(loss: Loss) -> None:
     got = loss(z, t.astype(jnp.bfloat16))
     assert got.dtype == jnp.float32
     np.testing.assert_array_equal(got, loss(z.astype(jnp.float32), t.astype(jnp.float32)))
+
+
+def test_ssim_of_one_window_by_hand() -> None:
+    """Catches another window size or sigma, K1 and K2 exchanged or not squared, and unbiased variances.
+
+    The one window that an 11x11 image holds, summed in float64 from the definition.
+    """
+    x, y = pair((2, 11, 11, 1))
+    window = np.array([[math.exp(-(i * i + j * j) / 4.5) for j in range(-5, 6)] for i in range(-5, 6)])
+    window /= window.sum()
+    expected = []
+    for p, q in zip(x[..., 0].astype(np.float64), y[..., 0].astype(np.float64), strict=True):
+        mean_p, mean_q = (window * p).sum(), (window * q).sum()
+        var_p, var_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
+        covariance = (window * (p - mean_p) * (q - mean_q)).sum()
+        numerator = (2 * mean_p * mean_q + 1e-4) * (2 * covariance + 9e-4)
+        expected.append(numerator / ((mean_p**2 + mean_q**2 + 1e-4) * (var_p + var_q + 9e-4)))
+    np.testing.assert_allclose(ssim(x, y, 1.0), expected, atol=1e-5)
+
+
+def test_similarity_of_flat_images_by_hand() -> None:
+    """Catches exponents of multi-scale SSIM that do not sum to 1 or are exchanged, and luminance at every scale.
+
+    Without structure, only luminance is left: (2ab + C1) / (a² + b² + C1).
+    """
+    black, grey, white = jnp.zeros((1, 48, 48, 1)), jnp.full((1, 48, 48, 1), 0.5), jnp.ones((1, 48, 48, 1))
+    for x, y, luminance in (
+        (black, white, 1e-4 / (1 + 1e-4)),
+        (grey, white, (1 + 1e-4) / (1.25 + 1e-4)),
+        (grey, black, 1e-4 / (0.25 + 1e-4)),
+    ):
+        np.testing.assert_allclose(ssim(x, y, 1.0), [luminance], rtol=1e-3)
+        np.testing.assert_allclose(
+            multiscale_ssim(x, y, 1.0),
+            [max(luminance, 1e-4) ** (0.3001 / (0.0448 + 0.2856 + 0.3001))],
+            rtol=1e-3,
+        )
+
+
+@pytest.mark.parametrize("data_range", [1.0, 255.0])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ssim_against_scikit_image(data_range: float, channels: int) -> None:
+    """Catches another padding, a crop that is off by one, rows and columns or channels mixed, and float32's loss."""
+    x, y = (data_range * image for image in pair((3, 40, 23, channels)))
+    means, maps = [], []
+    for p, q in zip(x.astype(np.float64), y.astype(np.float64), strict=True):
+        mean, full = structural_similarity(
+            p, q, data_range=data_range, channel_axis=2, full=True, **AS_IN_THE_PAPER
+        )
+        means.append(mean)
+        maps.append(full)
+    np.testing.assert_allclose(ssim(x, y, data_range), means, atol=2e-6)
+    np.testing.assert_allclose(ssim_map(x, y, data_range), maps, atol=2e-5)
+
+
+def test_gradient_of_ssim_against_scikit_image() -> None:
+    """Catches a transposed window that is shifted or loses its borders.
+
+    scikit-image's is by the second image, and takes the filter for its own transpose, which it is not in the 5 px
+    at each edge that are mirrored.
+    """
+    x, y = pair((1, 40, 23, 1))
+    _, expected = structural_similarity(
+        x[0, ..., 0].astype(np.float64),
+        y[0, ..., 0].astype(np.float64),
+        data_range=1.0,
+        gradient=True,
+        **AS_IN_THE_PAPER,
+    )
+    got = jax.grad(lambda y: ssim_map(x, y, 1.0).mean())(jnp.asarray(y))
+    inner = np.s_[5:-5, 5:-5]
+    np.testing.assert_allclose(got[0, ..., 0][inner], expected[inner], atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("similarity", ["ssim", "ms_ssim"])
+def test_similarity_and_gradient_against_torch(similarity: str) -> None:
+    """Catches pooling before instead of after a scale, SSIM at each scale, weights in another order, and gradients.
+
+    The gradients are PyTorch's autograd of the whole, borders included, in float64.
+    """
+    torch = pytest.importorskip("torch", reason="the peer extra is not installed")
+    peer = pytest.importorskip("pytorch_msssim", reason="the peer extra is not installed")
+    x, y = pair((2, 192, 176, 2))
+    p, q = (torch.tensor(v.transpose(0, 3, 1, 2), dtype=torch.float64) for v in (x, y))
+    p.requires_grad_()
+    weights = np.array([0.0448, 0.2856, 0.3001])
+    options = {"weights": (weights / weights.sum()).tolist()} if similarity == "ms_ssim" else {}
+    expected = getattr(peer, similarity)(p, q, data_range=1.0, size_average=False, **options)
+    expected.sum().backward()
+
+    ours = {"ssim": ssim, "ms_ssim": multiscale_ssim}[similarity]
+    value, gradient = jax.jit(lambda x: (ours(x, y, 1.0), jax.grad(lambda x: ours(x, y, 1.0).sum())(x)))(x)
+    np.testing.assert_allclose(value, expected.detach().numpy(), atol=2e-6)
+    slopes = p.grad.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(gradient, slopes, atol=1e-4 * np.abs(slopes).max())
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    hnp.arrays(np.float32, (2, 12, 13, 1), elements=st.floats(-1, 1, width=32)),
+    hnp.arrays(np.float32, (2, 12, 13, 1), elements=st.floats(-1, 1, width=32)),
+    st.sampled_from([0.01, 1.0, 2.0]),
+)
+def test_ssim_is_bounded_symmetric_and_1_for_equal_images(
+    x: np.ndarray, y: np.ndarray, data_range: float
+) -> None:
+    """Catches rounding that takes a variance below 0 and SSIM above 1, and x and y treated differently."""
+    xy, yx = np.asarray(ssim_map(x, y, data_range)), np.asarray(ssim_map(y, x, data_range))
+    assert xy.shape == x.shape
+    assert (xy >= -1.001).all() and (xy <= 1).all()
+    np.testing.assert_array_equal(xy, yx)
+    np.testing.assert_array_equal(ssim_map(x, x, data_range), 1)
+
+
+def test_ssim_far_from_zero_is_bounded() -> None:
+    """Catches variances that rounding takes below 0 (here it is larger than they are): SSIM would be of any size."""
+    x, y = (100 + 0.01 * image for image in pair((1, 40, 40, 1)))
+    values, gradient = jax.value_and_grad(lambda x: (ssim_map(x, y, 1.0) ** 2).sum())(x)
+    assert np.abs(ssim_map(x, y, 1.0)).max() <= 1
+    assert np.isfinite(values) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_similarity_falls_with_noise_and_is_symmetric(similarity: Similarity) -> None:
+    """Catches a dissimilarity, a value outside (0, 1], and x and y treated differently at some scale."""
+    x, _ = pair((2, 48, 64, 1))
+    noise = np.random.default_rng(4).normal(size=x.shape).astype(np.float32)
+    values = np.array([similarity(x, x + a * noise, 1.0) for a in (0, 0.01, 0.05, 0.2, 1, 5)])
+    np.testing.assert_allclose(values[0], 1, atol=1e-6)
+    assert (np.diff(values, axis=0) < 0).all()
+    assert (values > 0).all()
+    np.testing.assert_allclose(similarity(x + noise, x, 1.0), similarity(x, x + noise, 1.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_similarity_does_not_depend_on_the_unit(similarity: Similarity) -> None:
+    """Catches constants that do not follow ``data_range``: uint8 images and [0, 1] must agree."""
+    x, y = (np.round(255 * image) for image in pair((2, 48, 64, 1)))
+    np.testing.assert_allclose(similarity(x, y, 255), similarity(x / 255, y / 255, 1.0), rtol=1e-5)
+    np.testing.assert_array_equal(
+        similarity(x.astype(np.uint8), y.astype(np.uint8), 255), similarity(x, y, 255)
+    )
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_similarity_of_an_example_is_its_own(similarity: Similarity) -> None:
+    """Catches a mean over the batch before the product over the scales, and channels folded into examples."""
+    x, y = pair((4, 44, 50, 3))
+    whole = np.asarray(similarity(x, y, 1.0))
+    assert whole.shape == (4,) and len(set(whole.tolist())) == 4
+    order = [2, 0, 3, 1]
+    np.testing.assert_allclose(similarity(x[order], y[order], 1.0), whole[order], rtol=1e-6)
+    np.testing.assert_allclose(similarity(x[1:2], y[1:2], 1.0), whole[1:2], rtol=1e-6)
+    by_channel = [similarity(x[..., c : c + 1], y[..., c : c + 1], 1.0) for c in range(3)]
+    np.testing.assert_allclose(np.mean(by_channel, 0), whole, rtol=1e-5)
+
+
+EXTREMES = {
+    "black": (0.0, 0.0),
+    "white": (1.0, 1.0),
+    "black and white": (0.0, 1.0),
+    "0.1, which float32 rounds": (0.1, 0.1),
+    "texture and grey": (None, 0.5),
+    "equal": (None, None),
+}
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_gradients_of_similarity_stay_finite(similarity: Similarity, extreme: str) -> None:
+    """Catches 0/0 on flat patches, and the power at 0 in multi-scale SSIM."""
+    texture = pair((2, 48, 48, 1))[0]
+    x, y = (jnp.asarray(texture if v is None else np.full_like(texture, v)) for v in EXTREMES[extreme])
+    value, gradients = jax.value_and_grad(lambda x, y: (1 - similarity(x, y, 1.0)).sum(), argnums=(0, 1))(
+        x, y
+    )
+    assert np.isfinite(value)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_negative_similarity_at_all_scales() -> None:
+    """Catches NaN, which a negative number to the power 0.07 is; the negative is where a structure term is < 0."""
+    x, _ = pair((2, 48, 48, 1))
+    assert (np.asarray(ssim(x, 1 - x, 1.0)) < -0.1).all()
+    value, gradient = jax.value_and_grad(lambda y: multiscale_ssim(x, y, 1.0).sum())(jnp.asarray(1 - x))
+    assert float(value) == pytest.approx(2 * 1e-4, rel=1e-4)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_descent_on_ssim_recovers_an_image() -> None:
+    """Catches a gradient of the wrong sign or one that vanishes from flat grey, where a decoder starts."""
+    x = jnp.asarray(pair((1, 24, 24, 1))[0])
+    step = jax.jit(jax.value_and_grad(lambda y: 1 - ssim(x, y, 1.0).sum()))
+    y = jnp.full_like(x, 0.5)
+    first, _ = step(y)
+    for _ in range(200):
+        loss, gradient = step(y)
+        y = y - 2 * gradient
+    assert float(loss) < 0.2 * float(first)
+
+
+@pytest.mark.parametrize("similarity", [ssim, multiscale_ssim, ssim_map])
+def test_bfloat16_images_are_compared_in_float32(similarity: Similarity) -> None:
+    """Catches E[x²] - E[x]² in 8 bits, also of pooled images, where it is nothing but rounding."""
+    x, y = (jnp.asarray(image).astype(jnp.bfloat16) for image in pair((2, 48, 48, 1)))
+    got = similarity(x, y, 1.0)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, similarity(x.astype(jnp.float32), y.astype(jnp.float32), 1.0))
+
+
+@pytest.mark.parametrize("shape", [(1, 43, 64, 1), (1, 64, 43, 1), (1, 10, 64, 1), (1, 64, 10, 1)])
+def test_images_smaller_than_a_window_are_refused(shape: tuple[int, ...]) -> None:
+    """Catches NaN, the mean over no window; 44 px are 11 at the third scale and must do."""
+    images = jnp.zeros(shape)
+    size = f"{shape[1]}x{shape[2]}"
+    with pytest.raises(
+        ValueError, match=rf"`x` \(={size} px\) must be at least 44x44 px.*take larger.*`ssim`"
+    ):
+        multiscale_ssim(images, images, 1.0)
+    if min(shape[1:3]) < 11:
+        with pytest.raises(ValueError, match=rf"`x` \(={size} px\) must be at least 11x11 px.*take larger"):
+            ssim(images, images, 1.0)
+    else:
+        np.testing.assert_allclose(ssim(images, images, 1.0), [1])
+    for least in (jnp.zeros((1, 44, 45, 1)), jnp.zeros((1, 45, 44, 1))):
+        np.testing.assert_allclose(multiscale_ssim(least, least, 1.0), [1])
+
+
+@pytest.mark.parametrize("data_range", [0.0, -1.0, math.nan, math.inf])
+def test_an_impossible_data_range_is_refused(data_range: float) -> None:
+    """Catches 0/0 on flat patches, and a range that makes all images equal."""
+    images = jnp.zeros((1, 44, 44, 1))
+    for similarity in (ssim, ssim_map, multiscale_ssim):
+        with pytest.raises(
+            ValueError, match=r"`data_range` \(=.*\) must be positive and finite.*1 for \[0, 1\]"
+        ):
+            similarity(images, images, data_range)
 
 
 def test_segmentation_weighs_both_terms(logits: np.ndarray, targets: np.ndarray) -> None:

@@ -64,7 +64,17 @@ def make_batch(size: int, seed: int = 0, h: int = 32, w: int = 16) -> dict[str, 
 
 def sgd_step(network: Network) -> Any:
     """The step with plain gradient descent: Adam would hide a gradient of the wrong scale."""
-    return make_train_step(network, TASK, optax.identity(), lambda step, cooldown: jnp.float32(RATE))
+    return make_train_step(network, TASK, optax.identity(), lambda step, cooldown: jnp.float32(RATE), 0)
+
+
+def logits_of(network: Network, *, train: bool) -> Any:
+    """(parameters, statistics, image) -> logits, compiled."""
+
+    def apply(params: Any, stats: Any, image: Any) -> Any:
+        forward, _ = network.bind(params, stats, train=train)
+        return forward(network.show(image, None, None)["x"], None).logits
+
+    return fast(apply)
 
 
 @cache
@@ -101,7 +111,7 @@ def test_one_step_is_plain_gradient_descent_by_hand() -> None:
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
         model = nnx.merge(network.graphdef, params, stats, copy=True)
         grey = (batch["image"].astype(np.float32) - MEAN) / STD
-        z = model(np.concatenate([grey, grey], axis=-1), train=True)
+        z = model(np.concatenate([grey, grey], axis=-1), train=True).logits
         t = batch["mask"].astype(np.float32)
         per_pixel = -t * jax.nn.log_sigmoid(z) - (1 - t) * jax.nn.log_sigmoid(-z)
         p = 1 / (1 + jnp.exp(-z))
@@ -154,7 +164,7 @@ def test_accuracy_leaves_out_slices_without_a_label() -> None:
     """Catches slices with too little of the defect to count (label -1) that are counted as wrong or as good."""
     network, params, stats = make_tiny()
     batch = make_batch(4)
-    logits, _ = fast(partial(network.apply, train=True))(params, stats, batch["image"])
+    logits = logits_of(network, train=True)(params, stats, batch["image"])
     positive = np.asarray(logits).max((1, 2, 3)) > 0
     step = fast_sgd_step()
     for label, expected in (
@@ -172,7 +182,7 @@ def test_loss_falls_on_one_batch() -> None:
     network, params, stats = make_tiny()
     config = OptimConfig(learning_rate=0.02, warmup_steps=2)
     optimizer = make_optimizer(config)
-    step = fast(make_train_step(network, TASK, optimizer, partial(learning_rate, config)))
+    step = fast(make_train_step(network, TASK, optimizer, partial(learning_rate, config), 0))
     state, batch, losses = make_state(params, stats, optimizer), make_batch(6), []
     for number in range(20):
         assert int(state.step) == number
@@ -189,7 +199,7 @@ def test_learning_rate_follows_the_step_and_the_cool_down_of_the_state() -> None
     network, params, stats = make_tiny("none")
     config = OptimConfig(learning_rate=0.1, warmup_steps=1)
     optimizer = make_optimizer(config)
-    step = fast(make_train_step(network, TASK, optimizer, partial(learning_rate, config)))
+    step = fast(make_train_step(network, TASK, optimizer, partial(learning_rate, config), 0))
     state, rates = make_state(params, stats, optimizer), []
     for number in range(6):
         if number == 3:
@@ -230,9 +240,9 @@ def test_judge_by_hand() -> None:
     mask[2, :, 13:48] = True  # 1120 px, of which strips 0…4 hold 96, 352, 512, 512, 512
     labels = [[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [-1, 1, 1, 1, 1]]
 
-    apply = fast(partial(network.apply, train=False))
     cut = np.stack([[one[:, e : e + 16] for e in edges] for one in image])
-    logits = np.asarray(apply(params, stats, cut.reshape(15, h, 16, 1))[0]).reshape(3, 5, h, 16)
+    logits = np.asarray(logits_of(network, train=False)(params, stats, cut.reshape(15, h, 16, 1)))
+    logits = logits.reshape(3, 5, h, 16)
     # A head bias between the strips' highest logits makes some of them positive.
     shift = float(np.median(logits.max((2, 3))) + 1e-4)
     head = nnx.to_pure_dict(params)
@@ -247,10 +257,11 @@ def test_judge_by_hand() -> None:
         total[:, :, edge : edge + 16] += 1 / (1 + np.exp(-logits[:, k]))
         count[edge : edge + 16] += 1
     np.testing.assert_allclose(out["map"], total / count, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out["slice_scores"], 1 / (1 + np.exp(-logits.max((2, 3)))), rtol=1e-4)
 
     for i in range(3):
         cut_mask = np.stack([mask[i][:, e : e + 16] for e in edges])[..., None]
-        loss = np.asarray(TASK.loss(jnp.asarray(logits[i][..., None]), {"mask": jnp.asarray(cut_mask)}))
+        loss = np.asarray(TASK.pixel_loss(jnp.asarray(logits[i][..., None]), jnp.asarray(cut_mask)))
         assert out["loss"][i] == pytest.approx(loss.mean(), rel=1e-4)
     decided = logits.max((2, 3)) > 0
     assert decided.any() and not decided.all()

@@ -1,0 +1,16 @@
+"""The convolutional auto-encoder at the paper's width (32 channels at the finest level, 32 in its bottleneck).
+
+Command:   python -m dagm_jax.main --config=configs/conv_autoencoder.py[:TASK[,equal_width][,small]]
+Hardware:  two CPU cores suffice; any devices that jax finds are used
+"""
+
+from ml_collections import ConfigDict
+
+from dagm_jax.config import to_config_dict
+from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
+from dagm_jax.recipes import compose
+
+
+def get_config(options: str = "segmentation") -> ConfigDict:
+    """The configuration for ``--config=configs/conv_autoencoder.py:TASK[,OPTION…]``."""
+    return to_config_dict(compose(options, ConvAutoencoderConfig()))

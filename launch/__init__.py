@@ -1,0 +1,1 @@
+"""Programs around the package: each is started as ``python -m launch.NAME``."""

@@ -1,0 +1,134 @@
+"""The numbers of the paper's Tables I and II, as printed, and what arithmetic says of them.
+
+They stand beside ours and are never asserted: the paper's table contradicts itself, as :func:`remarks` computes from
+the numbers below, and its test images are not known. Source: the paper's Table I (one row per class and network,
+classes 1 to 6 of DAGM 2007, and a row of means) and Table II.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
+
+# A class of DAGM 2007 (1 to 6) has so many images; the paper tests on 20 % of them, drawn at random.
+GOOD_IMAGES, DEFECTIVE_IMAGES = 1000, 150
+CLASS_IMAGES = GOOD_IMAGES + DEFECTIVE_IMAGES
+TEST_IMAGES = CLASS_IMAGES // 5
+# Half a unit of the fourth decimal, the last one printed.
+ROUNDING = 0.5e-4
+
+
+class Printed(NamedTuple):
+    """One row of Table I: four rates in [0, 1], and the executing time in s."""
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    executing_time_s: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """One row of Table II: who, with what network, the number printed for it, and what that number is."""
+
+    authors: str
+    network: str
+    printed_percent: float
+    meaning: str
+
+
+# model → class → row.
+TABLE_1: dict[str, dict[int, Printed]] = {
+    "custom_unet": {
+        1: Printed(0.9803, 0.9724, 0.9801, 0.9733, 29.8),
+        2: Printed(0.9775, 0.9720, 0.9782, 0.9653, 29.5),
+        3: Printed(0.9453, 0.9251, 0.9135, 0.9235, 31.8),
+        4: Printed(0.9852, 0.9740, 0.96875, 0.9843, 31.3),
+        5: Printed(0.9594, 0.9543, 0.9489, 0.9591, 44.7),
+        6: Printed(0.9876, 0.9649, 0.9458, 0.9621, 31.5),
+    },
+    "conv_autoencoder": {
+        1: Printed(0.9732, 0.9725, 0.9731, 0.9686, 44.4),
+        2: Printed(0.9564, 0.9542, 0.9487, 0.9524, 30.4),
+        3: Printed(0.9143, 0.9126, 0.9057, 0.9105, 34.8),
+        4: Printed(0.9627, 0.9588, 0.9583, 0.9610, 30.1),
+        5: Printed(0.9467, 0.9358, 0.9423, 0.9455, 47.5),
+        6: Printed(0.9868, 0.9723, 0.9733, 0.9820, 37.7),
+    },
+    "unet3plus": {
+        1: Printed(0.9236, 0.9235, 0.9226, 0.9214, 83),
+        2: Printed(0.9287, 0.9204, 0.9135, 0.9258, 64),
+        3: Printed(0.9360, 0.9324, 0.9431, 0.9258, 66),
+        4: Printed(0.9139, 0.9056, 0.9241, 0.9125, 66),
+        5: Printed(0.9206, 0.9124, 0.9028, 0.9203, 84),
+        6: Printed(0.8952, 0.8533, 0.8862, 0.8950, 65),
+    },
+}
+
+# The row of means, as printed.
+TABLE_1_MEANS: dict[str, Printed] = {
+    "custom_unet": Printed(0.97255, 0.96045, 0.95588, 0.96127, 33.1),
+    "conv_autoencoder": Printed(0.95668, 0.95103, 0.95023, 0.95333, 37.5),
+    "unet3plus": Printed(0.91967, 0.90793, 0.91538, 0.91680, 71.3),
+}
+
+TABLE_2: tuple[Study, ...] = (
+    Study("Lin et al.", "CAM-UNet", 72.0, "on MVTec AD; probably a segmentation score, not a rate of images"),
+    Study("Xiong et al.", "attention U-Net", 95.6, "a best precision, on other data"),
+    Study("Wong et al.", "3D U-Net", 88.4, "a mean IoU of voxels on X-ray CT"),
+)
+
+
+def rows() -> Iterator[Printed]:
+    """All rows of Table I, without the means."""
+    for table in TABLE_1.values():
+        yield from table.values()
+
+
+def printed(model: str, class_id: int) -> Printed | None:
+    """The row of Table I for a model and a class, None where the paper has none."""
+    return TABLE_1.get(model, {}).get(class_id)
+
+
+def implied_f1(row: Printed) -> float:
+    """2PR / (P + R): what F1 is for the printed precision and recall."""
+    return 2 * row.precision * row.recall / (row.precision + row.recall)
+
+
+def implied_defect_share(row: Printed) -> float:
+    """The share π of defective test images that the printed accuracy, precision and recall imply.
+
+    Of all images π(1 - R) are missed and πR(1 - P)/P are false alarms; together they are 1 - accuracy.
+    """
+    misses = 1 - row.recall
+    false_alarms = row.recall * (1 - row.precision) / row.precision
+    return (1 - row.accuracy) / (misses + false_alarms)
+
+
+def is_share_of(value: float, total: int) -> bool:
+    """Whether ``value``, rounded to four decimals, can be k/total for a whole k."""
+    return abs(round(value * total) / total - value) <= ROUNDING
+
+
+def remarks() -> tuple[str, ...]:
+    """What the printed numbers of Table I say of themselves, one sentence each, all computed here."""
+    all_rows = list(rows())
+    # Rounding of P and R moves their harmonic mean by at most as much as themselves.
+    harmonic = sum(abs(row.f1 - implied_f1(row)) <= 2 * ROUNDING for row in all_rows)
+    outside = sum(
+        not min(row.precision, row.recall) <= row.f1 <= max(row.precision, row.recall) for row in all_rows
+    )
+    whole = sum(is_share_of(row.accuracy, TEST_IMAGES) for row in all_rows)
+    shares = [implied_defect_share(row) for row in all_rows]
+    return (
+        f"F1 is the harmonic mean of precision and recall in {harmonic} of {len(all_rows)} rows, and lies outside "
+        f"the two in {outside}, where no mean can lie.",
+        f"The accuracy is a number of right verdicts over {TEST_IMAGES} images (20 % of a class) in {whole} of "
+        f"{len(all_rows)} rows.",
+        f"Accuracy, precision and recall together imply test sides of which {min(shares):.0%} to {max(shares):.0%} "
+        f"are defective (median {median(shares):.0%}), where these classes hold "
+        f"{DEFECTIVE_IMAGES / CLASS_IMAGES:.0%}: defects were probably multiplied before the split.",
+    )

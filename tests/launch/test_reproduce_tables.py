@@ -1,0 +1,289 @@
+"""The grid: what runs and what does not, what it survives, and the page that shows everything; runs are faked."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import FakeRuns
+
+from dagm_jax.types import Interrupted, UserError
+from launch import pages
+from launch.cells import Cell
+from launch.grid import Pace
+from launch.reproduce_tables import Request, parse_flags, reproduce
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO_BY_TWO = ("--models=custom_unet,conv_autoencoder", "--classes=1,8", "--seeds=0")
+
+
+def request(workdir: Path, *arguments: str) -> Request:
+    return parse_flags(["reproduce_tables", f"--workdir={workdir}", "--small", *arguments])
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is what takes the time here."""
+    for name in ("draw_architecture", "plot_confusions", "plot_all_curves"):
+        monkeypatch.setattr(pages, name, lambda *arguments: None)
+
+
+def raiser(at: int, error: BaseException) -> Callable[[int], None]:
+    """Raises in the call of this number."""
+
+    def before(number: int) -> None:
+        if number == at:
+            raise error
+
+    return before
+
+
+# --- what runs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
+    """Catches a grid that trains everything anew, and one that writes other tables when it only reads."""
+    first, second = FakeRuns(), FakeRuns()
+    reproduce(request(tmp_path, *TWO_BY_TWO), first)
+    table = (tmp_path / "table_1.md").read_text()
+    reproduce(request(tmp_path, *TWO_BY_TWO), second)
+    assert first.calls == [
+        "custom_unet-class1-seed0",
+        "conv_autoencoder-class1-seed0",
+        "custom_unet-class8-seed0",
+        "conv_autoencoder-class8-seed0",
+    ]
+    assert second.calls == [] and (tmp_path / "table_1.md").read_text() == table
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_larger_grid_runs_what_is_new(tmp_path: Path) -> None:
+    """Catches cells named by their place in the grid."""
+    reproduce(request(tmp_path, "--models=custom_unet", "--classes=1", "--seeds=1"), FakeRuns())
+    runs = FakeRuns()
+    reproduce(request(tmp_path, "--models=custom_unet", "--classes=8,1", "--seeds=0,1"), runs)
+    assert runs.calls == ["custom_unet-class8-seed0", "custom_unet-class1-seed0", "custom_unet-class8-seed1"]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_every_cell_is_run_with_its_own_configuration(tmp_path: Path) -> None:
+    """Catches classes, seeds, tasks, variants or overrides that do not reach the run."""
+    runs = FakeRuns()
+    seen = []
+
+    def run(config: Any, workdir: Path) -> dict[str, Any]:
+        seen.append(config)
+        return runs(config, workdir)
+
+    arguments = (
+        "--models=custom_unet",
+        "--classes=8",
+        "--seeds=3",
+        "--ablation",
+        "--config.train.num_steps=7",
+    )
+    reproduce(request(tmp_path, *arguments), run)
+    assert runs.calls == [
+        f"custom_unet-class8-seed3{v}" for v in ("", "-plain", "-squeeze", "-no_rotation", "-no_upsampling")
+    ]
+    base, plain, squeeze, no_rotation, no_upsampling = seen
+    assert all(c.data.classes == (8,) and c.seed == 3 and c.train.num_steps == 7 for c in seen)
+    assert (base.model.extra_skips, plain.model.extra_skips) == ("previous_encoder", "none")
+    assert (base.slicing.mode, squeeze.slicing.mode) == ("strips", "squeeze")
+    assert (base.augment.rotate90, no_rotation.augment.rotate90) == (True, False)
+    assert (base.train.balance, no_upsampling.train.balance) == (True, False)
+
+
+def test_ablation_of_a_task_without_defects_has_no_upsampling(tmp_path: Path) -> None:
+    """Catches a cell that repeats its base: a task that sees no defects has none to up-sample."""
+    cells = request(tmp_path, "--ablation", "--tasks=reconstruction", "--seeds=0").plan.cells()
+    assert {cell.variant.name for cell in cells} == {"", "plain", "squeeze", "no_rotation"}
+    assert {cell.model for cell in cells if cell.variant.name} == {"custom_unet"}
+
+
+def test_seeds_come_one_after_the_other(tmp_path: Path) -> None:
+    """Catches an order in which a grid that is cut short has no whole table."""
+    cells = request(tmp_path, "--tasks=segmentation,classification", "--seeds=0,1").plan.cells()
+    assert [cell.seed for cell in cells] == [0] * 12 + [1] * 12
+    assert len({cell.workdir(tmp_path) for cell in cells}) == 24
+
+
+# --- what it survives -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_failed_cell_is_named_and_the_others_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches one bad class that ends the grid, a failure that goes unnoticed, and one that is never tried again."""
+    runs = FakeRuns(raiser(2, UserError("`data.root`: no image of class 1 [b h w]")))
+    with pytest.raises(
+        UserError, match=r"1 of 4 cells failed, the first: segmentation, conv_autoencoder, class 1"
+    ):
+        reproduce(request(tmp_path, *TWO_BY_TWO), runs)
+    assert len(runs.calls) == 4
+    index = (tmp_path / "index.md").read_text()
+    assert "3 of 4 cells finished, 1 failed" in index and "no image of class 1 [b h w]" in index
+    assert "failed: segmentation, conv_autoencoder, class 1, seed 0" in capsys.readouterr().out
+    again = FakeRuns()
+    reproduce(request(tmp_path, *TWO_BY_TWO), again)
+    assert again.calls == ["conv_autoencoder-class1-seed0"]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("error", [Interrupted("asked to"), KeyboardInterrupt(), MemoryError()])
+def test_a_grid_that_is_cut_short_goes_on(tmp_path: Path, error: BaseException) -> None:
+    """Catches an interruption taken for a cell's failure, and tables that wait for the last cell."""
+    runs = FakeRuns(raiser(3, error))
+    with pytest.raises(type(error)):
+        reproduce(request(tmp_path, *TWO_BY_TWO), runs)
+    assert "2 of 4 cells finished" in (tmp_path / "index.md").read_text()
+    assert "| custom_unet | 1 | 1 | 0.9000 (0.9803) |" in (tmp_path / "table_1.md").read_text()
+    again = FakeRuns()
+    reproduce(request(tmp_path, *TWO_BY_TWO), again)
+    assert again.calls == ["custom_unet-class8-seed0", "conv_autoencoder-class8-seed0"]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_cells_of_another_configuration_are_refused_first(tmp_path: Path) -> None:
+    """Catches tables that mix runs of two configurations, found out after hours or never."""
+    reproduce(request(tmp_path, "--models=custom_unet", "--classes=8", "--seeds=0"), FakeRuns())
+    runs = FakeRuns()
+    with pytest.raises(
+        UserError, match=r"custom_unet-class8-seed0\) holds a run with train.num_steps=300, not 7"
+    ):
+        reproduce(request(tmp_path, *TWO_BY_TWO, "--config.train.num_steps=7"), runs)
+    assert runs.calls == []
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--models=custom_unet,unet3pls",
+            r"`--models` \(=unet3pls\) must be of .*; did you mean unet3plus\?",
+        ),
+        ("--tasks=segmentaton", r"`--tasks` \(=segmentaton\) must be of .*; did you mean segmentation\?"),
+        ("--classes=1,x", r"`--classes` \(=x\) must be whole numbers from 1 on"),
+        ("--classes=0", r"`--classes` \(=0\) must be whole numbers from 1 on"),
+        ("--seeds=-1", r"`--seeds` \(=-1\) must be whole numbers from 0 on"),
+        ("--classes=1,8,01", r"`--classes` names 1 twice"),
+        ("--seeds=", r"`--seeds` is empty"),
+        ("--ablation --models=unet3plus", r"`--ablation` varies custom_unet, which `--models`"),
+        ("--config.seed=4", r"`--config.seed` differs from cell to cell; set it with `--seeds`"),
+        ("--config.data.classes=(1,)", r"`--config.data.classes` differs .* `--classes`"),
+        ("--modles=unet3plus", r"command line: Unknown command line flag 'modles'"),
+        ("unet3plus", r"command line: 'unet3plus' is not a flag"),
+    ],
+)
+def test_mistakes_in_the_command_line(tmp_path: Path, argument: str, message: str) -> None:
+    """Catches a mistake that is found out by the cell that it breaks, or by a traceback."""
+    with pytest.raises(UserError, match=message) as caught:
+        request(tmp_path, *argument.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--config.train.num_step=7",
+            r"cell segmentation, .*`config.train.num_step` is not a field.*num_steps",
+        ),
+        ("--config.model.extra_skips=none", r"plain is the configured run itself.*leave out --config.model"),
+    ],
+)
+def test_mistakes_in_the_overrides_end_the_grid_at_once(tmp_path: Path, argument: str, message: str) -> None:
+    """Catches a slip that fails every cell, one by one; and an ablation that compares a thing with itself."""
+    runs = FakeRuns()
+    with pytest.raises(UserError, match=message):
+        reproduce(request(tmp_path, "--models=custom_unet", "--ablation", argument), runs)
+    assert runs.calls == [] and list(tmp_path.iterdir()) == []
+
+
+def test_the_command_itself() -> None:
+    """Catches a program that cannot be started, whose mistakes are tracebacks, or that loads jax in grain's workers."""
+    command = [sys.executable, "-m", "launch.reproduce_tables", "--models=unet3pls"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: `--models` (=unet3pls)") and done.stderr.count("\n") == 1
+    code = "import sys, launch.reproduce_tables; assert not {'jax', 'flax', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# --- what it leaves -------------------------------------------------------------------------------------------
+
+
+def test_the_index_shows_everything_that_is_there(tmp_path: Path) -> None:
+    """Catches dead links, a figure that no page shows, and tables of several tasks written over one another."""
+    arguments = ("--models=custom_unet,unet3plus", "--classes=8", "--seeds=0", "--ablation")
+    wanted = request(tmp_path, *arguments, "--tasks=segmentation,reconstruction")
+    reproduce(wanted, FakeRuns())
+    index = (tmp_path / "index.md").read_text()
+    linked = set(re.findall(r"\]\(([^)]+)\)", index))
+    assert all((tmp_path / name).is_file() for name in linked)
+    files = {path.name for path in tmp_path.iterdir() if path.is_file() and path.name != ".lock"}
+    assert files - linked == {"index.md"}
+    per_task = [
+        f"{name}_{task}.{kind}"
+        for task in ("segmentation", "reconstruction")
+        for name, kinds in (
+            ("table_1", "md csv json"),
+            ("ablation", "md csv json"),
+            ("fig_3", "png"),
+            ("fig_4", "png"),
+        )
+        for kind in kinds.split()
+    ]
+    others = [
+        "fig_1.png",
+        "fig_2_custom_unet.png",
+        "fig_2_unet3plus.png",
+        "table_2.md",
+        "models.md",
+        "models.csv",
+    ]
+    assert files == {*per_task, *others, "index.md"}
+    for name in ("table_1_segmentation.md", "ablation_reconstruction.md", "models.md", "table_2.md"):
+        assert (tmp_path / name).read_text().partition("\n")[2] in index
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_figure_1_is_the_custom_unets(tmp_path: Path) -> None:
+    """Catches the pipeline of whichever cell came first; class 1's custom U-Net is nearest to the paper's."""
+    arguments = ("--models=unet3plus,custom_unet", "--classes=8,1", "--seeds=0")
+    reproduce(request(tmp_path, *arguments), FakeRuns())
+    assert (tmp_path / "fig_1.png").read_text() == "custom_unet-class1-seed0"
+
+
+def test_figures_3_and_4_take_class_4() -> None:
+    """Catches the first class where the paper's is there."""
+
+    def plan(classes: str) -> Any:
+        return parse_flags(["reproduce_tables", f"--classes={classes}"]).plan
+
+    assert pages.shown_class(plan("1,4,8")) == 4
+    assert pages.shown_class(plan("8,1")) == 8
+
+
+def test_time_left_knows_that_models_differ() -> None:
+    """Catches one mean for networks whose times differ tenfold."""
+    pace = Pace()
+    small, large, unseen = (
+        Cell("segmentation", m, 1, 0) for m in ("custom_unet", "unet3plus", "conv_autoencoder")
+    )
+    assert pace.left_s([small]) is None
+    pace.add(small, 10)
+    pace.add(large, 100)
+    pace.add(large, 120)
+    assert pace.left_s([small, small, large]) == pytest.approx(10 + 10 + 110)
+    assert pace.left_s([unseen]) == pytest.approx((10 + 100 + 120) / 3)

@@ -1,0 +1,363 @@
+"""The three tasks with networks that are plain functions: what each learns from, and what its map and score say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+from dagm_jax.tasks.base import Lesson, Slices, gate, guidance_loss, mean_over_outputs
+from dagm_jax.tasks.classification import ClassificationConfig
+from dagm_jax.tasks.losses import binary_cross_entropy, focal, multiscale_ssim, soft_dice, soft_iou, ssim
+from dagm_jax.tasks.reconstruction import ReconstructionConfig, checkerboard, draw_stain
+from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.types import NetworkOutput, UserError
+
+B, H, W = 3, 64, 48
+MEAN, STD = 0.4, 0.1
+KEY = jax.random.key(0)
+
+
+def make_slices(channels: int = 3, seed: int = 0) -> Slices:
+    """Three slices of noise: one with a defect, one without, one with too little of it."""
+    rng = np.random.default_rng(seed)
+    x = np.repeat(rng.normal(size=(B, H, W, 1)), channels, axis=-1).astype(np.float32)
+    mask = np.zeros((B, H, W, 1), np.uint8)
+    mask[0, 10:40, 5:30] = 1
+    mask[2, 0, 0] = 1
+    label = np.array([1, 0, -1], np.int32)
+    return Slices(x=jnp.asarray(x), mask=jnp.asarray(mask), label=jnp.asarray(label), mean=MEAN, std=STD)
+
+
+def noise(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def sigmoid(z: Any) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
+
+
+def saying(output: NetworkOutput) -> Callable[[Any, Any], NetworkOutput]:
+    """A network that says the same of everything."""
+    return lambda x, key: output
+
+
+def identity(x: Any, key: Any) -> NetworkOutput:
+    return NetworkOutput(x)
+
+
+# --- what networks with several outputs share ---
+
+
+def test_gate_by_hand() -> None:
+    """Catches the gate on the wrong class, and one that changes a map without the module."""
+    logits = jnp.zeros((2, 16, 16, 1))
+    guided = gate(NetworkOutput(logits, (), jnp.log(jnp.array([[1.0, 3.0], [9.0, 1.0]]))))
+    np.testing.assert_allclose(guided[:, 0, 0, 0], [0.75, 0.1], rtol=1e-6)
+    assert guided.shape == (2, 1, 1, 1)
+    np.testing.assert_array_equal(gate(NetworkOutput(logits)), np.ones((2, 1, 1, 1)))
+
+
+def test_guidance_loss_by_hand() -> None:
+    """Catches classes that are exchanged, and slices of label -1 that are taught as the last class."""
+    class_logits = jnp.log(jnp.array([[1.0, 3.0], [1.0, 3.0], [1.0, 3.0]]))
+    output = NetworkOutput(jnp.zeros((3, 1, 1, 1)), (), class_logits)
+    got = guidance_loss(output, jnp.array([1, 0, -1]))
+    np.testing.assert_allclose(got, [math.log(4 / 3), math.log(4), 0], rtol=1e-6)
+    np.testing.assert_array_equal(guidance_loss(NetworkOutput(output.logits), jnp.array([1, 0, -1])), 0)
+
+
+def test_the_loss_is_the_mean_over_all_supervised_stages() -> None:
+    """Catches side outputs that are not taught, and a sum, which makes the loss five times that of one stage."""
+    stages = [jnp.full((2, 4, 4, 1), value) for value in (1.0, 2.0, 6.0)]
+    got = mean_over_outputs(NetworkOutput(stages[0], tuple(stages[1:])), lambda z: z.mean((1, 2, 3)))
+    np.testing.assert_allclose(got, [3, 3])
+
+
+# --- segmentation ---
+
+TERMS = {
+    "bce": binary_cross_entropy,
+    "dice": soft_dice,
+    "focal": focal,
+    "ssim": lambda z, t: 1 - ssim(jax.nn.sigmoid(z), t, 1.0),
+    "iou": soft_iou,
+}
+
+
+def test_segmentation_weighs_its_terms() -> None:
+    """Catches weights that are exchanged or unused, and a mask of integers that is not converted."""
+    slices, logits = make_slices(), jnp.asarray(noise(B, H, W, 1))
+    targets = slices["mask"].astype(jnp.float32)
+    weights = dict(zip(TERMS, (0.5, 3.0, 7.0, 11.0, 13.0), strict=True))
+    task = SegmentationConfig(**{f"{name}_weight": weight for name, weight in weights.items()})
+    lesson = task.learn(saying(NetworkOutput(logits)), slices, KEY)
+    expected = sum(weight * np.asarray(TERMS[name](logits, targets)) for name, weight in weights.items())
+    np.testing.assert_allclose(lesson.loss, expected, rtol=1e-5)
+    np.testing.assert_array_equal(lesson.weight, 1)
+    three = SegmentationConfig(bce_weight=0, dice_weight=0, ssim_weight=1, ssim_scales=3)
+    tall = jnp.zeros((1, 64, 64, 1)), jnp.asarray(noise(1, 64, 64, 1) > 0, jnp.float32)
+    np.testing.assert_allclose(
+        three.pixel_loss(*tall), 1 - multiscale_ssim(jax.nn.sigmoid(tall[0]), tall[1], 1.0), rtol=1e-6
+    )
+
+
+def test_segmentation_teaches_side_outputs_and_the_guided_module() -> None:
+    """Catches deep supervision or guidance that a task leaves out: their parameters would never move."""
+    slices, task = make_slices(), SegmentationConfig(class_weight=2.0)
+    stages = [jnp.asarray(noise(B, H, W, 1, seed=k)) for k in range(3)]
+    output = NetworkOutput(stages[0], tuple(stages[1:]), jnp.asarray(noise(B, 2)))
+    targets = slices["mask"].astype(jnp.float32)
+    expected = sum(np.asarray(task.pixel_loss(z, targets)) for z in stages) / 3
+    expected = expected + 2 * np.asarray(guidance_loss(output, slices["label"]))
+    np.testing.assert_allclose(task.learn(saying(output), slices, KEY).loss, expected, rtol=1e-5)
+
+
+def test_segmentation_map_score_and_decision() -> None:
+    """Catches a map of logits, one that is not gated, and a decision by the mean where one defect pixel must do."""
+    logits = np.full((B, H, W, 1), -1.0, np.float32)
+    logits[1, 2, 3] = 0.01
+    judgement = SegmentationConfig().judge(saying(NetworkOutput(jnp.asarray(logits))), make_slices())
+    np.testing.assert_allclose(judgement.map, sigmoid(logits), rtol=1e-5)
+    np.testing.assert_allclose(judgement.score, sigmoid(logits).max((1, 2, 3)), rtol=1e-5)
+    assert np.asarray(judgement.lesson.is_defective).tolist() == [False, True, False]
+    guided = NetworkOutput(jnp.asarray(logits), (), jnp.log(jnp.array([[1.0, 3.0], [3.0, 1.0], [1.0, 3.0]])))
+    judgement = SegmentationConfig().judge(saying(guided), make_slices())
+    closed = sigmoid(logits) * np.array([0.75, 0.25, 0.75])[:, None, None, None]
+    np.testing.assert_allclose(judgement.map, closed, rtol=1e-5)
+    assert not np.asarray(judgement.lesson.is_defective).any()
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"bce_weight": -1.0}, r"`task\.bce_weight` \(=-1\.0\) must be at least 0"),
+        ({"iou_weight": math.nan}, r"`task\.iou_weight` \(=nan\)"),
+        ({"class_weight": math.inf}, r"`task\.class_weight` \(=inf\)"),
+        ({"bce_weight": 0.0, "dice_weight": 0.0}, "must not all be 0"),
+        ({"ssim_scales": 2}, r"`task\.ssim_scales` \(=2\) must be one of 1, 3"),
+    ],
+)
+def test_wrong_segmentation_is_refused(values: dict[str, Any], match: str) -> None:
+    """Catches a loss that is rewarded for mistakes, or is nothing at all."""
+    with pytest.raises(UserError, match=match):
+        SegmentationConfig(**values)
+
+
+# --- classification ---
+
+
+def test_pooling_lies_between_mean_and_maximum() -> None:
+    """Catches a sum instead of a mean (the logit would grow with the slice), and a sharpness the wrong way round."""
+    evidence = jnp.asarray(noise(B, H, W, 1))
+    np.testing.assert_allclose(ClassificationConfig().pool(jnp.full((2, 8, 8, 1), -3.25)), -3.25, rtol=1e-6)
+    by_hand = np.log(np.exp(5 * np.asarray(evidence, np.float64)).mean((1, 2, 3))) / 5
+    np.testing.assert_allclose(ClassificationConfig().pool(evidence), by_hand, rtol=1e-5)
+    soft, sharp = (ClassificationConfig(pooling_sharpness=r).pool(evidence) for r in (1e-3, 1e3))
+    np.testing.assert_allclose(soft, evidence.mean((1, 2, 3)), atol=1e-2)
+    np.testing.assert_allclose(sharp, evidence.max((1, 2, 3)), atol=1e-2)
+
+
+def test_classification_learns_from_labels_that_count() -> None:
+    """Catches slices of label -1 in the loss, labels that are exchanged, and a loss that looks at masks."""
+    slices, evidence = make_slices(), jnp.asarray(noise(B, H, W, 1))
+    task = ClassificationConfig()
+    lesson = task.learn(saying(NetworkOutput(evidence)), slices, KEY)
+    p = sigmoid(task.pool(evidence))
+    np.testing.assert_allclose(lesson.loss[:2], [-np.log(p[0]), -np.log(1 - p[1])], rtol=1e-5)
+    np.testing.assert_array_equal(lesson.weight, [1, 1, 0])
+    unmasked = task.learn(
+        saying(NetworkOutput(evidence)), Slices(**{**slices, "mask": 1 - slices["mask"]}), KEY
+    )
+    np.testing.assert_array_equal(unmasked.loss, lesson.loss)
+
+
+def test_classification_teaches_side_outputs_and_the_guided_module() -> None:
+    """Catches deep supervision or guidance that this task leaves out."""
+    slices, task = make_slices(), ClassificationConfig()
+    stages = [jnp.asarray(noise(B, H, W, 1, seed=k)) for k in range(2)]
+    alone = [np.asarray(task.learn(saying(NetworkOutput(z)), slices, KEY).loss) for z in stages]
+    output = NetworkOutput(stages[0], (stages[1],), jnp.asarray(noise(B, 2)))
+    expected = (alone[0] + alone[1]) / 2 + np.asarray(guidance_loss(output, slices["label"]))
+    np.testing.assert_allclose(task.learn(saying(output), slices, KEY).loss, expected, rtol=1e-5)
+
+
+def test_classification_score_is_the_slice_probability() -> None:
+    """Catches a score by the map's maximum, and a map that shows no place."""
+    evidence = np.full((B, H, W, 1), -2.0, np.float32)
+    evidence[0, 5, 7] = 30.0
+    task = ClassificationConfig()
+    judgement = task.judge(saying(NetworkOutput(jnp.asarray(evidence))), make_slices())
+    p = sigmoid(task.pool(jnp.asarray(evidence)))
+    np.testing.assert_allclose(judgement.score, p, rtol=1e-5)
+    np.testing.assert_allclose(judgement.map, p[:, None, None, None] * sigmoid(evidence), rtol=1e-5)
+    assert np.asarray(judgement.lesson.is_defective).tolist() == [True, False, False]
+    assert np.unravel_index(np.argmax(judgement.map[0]), (H, W)) == (5, 7)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, -1.0, math.nan, math.inf])
+def test_a_sharpness_that_pools_nothing_is_refused(sharpness: float) -> None:
+    """Catches a division by zero and a pooling that looks for the minimum."""
+    with pytest.raises(UserError, match=r"`task\.pooling_sharpness` .* must be greater than 0"):
+        ClassificationConfig(pooling_sharpness=sharpness)
+
+
+# --- reconstruction ---
+
+
+def test_the_checkerboard_hides_cells_and_moves() -> None:
+    """Catches cells of another size, a board that hides more than half, and an offset along one axis alone."""
+    board = np.asarray(checkerboard((64, 48), 16, jnp.array([0, 0])))[..., 0]
+    assert board.shape == (64, 48)
+    for i in range(4):
+        for j in range(3):
+            cell = board[16 * i : 16 * (i + 1), 16 * j : 16 * (j + 1)]
+            assert cell.all() == cell.any() == ((i + j) % 2 == 0)
+    moved = np.asarray(checkerboard((64, 48), 16, jnp.array([5, 3])))[..., 0]
+    np.testing.assert_array_equal(moved[: 64 - 5, : 48 - 3], board[5:, 3:])
+
+
+def test_hidden_cells_are_grey_and_count_most() -> None:
+    """Catches a mask that leaks the input, weights on the wrong pixels, and one offset for all slices of a batch."""
+    slices, task = make_slices(), ReconstructionConfig(visible_weight=0.25)
+    x, weight = (np.asarray(a) for a in task.corrupt(slices["x"], KEY))
+    hidden = weight[..., 0] == 1
+    assert set(np.unique(weight)) == {0.25, 1.0}
+    assert (x[hidden] == 0).all()
+    np.testing.assert_array_equal(x[~hidden], np.asarray(slices["x"])[~hidden])
+    assert any(np.any(hidden[0] != hidden[k]) for k in (1, 2))
+    again = task.corrupt(slices["x"], KEY)
+    np.testing.assert_array_equal(again[0], x)
+    other = task.corrupt(slices["x"], jax.random.key(1))
+    assert np.any(np.asarray(other[0]) != x)
+
+
+def test_two_passes_hide_every_pixel_once() -> None:
+    """Catches passes that hide the same cells, and a drawing taken from the pass that saw the pixel.
+
+    The identity then draws nothing but the mean grey, whatever the slice: nothing seen is passed through.
+    """
+    slices, task = make_slices(), ReconstructionConfig(dssim_weight=0.0)
+    seen: list[np.ndarray] = []
+
+    def watched(x: Any, key: Any) -> NetworkOutput:
+        seen.append(np.asarray(x))
+        return NetworkOutput(x)
+
+    judgement = task.judge(watched, slices)
+    assert len(seen) == 2
+    shown = [(s == np.asarray(slices["x"])).all(-1) for s in seen]
+    np.testing.assert_array_equal(shown[0], ~shown[1])
+    np.testing.assert_allclose(judgement.lesson.loss, np.abs(slices["x"]).mean((1, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("corruption", ["none", "gaussian", "stain"])
+def test_the_identity_redraws_everything_without_a_mask(corruption: Any) -> None:
+    """Catches a corruption that stays on while judging: what was put there would be found as a defect."""
+    judgement = ReconstructionConfig(corruption=corruption).judge(identity, make_slices())
+    np.testing.assert_allclose(judgement.map, 0, atol=1e-6)
+    np.testing.assert_allclose(judgement.lesson.loss, 0, atol=1e-5)
+    assert judgement.lesson.is_defective is None
+
+
+def test_the_map_is_dssim_in_grey_levels() -> None:
+    """Catches a similarity of standardised values, an inverted map, and channels that do not share one grey."""
+    slices, drawn = make_slices(), noise(B, H, W, 3, seed=5)
+    judgement = ReconstructionConfig(corruption="none").judge(
+        saying(NetworkOutput(jnp.asarray(drawn))), slices
+    )
+    for k in range(B):
+        a = MEAN + STD * drawn[k].mean(-1)
+        b = MEAN + STD * np.asarray(slices["x"])[k, ..., 0]
+        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+        _, similarity = structural_similarity(a, b, full=True, **options)
+        np.testing.assert_allclose(judgement.map[k, ..., 0], (1 - similarity) / 2, atol=2e-5)
+        assert judgement.score[k] == pytest.approx(((1 - similarity) / 2).max(), abs=2e-5)
+
+
+@pytest.mark.parametrize(("kind", "power"), [("l1", 1), ("mse", 2)])
+def test_reconstruction_loss_by_hand(kind: Any, power: int) -> None:
+    """Catches weights that do not add up to one, a loss against the corrupted slice, and l1 for mse."""
+    slices = make_slices()
+    task = ReconstructionConfig(pixel_loss=kind, pixel_weight=2.0, dssim_weight=0.0, visible_weight=0.25)
+    _, weight = task.corrupt(slices["x"], jax.random.split(KEY)[0])
+    drawn = noise(B, H, W, 3, seed=5)
+    lesson = task.learn(saying(NetworkOutput(jnp.asarray(drawn))), slices, KEY)
+    error = np.abs(drawn.mean(-1) - np.asarray(slices["x"])[..., 0]) ** power
+    w = np.asarray(weight)[..., 0]
+    np.testing.assert_allclose(lesson.loss, 2 * (error * w).sum((1, 2)) / w.sum((1, 2)), rtol=1e-5)
+    np.testing.assert_array_equal(lesson.weight, 1)
+
+
+def test_reconstruction_never_looks_at_masks_or_labels() -> None:
+    """Catches a task for defect-free images that learns from what it may not know."""
+    slices, task = make_slices(), ReconstructionConfig()
+    blind = Slices(**{**slices, "mask": 1 - slices["mask"], "label": -slices["label"]})
+    first, second = (task.learn(identity, s, KEY).loss for s in (slices, blind))
+    np.testing.assert_array_equal(first, second)
+    first, second = (task.judge(identity, s).map for s in (slices, blind))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_stains_are_single_grey_ellipses() -> None:
+    """Catches a stain that covers everything or nothing, and channels that differ."""
+    slices = make_slices()
+    x, weight = ReconstructionConfig(corruption="stain").corrupt(slices["x"], KEY)
+    changed = np.asarray(x != slices["x"])
+    np.testing.assert_array_equal(changed.all(-1), changed.any(-1))
+    np.testing.assert_array_equal(weight, 1)
+    sizes = []
+    for k in range(40):
+        inside, _ = draw_stain((512, 64), jax.random.key(k))
+        sizes.append(int(np.asarray(inside).sum()))
+    # Half an ellipse of the smallest size at a border, and the largest whole.
+    assert max(sizes) <= math.pi * 32 * 32 * 1.02
+    assert np.median(sizes) >= math.pi * 4 * 4 / 2
+    for k in range(B):
+        assert len(np.unique(np.asarray(x)[k][changed[k]])) <= 1
+
+
+def test_noise_has_the_given_spread_and_one_grey() -> None:
+    """Catches independent noise in the channels, which a network would average away, and another spread."""
+    x = jnp.zeros((2, 256, 64, 3))
+    noisy, weight = ReconstructionConfig(corruption="gaussian", noise_std=0.3).corrupt(x, KEY)
+    np.testing.assert_array_equal(noisy[..., 0], noisy[..., 2])
+    assert float(noisy.std()) == pytest.approx(0.3, rel=0.02)
+    np.testing.assert_array_equal(weight, 1)
+    assert np.any(np.asarray(noisy[0] != noisy[1]))
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"corruption": "masks"}, r"`task\.corruption` \(=masks\) must be one of .*did you mean mask\?"),
+        ({"cell_px": 0}, r"`task\.cell_px` \(=0\)"),
+        ({"noise_std": math.nan}, r"`task\.noise_std` \(=nan\)"),
+        ({"pixel_weight": 0.0, "dssim_weight": 0.0}, "must not both be 0"),
+    ],
+)
+def test_wrong_reconstruction_is_refused(values: dict[str, Any], match: str) -> None:
+    """Catches a corruption of nothing, and a loss that is nothing."""
+    with pytest.raises(UserError, match=match):
+        ReconstructionConfig(**values)
+
+
+@pytest.mark.parametrize("task", [SegmentationConfig(), ReconstructionConfig(), ClassificationConfig()])
+def test_every_example_is_judged_for_itself(task: Any) -> None:
+    """Catches a statistic over the batch in a loss or a map: results would depend on the neighbours."""
+    slices = make_slices()
+    one = Slices(x=slices["x"][1:2], mask=slices["mask"][1:2], label=slices["label"][1:2], mean=MEAN, std=STD)
+
+    def mean_channel(x: Any, key: Any) -> NetworkOutput:
+        return NetworkOutput(x[..., : task.out_channels(3)])
+
+    together, alone = (task.judge(mean_channel, s) for s in (slices, one))
+    np.testing.assert_allclose(together.map[1:2], alone.map, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(together.lesson.loss[1:2], alone.lesson.loss, rtol=1e-5, atol=1e-6)
+    assert isinstance(together.lesson, Lesson)
