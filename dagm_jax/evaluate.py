@@ -100,7 +100,7 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
     """
     labels, scores, losses = [], [], []
     right = counted = 0
-    curve = DiceCurve.empty()
+    curve = DiceCurve()
     for judged in judge(cache[i] for i in indices):
         labels.append(int(judged.mask.any()))
         scores.append(judged.score)
@@ -133,7 +133,7 @@ def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: S
     Where defects may not be known of, the image threshold is that of the pixels too: the score is one of them.
     """
     scores = []
-    curve = DiceCurve.empty()
+    curve = DiceCurve()
     with show("calibrating on validation images", len(indices)) as bar:
         for judged in judge(cache[i] for i in indices):
             scores.append(judged.score)

@@ -127,7 +127,10 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
     )
     seen = [i for i in split.train if config.task.learns_from_defects or not manifest.records[i].label]
     mean, std = cache.intensity_moments(seen)
-    data = Data(manifest, cache, split, make_slicer(config.slicing, *shape), mean, std)
+    # Mirror images are what the network has been trained on, then, too.
+    mirrored = config.augment.flip and config.augment.rotate90
+    slicer = replace(make_slicer(config.slicing, *shape), mirrored=mirrored)
+    data = Data(manifest, cache, split, slicer, mean, std)
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
     sizes = ", ".join(
         f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items()

@@ -52,7 +52,7 @@ class GalleryItem:
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def _write(figure: Figure, path: str | os.PathLike[str], palette: bool = False) -> None:
+def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = False) -> None:
     """Put the figure into ``path`` as a PNG at once, reduced to 256 colours if ``palette``."""
     buffer = io.BytesIO()
     # No software tag: the same numbers give the same bytes under any release of matplotlib that draws alike.
@@ -74,7 +74,8 @@ def _write(figure: Figure, path: str | os.PathLike[str], palette: bool = False) 
         part.unlink(missing_ok=True)
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Give a panel the look of all: a light grid behind, no frame above and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -83,7 +84,8 @@ def _style(axes: Axes) -> None:
 # --- training -----------------------------------------------------------------------------------------------
 
 
-def _series(history: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[list[int], list[float]]:
+def series(history: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of one figure in the rows of one kind; rows without it are left out."""
     rows = [row for row in history if row["kind"] == kind and row.get(name) is not None]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
@@ -99,9 +101,9 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     panels = figure.subplots(1, 2)
     handles: dict[str, Any] = {}
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        _style(axes)
+        style_axes(axes)
         for kind, colour, marker in (("train", BLUE, ""), ("validation", ORANGE, "o")):
-            steps, values = _series(history, kind, name)
+            steps, values = series(history, kind, name)
             if steps:
                 # A single row has no line; a dot shows it.
                 marker = marker or ("o" if len(steps) == 1 else "")
@@ -117,18 +119,23 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     panels[1].set_ylim(top=1.01)
     if handles:
         figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------
 
 
 def plot_confusion(counts: metrics.ImageCounts, path: str | os.PathLike[str], title: str) -> None:
-    """Write the confusion matrix: rows the truth, columns the verdict; counts, and shares of each row."""
+    """Write the confusion matrix of `draw_confusion` alone."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    draw_confusion(figure.subplots(), counts, title)
+    write_figure(figure, path)
+
+
+def draw_confusion(axes: Axes, counts: metrics.ImageCounts, title: str) -> None:
+    """Draw the confusion matrix: rows the truth, columns the verdict; counts, and shares of each row."""
     cells = np.array([[counts.tp, counts.fn], [counts.fp, counts.tn]])
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-    axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(cells):
         ink = "white" if shares[row, column] > 0.55 else "black"
@@ -143,7 +150,6 @@ def plot_confusion(counts: metrics.ImageCounts, path: str | os.PathLike[str], ti
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=11)
-    _write(figure, path)
 
 
 def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[str]) -> None:
@@ -169,9 +175,9 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[st
     right.set_title(f"precision-recall, AP {metrics.average_precision(labels, scores):.4f}")
     right.text(0.02, prevalence + 0.015, f"chance {prevalence:.3f}", color=GREY, fontsize=9)
     for axes in (left, right):
-        _style(axes)
+        style_axes(axes)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def plot_score_histogram(
@@ -194,7 +200,7 @@ def plot_score_histogram(
     edges = np.linspace(low - pad, high + pad, 49)
     figure = Figure(figsize=(8.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     for group, name, colour in ((~truth, "good", BLUE), (truth, "defective", ORANGE)):
         if group.any():
             weights = np.full(int(group.sum()), 1 / group.sum())
@@ -206,7 +212,7 @@ def plot_score_histogram(
     axes.set(xlim=(edges[0], edges[-1]), ylabel="share of the group")
     axes.set_xlabel("image score (logit axis)" if bounded else "image score")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _set_logit_ticks(axes: Axes, low: float, high: float) -> None:
@@ -293,4 +299,4 @@ def plot_gallery(items: Sequence[GalleryItem], path: str | os.PathLike[str]) -> 
     bar = figure.colorbar(ScalarMappable(norm, "inferno"), ax=panels, shrink=0.5, aspect=30, pad=0.015)
     bar.ax.tick_params(labelsize=8)
     bar.set_label("defect map", fontsize=8)
-    _write(figure, path, palette=True)
+    write_figure(figure, path, palette=True)

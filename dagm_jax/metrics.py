@@ -424,21 +424,14 @@ def overlap_table(probability: ArrayLike, mask: ArrayLike) -> tuple[IntArray, In
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DiceCurve:
-    """Per threshold k/256 the sum of Dice over defective images, and how many good images stay empty; adds up.
+    """Per image and threshold k/256 how well the map is cut there; adds up.
 
-    sum_dice, num_empty_good: float64 [256]; with the numbers of images of either kind. Meant for validation:
-    the pixel threshold is read off it once, and the test side never enters.
+    dice: of each defective image, float64 [d 256]; is_empty: whether each good image stays empty, [g 256], 0 or 1.
+    Meant for validation: the pixel threshold is read off it once, and the test side never enters.
     """
 
-    sum_dice: FloatArray
-    num_defective: int
-    num_empty_good: FloatArray = field(default_factory=lambda: np.zeros(NUM_DICE_THRESHOLDS))
-    num_good: int = 0
-
-    @classmethod
-    def empty(cls) -> DiceCurve:
-        """The curve of no images, the neutral element of ``+``."""
-        return cls(np.zeros(NUM_DICE_THRESHOLDS), 0)
+    dice: FloatArray = field(default_factory=lambda: np.zeros((0, NUM_DICE_THRESHOLDS)))
+    is_empty: FloatArray = field(default_factory=lambda: np.zeros((0, NUM_DICE_THRESHOLDS)))
 
     @classmethod
     def from_map(cls, probability: ArrayLike, mask: ArrayLike) -> DiceCurve:
@@ -446,15 +439,12 @@ class DiceCurve:
         overlap, predicted = overlap_table(probability, mask)
         true = int(np.count_nonzero(mask))
         if true:
-            return cls(2 * overlap / (predicted + true), 1)
-        return cls(np.zeros(NUM_DICE_THRESHOLDS), 0, (predicted == 0).astype(np.float64), 1)
+            return cls(dice=(2 * overlap / (predicted + true))[None])
+        return cls(is_empty=(predicted == 0).astype(np.float64)[None])
 
     def __add__(self, other: DiceCurve) -> DiceCurve:
         return DiceCurve(
-            self.sum_dice + other.sum_dice,
-            self.num_defective + other.num_defective,
-            self.num_empty_good + other.num_empty_good,
-            self.num_good + other.num_good,
+            np.concatenate([self.dice, other.dice]), np.concatenate([self.is_empty, other.is_empty])
         )
 
     @property
@@ -464,7 +454,7 @@ class DiceCurve:
 
     def mean_dice(self) -> FloatArray | None:
         """The mean Dice per threshold, float64 [256]; None without defective images."""
-        return self.sum_dice / self.num_defective if self.num_defective else None
+        return self.dice.mean(axis=0) if len(self.dice) else None
 
     def balanced_dice(self) -> FloatArray | None:
         """Per threshold the mean over labels of their images' mean Dice, float64 [256].
@@ -472,21 +462,28 @@ class DiceCurve:
         A good image has Dice 1 if nothing is predicted on it, else 0. Without good images the defective ones
         count alone; None without defective images.
         """
-        dice_defective = self.mean_dice()
-        if dice_defective is None or not self.num_good:
-            return dice_defective
-        return (dice_defective + self.num_empty_good / self.num_good) / 2
+        parts = self._labels()
+        return None if parts is None else np.mean([part.mean(axis=0) for part in parts], axis=0)
+
+    def _labels(self) -> list[FloatArray] | None:
+        """The images [n 256] of each label that is there; None without defective ones."""
+        return [part for part in (self.dice, self.is_empty) if len(part)] if len(self.dice) else None
 
     def best_threshold(self) -> float | None:
-        """The threshold of the highest balanced Dice; None without defective images.
+        """The threshold of the highest balanced Dice as far as these images can tell; None without defective ones.
 
-        Of the runs of neighbouring thresholds that reach the highest value the longest is taken, and its
-        middle: the place where a small shift of the map changes least.
+        All thresholds within one standard error of the highest value are equally good: the error of the mean
+        difference from it, image by image (the one-standard-error rule of Breiman et al. 1984, section 3.4.3). Of the
+        runs of such neighbours the longest is taken, and its middle: the place where a small shift of the map changes
+        least. The highest point alone is the luck of a few images where the curve is flat.
         """
-        curve = self.balanced_dice()
-        if curve is None:
+        curve, parts = self.balanced_dice(), self._labels()
+        if curve is None or parts is None:
             return None
-        edges = np.diff(np.concatenate([[0], curve >= curve.max() - _PLATEAU_TOLERANCE, [0]]).astype(int))
+        behind = [part[:, [int(np.argmax(curve))]] - part for part in parts]
+        variance = sum(d.var(axis=0, ddof=min(1, len(d) - 1)) / len(d) for d in behind) / len(parts) ** 2
+        is_good = curve >= curve.max() - np.sqrt(variance) - _PLATEAU_TOLERANCE
+        edges = np.diff(np.concatenate([[0], is_good, [0]]).astype(int))
         first, last = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1
         longest = int(np.argmax(last - first))
         return float(self.thresholds[(first[longest] + last[longest]) // 2])

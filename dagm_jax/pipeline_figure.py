@@ -13,8 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dagm_jax.figures import RED
-from dagm_jax.figures import _write as write_figure
+from dagm_jax.figures import RED, write_figure
 
 MAX_STRIPS = 8
 # The gap between two strips, as a share of a strip's width.

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
 
-from dagm_jax import figures
-from dagm_jax.figures import BLUE, GREY, ORANGE
-from dagm_jax.figures import _series as series
-from dagm_jax.figures import _style as style
-from dagm_jax.figures import _write as write_figure
+from dagm_jax.figures import BLUE, GREY, ORANGE, draw_confusion, series, style_axes, write_figure
 from dagm_jax.metrics import ImageCounts
 from dagm_jax.train.progress import read_history
 from launch.cells import BASE, Plan
@@ -74,29 +66,13 @@ def plot_confusions(plan: Plan, state: State, task: str, path: Path) -> None:
     groups = finished_of(plan, state, task)
     if not groups:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = []
-        for model, results in groups:
-            total = sum((counts_of(result.report) for result in results), ImageCounts())
-            seeds = ", ".join(str(result.cell.seed) for result in results)
-            title = f"{model}, class {shown_class(plan)}\n{total.num_images} verdicts, seeds {seeds}"
-            part = Path(folder) / f"{model}.png"
-            figures.plot_confusion(total, part, title)
-            pictures.append(Image.open(part).convert("RGB"))
-    write_bytes(path, beside(pictures))
-
-
-def beside(pictures: Sequence[Image.Image]) -> bytes:
-    """One PNG of the pictures in a row, on white."""
-    size = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
-    whole = Image.new("RGB", size, "white")
-    left = 0
-    for picture in pictures:
-        whole.paste(picture, (left, 0))
-        left += picture.width
-    buffer = io.BytesIO()
-    whole.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    figure = Figure(figsize=(PANEL_WIDTH * len(groups), 4.2), layout="constrained")
+    for axes, (model, results) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        total = sum((counts_of(result.report) for result in results), ImageCounts())
+        seeds = ", ".join(str(result.cell.seed) for result in results)
+        title = f"{model}, class {shown_class(plan)}\n{total.num_images} verdicts, seeds {seeds}"
+        draw_confusion(axes, total, title)
+    write_figure(figure, path)
 
 
 def plot_all_curves(plan: Plan, state: State, task: str, path: Path) -> None:
@@ -109,7 +85,7 @@ def plot_all_curves(plan: Plan, state: State, task: str, path: Path) -> None:
     for row, (model, results) in zip(panels, groups, strict=True):
         histories = [read_history(result.workdir / "metrics.jsonl") for result in results]
         for panel, name in zip(row, ("loss", "accuracy"), strict=True):
-            style(panel)
+            style_axes(panel)
             for history in histories:
                 for kind, colour in (("train", BLUE), ("validation", ORANGE)):
                     steps, values = series(history, kind, name)

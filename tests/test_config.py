@@ -508,7 +508,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("kind", "values", "message"), REFUSED)
 def test_a_value_out_of_range_is_refused(kind: Any, values: dict[str, Any], message: str) -> None:
-    """Would catch: a value that fails late, with a trace, or trains to nothing. Others are in test_slicing, test_tasks."""
+    """Would catch: a value that fails late, with a trace, or trains to nothing."""
     with pytest.raises(UserError, match=re.escape(message)) as error:
         kind(**values)
     assert "\n" not in str(error.value)

@@ -253,7 +253,7 @@ def test_overlap_table_by_brute_force() -> None:
     # Values that lie exactly on thresholds, both ends among them.
     probability.ravel()[:257] = np.arange(257) / 256
     overlap, predicted = metrics.overlap_table(probability, mask)
-    for k, threshold in enumerate(DiceCurve.empty().thresholds):
+    for k, threshold in enumerate(DiceCurve().thresholds):
         assert predicted[k] == np.sum(probability >= threshold)
         assert overlap[k] == np.sum((probability >= threshold) & mask)
 
@@ -261,18 +261,22 @@ def test_overlap_table_by_brute_force() -> None:
 def test_dice_curve_equals_dice_and_merges() -> None:
     """Catches a mean over all images, not the defective ones, and Dice of summed areas for a mean."""
     maps = [_smooth_map(0), _smooth_map(1, with_defect=False), _smooth_map(2)]
-    total = sum((DiceCurve.from_map(*pair) for pair in maps), DiceCurve.empty())
+    total = sum((DiceCurve.from_map(*pair) for pair in maps), DiceCurve())
     mean = total.mean_dice()
-    assert total.num_defective == 2 and mean is not None
+    assert len(total.dice) == 2 and mean is not None
     for k in (0, 1, 100, 200, 255):
         expected = np.mean([metrics.dice(maps[i][0] >= k / 256, maps[i][1]) for i in (0, 2)])
         assert mean[k] == pytest.approx(expected, abs=1e-12)
     best = total.best_threshold()
     empty = np.array([not np.any(maps[1][0] >= threshold) for threshold in total.thresholds])
     balanced = total.balanced_dice()
-    assert total.num_good == 1 and balanced is not None
+    assert len(total.is_empty) == 1 and balanced is not None
     np.testing.assert_allclose(balanced, (mean + empty) / 2, atol=1e-12)
-    assert best is not None and balanced[round(best * 256)] == pytest.approx(balanced.max())
+    assert best is not None
+    # Within one standard error of the best, which the two defective images alone have.
+    k, top = round(best * 256), int(balanced.argmax())
+    lag = total.dice[:, top] - total.dice[:, k]
+    assert balanced.max() - balanced[k] <= lag.std(ddof=1) / 2**0.5 / 2 + 1e-9
 
 
 def test_a_good_image_that_is_not_empty_moves_the_pixel_threshold() -> None:
@@ -285,6 +289,26 @@ def test_a_good_image_that_is_not_empty_moves_the_pixel_threshold() -> None:
     assert (defective + good).best_threshold() == 205 / 256
 
 
+def test_thresholds_that_the_images_cannot_tell_apart_are_equally_good() -> None:
+    """Catches the highest point of a flat curve taken at its word, and an error of single images for that of the mean.
+
+    Nine images gain and nine lose .1 above bin 128; one wins .05 more at bin 200 alone. The mean difference is far
+    below its error, so bins 0 … 255 are one plateau. Where all images agree, nothing is forgiven.
+    """
+    rows = np.full((19, 256), 0.6)
+    rows[:9, 128:] += 0.1
+    rows[9:18, 128:] -= 0.1
+    rows[18, 200] += 0.05
+    assert DiceCurve(rows).best_threshold() == 127 / 256
+    agreed = np.full((19, 256), 0.6)
+    agreed[:, 200:211] += 0.001
+    assert DiceCurve(agreed).best_threshold() == 205 / 256
+    # Lag .02 ± .01 per image: the error of the mean of 16 is .0026, less than the lag.
+    clear = np.full((16, 256), 0.6)
+    clear[:, 200:211] += 0.02 + 0.01 * np.array([-1, 1] * 8)[:, None]
+    assert DiceCurve(clear).best_threshold() == 205 / 256
+
+
 def test_best_threshold_is_the_middle_of_the_longest_plateau() -> None:
     """Catches a threshold at the edge of a plateau, where the least shift of the map costs."""
     mask = np.zeros((4, 4), bool)
@@ -294,7 +318,7 @@ def test_best_threshold_is_the_middle_of_the_longest_plateau() -> None:
     assert perfect.best_threshold() == 128 / 256
     values = np.zeros(256)
     values[[10, 11, 50, 51, 52, 53, 54]] = 1.0
-    assert DiceCurve(values, 1).best_threshold() == 52 / 256
+    assert DiceCurve(values[None]).best_threshold() == 52 / 256
     values[52] -= 1e-13
-    assert DiceCurve(values, 1).best_threshold() == 52 / 256
-    assert DiceCurve.empty().best_threshold() is None and DiceCurve.empty().mean_dice() is None
+    assert DiceCurve(values[None]).best_threshold() == 52 / 256
+    assert DiceCurve().best_threshold() is None and DiceCurve().mean_dice() is None

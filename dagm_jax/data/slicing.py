@@ -6,7 +6,7 @@ compiled code share it. Arrays are ``[h w c]`` images and ``[n h w c]`` slices; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Literal
 
@@ -50,7 +50,11 @@ class SlicingConfig:
 
 @dataclass(frozen=True)
 class Slicer:
-    """The slices of images of one size: edges in px, counts, and the moves between images and slices."""
+    """The slices of images of one size: edges in px, counts, and the moves between images and slices.
+
+    mirrored: `cut` shows every slice of four another way: as it is, left-right, upside down, both; `stitch` undoes it.
+    The slices that cover a pixel overlap, so their mean is one over mirror images too, at no cost.
+    """
 
     mode: SliceMode
     height_px: int
@@ -58,6 +62,7 @@ class Slicer:
     slice_px: int
     vertical_edges: tuple[int, ...]
     horizontal_edges: tuple[int, ...]
+    mirrored: bool = False
 
     @property
     def num_slices(self) -> int:
@@ -74,7 +79,7 @@ class Slicer:
             return self
         count = -(-self.width_px // self.slice_px)
         edges = even_edges(self.width_px, self.slice_px, count)
-        return Slicer("strips", self.height_px, self.width_px, self.slice_px, edges, ())
+        return replace(self, mode="strips", vertical_edges=edges, horizontal_edges=())
 
     def cut_one(self, image: Any, index: int, xp: ModuleType = np) -> Any:
         """Slice ``index`` of ``image [h w c]`` as ``[h slice_px c]``: vertical strips first, then horizontal ones."""
@@ -90,7 +95,13 @@ class Slicer:
 
     def cut(self, image: Any, xp: ModuleType = np) -> Any:
         """All slices of ``image [h w c]`` as ``[n h slice_px c]``."""
-        return xp.stack([self.cut_one(image, k, xp) for k in range(self.num_slices)])
+        return xp.stack([self._mirror(self.cut_one(image, k, xp), k) for k in range(self.num_slices)])
+
+    def _mirror(self, one: Any, index: int) -> Any:
+        """Slice ``index`` ``[h slice_px c]`` the way that it is shown; twice, and it is as it was."""
+        if not self.mirrored:
+            return one
+        return one[:: -1 if index % 4 >= 2 else 1, :: -1 if index % 2 else 1]
 
     def held(self, mask: np.ndarray) -> np.ndarray:
         """How many px of the bool ``mask [h w]`` lie in each slice: int ``[n]``; one pass, no slice is cut."""
@@ -109,6 +120,8 @@ class Slicer:
 
         ``stitch(cut(x)) == x`` up to rounding in every mode that keeps the pixels; ``squeeze`` repeats columns.
         """
+        if self.mirrored:
+            slices = xp.stack([self._mirror(slices[k], k) for k in range(self.num_slices)])
         if self.mode == "squeeze":
             return xp.repeat(slices[0], self.width_px // self.slice_px, axis=1)
         num_vertical = len(self.vertical_edges)

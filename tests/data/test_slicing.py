@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -156,6 +157,22 @@ def test_stitch_is_the_mean_of_the_slices_that_cover_a_pixel(slicer: Slicer) -> 
         total[edge : edge + slicer.slice_px] += slices[k].transpose(1, 0, 2)[:, ::-1]
         count[edge : edge + slicer.slice_px] += 1
     np.testing.assert_allclose(slicer.stitch(slices), total / count, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+@pytest.mark.parametrize("mode", ["strips", "two_orientations", "whole", "squeeze"])
+def test_mirrored_slices_are_shown_four_ways_and_stitched_back(mode: Any, xp: ModuleType) -> None:
+    """Catches a mirror that stitch does not undo, one along the wrong axis, and fewer ways than four."""
+    plain = make_slicer(SlicingConfig(mode, 12, 16), 64, 64)
+    mirrored = replace(plain, mirrored=True)
+    image = np.random.default_rng(0).random((64, 64, 2)).astype(np.float32)
+    shown = np.asarray(mirrored.cut(image, xp))
+    ways = [lambda s: s, lambda s: s[:, ::-1], lambda s: s[::-1], lambda s: s[::-1, ::-1]]
+    for k, one in enumerate(plain.cut(image)):
+        np.testing.assert_array_equal(shown[k], ways[k % 4](one))
+    back = mirrored.stitch(xp.asarray(shown), xp)
+    np.testing.assert_allclose(back, plain.stitch(plain.cut(image)), atol=1e-6)
+    assert mirrored.disjoint().mirrored
 
 
 def test_stitch_of_bytes_does_not_wrap() -> None:

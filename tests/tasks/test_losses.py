@@ -17,8 +17,6 @@ from sklearn.metrics import log_loss
 
 from dagm_jax.tasks import losses
 from dagm_jax.tasks.losses import binary_cross_entropy, focal, soft_dice, soft_iou
-from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.types import UserError
 
 LOSSES = [binary_cross_entropy, soft_dice, focal, soft_iou]
 SHAPE = (3, 4, 5, 1)
@@ -448,28 +446,3 @@ def test_an_impossible_data_range_is_refused(data_range: float) -> None:
             ValueError, match=r"`data_range` \(=.*\) must be positive and finite.*1 for \[0, 1\]"
         ):
             similarity(images, images, data_range)
-
-
-def test_segmentation_weighs_both_terms(logits: np.ndarray, targets: np.ndarray) -> None:
-    """Catches weights that are exchanged or unused, and a mask of integers that is not converted."""
-    bce = np.asarray(binary_cross_entropy(logits, targets))
-    dice = np.asarray(soft_dice(logits, targets))
-    batch = {"mask": targets.astype(np.uint8)}
-    got = SegmentationConfig(bce_weight=0.5, dice_weight=3.0).loss(logits, batch)
-    np.testing.assert_allclose(got, 0.5 * bce + 3 * dice, rtol=1e-6)
-
-
-def test_segmentation_map_and_decision(logits: np.ndarray) -> None:
-    """Catches a map of logits, and a decision by the mean where one defect pixel must do."""
-    task = SegmentationConfig()
-    np.testing.assert_allclose(task.map(logits), sigmoid(logits), rtol=1e-5)
-    logits[0], logits[1], logits[2] = -1, -1, -9
-    logits[1, 2, 3] = 0.01
-    assert np.asarray(task.slice_decision(logits)).tolist() == [False, True, False]
-
-
-@pytest.mark.parametrize("weights", [(-1.0, 1.0), (1.0, -1.0), (0.0, 0.0)])
-def test_wrong_weights_are_refused(weights: tuple[float, float]) -> None:
-    """Catches a loss that is rewarded for mistakes, or is nothing at all."""
-    with pytest.raises(UserError, match="not both 0"):
-        SegmentationConfig(*weights)

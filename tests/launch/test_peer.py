@@ -1,0 +1,346 @@
+"""The PyTorch twins against our networks: parameter counts, outputs, running statistics and SGD updates.
+
+Of every pair one side is torch's own layers, so that an agreement is no agreement of our code with itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
+
+from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig  # noqa: E402
+from dagm_jax.models.custom_unet import CustomUNetConfig  # noqa: E402
+from dagm_jax.models.unet3plus import UNet3PlusConfig  # noqa: E402
+from dagm_jax.types import NetworkOutput  # noqa: E402
+from launch import peer  # noqa: E402
+
+# Compiling is most of the work here; optimised code would not pay. At level 0 the auto-encoder's gradient is NaN.
+FAST_COMPILE = {"xla_backend_optimization_level": 1}
+SMALL = (2, 64, 32)
+STRIP = (1, 512, 64)
+IN_CHANNELS, OUT_CHANNELS = 3, 2
+
+custom_unet = partial(CustomUNetConfig, base_channels=2)
+autoencoder = partial(ConvAutoencoderConfig, base_channels=2, bottleneck_channels=3)
+unet3plus = partial(UNet3PlusConfig, base_channels=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """PyTorch's threads wait for one another in busy loops: where cores are shared, small maps take minutes so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    """Float32 standard normal numbers of the given shape."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def random_leaf(path: Any, leaf: Any, rng: np.random.Generator) -> jax.Array:
+    """A number for every weight and statistic: no zero biases or means, no unit scales or variances."""
+    name = jax.tree_util.keystr(path)
+    if "var" in name:
+        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+    mean = 1.0 if "scale" in name else 0.0
+    fan_in = leaf.shape[0] if leaf.shape[1:3] == (2, 2) else np.prod(leaf.shape[:-1])
+    std = (2 / fan_in) ** 0.5 if len(leaf.shape) == 4 else 0.3
+    return jnp.asarray(rng.normal(mean, std, leaf.shape), jnp.float32)
+
+
+def abstract(config: peer.Config, in_channels: int = IN_CHANNELS, out_channels: int = OUT_CHANNELS) -> Any:
+    return nnx.eval_shape(
+        lambda: config.build(in_channels=in_channels, out_channels=out_channels, rngs=nnx.Rngs(0))
+    )
+
+
+@cache
+def make_model(config: peer.Config) -> nnx.Module:
+    """Our network with random numbers throughout; not to be changed."""
+    graphdef, state = nnx.split(abstract(config))
+    rng = np.random.default_rng(0)
+    return nnx.merge(
+        graphdef, jax.tree_util.tree_map_with_path(lambda p, leaf: random_leaf(p, leaf, rng), state)
+    )
+
+
+def make_twin(config: peer.Config) -> Any:
+    """The twin of :func:`make_model`, its weights copied."""
+    twin = peer.build(config, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
+    peer.copy_weights(make_model(config), twin)
+    return twin
+
+
+def nchw(x: np.ndarray) -> Any:
+    return torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+
+
+def nhwc(leaf: Any) -> np.ndarray:
+    """Maps in our layout; class logits as they are."""
+    array = leaf.detach().numpy()
+    return np.moveaxis(array, 1, -1) if array.ndim == 4 else array
+
+
+def assert_close(got: Any, expected: Any, what: str, *, rtol: float = 1e-3, atol: float = 0.0) -> None:
+    """Within ``rtol`` of the largest of the expected numbers, and ``atol``; finite, and not all zero if atol is."""
+    largest = np.abs(np.asarray(expected)).max()
+    assert largest > 0 or atol > 0, what
+    np.testing.assert_allclose(
+        got, expected, rtol=0, atol=rtol * largest + atol, equal_nan=False, err_msg=what
+    )
+
+
+def assert_outputs_near(ours: NetworkOutput, theirs: NetworkOutput) -> None:
+    assert len(ours.side_logits) == len(theirs.side_logits)
+    assert (ours.class_logits is None) == (theirs.class_logits is None)
+    for i, (a, b) in enumerate(zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)):
+        expected = nhwc(b)
+        assert expected.std() > 0.05
+        assert_close(a, expected, f"output {i}", rtol=1e-4)
+
+
+# --- parameters ---------------------------------------------------------------------------------------------
+
+PAPER_COUNTS = [
+    (CustomUNetConfig(16, extra_skips="none"), 3, 1_942_611),
+    (CustomUNetConfig(32, extra_skips="none"), 3, 7_763_107),
+    (CustomUNetConfig(64, extra_skips="none"), 3, 31_037_763),
+    (CustomUNetConfig(16), 3, 2_039_379),
+    (CustomUNetConfig(32), 3, 8_150_179),
+    (CustomUNetConfig(64), 3, 32_586_051),
+    (CustomUNetConfig(16), 1, 2_039_345),
+    (ConvAutoencoderConfig(16), 3, 750_451),
+    (ConvAutoencoderConfig(32), 3, 2_955_459),
+    (ConvAutoencoderConfig(64), 3, 11_729_251),
+    (UNet3PlusConfig(16, deep_supervision=False, classification_guided=False), 3, 1_691_715),
+    (UNet3PlusConfig(32, deep_supervision=False, classification_guided=False), 3, 6_751_875),
+    (UNet3PlusConfig(64, deep_supervision=False, classification_guided=False), 3, 26_977_539),
+    (UNet3PlusConfig(64, deep_supervision=False, classification_guided=False), 1, 26_971_777),
+    (UNet3PlusConfig(64, classification_guided=False), 1, 26_989_637),
+    (UNet3PlusConfig(64), 1, 26_991_687),
+]
+
+
+@pytest.mark.parametrize(("config", "out_channels", "expected"), PAPER_COUNTS)
+def test_parameter_counts_are_the_paper_s(config: peer.Config, out_channels: int, expected: int) -> None:
+    """Catches a twin that is another network: a bias before a norm, a missing skip, a head of another size."""
+    with torch.device("meta"):
+        twin = peer.build(config, in_channels=3, out_channels=out_channels)
+    assert sum(p.numel() for p in twin.parameters()) == expected
+    ours = nnx.state(abstract(config, 3, out_channels), nnx.Param)
+    assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(ours)) == expected
+
+
+# --- outputs ------------------------------------------------------------------------------------------------
+
+# Every value of every option once; the default of each network is also trained below.
+FORWARD = [
+    (custom_unet(base_channels=16), STRIP),
+    (custom_unet(extra_skips="none"), SMALL),
+    (custom_unet(extra_skips="next_encoder", up="bilinear"), SMALL),
+    (custom_unet(extra_skips="both", norm="none"), SMALL),
+    # 12 channels make two groups of six, 24 three of eight.
+    (custom_unet(extra_skips="all_shallower", norm="group", base_channels=12), SMALL),
+    (autoencoder(base_channels=16), STRIP),
+    (autoencoder(norm="group", base_channels=12), SMALL),
+    (autoencoder(norm="none"), SMALL),
+    (unet3plus(base_channels=16), STRIP),
+    (unet3plus(deep_supervision=False, classification_guided=False), SMALL),
+]
+
+
+@pytest.mark.parametrize(("config", "size"), FORWARD)
+def test_forward_pass_is_pytorch_s(config: peer.Config, size: tuple[int, int, int]) -> None:
+    """Catches transposed kernels, skips in another order or from another level, aligned corners, a wrong epsilon."""
+    x = numbers(*size, IN_CHANNELS)
+    graphdef, state = nnx.split(make_model(config))
+    output = jax.jit(
+        lambda state, x: nnx.merge(graphdef, state)(x, train=False), compiler_options=FAST_COMPILE
+    )(state, x)
+    with torch.inference_mode():
+        theirs = make_twin(config).eval()(nchw(x))
+    assert_outputs_near(output, theirs)
+
+
+def test_bfloat16_twin_computes_in_bfloat16() -> None:
+    """Catches a twin that is timed in float32 beside a network in bfloat16, and outputs left in bfloat16."""
+    x = nchw(numbers(*SMALL, IN_CHANNELS))
+    exact, rounded = make_twin(custom_unet()).eval(), make_twin(custom_unet(compute_dtype="bfloat16")).eval()
+    seen = []
+    rounded.encoder[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.inference_mode():
+        a, b = exact(x).logits, rounded(x).logits
+    assert seen == [torch.bfloat16]
+    assert b.dtype == torch.float32
+    assert 0 < (a - b).abs().mean() < 0.1 * a.std()
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+LEARNING_RATE = 0.1
+TRAINED = [
+    custom_unet(),
+    custom_unet(extra_skips="both", norm="none", up="bilinear"),
+    autoencoder(),
+    # Without the module whose dropout draws other numbers on either side.
+    unet3plus(classification_guided=False),
+]
+
+
+@cache
+def make_step(config: peer.Config) -> Any:
+    """(parameters, statistics, x, target) → (loss, output, gradients, new parameters, new statistics), jitted."""
+    graphdef, _, _ = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
+    optimizer = optax.sgd(LEARNING_RATE)
+
+    def loss(params: Any, stats: Any, x: Any, target: Any) -> Any:
+        model = nnx.merge(graphdef, params, stats, copy=True)
+        output = model(x, train=True)
+        losses = [
+            optax.sigmoid_binary_cross_entropy(logits, target).mean()
+            for logits in [output.logits, *output.side_logits]
+        ]
+        return sum(losses), (output, nnx.state(model, nnx.BatchStat))
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    def step(params: Any, stats: Any, x: Any, target: Any) -> Any:
+        (value, (output, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params, stats, x, target)
+        updates, _ = optimizer.update(gradients, optimizer.init(params))
+        return value, output, gradients, optax.apply_updates(params, updates), stats
+
+    return step
+
+
+def data(step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slices and their masks {0, 1} of one step."""
+    return (
+        numbers(*SMALL, IN_CHANNELS, seed=step),
+        (numbers(*SMALL, OUT_CHANNELS, seed=100 + step) > 0.5).astype(np.float32),
+    )
+
+
+def numpy_state(config: peer.Config, params: Any, stats: Any) -> dict[str, np.ndarray]:
+    """Our parameters (or their gradients) and statistics under the twin's names and in its layout."""
+    graphdef, _, _ = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
+    twin = peer.build(config, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
+    peer.copy_weights(nnx.merge(graphdef, params, stats), twin)
+    return snapshot(twin)
+
+
+def snapshot(twin: Any) -> dict[str, np.ndarray]:
+    return {
+        name: tensor.numpy().copy()
+        for name, tensor in twin.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+@pytest.mark.parametrize("config", TRAINED)
+def test_training_forward_pass_and_new_statistics_are_pytorch_s(config: peer.Config) -> None:
+    """Catches biased running variances, a momentum the other way round, statistics of a part of the batch."""
+    x, target = data(0)
+    twin = make_twin(config).train()
+    _, params, stats = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
+    before = snapshot(twin)
+    _, output, _, _, stats = make_step(config)(params, stats, x, target)
+    with torch.no_grad():
+        theirs = twin(nchw(x))
+    assert_outputs_near(output, theirs)
+    ours, after = numpy_state(config, params, stats), snapshot(twin)
+    running = [name for name in after if "running" in name]
+    assert len(running) == 2 * sum(isinstance(module, torch.nn.BatchNorm2d) for module in twin.modules())
+    for name in running:
+        assert_close(ours[name] - before[name], after[name] - before[name], name, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", TRAINED)
+def test_three_sgd_updates_are_pytorch_s(config: peer.Config) -> None:
+    """Catches gradients that stop or count twice in a layer, and sums that should be means."""
+    twin = make_twin(config).train()
+    optimizer = torch.optim.SGD(twin.parameters(), lr=LEARNING_RATE)
+    _, params, stats = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
+    before = snapshot(twin)
+    for i in range(3):
+        x, target = data(i)
+        value, _, gradients, params, stats = make_step(config)(params, stats, x, target)
+        output = twin(nchw(x))
+        loss = sum(
+            torch.nn.functional.binary_cross_entropy_with_logits(logits, nchw(target))
+            for logits in [output.logits, *output.side_logits]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
+        if i == 0:
+            ours = numpy_state(config, gradients, stats)
+            for name, parameter in twin.named_parameters():
+                # Biases before batch statistics have no gradient: 0 in ours, rounding errors in PyTorch.
+                assert_close(ours[name], parameter.grad.numpy(), name, atol=3e-7)
+    ours, after = numpy_state(config, params, stats), snapshot(twin)
+    for name, tensor in after.items():
+        # Of an update that is a small part of a parameter, float32 holds a few bits alone.
+        atol = 1e-6 * np.abs(tensor).max()
+        assert_close(ours[name] - before[name], tensor - before[name], name, atol=atol)
+
+
+# --- copying ------------------------------------------------------------------------------------------------
+
+
+def copy(config: peer.Config, twin: Any) -> None:
+    peer.copy_weights(make_model(config), twin)
+
+
+def test_copying_sets_every_tensor() -> None:
+    """Catches a tensor that keeps PyTorch's initial number, and a counter of batches of an earlier training."""
+    twin = peer.build(unet3plus(), in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
+    with torch.no_grad():
+        for tensor in twin.state_dict().values():
+            tensor.fill_(77)
+    copy(unet3plus(), twin)
+    assert not any((tensor == 77).any() for tensor in twin.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (autoencoder(), r"`twin` \(a ConvAutoencoder\) must be the twin of `model` \(a CustomUNet\)"),
+        (custom_unet(base_channels=1), r"`twin`'s .*\(of shape \(1, 3, 3, 3\)\) must have .*\(2, 3, 3, 3\)"),
+        (custom_unet(extra_skips="none"), r"`twin`'s decoder.1.0.weight \(of shape"),
+        (custom_unet(norm="none"), r"every variable of `model` must be copied .*norm.scale is 0 times"),
+    ],
+)
+def test_twins_of_another_network_are_refused(other: peer.Config, message: str) -> None:
+    """Catches numbers that torch's copy_ would broadcast, and weights that are silently left behind."""
+    twin = peer.build(other, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
+    before = snapshot(twin)
+    with pytest.raises(ValueError, match=message):
+        copy(custom_unet(), twin)
+    for name, array in snapshot(twin).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_tensors_that_are_set_never_or_twice_are_refused() -> None:
+    """Catches a layer that was added to one network alone, and one that stands in two places."""
+    twin = make_twin(custom_unet())
+    twin.extra = torch.nn.Conv2d(1, 1, 1)
+    with pytest.raises(
+        ValueError, match=r"every parameter .* exactly once; extra.weight is 0 times, extra.bias"
+    ):
+        copy(custom_unet(), twin)
+    del twin.extra
+    twin.decoder[0][0] = twin.encoder[1][0]
+    with pytest.raises(ValueError, match=r"every parameter .* exactly once; encoder.1.0.weight is 2 times"):
+        copy(custom_unet(), twin)
