@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
@@ -122,6 +124,11 @@ def guarded(function: Any, argv: Sequence[str]) -> Any:
     """``function(argv)``; a user's mistake or an interruption becomes one line and an exit status."""
     from dagm_jax.types import Interrupted
 
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("terminated; the same command goes on from what was saved last")
+
+    # The training loop has a handler of its own, which saves first.
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return function(argv)
     except UserError as error:

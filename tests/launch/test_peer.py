@@ -16,6 +16,7 @@ import optax
 import pytest
 from flax import nnx
 
+pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
 
 from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig  # noqa: E402

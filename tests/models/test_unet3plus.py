@@ -265,6 +265,7 @@ def test_forward_pass_is_that_of_the_description(x: np.ndarray) -> None:
         assert leaf.dtype == jnp.float32
 
 
+@pytest.mark.peer
 def test_forward_pass_is_pytorch_s(x: np.ndarray) -> None:
     """Catches any departure from the authors' code that both writings above might share."""
     torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
@@ -281,6 +282,7 @@ def test_forward_pass_is_pytorch_s(x: np.ndarray) -> None:
     assert_near(ours.class_logits, theirs.class_logits.numpy())
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("factor", [2, 8])
 def test_upsampling_is_pytorch_s(factor: int) -> None:
     """Catches an oracle in JAX that shares our idea of where pixels lie."""

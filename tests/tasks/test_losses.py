@@ -283,6 +283,7 @@ def test_gradient_of_ssim_against_scikit_image() -> None:
     np.testing.assert_allclose(got[0, ..., 0][inner], expected[inner], atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("similarity", ["ssim", "ms_ssim"])
 def test_similarity_and_gradient_against_torch(similarity: str) -> None:
     """Catches pooling before instead of after a scale, SSIM at each scale, weights in another order, and gradients.
