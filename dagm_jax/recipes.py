@@ -55,11 +55,11 @@ def for_task(config: RunConfig) -> RunConfig:
         # Quality is made of AUROC and slice accuracy here, which end higher than Dice against loose ellipses.
         return replace(config, train=replace(config.train, target_quality=0.995))
     # Quality is 1/(1 + loss) here: no value of it says that the network is good enough. The threshold may not be
-    # fitted to defects either.
+    # fitted to defects either. Residuals are noisier than probabilities and want a wider window.
     return replace(
         config,
         train=replace(config.train, target_quality=1.0),
-        verdict=VerdictConfig(calibration="normals"),
+        verdict=VerdictConfig(calibration="normals", smoothing_px=4.0),
     )
 
 
