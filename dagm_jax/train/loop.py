@@ -38,10 +38,10 @@ class TrainConfig:
     balance: half of the slices of a batch hold defect. judge_batch_size: images per device that are judged at a time.
     """
 
-    batch_size: int = 8
-    num_steps: int = 1200
+    batch_size: int = 16
+    num_steps: int = 480
     balance: bool = True
-    validate_every: int = 25
+    validate_every: int = 20
     max_validation_images: int = 20
     judge_batch_size: int = 2
     patience: int = 10

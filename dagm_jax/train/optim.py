@@ -24,7 +24,7 @@ FINAL_SHARE = 0.01
 class OptimConfig:
     """AdamW. The learning rate rises linearly to ``learning_rate``, stays, and falls by a half cosine to 1 % of it."""
 
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 20
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
