@@ -116,8 +116,9 @@ class Slicer:
         return np.concatenate(parts)
 
     def stitch(self, slices: Any, xp: ModuleType = np) -> Any:
-        """The image ``[h w c]`` whose pixels are the means of all slices ``[n h slice_px c]`` that cover them.
+        """The image ``[h w c]`` whose pixels are the weighted means of all slices ``[n h slice_px c]`` that cover them.
 
+        Weights are those of `edge_weights`: a slice knows least about what lies at its edges.
         ``stitch(cut(x)) == x`` up to rounding in every mode that keeps the pixels; ``squeeze`` repeats columns.
         """
         if self.mirrored:
@@ -127,14 +128,14 @@ class Slicer:
         num_vertical = len(self.vertical_edges)
         upright = slices[:num_vertical]
         total = _cover_sum(upright, self.vertical_edges, self.width_px, xp)
-        count = cover_count(self.vertical_edges, self.slice_px, self.width_px)[None, :]
+        cover = cover_weight(self.vertical_edges, self.slice_px, self.width_px)[None, :]
         if self.horizontal_edges:
             # Back from [n h s c] (turned by +90°) to rows, then as strips along the transposed image.
             turned = xp.rot90(slices[num_vertical:], -1, axes=(1, 2))
             rows = _cover_sum(xp.swapaxes(turned, 1, 2), self.horizontal_edges, self.height_px, xp)
             total = total + xp.swapaxes(rows, 0, 1)
-            count = count + cover_count(self.horizontal_edges, self.slice_px, self.height_px)[:, None]
-        return total / xp.asarray(count[..., None], dtype=total.dtype)
+            cover = cover + cover_weight(self.horizontal_edges, self.slice_px, self.height_px)[:, None]
+        return total / xp.asarray(cover[..., None], dtype=total.dtype)
 
 
 def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:
@@ -194,16 +195,33 @@ def even_edges(length_px: int, slice_px: int, num_slices: int) -> tuple[int, ...
     return tuple(round(k * (length_px - slice_px) / (num_slices - 1)) for k in range(num_slices))
 
 
-def cover_count(edges: tuple[int, ...], slice_px: int, length_px: int) -> np.ndarray:
-    """How many slices cover each column: int array ``[length_px]``."""
-    count = np.zeros(length_px, np.int64)
-    for edge in edges:
-        count[edge : edge + slice_px] += 1
-    return count
+def edge_weights(edges: tuple[int, ...], slice_px: int, length_px: int) -> np.ndarray:
+    """How much each column of each slice counts in the stitched image: float ``[n slice_px]`` in (0, 1].
+
+    A Hann window, sin²(π(x + 1/2)/slice): a defect that an edge cuts through is seen in part there, and whole in a
+    neighbour. Where an edge is the image's own border, nothing is cut, and that half of the window stays at 1.
+    """
+    window = np.sin(np.pi * (np.arange(slice_px) + 0.5) / slice_px) ** 2
+    weights = np.tile(window, (len(edges), 1))
+    half = slice_px // 2
+    for weight, edge in zip(weights, edges, strict=True):
+        if edge == 0:
+            weight[:half] = 1
+        if edge + slice_px == length_px:
+            weight[half:] = 1
+    return weights
+
+
+def cover_weight(edges: tuple[int, ...], slice_px: int, length_px: int) -> np.ndarray:
+    """The sum of the weights of all slices that cover each column: float ``[length_px]``; 0 where none does."""
+    cover = np.zeros(length_px)
+    for edge, weight in zip(edges, edge_weights(edges, slice_px, length_px), strict=True):
+        cover[edge : edge + slice_px] += weight
+    return cover
 
 
 def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleType) -> Any:
-    """Sum over the strips ``[n h s c]`` laid at their edges: ``[h length c]``.
+    """Weighted sum over the strips ``[n h s c]`` laid at their edges: ``[h length c]``.
 
     A column gathers its (at most m) covering strip columns: m gathers of the image's size, whatever n; scattered
     adds would be sequential in compiled code.
@@ -220,12 +238,13 @@ def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleTy
 
 
 def _cover_index(edges: tuple[int, ...], slice_px: int, length_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each column its covering places in the row of all strips: index ``[m length]``, weight {0, 1} alike."""
+    """For each column its covering places in the row of all strips and their weights, 0 for none: ``[m length]``."""
+    weights = edge_weights(edges, slice_px, length_px).ravel()
     places: list[list[int]] = [[] for _ in range(length_px)]
     for k, edge in enumerate(edges):
         for offset in range(slice_px):
             places[edge + offset].append(k * slice_px + offset)
     most = max(len(p) for p in places)
     index = np.array([p + [0] * (most - len(p)) for p in places]).T
-    weight = np.array([[1] * len(p) + [0] * (most - len(p)) for p in places], np.float32).T
-    return index, weight
+    is_there = np.array([[1] * len(p) + [0] * (most - len(p)) for p in places]).T
+    return index, is_there * weights[index]

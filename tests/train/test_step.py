@@ -253,9 +253,13 @@ def test_judge_by_hand() -> None:
     judge = fast(make_judge(network, TASK, slicer))
     out = jax.device_get(judge(params, stats, image, mask))
     total, count = np.zeros((3, h, w)), np.zeros(w)
+    window = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
     for k, edge in enumerate(edges):
-        total[:, :, edge : edge + 16] += 1 / (1 + np.exp(-logits[:, k]))
-        count[edge : edge + 16] += 1
+        weight = window.copy()
+        weight[:8] = 1 if k == 0 else weight[:8]
+        weight[8:] = 1 if k == 4 else weight[8:]
+        total[:, :, edge : edge + 16] += weight / (1 + np.exp(-logits[:, k]))
+        count[edge : edge + 16] += weight
     np.testing.assert_allclose(out["map"], total / count, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(out["slice_scores"], 1 / (1 + np.exp(-logits.max((2, 3)))), rtol=1e-4)
 
