@@ -20,10 +20,11 @@ from dagm_jax.train.optim import OptimConfig
 
 def get_config(options: str = "segmentation") -> ConfigDict:
     """The configuration for ``--config=configs/smoke.py:TASK``."""
-    config = compose(options, CustomUNetConfig(base_channels=2))
+    config = compose(options, CustomUNetConfig())
     return to_config_dict(
         replace(
             config,
+            model=CustomUNetConfig(base_channels=2),
             data=DataConfig(procedural_defective=8, procedural_good=12),
             slicing=SlicingConfig(num_slices=10),
             optim=OptimConfig(warmup_steps=2),

@@ -23,6 +23,7 @@ from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
 from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.models.unet3plus import UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
+from dagm_jax.tasks.losses import MULTISCALE_LEAST_PX
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.loop import TrainConfig
@@ -65,6 +66,18 @@ class RunConfig:
             raise UserError(
                 f"`model.classification_guided` (=True) needs labels of slices, and {self.task.name} has none; "
                 "set it to False"
+            )
+        width_px = self.slicing.slice_px
+        if isinstance(self.task, ReconstructionConfig) and 2 * self.task.cell_px > width_px:
+            raise UserError(
+                f"`task.cell_px` (={self.task.cell_px}) must be at most half of `slicing.slice_px` (={width_px}), "
+                "or a slice is hidden whole or not at all"
+            )
+        has_scales = isinstance(self.task, SegmentationConfig) and self.task.ssim_weight > 0
+        if has_scales and self.task.ssim_scales == 3 and width_px < MULTISCALE_LEAST_PX:
+            raise UserError(
+                f"`task.ssim_scales` (=3) needs slices of at least {MULTISCALE_LEAST_PX} px; raise `slicing.slice_px` "
+                f"(={width_px}) or set it to 1"
             )
 
 

@@ -91,8 +91,8 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
     """Loss, slice accuracy, image AUROC, balanced Dice, and the quality in [0, 1] that training is steered by.
 
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty. It is taken at
-    the pixel threshold that is best for these images, as the final rule will take it: a network whose maps are sharp
-    but spread too far is not worse than one that calibration need not correct.
+    the pixel threshold that is best for these images: a network whose maps are sharp but spread too far is not worse
+    than one that calibration need not correct.
 
     Quality is the mean of AUROC and balanced Dice where pixels are told apart, of AUROC and slice accuracy where slices
     are, and 1/(1 + loss on good images) where the task may not know of defects: there all else is for the reader alone.
@@ -130,7 +130,7 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
 def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]) -> DecisionRule:
     """The rule fitted to the validation images: image threshold as configured, pixel threshold by best Dice.
 
-    Where defects may not be known of, the image threshold is that of the pixels too: the score is one of them.
+    Where defects may not be known of, the image threshold, which is on the same scale, is that of the pixels too.
     """
     scores = []
     curve = DiceCurve()

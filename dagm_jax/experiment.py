@@ -123,7 +123,12 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
         console.print(f"data: {len(manifest.skipped)} left out ({shown}{rest}); all are listed in {REPORT}")
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
     split = split_records(
-        manifest.records, config.data.split, config.data.validation_share, config.seed, mask_px
+        manifest.records,
+        config.data.split,
+        config.data.validation_share,
+        config.seed,
+        mask_px,
+        config.task.learns_from_defects,
     )
     seen = [i for i in split.train if config.task.learns_from_defects or not manifest.records[i].label]
     mean, std = cache.intensity_moments(seen)

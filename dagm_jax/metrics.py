@@ -462,27 +462,28 @@ class DiceCurve:
         A good image has Dice 1 if nothing is predicted on it, else 0. Without good images the defective ones
         count alone; None without defective images.
         """
-        parts = self._labels()
-        return None if parts is None else np.mean([part.mean(axis=0) for part in parts], axis=0)
-
-    def _labels(self) -> list[FloatArray] | None:
-        """The images [n 256] of each label that is there; None without defective ones."""
-        return [part for part in (self.dice, self.is_empty) if len(part)] if len(self.dice) else None
+        dice_defective = self.mean_dice()
+        if dice_defective is None or not len(self.is_empty):
+            return dice_defective
+        return np.asarray((dice_defective + self.is_empty.mean(axis=0)) / 2)
 
     def best_threshold(self) -> float | None:
         """The threshold of the highest balanced Dice as far as these images can tell; None without defective ones.
 
-        All thresholds within one standard error of the highest value are equally good: the error of the mean
-        difference from it, image by image (the one-standard-error rule of Breiman et al. 1984, section 3.4.3). Of the
-        runs of such neighbours the longest is taken, and its middle: the place where a small shift of the map changes
-        least. The highest point alone is the luck of a few images where the curve is flat.
+        Equally good are all thresholds that leave as many good images empty as the best one, and whose mean Dice is
+        within one standard error of its own: the error of the mean difference, image by image (the one-standard-error
+        rule of Breiman et al. 1984, section 3.4.3). Of the runs of such neighbours the longest is taken, and its
+        middle: the place where a small shift of the map changes least. The highest point alone is the luck of a few
+        images where the curve is flat.
         """
-        curve, parts = self.balanced_dice(), self._labels()
-        if curve is None or parts is None:
+        curve = self.balanced_dice()
+        if curve is None:
             return None
-        behind = [part[:, [int(np.argmax(curve))]] - part for part in parts]
-        variance = sum(d.var(axis=0, ddof=min(1, len(d) - 1)) / len(d) for d in behind) / len(parts) ** 2
-        is_good = curve >= curve.max() - np.sqrt(variance) - _PLATEAU_TOLERANCE
+        best, num = int(np.argmax(curve)), len(self.dice)
+        behind = self.dice[:, [best]] - self.dice
+        error = behind.std(axis=0, ddof=min(1, num - 1)) / np.sqrt(num)
+        num_empty = self.is_empty.sum(axis=0)
+        is_good = (behind.mean(axis=0) <= error + _PLATEAU_TOLERANCE) & (num_empty >= num_empty[best])
         edges = np.diff(np.concatenate([[0], is_good, [0]]).astype(int))
         first, last = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1
         longest = int(np.argmax(last - first))

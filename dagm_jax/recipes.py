@@ -38,6 +38,10 @@ def compose(options: str, model: ModelConfig, segmentation: SegmentationConfig |
                 raise UserError(
                     f"`--config=FILE:{options}`: {what} must be of {words_known}, not {word!r}{close}"
                 )
+    if len(chosen) > 1:
+        raise UserError(
+            f"`--config=FILE:{options}`: {' and '.join(chosen)} set one width each; choose one of them"
+        )
     task = TASKS[name]
     if isinstance(task, SegmentationConfig):
         task = segmentation or task

@@ -20,8 +20,11 @@ class UserError(Exception):
     """A mistake that the user can mend; its text is one line: argument, value, rule, remedy."""
 
 
-class Interrupted(Exception):
-    """SIGTERM or SIGINT came; what was done is saved and the same command goes on from it."""
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT came; what was done is saved and the same command goes on from it.
+
+    Like KeyboardInterrupt no Exception: a signal that comes while a checkpoint is read is no damage to it.
+    """
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -175,8 +175,8 @@ def spread_scores(scores: ArrayLike) -> FloatArray:
     A trained network piles probabilities up at 0 and 1: between a good image at 0.001 and a defective one
     at 0.999 half-way is 0.5 on either scale, but between 0.9 and 0.9999 it is 0.95 as a probability, a
     breath above the good image in the network's own output, and 0.997 as a logit. Probabilities are clipped
-    to [1e-6, 1 - 1e-6]: nearer to 1 float32 has few digits left, and a gap would measure rounding. Residual
-    scores are not bounded, have no logit, and stay as they are.
+    to [1e-6, 1 - 1e-6]: nearer to 1 float32 has few digits left, and a gap would measure rounding. Scores
+    that are not bounded have no logit and stay as they are.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.size and (values.min() < 0 or values.max() > 1):

@@ -37,7 +37,11 @@ ABLATIONS = (
         "a plain U-Net: no skips from the previous encoder stage",
     ),
     Variant("squeeze", ("--config.slicing.mode=squeeze",), "images squeezed to one slice, not cut in strips"),
-    Variant("no_rotation", ("--config.augment.rotate90=False",), "trained without rotations by k·90°"),
+    Variant(
+        "no_rotation",
+        ("--config.augment.rotate90=False",),
+        "trained without rotations by k·90°, judged without mirror images",
+    ),
     Variant(
         "no_upsampling",
         ("--config.train.balance=False",),

@@ -65,6 +65,8 @@ def plot_confusions(plan: Plan, state: State, task: str, path: Path) -> None:
     """Write the models' confusion matrices side by side, the verdicts of all seeds together; nothing without any."""
     groups = finished_of(plan, state, task)
     if not groups:
+        # What another grid has left here shows other cells.
+        path.unlink(missing_ok=True)
         return
     figure = Figure(figsize=(PANEL_WIDTH * len(groups), 4.2), layout="constrained")
     for axes, (model, results) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
@@ -79,6 +81,8 @@ def plot_all_curves(plan: Plan, state: State, task: str, path: Path) -> None:
     """Write loss and accuracy over steps, a row a model, a line a seed; nothing without finished cells."""
     groups = finished_of(plan, state, task)
     if not groups:
+        # What another grid has left here shows other cells.
+        path.unlink(missing_ok=True)
         return
     figure = Figure(figsize=(2 * PANEL_WIDTH, PANEL_HEIGHT * len(groups) + 0.4), layout="constrained")
     panels = figure.subplots(len(groups), 2, squeeze=False)

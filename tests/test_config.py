@@ -25,6 +25,7 @@ from dagm_jax.config import (
     to_json,
 )
 from dagm_jax.data.augment import AugmentConfig
+from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.data.sources import DataConfig
 from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
 from dagm_jax.models.custom_unet import CustomUNetConfig
@@ -184,8 +185,6 @@ def test_the_option_surface_is_frozen() -> None:
 def test_every_field_of_every_kind_survives_too(kind: Any, path: str) -> None:
     """Would catch: a kind that comes back from JSON as the default one, or loses what was set in it."""
     base, (default, other) = config_of(kind), OTHER_KINDS[kind][path]
-    if kind is UNet3PlusConfig and path == "model.classification_guided":
-        assert base.task.learns_from_defects
     group, _, name = path.partition(".")
     values = to_config_dict(base)
     values[group][name] = other
@@ -217,6 +216,18 @@ def test_a_guided_network_without_labels_is_refused() -> None:
     """Would catch: a module that judges slices and was never taught to."""
     with pytest.raises(UserError, match=r"`model\.classification_guided` \(=True\) needs labels of slices"):
         RunConfig(model=UNet3PlusConfig(), task=ReconstructionConfig())
+
+
+def test_tasks_that_do_not_fit_the_slices_are_refused() -> None:
+    """Would catch: a division by no pixel at all, and a trace from deep inside a loss."""
+    with pytest.raises(
+        UserError, match=r"`task\.cell_px` \(=64\) must be at most half of `slicing\.slice_px`"
+    ):
+        RunConfig(task=ReconstructionConfig(cell_px=64))
+    small = SlicingConfig(slice_px=32)
+    with pytest.raises(UserError, match=r"`task\.ssim_scales` \(=3\) needs slices of at least 44 px"):
+        RunConfig(task=SegmentationConfig(ssim_weight=1.0, ssim_scales=3), slicing=small)
+    RunConfig(task=SegmentationConfig(ssim_scales=3), slicing=small)
 
 
 @PATHS
@@ -557,6 +568,8 @@ def test_options_are_read_by_name() -> None:
         UserError, match=r"`--config=FILE:segmentaton`: the task must be of .*mean segmentation\?"
     ):
         compose("segmentaton", CustomUNetConfig())
+    with pytest.raises(UserError, match="equal_width and small set one width each; choose one"):
+        compose("segmentation,equal_width,small", CustomUNetConfig())
     with pytest.raises(
         UserError, match=r"options must be of equal_width, small, not 'smal'; did you mean small\?"
     ):

@@ -103,17 +103,21 @@ class Slicer:
             return one
         return one[:: -1 if index % 4 >= 2 else 1, :: -1 if index % 2 else 1]
 
-    def held(self, mask: np.ndarray) -> np.ndarray:
-        """How many px of the bool ``mask [h w]`` lie in each slice: int ``[n]``; one pass, no slice is cut."""
+    def held(self, mask: Any, xp: ModuleType = np) -> Any:
+        """How many px of the bool ``mask [h w]`` lie in each slice: int32 ``[n]``; one pass, no slice is cut.
+
+        Pixels of the image, also where ``squeeze`` shows the network fewer.
+        """
         if self.mode in ("squeeze", "whole"):
-            return np.array([np.count_nonzero(mask)])
+            return mask.sum(dtype=np.int32)[None]
         parts = []
         for axis, edges in ((0, self.vertical_edges), (1, self.horizontal_edges)):
             if edges:
-                until = np.concatenate([[0], np.cumsum(mask.sum(axis=axis))])
+                sums = mask.sum(axis=axis, dtype=np.int32)
+                until = xp.concatenate([xp.zeros(1, np.int32), xp.cumsum(sums, dtype=np.int32)])
                 left = np.array(edges)
                 parts.append(until[left + self.slice_px] - until[left])
-        return np.concatenate(parts)
+        return xp.concatenate(parts)
 
     def stitch(self, slices: Any, xp: ModuleType = np) -> Any:
         """The image ``[h w c]`` whose pixels are the weighted means of all slices ``[n h slice_px c]`` that cover them.

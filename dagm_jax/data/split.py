@@ -31,12 +31,13 @@ def split_records(
     validation_share: float,
     seed: int,
     mask_px: Sequence[int] | None = None,
+    trains_on_defects: bool = True,
 ) -> Split:
     """The split of ``records``, stratified by class, label and size of the defect, the same for the same arguments.
 
     ``mask_px``: pixels of each record's mask; None: sizes are not looked at. Sides get small, middling and large
     defects alike: left to chance, how many extreme ones a test side of 30 holds moves its mean Dice by more than
-    what is to be compared.
+    what is to be compared. ``trains_on_defects``: whether training and validation need defective images.
 
     random80_20 tests on a fifth of each (class, label); official tests on the images of DAGM's Test halves.
     Validation is ``validation_share`` of each label of the rest. Raises UserError where a side would lack a label
@@ -69,7 +70,8 @@ def split_records(
         validated = pick_evenly(rest, round(validation_share * len(rest)), rng)
         sides = {"test": tested, "validation": validated, "train": without(rest, validated)}
         for side, members in sides.items():
-            if not members:
+            is_needed = side == "test" or label == 0 or trains_on_defects
+            if not members and is_needed:
                 kind = "defective" if label else "defect-free"
                 raise UserError(
                     f"`data.split` (={rule}) leaves the {side} side without {kind} images of class {class_id} "

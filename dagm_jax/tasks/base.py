@@ -57,7 +57,7 @@ class Judgement(NamedTuple):
 class Task(Protocol):
     """A task is its frozen configuration with these functions; all are pure and may be traced.
 
-    learns_from_defects: whether defective images are trained on. needs_masks: whether they need a mask for it.
+    learns_from_defects: whether defective images are trained on.
     """
 
     name: ClassVar[str]

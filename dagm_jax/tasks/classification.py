@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.tasks.base import Evidence, Forward, Judgement, Lesson, Slices, guidance_loss, mean_over_outputs
+from dagm_jax.tasks.base import (
+    Evidence,
+    Forward,
+    Judgement,
+    Lesson,
+    Slices,
+    gate,
+    guidance_loss,
+    mean_over_outputs,
+)
 from dagm_jax.types import NetworkOutput, UserError
 
 
@@ -43,9 +52,13 @@ class ClassificationConfig:
     def judge(self, forward: Forward, slices: Slices) -> Judgement:
         """The score of a slice is its probability; the map spreads it by the evidence of its pixels, σ(z)."""
         output = forward(slices["x"], None)
-        probability = jax.nn.sigmoid(self.pool(output.logits))
+        probability = self.probability(output)
         spread = probability[:, None, None, None] * jax.nn.sigmoid(output.logits)
         return Judgement(self._lesson(output, slices), spread, probability)
+
+    def probability(self, output: NetworkOutput) -> Float[Array, " b"]:
+        """That a slice holds a defect: of the pooled evidence, times the guided module's where the network has one."""
+        return gate(output)[:, 0, 0, 0] * jax.nn.sigmoid(self.pool(output.logits))
 
     def pool(self, evidence: Float[Array, "b h w 1"]) -> Float[Array, " b"]:
         """log-mean-exp(r·z)/r over the pixels, between their mean and their maximum.
@@ -65,4 +78,4 @@ class ClassificationConfig:
             return per_slice
 
         total = mean_over_outputs(output, loss) + guidance_loss(output, label)
-        return Lesson(total, (label >= 0).astype(jnp.float32), self.pool(output.logits) > 0)
+        return Lesson(total, (label >= 0).astype(jnp.float32), self.probability(output) > 0.5)

@@ -23,6 +23,8 @@ SSIM_K1, SSIM_K2 = 0.01, 0.03
 # less than a window, at the fifth.
 MULTISCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)
 MULTISCALE_FLOOR = 1e-4
+# One window at the coarsest scale.
+MULTISCALE_LEAST_PX = SSIM_WINDOW_PX * 2 ** (len(MULTISCALE_WEIGHTS) - 1)
 
 
 def binary_cross_entropy(
@@ -113,7 +115,7 @@ def multiscale_ssim(
     scales = len(MULTISCALE_WEIGHTS)
     _check_sides(
         x.shape,
-        SSIM_WINDOW_PX * 2 ** (scales - 1),
+        MULTISCALE_LEAST_PX,
         f"that one window of SSIM fits at scale {scales}; take larger images or `ssim`",
     )
     similarity = jnp.ones((x.shape[0], x.shape[3]), jnp.float32)

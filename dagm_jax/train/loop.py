@@ -32,10 +32,10 @@ class TrainConfig:
     """Length and rhythm of training. ``num_steps`` is an upper bound: early stopping usually ends it before.
 
     Validation happens every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
-    quality (the mean of image AUROC and balanced pixel Dice) has reached ``target_quality``, or has not
+    quality (see ``evaluate.validate``) has reached ``target_quality``, or has not
     risen by ``min_rise`` in ``patience`` validations, the learning rate cools down over ``cooldown_share`` times the
     steps so far, and training ends.
-    balance: half of the slices of a batch hold defect. judge_batch_size: images per device that are judged at a time.
+    balance: half of the slices of a batch hold defect, where the task learns from defects. judge_batch_size: images per device that are judged at a time.
     """
 
     batch_size: int = 16

@@ -150,7 +150,7 @@ def make_judge(
             return slices.reshape(b * n, *slicer.slice_shape, 1)
 
         masks = cut(mask)
-        held = masks.sum((1, 2, 3), dtype=jnp.int32).reshape(b, n)
+        held = jax.vmap(lambda one: slicer.held(one, jnp))(mask)
         label = slice_labels(held, mask.sum((1, 2), dtype=jnp.int32)[:, None], jnp).reshape(-1)
         forward, _ = network.bind(params, stats, train=False)
         lesson, maps, scores = task.judge(forward, network.show(cut(image), masks, label))
@@ -160,7 +160,8 @@ def make_judge(
             right, counted = _count_right(lesson.is_defective, label, jnp.ones_like(label))
         stitched = jax.vmap(lambda one: slicer.stitch(one, jnp))(maps.reshape(b, n, *maps.shape[1:]))
         return {
-            "map": stitched[..., 0],
+            # A weighted mean may leave the range of its parts by a rounding.
+            "map": jnp.clip(stitched[..., 0], 0.0, 1.0),
             "slice_scores": scores.reshape(b, n),
             "loss": (lesson.loss.reshape(b, n) * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0),
             "num_right": right.reshape(b, n).sum(1),

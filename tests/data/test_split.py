@@ -124,6 +124,18 @@ def test_every_side_gets_small_and_large_defects(rule: Any) -> None:
     assert len(sides) == 5, "the seed chooses within the runs"
 
 
+def test_a_task_for_good_images_needs_defects_on_the_test_side_alone() -> None:
+    """Would catch: reconstruction refused for want of defects that it may not look at, or tested without any."""
+    records = records_of(1, 3, 100)
+    with pytest.raises(UserError, match="validation side without defective images"):
+        split_records(records, "random80_20", 0.15, 0)
+    split = split_records(records, "random80_20", 0.15, 0, trains_on_defects=False)
+    assert counts(records, split.test)[0] == 1
+    assert counts(records, split.validation) == (0, 12)
+    with pytest.raises(UserError, match="test side without defective images"):
+        split_records(records_of(1, 2, 100), "random80_20", 0.15, 0, trains_on_defects=False)
+
+
 def test_same_seed_same_split_and_another_seed_another() -> None:
     """Would catch: a seed that is ignored, and a hidden generator that makes a resumed run test on trained images."""
     records = records_of(1, 50, 100)

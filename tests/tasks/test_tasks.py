@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from dagm_jax.tasks.base import Lesson, Slices, gate, guidance_loss, mean_over_outputs
+from dagm_jax.tasks.base import Slices, gate, guidance_loss, mean_over_outputs
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.losses import binary_cross_entropy, focal, multiscale_ssim, soft_dice, soft_iou, ssim
 from dagm_jax.tasks.reconstruction import ReconstructionConfig, checkerboard, draw_stain
@@ -198,6 +198,12 @@ def test_classification_score_is_the_slice_probability() -> None:
     np.testing.assert_allclose(judgement.score, p, rtol=1e-5)
     np.testing.assert_allclose(judgement.map, p[:, None, None, None] * sigmoid(evidence), rtol=1e-5)
     assert np.asarray(judgement.lesson.is_defective).tolist() == [True, False, False]
+    guided = NetworkOutput(
+        jnp.asarray(evidence), (), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0], [1.0, 3.0]]))
+    )
+    gated = task.judge(saying(guided), make_slices())
+    np.testing.assert_allclose(gated.score, p * [0.25, 0.75, 0.75], rtol=1e-5)
+    assert not np.asarray(gated.lesson.is_defective).any()
     assert np.unravel_index(np.argmax(judgement.map[0]), (H, W)) == (5, 7)
 
 
@@ -360,4 +366,3 @@ def test_every_example_is_judged_for_itself(task: Any) -> None:
     together, alone = (task.judge(mean_channel, s) for s in (slices, one))
     np.testing.assert_allclose(together.map[1:2], alone.map, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(together.lesson.loss[1:2], alone.lesson.loss, rtol=1e-5, atol=1e-6)
-    assert isinstance(together.lesson, Lesson)

@@ -17,7 +17,7 @@ import pytest
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import OptimConfig, make_optimizer
 from dagm_jax.train.step import TrainState, make_state
-from dagm_jax.types import UserError
+from dagm_jax.types import Interrupted, UserError
 
 META = {"position": {"step": 3, "end_step": None, "quality": 0.1 + 0.2}, "names": ["é", ""], "big": 2**40}
 
@@ -202,6 +202,23 @@ def test_the_damaged_step_can_be_saved_again(damage: Callable[[Path], None], tmp
         assert restored is not None
         assert (restored[0], restored[2]) == (2, {"again": True})
         assert_same(restored[1], make_arrays(2))
+
+
+def test_a_signal_while_reading_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a whole checkpoint thrown away because the user stopped the command while it was being read."""
+    fill(tmp_path, {1: 0.3, 2: 0.4})
+
+    def interrupted(*_: Any) -> Any:
+        raise Interrupted("terminated")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "restore", interrupted)
+            with pytest.raises(Interrupted):
+                checkpoints.restore_latest(make_arrays)
+        restored = checkpoints.restore_latest(make_arrays)
+        assert restored is not None
+        assert restored[0] == 2
 
 
 def test_damage_to_all_is_a_users_error(tmp_path: Path) -> None:

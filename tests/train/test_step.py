@@ -16,8 +16,9 @@ import optax
 import pytest
 from flax import nnx
 
-from dagm_jax.data.slicing import SlicingConfig, make_slicer
+from dagm_jax.data.slicing import SlicingConfig, make_slicer, slice_labels
 from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig
+from dagm_jax.tasks.base import Judgement, Lesson
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.parallel import ParallelConfig, make_devices
@@ -275,6 +276,32 @@ def test_judge_by_hand() -> None:
     ]
     assert out["num_right"].tolist() == right
     assert out["num_counted"].tolist() == [5, 5, 4]
+
+
+@pytest.mark.parametrize("mode", ["strips", "two_orientations", "squeeze", "whole"])
+def test_slices_are_judged_by_the_labels_that_they_are_trained_with(mode: Any) -> None:
+    """Catches labels of squeezed masks, which hold fewer pixels; and a map that rounding lifts above 1."""
+    network, params, stats = make_tiny()
+    slicer = make_slicer(SlicingConfig(mode, num_slices=8, slice_px=16), 64, 64)
+    mask = np.zeros((2, 64, 64), bool)
+    mask[0, 10:30, 3:40] = True
+    labels = [slice_labels(slicer.held(one), np.count_nonzero(one)) for one in mask]
+    np.testing.assert_array_equal(slicer.held(mask[0]), jax.jit(lambda m: slicer.held(m, jnp))(mask[0]))
+
+    class Certain:
+        """Sure of a defect everywhere."""
+
+        def judge(self, forward: Any, slices: Any) -> Judgement:
+            ones = jnp.ones(slices["mask"].shape, jnp.float32)
+            lesson = Lesson(ones[:, 0, 0, 0], ones[:, 0, 0, 0], ones[:, 0, 0, 0] > 0)
+            return Judgement(lesson, ones, ones[:, 0, 0, 0])
+
+    judge = fast(make_judge(network, Certain(), slicer))  # type: ignore[arg-type]
+    out = jax.device_get(judge(params, stats, np.zeros(mask.shape, np.uint8), mask))
+    assert out["num_counted"].tolist() == [int((label >= 0).sum()) for label in labels]
+    assert out["num_right"].tolist() == [int((label == 1).sum()) for label in labels]
+    assert out["map"].max() <= 1.0
+    np.testing.assert_allclose(out["map"], 1, rtol=1e-6)
 
 
 def test_judging_uses_running_statistics() -> None:
