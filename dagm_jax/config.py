@@ -73,8 +73,12 @@ class RunConfig:
                 f"`task.cell_px` (={self.task.cell_px}) must be at most half of `slicing.slice_px` (={width_px}), "
                 "or a slice is hidden whole or not at all"
             )
-        has_scales = isinstance(self.task, SegmentationConfig) and self.task.ssim_weight > 0
-        if has_scales and self.task.ssim_scales == 3 and width_px < MULTISCALE_LEAST_PX:
+        if (
+            isinstance(self.task, SegmentationConfig)
+            and self.task.ssim_weight > 0
+            and self.task.ssim_scales == 3
+            and width_px < MULTISCALE_LEAST_PX
+        ):
             raise UserError(
                 f"`task.ssim_scales` (=3) needs slices of at least {MULTISCALE_LEAST_PX} px; raise `slicing.slice_px` "
                 f"(={width_px}) or set it to 1"

@@ -35,7 +35,8 @@ class TrainConfig:
     quality (see ``evaluate.validate``) has reached ``target_quality``, or has not
     risen by ``min_rise`` in ``patience`` validations, the learning rate cools down over ``cooldown_share`` times the
     steps so far, and training ends.
-    balance: half of the slices of a batch hold defect, where the task learns from defects. judge_batch_size: images per device that are judged at a time.
+    balance: half of the slices of a batch hold defect, where the task learns from defects.
+    judge_batch_size: images per device that are judged at a time.
     """
 
     batch_size: int = 16
