@@ -259,12 +259,16 @@ def test_a_mask_without_a_fitting_strip_still_gives_a_slice(
         assert batch["mask"].all()
 
 
-def test_a_training_side_without_defects_is_refused(stream: Callable[..., Stream]) -> None:
-    """Would catch: a division by zero, or a segmenter that is trained on good images alone."""
+def test_half_a_batch_of_defects_needs_some(stream: Callable[..., Stream]) -> None:
+    """Would catch: a division by zero, and good images alone refused where nothing asks for defects."""
+    good = EVERYTHING[NUM_DEFECTIVE:]
     with pytest.raises(
-        UserError, match="`data`: the training side has no defective image; segmentation needs"
+        UserError, match=r"`train\.balance` \(=True\) needs defective images on the training side"
     ):
-        stream(EVERYTHING[NUM_DEFECTIVE:])
+        stream(good)
+    batch = stream(good, balance=False)[0]
+    assert set(batch["image_index"]) <= set(good)
+    assert (batch["label"] == 0).all()
 
 
 # --- leakage ---

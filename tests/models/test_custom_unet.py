@@ -281,7 +281,7 @@ def test_forward_pass_is_that_of_the_description(extra_skips: str, up: str) -> N
 
 def test_training_mode_differs_from_evaluation() -> None:
     """Catches a mode that is not passed down to the norms, and statistics that stay as they were."""
-    model = build_quickly()
+    model = build()
     before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
     evaluated = apply(model, X, train=False)
     untouched = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
@@ -295,8 +295,8 @@ def test_training_mode_differs_from_evaluation() -> None:
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(norm: str) -> None:
     """Catches logits or parameters in bfloat16, and a compute type that is not passed on."""
-    exact = apply(build_quickly(norm=norm), X, train=True)
-    model = build_quickly(norm=norm, compute_dtype="bfloat16")
+    exact = apply(build(norm=norm), X, train=True)
+    model = build(norm=norm, compute_dtype="bfloat16")
     got = apply(model, X, train=True)
     assert got.dtype == np.float32
     for leaf in jax.tree.leaves(nnx.state(model)):
@@ -309,7 +309,7 @@ def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(norm: str) 
 @pytest.mark.parametrize("size", [(16, 16), (48, 80)])
 def test_other_sizes(size: tuple[int, int]) -> None:
     """Catches a size that is written into the network."""
-    y = apply(build_quickly(), np.ones((1, *size, 1), np.float32), train=False)
+    y = apply(build(), np.ones((1, *size, 1), np.float32), train=False)
     assert y.shape == (1, *size, 1)
 
 
