@@ -92,12 +92,16 @@ def _run_stages(config: RunConfig, workdir: Path, xla_flags: str) -> dict[str, A
 
 @dataclass(frozen=True)
 class Data:
-    """The images of a run: manifest, decoded cache, split, slicer, and the training side's grey-level moments."""
+    """The images of a run: manifest, decoded cache, split, slicers, and the training side's grey-level moments.
+
+    slicer: how images are cut in training; judging_slicer: how those are whose verdict counts.
+    """
 
     manifest: Manifest
     cache: ImageCache
     split: Split
     slicer: Slicer
+    judging_slicer: Slicer
     mean: float
     std: float
 
@@ -132,10 +136,11 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
     )
     seen = [i for i in split.train if config.task.learns_from_defects or not manifest.records[i].label]
     mean, std = cache.intensity_moments(seen)
-    # Mirror images are what the network has been trained on, then, too.
+    # Turned and mirrored images are what the network has been trained on, then, too.
     mirrored = config.augment.flip and config.augment.rotate90
     slicer = replace(make_slicer(config.slicing, *shape), mirrored=mirrored)
-    data = Data(manifest, cache, split, slicer, mean, std)
+    judging_slicer = slicer.crossed() if config.augment.rotate90 else slicer
+    data = Data(manifest, cache, split, slicer, judging_slicer, mean, std)
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
     sizes = ", ".join(
         f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items()
@@ -287,7 +292,7 @@ def judge(
     """The report of the best state: calibrated on validation, then the test side once; files in the workdir."""
     data, config = setup.data, setup.config
     start_s = time.perf_counter()
-    judge = setup.compile_judge(state, data.slicer, setup.judge_batch_size)
+    judge = setup.compile_judge(state, data.judging_slicer, setup.judge_batch_size)
     compile_s = time.perf_counter() - start_s
     validation = data.split.validation
     rule = evaluate.calibrate(judge, data.cache, validation, [data.labels[i] for i in validation])

@@ -81,6 +81,16 @@ class Slicer:
         edges = even_edges(self.width_px, self.slice_px, count)
         return replace(self, mode="strips", vertical_edges=edges, horizontal_edges=())
 
+    def crossed(self) -> Slicer:
+        """As many strips, half of them horizontal, so that every pixel is seen along both axes; this one where that
+        does not cover the image (fewer strips, an oblong image, another mode)."""
+        each_way = self.num_slices // 2
+        is_square = self.height_px == self.width_px
+        if self.mode != "strips" or not is_square or each_way * self.slice_px < self.width_px:
+            return self
+        edges = even_edges(self.width_px, self.slice_px, each_way)
+        return replace(self, mode="two_orientations", vertical_edges=edges, horizontal_edges=edges)
+
     def cut_one(self, image: Any, index: int, xp: ModuleType = np) -> Any:
         """Slice ``index`` of ``image [h w c]`` as ``[h slice_px c]``: vertical strips first, then horizontal ones."""
         if self.mode == "squeeze":

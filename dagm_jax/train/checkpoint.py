@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from logging import LogRecord
 from pathlib import Path
@@ -17,6 +18,8 @@ from dagm_jax.types import UserError
 
 NUM_LATEST = 2
 QUALITY = "quality"
+# orbax renames what it no longer keeps into this folder and leaves it there; see ``_sweep``.
+DELETED = "deleted"
 
 
 class Checkpoints:
@@ -41,9 +44,10 @@ class Checkpoints:
                 best_fn=_quality,
                 preservation_policy=policy,
                 # A kill while a folder is being deleted would else leave half of it visible.
-                todelete_subdir="deleted",
+                todelete_subdir=DELETED,
             ),
         )
+        self._deleted = directory.absolute() / DELETED
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -53,6 +57,11 @@ class Checkpoints:
     ) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Frees the disk of checkpoints that are no longer kept. A kill meanwhile leaves half of one where none looks."""
+        shutil.rmtree(self._deleted, ignore_errors=True)
 
     def save(self, step: int, state: Any, meta: dict[str, Any], quality: float | None) -> None:
         """Starts writing; returns once the arrays are copied. ``quality`` None: not a candidate for the best."""
@@ -64,6 +73,7 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=metrics, force=True)
         finally:
             logger.removeFilter(_lacks_metrics_on_purpose)
+        self._sweep()
 
     def latest_step(self) -> int | None:
         step: int | None = self._manager.latest_step()

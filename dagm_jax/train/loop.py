@@ -34,13 +34,14 @@ class TrainConfig:
     Validation happens every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
     quality (see ``evaluate.validate``) has reached ``target_quality``, or has not
     risen by ``min_rise`` in ``patience`` validations, the learning rate cools down over ``cooldown_share`` times the
-    steps so far, and training ends.
+    steps so far (where the target is reached, which says that the task is easy: ``cooldown_share_at_target``), and
+    training ends.
     balance: half of the slices of a batch hold defect, where the task learns from defects.
     judge_batch_size: images per device that are judged at a time.
     """
 
     batch_size: int = 16
-    num_steps: int = 480
+    num_steps: int = 720
     balance: bool = True
     validate_every: int = 20
     max_validation_images: int = 20
@@ -48,7 +49,8 @@ class TrainConfig:
     patience: int = 10
     min_rise: float = 0.001
     target_quality: float = 0.935
-    cooldown_share: float = 0.5
+    cooldown_share: float = 1.0
+    cooldown_share_at_target: float = 0.5
     log_every: int = 5
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"`train.{name}` (={getattr(self, name)}) must be at least 1")
-        for name in ("target_quality", "min_rise", "cooldown_share"):
+        for name in ("target_quality", "min_rise", "cooldown_share", "cooldown_share_at_target"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"`train.{name}` (={getattr(self, name)}) must lie in [0, 1]")
 
@@ -99,7 +101,9 @@ class Position:
             num_without_rise=0 if has_risen else self.num_without_rise + 1,
         )
         if counted.end_step is None and counted.reason_to_cool_down(config):
-            length = math.ceil(config.cooldown_share * self.step)
+            is_good = counted.best_quality >= config.target_quality
+            share = config.cooldown_share_at_target if is_good else config.cooldown_share
+            length = math.ceil(share * self.step)
             return replace(counted, end_step=min(self.step + length, config.num_steps))
         return counted
 
