@@ -82,12 +82,13 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "task.ssim_weight": (0.0, 1.0),
     "train.balance": (True, False),
     "train.batch_size": (16, 8),
-    "train.cooldown_share": (0.5, 0.25),
+    "train.cooldown_share": (1.0, 0.25),
+    "train.cooldown_share_at_target": (0.5, 0.25),
     "train.judge_batch_size": (2, 1),
     "train.log_every": (5, 1),
     "train.max_validation_images": (20, 4),
     "train.min_rise": (0.001, 0.0),
-    "train.num_steps": (480, 5),
+    "train.num_steps": (720, 5),
     "train.patience": (10, 3),
     "train.target_quality": (0.935, 1.0),
     "train.validate_every": (20, 7),
@@ -490,7 +491,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ],
     *[
         (TrainConfig, {name: value}, f"`train.{name}` (={value}) must lie in [0, 1]")
-        for name in ("target_quality", "min_rise", "cooldown_share")
+        for name in ("target_quality", "min_rise", "cooldown_share", "cooldown_share_at_target")
         for value in (-0.1, 1.1)
     ],
     (

@@ -60,8 +60,10 @@ class Checkpoints:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Frees the disk of checkpoints that are no longer kept. A kill meanwhile leaves half of one where none looks."""
-        shutil.rmtree(self._deleted, ignore_errors=True)
+        """Frees the disk of checkpoints that are no longer kept; a kill leaves half of one at most, where none looks."""
+        # The folder itself stays: orbax's thread may be about to rename a checkpoint into it.
+        for dropped in self._deleted.glob("*"):
+            shutil.rmtree(dropped, ignore_errors=True)
 
     def save(self, step: int, state: Any, meta: dict[str, Any], quality: float | None) -> None:
         """Starts writing; returns once the arrays are copied. ``quality`` None: not a candidate for the best."""

@@ -314,7 +314,7 @@ def test_the_experiment_hands_the_training_side_to_the_stream(images: tuple[Mani
     manifest, cache = images
     split = split_records(manifest.records, "random80_20", 0.15, 0)
     config = RunConfig(train=TrainConfig(batch_size=8, num_steps=12))
-    data = Data(manifest, cache, split, SLICER, 50.0, 30.0)
+    data = Data(manifest, cache, split, SLICER, SLICER, 50.0, 30.0)
     drawn = {index for index, _ in facts(Setup(config, data, make_devices(config.parallel)).stream())}
     assert drawn == set(split.train)
 

@@ -126,6 +126,33 @@ def test_disjoint_takes_the_fewest_strips() -> None:
         assert slicer.disjoint() == slicer
 
 
+def test_crossed_strips_cover_every_pixel_along_both_axes() -> None:
+    """Would catch: every other strip of thirty, which leaves a border uncovered, and another number of strips."""
+    crossed = make_slicer(SlicingConfig(), 512, 512).crossed()
+    assert crossed == make_slicer(SlicingConfig("two_orientations"), 512, 512)
+    for edges in (crossed.vertical_edges, crossed.horizontal_edges):
+        assert cover_weight(edges, 64, 512).min() > 0.5
+    mirrored = replace(make_slicer(SlicingConfig(), 512, 512), mirrored=True).crossed()
+    assert mirrored.mirrored
+    image = pixels(mirrored)
+    np.testing.assert_allclose(mirrored.stitch(mirrored.cut(image)), image, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "slicer",
+    [
+        slicer_of("strips", 7, 16, 64, 64),  # three each way would leave 16 px
+        slicer_of("strips", 20, 16, 32, 128),
+        slicer_of("two_orientations", 12, 16, 64, 64),
+        slicer_of("whole", 30, 64, 64, 64),
+        slicer_of("squeeze", 30, 16, 64, 64),
+    ],
+)
+def test_slices_that_cannot_be_crossed_stay(slicer: Slicer) -> None:
+    """Would catch: pixels that nobody judges, and turned strips of another shape than the network's."""
+    assert slicer.crossed() == slicer
+
+
 # --- cut and stitch ---
 
 

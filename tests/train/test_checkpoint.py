@@ -105,6 +105,8 @@ def test_the_two_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     """Catches a disk that fills up, a best one that later ones push out, and a latest one that is deleted."""
     fill(tmp_path, {1: 0.3, 2: 0.9, 3: 0.4, 4: 0.5, 5: 0.6, 6: 0.7, 7: 0.2})
     assert steps_in(tmp_path) == [2, 6, 7]
+    # Not put aside either, where orbax would keep every one that it no longer names.
+    assert sorted({int(path.name) for path in tmp_path.rglob("*") if path.name.isdigit()}) == [2, 6, 7]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 7
         assert checkpoints.best_step() == 2

@@ -101,7 +101,14 @@ def after(qualities: list[float], config: TrainConfig, every: int = 10) -> Posit
     return position
 
 
-FAR = TrainConfig(num_steps=1000, patience=3, min_rise=0.01, target_quality=0.8)
+FAR = TrainConfig(
+    num_steps=1000,
+    patience=3,
+    min_rise=0.01,
+    target_quality=0.8,
+    cooldown_share=0.5,
+    cooldown_share_at_target=0.25,
+)
 
 
 def test_patience_counts_validations_that_do_not_rise_enough() -> None:
@@ -122,19 +129,19 @@ def test_a_creeping_rise_is_measured_from_the_best() -> None:
 
 
 def test_target_starts_the_cool_down_once() -> None:
-    """Catches a target that must be exceeded, and an end that later validations push away."""
+    """Catches a target that must be exceeded, the share of hard tasks, and an end that later validations push away."""
     position = after([0.5, 0.8], FAR)
-    assert position.end_step == 20 + 10
+    assert position.end_step == 20 + 5
     assert "reached 0.800, target 0.8" in str(position.reason_to_cool_down(FAR))
-    later = replace(position, step=25, validated=False).after_validation(0.9, FAR)
-    assert later.end_step == 30
+    later = replace(position, step=22, validated=False).after_validation(0.9, FAR)
+    assert later.end_step == 25
     assert later.best_quality == 0.9
 
 
 def test_end_never_lies_beyond_the_upper_bound() -> None:
     """Catches a cool-down that runs out of batches."""
     config = replace(FAR, num_steps=25)
-    assert after([0.9], replace(config, cooldown_share=1.0), every=20).end_step == 25
+    assert after([0.9], replace(config, cooldown_share_at_target=1.0), every=20).end_step == 25
     assert config.last_cooldown_begin == 16
     assert after([0.1], config, every=16).end_step == 24
 
@@ -157,6 +164,10 @@ def test_last_cool_down_ends_within_the_bound(num_steps: int) -> None:
         ({"target_quality": 1.5}, r"`train.target_quality` \(=1.5\) must lie in \[0, 1\]"),
         ({"min_rise": -0.1}, r"`train.min_rise` \(=-0.1\) must lie in \[0, 1\]"),
         ({"cooldown_share": 2.0}, r"`train.cooldown_share` \(=2.0\) must lie in \[0, 1\]"),
+        (
+            {"cooldown_share_at_target": -1.0},
+            r"`train.cooldown_share_at_target` \(=-1.0\) must lie in \[0, 1\]",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -242,8 +253,8 @@ def test_the_step_is_told_where_the_cool_down_lies() -> None:
 
 
 def test_cool_down_of_no_length_ends_at_once() -> None:
-    """Catches a run that goes on for ever or divides by zero with `train.cooldown_share` = 0."""
-    config = replace(SHORT, num_steps=100, target_quality=0.5, cooldown_share=0.0)
+    """Catches a run that goes on for ever or divides by zero with `train.cooldown_share_at_target` = 0."""
+    config = replace(SHORT, num_steps=100, target_quality=0.5, cooldown_share_at_target=0.0)
     world = World(config, quality=lambda step: 0.6)
     assert world.loop().run(start(), Position()).step == 2
 
