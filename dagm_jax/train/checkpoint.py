@@ -60,7 +60,7 @@ class Checkpoints:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Frees the disk of checkpoints that are no longer kept; a kill leaves half of one at most, where none looks."""
+        """Frees the disk of checkpoints that are no longer kept; a kill leaves a part of one, where none looks."""
         # The folder itself stays: orbax's thread may be about to rename a checkpoint into it.
         for dropped in self._deleted.glob("*"):
             shutil.rmtree(dropped, ignore_errors=True)
