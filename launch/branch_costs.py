@@ -40,7 +40,8 @@ def convolve(x: Array, kernel: Array) -> Array:
 def resize(x: Array, factor: int) -> Array:
     """``x`` up-sampled by jax's general resize."""
     b, h, w, c = x.shape
-    return jax.image.resize(x, (b, factor * h, factor * w, c), "bilinear")
+    y: Array = jax.image.resize(x, (b, factor * h, factor * w, c), "bilinear")
+    return y
 
 
 FORMS: dict[str, Branch] = {

@@ -37,7 +37,7 @@ def test_the_branches_are_those_of_the_network() -> None:
 def test_the_table_has_a_row_for_each_branch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a command that fails, and a form without its figures. Two branches, since each compiles three programs."""
+    """Catches a command that fails, and a form without its figures. Two branches will do: each takes a while."""
     monkeypatch.setattr(branch_costs, "SLICE_PX", (32, 16))
     monkeypatch.setattr(branch_costs, "branches", lambda base: [(1, 2, 5 * base), (2, 4, 5 * base)])
     monkeypatch.setenv("COLUMNS", "200")
