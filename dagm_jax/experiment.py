@@ -80,10 +80,7 @@ def _run_stages(config: RunConfig, workdir: Path, xla_flags: str) -> dict[str, A
     write_atomically(workdir / "config.json", to_json(config) + "\n")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         position = train(setup, checkpoints, workdir)
-        best_step = checkpoints.best_step()
-        if best_step is None:
-            raise UserError(f"`workdir` (={workdir}) holds no validated checkpoint; start in a new workdir")
-        state, _ = checkpoints.restore(best_step, setup.initial_state())
+        best_step, state = choose_state(setup, checkpoints, position.step, workdir)
     report = judge(setup, state, best_step, position, workdir)
     if not config.data.cache_dir:
         shutil.rmtree(workdir / "cache", ignore_errors=True)
@@ -284,6 +281,36 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
         return loop.run(state, position)
     finally:
         record.close()
+
+
+def choose_state(
+    setup: Setup, checkpoints: Checkpoints, last_step: int, workdir: Path
+) -> tuple[int, TrainState]:
+    """(step, state) of the weights that are judged: the better of two on the whole validation side.
+
+    The two are the best by the quick validations of training, which look at few strips and whose highest of many is
+    partly luck, and the last, whose learning rate has cooled down. Here they are cut as the test side will be. Raises
+    UserError without a validated checkpoint.
+    """
+    best_step = checkpoints.best_step()
+    if best_step is None:
+        raise UserError(f"`workdir` (={workdir}) holds no validated checkpoint; start in a new workdir")
+    states = {
+        step: checkpoints.restore(step, setup.initial_state())[0] for step in sorted({best_step, last_step})
+    }
+    if len(states) == 1:
+        return best_step, states[best_step]
+    data = setup.data
+    judge = setup.compile_judge(states[best_step], data.judging_slicer, setup.judge_batch_size)
+    quality = {}
+    for step, state in states.items():
+        console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
+        one = replace(judge, params=state.params, stats=state.stats)
+        quality[step] = evaluate.validate(one, data.cache, data.split.validation)["quality"]
+    chosen = max(quality, key=quality.__getitem__)
+    shown = ", ".join(f"{value:.4f} at step {step}" for step, value in quality.items())
+    console.print(f"judged is step {chosen}; quality {shown}")
+    return chosen, states[chosen]
 
 
 def judge(

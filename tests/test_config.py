@@ -83,7 +83,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "train.balance": (True, False),
     "train.batch_size": (16, 8),
     "train.cooldown_share": (1.0, 0.25),
-    "train.cooldown_share_at_target": (0.5, 0.25),
+    "train.cooldown_share_at_target": (0.25, 0.5),
     "train.judge_batch_size": (2, 1),
     "train.log_every": (5, 1),
     "train.max_validation_images": (20, 4),

@@ -50,7 +50,7 @@ class TrainConfig:
     min_rise: float = 0.001
     target_quality: float = 0.935
     cooldown_share: float = 1.0
-    cooldown_share_at_target: float = 0.5
+    cooldown_share_at_target: float = 0.25
     log_every: int = 5
 
     def __post_init__(self) -> None:
