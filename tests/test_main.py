@@ -26,6 +26,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
+from dagm_jax import experiment
 from dagm_jax.config import from_config_dict
 from dagm_jax.data import procedural
 from dagm_jax.experiment import Setup
@@ -256,10 +257,49 @@ def test_report_says_what_was_done(whole: Run) -> None:
 
 
 def test_best_state_is_the_one_judged(whole: Run) -> None:
-    """Catches a report on the last state, or on one that validation liked less."""
+    """Catches a report on a state that is neither the best of training nor the last, and a choice that is not told."""
     rows = read_history(whole.workdir / "metrics.jsonl")
     quality = {row["step"]: row["quality"] for row in rows if row["kind"] == "validation"}
-    assert quality[whole.report["training"]["best_step"]] == max(quality.values())
+    judged, best = whole.report["training"]["best_step"], max(quality, key=quality.__getitem__)
+    assert judged in (best, 12)
+    assert (best == 12) or f"judged is step {judged}" in whole.output
+
+
+@dataclass(frozen=True)
+class FakeJudge:
+    """Stands for a compiled network; its weights are the quality that validation finds."""
+
+    params: float
+    stats: None = None
+
+
+@pytest.mark.parametrize(("at_best", "at_last", "chosen"), [(0.8, 0.9, 12), (0.9, 0.8, 4), (0.9, 0.9, 4)])
+def test_best_and_last_state_are_compared_on_the_whole_validation_side(
+    at_best: float, at_last: float, chosen: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Catches a choice by the quick validation alone, one by a part of the images, and the worse of the two."""
+    states = {4: SimpleNamespace(params=at_best, stats=None), 12: SimpleNamespace(params=at_last, stats=None)}
+    checkpoints = SimpleNamespace(best_step=lambda: 4, restore=lambda step, like: (states[step], {}))
+    slicer = object()
+
+    def compile_judge(state: Any, given: object, batch_size: int) -> FakeJudge:
+        assert given is slicer
+        return FakeJudge(state.params)
+
+    data = SimpleNamespace(
+        judging_slicer=slicer, cache=None, split=SimpleNamespace(validation=(3, 5)), slicer=None
+    )
+    setup = SimpleNamespace(
+        data=data, compile_judge=compile_judge, judge_batch_size=2, initial_state=lambda: None
+    )
+
+    def validate(judge: FakeJudge, cache: None, indices: tuple[int, ...]) -> dict[str, float]:
+        assert indices == (3, 5)
+        return {"quality": judge.params}
+
+    monkeypatch.setattr(experiment.evaluate, "validate", validate)
+    step, state = experiment.choose_state(cast(Any, setup), cast(Any, checkpoints), 12, tmp_path)
+    assert (step, state.params) == (chosen, max(at_best, at_last))
 
 
 def test_second_call_prints_the_report_and_changes_nothing(shell: Shell, whole: Run, tmp_path: Path) -> None:
@@ -308,7 +348,7 @@ def history(workdir: Path) -> list[dict[str, Any]]:
 def assert_same_run(run: Run, whole: Run) -> None:
     """Bit for bit the same parameters, scores, thresholds and history."""
     got, expected = restored(run.workdir), restored(whole.workdir)
-    assert got["best"][0] == whole.report["training"]["best_step"]
+    assert run.report["training"]["best_step"] == whole.report["training"]["best_step"]
     for name in ("best", "latest"):
         assert got[name][:4] == expected[name][:4]
         assert len(got[name][4]) == len(expected[name][4])
