@@ -49,6 +49,7 @@ SMALL = (
     "--config.data.procedural_good=20",
     "--config.train.num_steps=12",
     "--config.train.validate_every=4",
+    "--config.train.cooldown_share=0.5",
     "--config.train.log_every=1",
 )
 
