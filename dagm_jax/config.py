@@ -67,10 +67,10 @@ class RunConfig:
                 f"`model.classification_guided` (=True) needs labels of slices, and {self.task.name} has none; "
                 "set it to False"
             )
-        width_px = self.slicing.slice_px
+        width_px = self.slicing.narrowest_px
         if isinstance(self.task, ReconstructionConfig) and 2 * self.task.cell_px > width_px:
             raise UserError(
-                f"`task.cell_px` (={self.task.cell_px}) must be at most half of `slicing.slice_px` (={width_px}), "
+                f"`task.cell_px` (={self.task.cell_px}) must be at most half of a slice's edge (={width_px}), "
                 "or a slice is hidden whole or not at all"
             )
         if (
@@ -80,8 +80,8 @@ class RunConfig:
             and width_px < MULTISCALE_LEAST_PX
         ):
             raise UserError(
-                f"`task.ssim_scales` (=3) needs slices of at least {MULTISCALE_LEAST_PX} px; raise `slicing.slice_px` "
-                f"(={width_px}) or set it to 1"
+                f"`task.ssim_scales` (=3) needs slices of at least {MULTISCALE_LEAST_PX} px, not {width_px}; raise "
+                "`slicing.slice_px` or set it to 1"
             )
 
 

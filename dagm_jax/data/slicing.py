@@ -18,40 +18,61 @@ from dagm_jax.types import UserError, check_choices
 POSITIVE_MASK_SHARE = 0.25
 POSITIVE_MASK_PX = 500
 
-SliceMode = Literal["strips", "two_orientations", "squeeze", "whole"]
+SliceMode = Literal["strips", "two_orientations", "tiles", "squeeze", "whole"]
+# The networks halve a slice four times.
+MULTIPLE_PX = 16
 
 
 @dataclass(frozen=True)
 class SlicingConfig:
-    """How an image becomes slices.
+    """How an image becomes slices; whatever its size, every pixel lies in one.
 
-    strips: ``num_slices`` full-height strips of ``slice_px`` columns, evenly spaced, every column covered.
+    strips: full-height strips of ``slice_px`` columns, evenly spaced.
     two_orientations: half of them vertical, half horizontal and turned by 90°.
+    tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns, as many as it takes, evenly spaced both ways.
     squeeze: the image averaged across to ``slice_px`` columns, one slice (an ablation; does not keep the pixels).
     whole: the image itself, one slice.
+
+    num_slices: of strips and two_orientations; more where so few would not cover the image. overlap_px: how far
+    neighbouring strips or tiles reach into one another at least.
     """
 
     mode: SliceMode = "strips"
     num_slices: int = 30
     slice_px: int = 64
+    slice_height_px: int = 64
+    overlap_px: int = 0
 
     def __post_init__(self) -> None:
         check_choices("slicing", self)
-        if self.slice_px < 16 or self.slice_px % 16:
-            raise UserError(
-                f"`slicing.slice_px` (={self.slice_px}) must be a positive multiple of 16: the networks halve "
-                "it four times"
-            )
+        for name in ("slice_px", "slice_height_px"):
+            value = getattr(self, name)
+            if value < MULTIPLE_PX or value % MULTIPLE_PX:
+                raise UserError(
+                    f"`slicing.{name}` (={value}) must be a positive multiple of {MULTIPLE_PX}: the networks halve "
+                    "it four times"
+                )
         if self.num_slices < 2 or (self.mode == "two_orientations" and self.num_slices % 2):
             raise UserError(
                 f"`slicing.num_slices` (={self.num_slices}) must be at least 2, and even for two_orientations"
             )
+        if not 0 <= self.overlap_px < self.narrowest_px:
+            raise UserError(
+                f"`slicing.overlap_px` (={self.overlap_px}) must lie in [0, {self.narrowest_px}), less than a slice's "
+                "edge"
+            )
+
+    @property
+    def narrowest_px(self) -> int:
+        """The shorter edge of a slice, in modes that cut an image."""
+        return min(self.slice_px, self.slice_height_px) if self.mode == "tiles" else self.slice_px
 
 
 @dataclass(frozen=True)
 class Slicer:
     """The slices of images of one size: edges in px, counts, and the moves between images and slices.
 
+    Upright slices lie at every (row edge, vertical edge), row by row; then come the horizontal ones, which are turned.
     mirrored: `cut` shows every slice of four another way: as it is, left-right, upside down, both; `stitch` undoes it.
     The slices that cover a pixel overlap, so their mean is one over mirror images too, at no cost.
     """
@@ -59,27 +80,37 @@ class Slicer:
     mode: SliceMode
     height_px: int
     width_px: int
-    slice_px: int
+    slice_shape: tuple[int, int]
+    row_edges: tuple[int, ...]
     vertical_edges: tuple[int, ...]
-    horizontal_edges: tuple[int, ...]
+    horizontal_edges: tuple[int, ...] = ()
     mirrored: bool = False
 
     @property
-    def num_slices(self) -> int:
-        return len(self.vertical_edges) + len(self.horizontal_edges)
+    def slice_px(self) -> int:
+        return self.slice_shape[1]
 
     @property
-    def slice_shape(self) -> tuple[int, int]:
-        """(height, width) of a slice in px."""
-        return self.height_px, self.slice_px
+    def num_upright(self) -> int:
+        return len(self.row_edges) * len(self.vertical_edges)
+
+    @property
+    def num_slices(self) -> int:
+        return self.num_upright + len(self.horizontal_edges)
 
     def disjoint(self) -> Slicer:
-        """The fewest strips that cover the image (512 wide: 8 disjoint ones of 64), to judge quickly while training."""
-        if self.mode not in ("strips", "two_orientations"):
+        """The fewest strips or tiles that cover the image (512 wide: 8 disjoint strips of 64), to judge quickly while
+        training."""
+        if self.mode in ("squeeze", "whole"):
             return self
-        count = -(-self.width_px // self.slice_px)
-        edges = even_edges(self.width_px, self.slice_px, count)
-        return replace(self, mode="strips", vertical_edges=edges, horizontal_edges=())
+        height, width = self.slice_shape
+        return replace(
+            self,
+            mode="tiles" if self.mode == "tiles" else "strips",
+            row_edges=even_edges(self.height_px, height, fewest_slices(self.height_px, height)),
+            vertical_edges=even_edges(self.width_px, width, fewest_slices(self.width_px, width)),
+            horizontal_edges=(),
+        )
 
     def crossed(self) -> Slicer:
         """As many strips, half of them horizontal, so that every pixel is seen along both axes; this one where that
@@ -92,23 +123,24 @@ class Slicer:
         return replace(self, mode="two_orientations", vertical_edges=edges, horizontal_edges=edges)
 
     def cut_one(self, image: Any, index: int, xp: ModuleType = np) -> Any:
-        """Slice ``index`` of ``image [h w c]`` as ``[h slice_px c]``: vertical strips first, then horizontal ones."""
+        """Slice ``index`` of ``image [h w c]`` as ``[slice_height slice_px c]``: upright ones first."""
         if self.mode == "squeeze":
             factor = self.width_px // self.slice_px
             mean = image.reshape(self.height_px, self.slice_px, factor, -1).mean(axis=2)
             return mean if xp.issubdtype(image.dtype, xp.floating) else xp.round(mean).astype(image.dtype)
-        if index < len(self.vertical_edges):
-            left = self.vertical_edges[index]
-            return image[:, left : left + self.slice_px]
-        top = self.horizontal_edges[index - len(self.vertical_edges)]
+        if index < self.num_upright:
+            row, column = divmod(index, len(self.vertical_edges))
+            top, left = self.row_edges[row], self.vertical_edges[column]
+            return image[top : top + self.slice_shape[0], left : left + self.slice_px]
+        top = self.horizontal_edges[index - self.num_upright]
         return xp.rot90(image[top : top + self.slice_px], 1, axes=(0, 1))
 
     def cut(self, image: Any, xp: ModuleType = np) -> Any:
-        """All slices of ``image [h w c]`` as ``[n h slice_px c]``."""
+        """All slices of ``image [h w c]`` as ``[n slice_height slice_px c]``."""
         return xp.stack([self._mirror(self.cut_one(image, k, xp), k) for k in range(self.num_slices)])
 
     def _mirror(self, one: Any, index: int) -> Any:
-        """Slice ``index`` ``[h slice_px c]`` the way that it is shown; twice, and it is as it was."""
+        """Slice ``index`` the way that it is shown; twice, and it is as it was."""
         if not self.mirrored:
             return one
         return one[:: -1 if index % 4 >= 2 else 1, :: -1 if index % 2 else 1]
@@ -120,6 +152,8 @@ class Slicer:
         """
         if self.mode in ("squeeze", "whole"):
             return mask.sum(dtype=np.int32)[None]
+        if self.mode == "tiles":
+            return self._held_by_tiles(mask, xp)
         parts = []
         for axis, edges in ((0, self.vertical_edges), (1, self.horizontal_edges)):
             if edges:
@@ -128,6 +162,14 @@ class Slicer:
                 left = np.array(edges)
                 parts.append(until[left + self.slice_px] - until[left])
         return xp.concatenate(parts)
+
+    def _held_by_tiles(self, mask: Any, xp: ModuleType) -> Any:
+        """`held` by sums over rectangles, the differences of one table of sums from the corner."""
+        until = xp.pad(xp.cumsum(xp.cumsum(mask, axis=0, dtype=np.int32), axis=1), ((1, 0), (1, 0)))
+        top, left = np.array(self.row_edges)[:, None], np.array(self.vertical_edges)[None, :]
+        bottom, right = top + self.slice_shape[0], left + self.slice_px
+        held = until[bottom, right] - until[top, right] - until[bottom, left] + until[top, left]
+        return held.reshape(-1)
 
     def stitch(self, slices: Any, xp: ModuleType = np) -> Any:
         """The image ``[h w c]`` whose pixels are the weighted means of all slices ``[n h slice_px c]`` that cover them.
@@ -139,58 +181,69 @@ class Slicer:
             slices = xp.stack([self._mirror(slices[k], k) for k in range(self.num_slices)])
         if self.mode == "squeeze":
             return xp.repeat(slices[0], self.width_px // self.slice_px, axis=1)
-        num_vertical = len(self.vertical_edges)
-        upright = slices[:num_vertical]
-        total = _cover_sum(upright, self.vertical_edges, self.width_px, xp)
-        cover = cover_weight(self.vertical_edges, self.slice_px, self.width_px)[None, :]
+        total = self._stitch_upright(slices[: self.num_upright], xp)
+        down = cover_weight(self.row_edges, self.slice_shape[0], self.height_px)
+        cover = down[:, None] * cover_weight(self.vertical_edges, self.slice_px, self.width_px)[None, :]
         if self.horizontal_edges:
             # Back from [n h s c] (turned by +90°) to rows, then as strips along the transposed image.
-            turned = xp.rot90(slices[num_vertical:], -1, axes=(1, 2))
+            turned = xp.rot90(slices[self.num_upright :], -1, axes=(1, 2))
             rows = _cover_sum(xp.swapaxes(turned, 1, 2), self.horizontal_edges, self.height_px, xp)
             total = total + xp.swapaxes(rows, 0, 1)
             cover = cover + cover_weight(self.horizontal_edges, self.slice_px, self.height_px)[:, None]
         return total / xp.asarray(cover[..., None], dtype=total.dtype)
 
+    def _stitch_upright(self, slices: Any, xp: ModuleType) -> Any:
+        """Weighted sum ``[h w c]`` of the upright slices: along each row of them, then over the rows."""
+        num_columns = len(self.vertical_edges)
+        bands = [
+            _cover_sum(slices[k : k + num_columns], self.vertical_edges, self.width_px, xp)
+            for k in range(0, self.num_upright, num_columns)
+        ]
+        if len(bands) == 1 and self.slice_shape[0] == self.height_px:
+            return bands[0]
+        along = xp.swapaxes(xp.stack(bands), 1, 2)
+        return xp.swapaxes(_cover_sum(along, self.row_edges, self.height_px, xp), 0, 1)
+
+
+def padded_shape(config: SlicingConfig, height_px: int, width_px: int) -> tuple[int, int]:
+    """The least (height, width) in px, none below the given ones, that `make_slicer` takes."""
+
+    def up_to(length_px: int, multiple_px: int) -> int:
+        return -(-length_px // multiple_px) * multiple_px
+
+    match config.mode:
+        case "tiles":
+            return max(height_px, config.slice_height_px), max(width_px, config.slice_px)
+        case "strips":
+            return up_to(height_px, MULTIPLE_PX), max(width_px, config.slice_px)
+        case "two_orientations":
+            side_px = up_to(max(height_px, width_px, config.slice_px), MULTIPLE_PX)
+            return side_px, side_px
+        case "squeeze":
+            return up_to(height_px, MULTIPLE_PX), up_to(width_px, config.slice_px)
+        case "whole":
+            return up_to(height_px, MULTIPLE_PX), up_to(width_px, MULTIPLE_PX)
+
 
 def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:
-    """The slicer of ``config`` for images of one size; raises UserError where they do not fit each other."""
-
-    def refuse(rule: str) -> UserError:
-        return UserError(
-            f"`slicing.mode` (={config.mode}) with `slicing.slice_px` (={config.slice_px}) does not fit images of "
-            f"{height_px}x{width_px} px: {rule}"
+    """The slicer of ``config`` for images of one size; raises ValueError unless it is its own `padded_shape`."""
+    shape = (height_px, width_px)
+    if shape != padded_shape(config, *shape):
+        raise ValueError(f"images of {shape} px must be padded to {padded_shape(config, *shape)} px")
+    if config.mode in ("whole", "squeeze"):
+        width = width_px if config.mode == "whole" else config.slice_px
+        return Slicer(config.mode, *shape, (height_px, width), (0,), (0,))
+    if config.mode == "tiles":
+        rows, columns = (
+            even_edges(length, size, fewest_slices(length, size, config.overlap_px))
+            for length, size in zip(shape, (config.slice_height_px, config.slice_px), strict=True)
         )
-
-    if height_px % 16:
-        raise refuse("the image height must be a multiple of 16; resize or crop the images")
-    if config.mode == "whole":
-        if width_px % 16:
-            raise refuse("the image width must be a multiple of 16; use strips")
-        return Slicer("whole", height_px, width_px, width_px, (0,), ())
-    if config.mode == "squeeze":
-        if width_px % config.slice_px:
-            raise refuse("the image width must be a multiple of slice_px")
-        return Slicer("squeeze", height_px, width_px, config.slice_px, (0,), ())
-    if width_px < config.slice_px:
-        raise refuse("the image is narrower than one slice; lower slice_px")
-    if config.mode == "strips":
-        num_vertical, num_horizontal = config.num_slices, 0
-    else:
-        num_vertical = num_horizontal = config.num_slices // 2
-        if height_px != width_px:
-            raise refuse(
-                "two_orientations needs square images, so that turned strips have one shape; use strips"
-            )
-    if num_vertical * config.slice_px < width_px:
-        raise refuse(f"{num_vertical} slices leave columns uncovered; raise slicing.num_slices")
-    return Slicer(
-        config.mode,
-        height_px,
-        width_px,
-        config.slice_px,
-        even_edges(width_px, config.slice_px, num_vertical),
-        even_edges(height_px, config.slice_px, num_horizontal) if num_horizontal else (),
-    )
+        return Slicer("tiles", *shape, (config.slice_height_px, config.slice_px), rows, columns)
+    wanted = config.num_slices if config.mode == "strips" else config.num_slices // 2
+    number = max(wanted, fewest_slices(width_px, config.slice_px, config.overlap_px))
+    edges = even_edges(width_px, config.slice_px, number)
+    across = edges if config.mode == "two_orientations" else ()
+    return Slicer(config.mode, *shape, (height_px, config.slice_px), (0,), edges, across)
 
 
 def slice_labels(held: Any, mask_px: Any, xp: ModuleType = np) -> Any:
@@ -200,6 +253,11 @@ def slice_labels(held: Any, mask_px: Any, xp: ModuleType = np) -> Any:
     """
     positive = (held > 0) & (held >= xp.minimum(POSITIVE_MASK_SHARE * mask_px, POSITIVE_MASK_PX))
     return xp.where(positive, 1, xp.where(held == 0, 0, -1)).astype(xp.int32)
+
+
+def fewest_slices(length_px: int, slice_px: int, overlap_px: int = 0) -> int:
+    """How many slices cover the length, neighbours reaching into one another by ``overlap_px`` at least."""
+    return max(1, -(-(length_px - overlap_px) // (slice_px - overlap_px)))
 
 
 def even_edges(length_px: int, slice_px: int, num_slices: int) -> tuple[int, ...]:

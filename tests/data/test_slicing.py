@@ -21,6 +21,7 @@ from dagm_jax.data.slicing import (
     edge_weights,
     even_edges,
     make_slicer,
+    padded_shape,
     slice_labels,
 )
 from dagm_jax.types import UserError
@@ -46,6 +47,10 @@ KEEPING = {
     "strips, disjoint": slicer_of("strips", 4, 16, 32, 64),
     "two_orientations": slicer_of("two_orientations", 12, 16, 64, 64),
     "whole": slicer_of("whole", 30, 64, 32, 48),
+    "tiles": make_slicer(SlicingConfig("tiles", slice_px=16, slice_height_px=32, overlap_px=5), 75, 53),
+    "tiles, disjoint": make_slicer(SlicingConfig("tiles", slice_px=32, slice_height_px=16), 64, 64).disjoint(),
+    "tiles, one": make_slicer(SlicingConfig("tiles", slice_px=32, slice_height_px=16), 16, 32),
+    "tiles, one row": make_slicer(SlicingConfig("tiles", slice_px=32, slice_height_px=16), 16, 70),
 }
 KEEPERS = pytest.mark.parametrize("slicer", KEEPING.values(), ids=KEEPING)
 
@@ -193,21 +198,25 @@ def test_stitch_is_the_weighted_mean_of_the_slices_that_cover_a_pixel(slicer: Sl
     slices = np.random.default_rng(1).random(shape)
     total = np.zeros((slicer.height_px, slicer.width_px, 1))
     count = np.zeros_like(total)
-    across = edge_weights(slicer.vertical_edges, slicer.slice_px, slicer.width_px)
-    for k, edge in enumerate(slicer.vertical_edges):
-        total[:, edge : edge + slicer.slice_px] += slices[k] * across[k][:, None]
-        count[:, edge : edge + slicer.slice_px] += across[k][:, None]
+    height_px, width_px = slicer.slice_shape
+    across = edge_weights(slicer.vertical_edges, width_px, slicer.width_px)
+    along = edge_weights(slicer.row_edges, height_px, slicer.height_px)
+    places = itertools.product(enumerate(slicer.row_edges), enumerate(slicer.vertical_edges))
+    for k, ((i, top), (j, left)) in enumerate(places):
+        weight = (along[i][:, None] * across[j][None, :])[..., None]
+        total[top : top + height_px, left : left + width_px] += slices[k] * weight
+        count[top : top + height_px, left : left + width_px] += weight
     down = edge_weights(slicer.horizontal_edges, slicer.slice_px, slicer.height_px)
-    for k, edge in enumerate(slicer.horizontal_edges, start=len(slicer.vertical_edges)):
+    for k, edge in enumerate(slicer.horizontal_edges, start=slicer.num_upright):
         # A quarter turn clockwise undoes the one by which the strip was cut.
-        weight = down[k - len(slicer.vertical_edges)][:, None, None]
+        weight = down[k - slicer.num_upright][:, None, None]
         total[edge : edge + slicer.slice_px] += slices[k].transpose(1, 0, 2)[:, ::-1] * weight
         count[edge : edge + slicer.slice_px] += weight
     np.testing.assert_allclose(slicer.stitch(slices), total / count, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
-@pytest.mark.parametrize("mode", ["strips", "two_orientations", "whole", "squeeze"])
+@pytest.mark.parametrize("mode", ["strips", "two_orientations", "tiles", "whole", "squeeze"])
 def test_mirrored_slices_are_shown_four_ways_and_stitched_back(mode: Any, xp: ModuleType) -> None:
     """Catches a mirror that stitch does not undo, one along the wrong axis, and fewer ways than four."""
     plain = make_slicer(SlicingConfig(mode, 12, 16), 64, 64)
@@ -235,9 +244,10 @@ def test_slices_are_pieces_of_the_image(slicer: Slicer) -> None:
     """Would catch: a strip that starts one column late; a horizontal strip that is mirrored or turned by -90°."""
     image = pixels(slicer)
     slices = slicer.cut(image)
-    for k, edge in enumerate(slicer.vertical_edges):
-        np.testing.assert_array_equal(slices[k], image[:, edge : edge + slicer.slice_px])
-    for k, edge in enumerate(slicer.horizontal_edges, start=len(slicer.vertical_edges)):
+    height_px, width_px = slicer.slice_shape
+    for k, (top, left) in enumerate(itertools.product(slicer.row_edges, slicer.vertical_edges)):
+        np.testing.assert_array_equal(slices[k], image[top : top + height_px, left : left + width_px])
+    for k, edge in enumerate(slicer.horizontal_edges, start=slicer.num_upright):
         strip = image[edge : edge + slicer.slice_px]
         # By 90° anticlockwise: the strip's last column becomes the slice's first row.
         np.testing.assert_array_equal(slices[k], strip.transpose(1, 0, 2)[::-1])
@@ -245,7 +255,7 @@ def test_slices_are_pieces_of_the_image(slicer: Slicer) -> None:
         np.testing.assert_array_equal(slicer.cut_one(image, k), slices[k])
 
 
-@pytest.mark.parametrize("mode", ["strips", "two_orientations", "whole", "squeeze"])
+@pytest.mark.parametrize("mode", ["strips", "two_orientations", "tiles", "whole", "squeeze"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, bool])
 def test_numpy_and_jax_cut_alike(mode: Any, dtype: type) -> None:
     """Would catch: training (numpy, in workers) and judging (jax, compiled) on different slices."""
@@ -337,6 +347,10 @@ def test_slice_labels_of_a_batch(xp: ModuleType) -> None:
         (dict(slice_px=0), r"`slicing\.slice_px` \(=0\) must be a positive multiple of 16"),
         (dict(slice_px=-16), r"`slicing\.slice_px` \(=-16\) must be a positive multiple of 16"),
         (dict(slice_px=24), r"`slicing\.slice_px` \(=24\) must be a positive multiple of 16"),
+        (dict(slice_height_px=8), r"`slicing\.slice_height_px` \(=8\) must be a positive multiple of 16"),
+        (dict(overlap_px=64), r"`slicing\.overlap_px` \(=64\) must lie in \[0, 64\)"),
+        (dict(overlap_px=-1), r"`slicing\.overlap_px` \(=-1\) must lie in \[0, 64\)"),
+        (dict(mode="tiles", slice_px=96, slice_height_px=32, overlap_px=40), r"\(=40\) must lie in \[0, 32\)"),
         (dict(num_slices=1), r"`slicing\.num_slices` \(=1\) must be at least 2"),
         (dict(mode="two_orientations", num_slices=7), r"\(=7\) must be .*even for two_orientations"),
     ],
@@ -348,31 +362,68 @@ def test_config_refuses(values: dict[str, Any], match: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "shape", "match"),
+    ("config", "shape", "padded"),
     [
-        (SlicingConfig(), (500, 512), r"500x512 px: the image height must be a multiple of 16"),
-        (
-            SlicingConfig("whole"),
-            (512, 500),
-            r"\(=whole\).*512x500 px: the image width must be a multiple of 16",
-        ),
-        (SlicingConfig("squeeze"), (512, 500), r"\(=squeeze\).*width must be a multiple of slice_px"),
-        (SlicingConfig(), (512, 48), r"`slicing\.slice_px` \(=64\).*512x48.*narrower than one slice"),
-        (SlicingConfig("two_orientations"), (512, 256), r"512x256 px: two_orientations needs square images"),
-        (
-            SlicingConfig(num_slices=7),
-            (512, 512),
-            r"7 slices leave columns uncovered; raise slicing\.num_slices",
-        ),
-        (SlicingConfig("two_orientations", 14), (512, 512), r"7 slices leave columns uncovered"),
+        (SlicingConfig(), (512, 512), (512, 512)),
+        (SlicingConfig(), (500, 512), (512, 512)),
+        (SlicingConfig(), (512, 48), (512, 64)),
+        (SlicingConfig(), (1270, 501), (1280, 501)),
+        (SlicingConfig("whole"), (512, 500), (512, 512)),
+        (SlicingConfig("squeeze"), (500, 500), (512, 512)),
+        (SlicingConfig("two_orientations"), (512, 250), (512, 512)),
+        (SlicingConfig("two_orientations"), (20, 30), (64, 64)),
+        (SlicingConfig("tiles", slice_height_px=128), (100, 1000), (128, 1000)),
+        (SlicingConfig("tiles", slice_height_px=128), (131, 33), (131, 64)),
     ],
 )
-def test_slicer_refuses_images_that_do_not_fit(
-    config: SlicingConfig, shape: tuple[int, int], match: str
+def test_images_are_padded_as_little_as_their_slices_need(
+    config: SlicingConfig, shape: tuple[int, int], padded: tuple[int, int]
 ) -> None:
-    """Would catch: columns that nobody looks at, and images that the network cannot halve four times."""
-    with pytest.raises(UserError, match=match):
-        make_slicer(config, *shape)
+    """Would catch: a border that no slice shows, a size the network cannot halve, and pixels that need not be there."""
+    assert padded_shape(config, *shape) == padded
+    slicer = make_slicer(config, *padded)
+    height_px, width_px = slicer.slice_shape
+    assert height_px % 16 == 0
+    assert width_px % 16 == 0
+    if padded != shape:
+        with pytest.raises(ValueError, match=rf"must be padded to \({padded[0]}, {padded[1]}\) px"):
+            make_slicer(config, *shape)
+
+
+@given(
+    height_px=st.integers(1, 300),
+    width_px=st.integers(1, 300),
+    tile=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    overlap_px=st.integers(0, 15),
+)
+@settings(max_examples=100, deadline=None)
+def test_tiles_cover_any_size_and_overlap_as_told(
+    height_px: int, width_px: int, tile: tuple[int, int], overlap_px: int
+) -> None:
+    """Would catch: a gap between tiles, a border left out, less overlap than asked for, one tile more than it takes."""
+    config = SlicingConfig(
+        "tiles", slice_height_px=16 * tile[0], slice_px=16 * tile[1], overlap_px=overlap_px
+    )
+    slicer = make_slicer(config, *padded_shape(config, height_px, width_px))
+    lengths = slicer.height_px, slicer.width_px
+    for edges, size, length in zip(
+        (slicer.row_edges, slicer.vertical_edges), slicer.slice_shape, lengths, strict=True
+    ):
+        assert edges[0] == 0
+        assert edges[-1] + size == length
+        assert all(0 < b - a <= size - overlap_px for a, b in itertools.pairwise(edges))
+        assert len(edges) == 1 or length > size + (len(edges) - 2) * (size - overlap_px)
+    image = pixels(slicer)
+    np.testing.assert_allclose(slicer.stitch(slicer.cut(image)), image, rtol=0, atol=1e-6)
+
+
+def test_strips_that_would_leave_columns_out_become_more() -> None:
+    """Would catch: columns that nobody looks at, an overlap that strips ignore, and a number that is not kept."""
+    assert slicer_of("strips", 7, 64, 512, 512).num_slices == 8
+    assert slicer_of("two_orientations", 14, 64, 512, 512).num_slices == 16
+    assert slicer_of("strips", 30, 64, 512, 4096).num_slices == 64
+    overlapping = make_slicer(SlicingConfig(num_slices=2, overlap_px=32), 512, 512)
+    assert overlapping.vertical_edges == tuple(range(0, 449, 32))
 
 
 def test_slicer_takes_what_just_fits() -> None:
