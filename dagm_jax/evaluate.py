@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ import numpy as np
 from dagm_jax import baselines
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.decode import BadImage, load_all
-from dagm_jax.data.pipeline import padded_batches
+from dagm_jax.data.pipeline import full_batch
+from dagm_jax.data.slicing import pad
 from dagm_jax.figures import MAX_GALLERY_ITEMS, GalleryItem
 from dagm_jax.metrics import (
     DiceCurve,
@@ -59,6 +61,7 @@ class Judged:
 class Judge:
     """A compiled network with the weights to judge with; ``batch_size`` images go to the devices at a time.
 
+    shape: (h, w) in px that the network was compiled for; smaller images are padded, and their maps cut to their size.
     evidence: what the image score is read off (see ``tasks.base``).
     """
 
@@ -67,16 +70,21 @@ class Judge:
     stats: Any
     devices: Devices
     batch_size: int
+    shape: tuple[int, int]
     verdict: VerdictConfig
     evidence: Evidence = "probability"
 
     def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
         """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded."""
-        for images, masks, valid in padded_batches(pixels, self.batch_size):
+        waiting = iter(pixels)
+        while chosen := list(islice(waiting, self.batch_size)):
+            padded = ((pad(image, self.shape), pad(mask, self.shape)) for image, mask in chosen)
+            images, masks = full_batch(padded, self.batch_size)
             out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks)))
             out = jax.device_get(out)
-            for i in np.flatnonzero(valid):
-                smooth = smooth_map(out["map"][i], self.verdict.smoothing_px)
+            for i, (image, mask) in enumerate(chosen):
+                height, width = image.shape
+                smooth = smooth_map(out["map"][i][:height, :width], self.verdict.smoothing_px)
                 if self.evidence == "deviation":
                     smooth = deviation_map(smooth)
                 if self.evidence == "slices":
@@ -84,7 +92,7 @@ class Judge:
                 else:
                     score = image_score(smooth, self.verdict)
                 counts = int(out["num_right"][i]), int(out["num_counted"][i])
-                yield Judged(images[i], masks[i], smooth, score, float(out["loss"][i]), *counts)
+                yield Judged(image, mask, smooth, score, float(out["loss"][i]), *counts)
 
 
 def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
@@ -106,15 +114,17 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
         scores.append(judged.score)
         losses.append(judged.loss)
         right, counted = right + judged.num_right, counted + judged.num_counted
-        curve += DiceCurve.from_map(judged.map, judged.mask)
+        if is_marked(judged.mask):
+            curve += DiceCurve.from_map(judged.map, judged.mask)
     figures = {"loss": float(np.mean(losses))}
     if counted:
         figures["accuracy"] = right / counted
     area, balanced, defective = auroc(labels, scores), curve.balanced_dice(), curve.mean_dice()
+    if area is not None:
+        figures["auroc"] = area
     if area is not None and balanced is not None and defective is not None:
         best = int(balanced.argmax())
         figures |= {
-            "auroc": area,
             "dice_defective": float(defective[best]),
             "balanced_dice": float(balanced[best]),
         }
@@ -130,20 +140,33 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
 def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]) -> DecisionRule:
     """The rule fitted to the validation images: image threshold as configured, pixel threshold by best Dice.
 
-    Where defects may not be known of, the image threshold, which is on the same scale, is that of the pixels too.
+    Where defects may not be known of, or only which slices hold them, the image threshold, which is on the same scale,
+    is that of the pixels too.
     """
     scores = []
     curve = DiceCurve()
     with show("calibrating on validation images", len(indices)) as bar:
         for judged in judge(cache[i] for i in indices):
             scores.append(judged.score)
-            curve += DiceCurve.from_map(judged.map, judged.mask)
+            if is_marked(judged.mask):
+                curve += DiceCurve.from_map(judged.map, judged.mask)
             bar.advance()
     threshold, evidence = fit_threshold(labels, scores, judge.verdict)
     pixel_threshold = threshold if judge.evidence == "deviation" else curve.best_threshold()
+    if pixel_threshold is None and judge.evidence == "slices":
+        pixel_threshold = threshold
     if pixel_threshold is None:
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
     return DecisionRule(threshold, pixel_threshold, judge.verdict.calibration, evidence)
+
+
+def is_marked(mask: np.ndarray) -> bool:
+    """Whether a mask says where there is a defect and where not.
+
+    One that covers the whole image stands for a defective image without a mask (see ``data.decode``): figures of pixels
+    leave it out.
+    """
+    return not mask.all()
 
 
 @dataclass
@@ -187,7 +210,8 @@ class TestResult:
             "cost_fp_fn": [verdict.fp_cost, verdict.fn_cost],
             "dice_defective": self.overlap.mean_dice,
             "iou_defective": self.overlap.mean_iou,
-            "nvidia_dice": self.overlap.mean_dice_all,
+            # Beside what predicting nothing gives it means something only over the same images.
+            "nvidia_dice": self.overlap.mean_dice_all if len(self.defects) == sum(self.labels) else None,
             "nvidia_dice_if_nothing_is_predicted": 1 - sum(self.labels) / len(self.labels),
             "pixel_auroc": self.pixels.auroc(),
             "pixel_average_precision": self.pixels.average_precision(),
@@ -197,9 +221,9 @@ class TestResult:
 
 
 def judge_test_side(
-    judge: Judge, records: Sequence[Record], shape: tuple[int, int], rule: DecisionRule
+    judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None, rule: DecisionRule
 ) -> TestResult:
-    """Every record once, from its file to its verdict.
+    """Every record once, from its file to its verdict; ``shape``: (h, w) that every image must have, None for any.
 
     ``executing_time_s`` is the wall time of just that (decode, cut, network, stitch, score, decide); measuring pixel
     figures and collecting the gallery are not in it, and the network is compiled before.
@@ -222,18 +246,20 @@ def judge_test_side(
             prediction = judged.map >= rule.pixel_threshold
             if record.label:
                 result.example = result.example or judged
+            if record.label and is_marked(judged.mask):
                 areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
                 result.defects.append(
                     {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
                 )
-            result.pixels += PixelHistogram.from_map(judged.map, judged.mask)
-            result.overlap += OverlapCounts.from_masks(prediction, judged.mask)
+            if is_marked(judged.mask):
+                result.pixels += PixelHistogram.from_map(judged.map, judged.mask)
+                result.overlap += OverlapCounts.from_masks(prediction, judged.mask)
             bar.advance()
     result.hardest, result.executing_time_s = gallery.items(), seconds
     return result
 
 
-def _readable(records: Sequence[Record], shape: tuple[int, int]) -> Iterator[Pixels]:
+def _readable(records: Sequence[Record], shape: tuple[int, int] | None) -> Iterator[Pixels]:
     for loaded in load_all(records, shape):
         if isinstance(loaded, BadImage):
             raise UserError(
@@ -256,7 +282,8 @@ class _Hardest:
             f"{record.image_id}\n{'defective' if record.label else 'good'}, "
             f"judged {'defective' if decision else 'good'}, {judged.score:.4f}"
         )
-        item = GalleryItem(judged.image, judged.map, judged.mask, title, decision == bool(record.label))
+        outlined = judged.mask if is_marked(judged.mask) else np.zeros_like(judged.mask)
+        item = GalleryItem(judged.image, judged.map, outlined, title, decision == bool(record.label))
         heap = self._heaps[record.label]
         heapq.heappush(heap, (hardness, record.image_id, item))
         if len(heap) > MAX_GALLERY_ITEMS // 2:

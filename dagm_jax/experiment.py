@@ -35,7 +35,7 @@ from dagm_jax.config import RunConfig, differences, from_config_dict, to_dict, t
 from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.pipeline import make_training_stream
-from dagm_jax.data.slicing import Slicer, make_slicer
+from dagm_jax.data.slicing import Slicer, make_slicer, pad, padded_shape
 from dagm_jax.data.sources import find_images
 from dagm_jax.data.split import Split, split_records
 from dagm_jax.metrics import ImageCounts
@@ -46,7 +46,7 @@ from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Network, TrainState, make_judge, make_network, make_state, make_train_step
-from dagm_jax.types import Manifest, UserError
+from dagm_jax.types import Manifest, Skip, UserError
 from dagm_jax.verdict import DecisionRule
 
 REPORT = "report.json"
@@ -115,6 +115,8 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
     """The images that ``config.data`` names, decoded, checked and split. Raises UserError where they do not suffice."""
     found, shape = find_images(config.data, config.seed)
     console.print(f"data: {found.description}")
+    if config.task.learns_from_masks:
+        found = with_masks(found, config.task.name)
     directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir / "cache"
     with show("decoding images", len(found.records)) as bar:
         manifest, cache = build_cache(found, directory, shape, bar.advance)
@@ -135,7 +137,8 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
     mean, std = cache.intensity_moments(seen)
     # Turned and mirrored images are what the network has been trained on, then, too.
     mirrored = config.augment.flip and config.augment.rotate90
-    slicer = replace(make_slicer(config.slicing, *shape), mirrored=mirrored)
+    slicer = make_slicer(config.slicing, *padded_shape(config.slicing, *cache.largest))
+    slicer = replace(slicer, mirrored=mirrored)
     judging_slicer = slicer.crossed() if config.augment.rotate90 else slicer
     data = Data(manifest, cache, split, slicer, judging_slicer, mean, std)
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
@@ -154,6 +157,22 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
                     "add some or change `data.split`"
                 )
     return data
+
+
+def with_masks(manifest: Manifest, task: str) -> Manifest:
+    """The manifest without defective images that have no mask, which are listed; raises UserError if none has one."""
+    lacking = [record for record in manifest.records if record.label and record.mask is None]
+    if lacking and all(record.mask is None for record in manifest.records):
+        raise UserError(
+            f"`task` (={task}) learns from masks, and no defective image has one; add masks, or choose classification "
+            "or reconstruction, such as --config=configs/custom_unet.py:classification"
+        )
+    left_out = {record.image_id for record in lacking}
+    records = tuple(record for record in manifest.records if record.image_id not in left_out)
+    skips = tuple(
+        Skip(record.image_id, f"defective and without a mask, which {task} needs") for record in lacking
+    )
+    return replace(manifest, records=records, skipped=manifest.skipped + skips)
 
 
 @dataclass(frozen=True)
@@ -225,6 +244,7 @@ class Setup:
             state.stats,
             self.devices,
             batch_size,
+            (slicer.height_px, slicer.width_px),
             config.verdict,
             config.task.evidence,
         )
@@ -418,7 +438,8 @@ def draw_pipeline(
     """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
     assert example is not None, "every test side has defective images"
     rng = np.random.default_rng(config.seed)
-    turned, _ = augment(example.image, example.mask, config.augment, rng)
+    image, mask = (pad(a, (slicer.height_px, slicer.width_px)) for a in (example.image, example.mask))
+    turned, _ = augment(image, mask, config.augment, rng)
     shown = ImagePath(
         source=example.image,
         turned=turned,

@@ -67,15 +67,29 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Photo:
+    """A file of the user's own: any size, 8- or 16-bit, grey or colour.
+
+    white: the value that becomes 255 where the file is a 16-bit image; cameras of 10, 12 or 14 bits fill a part of 16.
+    """
+
+    path: Path
+    white: int = 65535
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One source image. ``image_id`` is unique in a manifest; ``mask`` is None for defect-free images."""
+    """One source image. ``image_id`` is unique in a manifest.
+
+    mask: None for defect-free images, and for defective ones of which nobody has marked where the defect is.
+    """
 
     image_id: str
     class_id: int
     label: Literal[0, 1]
     half: Literal["train", "test"] | None
-    image: Path | Drawn
-    mask: Path | Ellipse | Drawn | None
+    image: Path | Drawn | Photo
+    mask: Path | Ellipse | Drawn | Photo | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Jud
         }
 
     devices = SimpleNamespace(shard_batch=lambda arrays: arrays)
-    return Judge(cast(Any, compiled), "params", "stats", cast(Any, devices), batch_size, verdict)
+    return Judge(cast(Any, compiled), "params", "stats", cast(Any, devices), batch_size, SHAPE, verdict)
 
 
 def make_images(number: int, seed: int = 0) -> list[Pixels]:
@@ -154,7 +154,7 @@ def test_a_real_network_judges_alike_in_every_batch_size() -> None:
         size = per_device * devices.num_devices
         pixels = devices.shard_batch((np.zeros((size, *SHAPE), np.uint8), np.zeros((size, *SHAPE), bool)))
         compiled = devices.compile_judge(function, params, stats, *pixels)
-        results.append(list(Judge(compiled, params, stats, devices, size, PLAIN)(images)))
+        results.append(list(Judge(compiled, params, stats, devices, size, SHAPE, PLAIN)(images)))
     assert len({judged.score for judged in results[0]}) == 5
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one.map, other.map, rtol=1e-5, atol=1e-6)

@@ -9,48 +9,68 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from dagm_jax.data.decode import BadImage, load_all
-from dagm_jax.types import Drawn, Ellipse, Manifest, Record, Skip, UserError
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class ImageCache:
     """Random access to decoded images: ``cache[i]`` is (uint8 ``[h w]``, bool ``[h w]``) of record i.
 
-    Only the path and the shape are pickled, so a worker process maps the same file instead of copying it.
+    shapes: (h, w) of each image. Only path and shapes are pickled, so a worker process maps the same file instead of
+    copying it.
     """
 
     path: Path
-    num_images: int
-    shape: tuple[int, int]
+    shapes: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
-        return self.num_images
+        return len(self.shapes)
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(h, w) of every image, None where they differ."""
+        return self.shapes[0] if len(set(self.shapes)) == 1 else None
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The greatest height and the greatest width, maybe of two images, in px."""
+        return max(h for h, _ in self.shapes), max(w for _, w in self.shapes)
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        return [0, *accumulate(map(row_bytes, self.shapes))]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "shapes": self.shapes}
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        h, w = self.shape
         row = self._row(index)
+        h, w = self.shapes[index]
         image = np.asarray(row[: h * w]).reshape(h, w)
         mask = np.unpackbits(row[h * w :], count=h * w).view(bool).reshape(h, w)
         return image, mask
 
     def _row(self, index: int) -> np.ndarray:
-        if not 0 <= index < self.num_images:
-            raise IndexError(f"image {index} of {self.num_images}")
-        size = row_bytes(self.shape)
-        return np.memmap(self.path, np.uint8, "r", offset=index * size, shape=(size,))
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        start, end = self._offsets[index : index + 2]
+        return np.memmap(self.path, np.uint8, "r", offset=start, shape=(end - start,))
 
     def mask_px(self, index: int) -> int:
         """How many pixels of the image's mask are set."""
-        h, w = self.shape
-        return int(np.bitwise_count(self._row(index)[h * w :]).sum())
+        row = self._row(index)
+        h, w = self.shapes[index]
+        return int(np.bitwise_count(row[h * w :]).sum())
 
     def intensity_moments(self, indices: Sequence[int]) -> tuple[float, float]:
         """(mean, standard deviation) of the grey values in [0, 255] over the given images."""
@@ -63,7 +83,7 @@ class ImageCache:
         return mean, variance**0.5
 
 
-def row_bytes(shape: tuple[int, int]) -> int:
+def row_bytes(shape: Sequence[int]) -> int:
     """Bytes of one record: the pixels, then the mask at one bit a pixel."""
     pixels = shape[0] * shape[1]
     return pixels + -(-pixels // 8)
@@ -72,35 +92,37 @@ def row_bytes(shape: tuple[int, int]) -> int:
 def build_cache(
     manifest: Manifest,
     directory: Path,
-    shape: tuple[int, int],
+    shape: tuple[int, int] | None,
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[Manifest, ImageCache]:
     """The manifest less its unreadable and duplicate images, and the cache of what is left.
 
+    ``shape``: (h, w) that every image must have, None for any.
     Each image is decoded once; a cache that is there for the same files (path, size, time of change) is taken as it
     is. The file appears under its name only when it is whole. Raises UserError where the disk is full or read-only.
     """
     stem = directory / fingerprint(manifest, shape)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
-    if not _is_whole(pixels, index, shape):
+    if not _is_whole(pixels, index):
         try:
             directory.mkdir(parents=True, exist_ok=True)
             _write(manifest, pixels, index, shape, on_image)
         except OSError as error:
-            raise _disk_error(error, directory, len(manifest.records) * row_bytes(shape)) from error
+            needed = len(manifest.records) * row_bytes(shape) if shape else None
+            raise _disk_error(error, directory, needed) from error
     listing = json.loads(index.read_text())
     kept = [manifest.records[i] for i in listing["kept"]]
     skipped = tuple(Skip(**skip) for skip in listing["skipped"])
     _check_classes(manifest, kept, skipped)
     whole = replace(manifest, records=tuple(kept), skipped=manifest.skipped + skipped)
-    return whole, ImageCache(pixels, len(kept), shape)
+    return whole, ImageCache(pixels, tuple((h, w) for h, w in listing["shapes"]))
 
 
-def _is_whole(pixels: Path, index: Path, shape: tuple[int, int]) -> bool:
+def _is_whole(pixels: Path, index: Path) -> bool:
     """Whether the list is there and the pixels that it promises too."""
     if not (index.exists() and pixels.exists()):
         return False
-    return pixels.stat().st_size == len(json.loads(index.read_text())["kept"]) * row_bytes(shape)
+    return pixels.stat().st_size == sum(map(row_bytes, json.loads(index.read_text())["shapes"]))
 
 
 def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence[Skip]) -> None:
@@ -113,15 +135,16 @@ def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence
         )
 
 
-def fingerprint(manifest: Manifest, shape: tuple[int, int]) -> str:
+def fingerprint(manifest: Manifest, shape: tuple[int, int] | None) -> str:
     """A name that changes whenever a file of the manifest, its label or the wanted shape does."""
     digest = hashlib.sha256(json.dumps([FORMAT, shape]).encode())
     for record in manifest.records:
         parts: list[object] = [record.image_id, record.label]
         for source in (record.image, record.mask):
-            if isinstance(source, Path):
-                stat = source.stat() if source.exists() else None
-                parts.append([str(source), stat and stat.st_size, stat and stat.st_mtime_ns])
+            if isinstance(source, Path | Photo):
+                path, white = (source.path, source.white) if isinstance(source, Photo) else (source, None)
+                stat = path.stat() if path.exists() else None
+                parts.append([str(path), white, stat and stat.st_size, stat and stat.st_mtime_ns])
             elif isinstance(source, Ellipse | Drawn):
                 parts.append(asdict(source))
         digest.update(json.dumps(parts).encode())
@@ -132,31 +155,34 @@ def _write(
     manifest: Manifest,
     pixels: Path,
     index: Path,
-    shape: tuple[int, int],
+    shape: tuple[int, int] | None,
     on_image: Callable[[], None],
 ) -> None:
     temporary = pixels.with_suffix(f".{os.getpid()}.partial")
     try:
         # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
         with temporary.open("wb") as stream:
-            kept, skipped = _write_rows(manifest.records, stream, shape, on_image)
+            kept, shapes, skipped = _write_rows(manifest.records, stream, shape, on_image)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, pixels)
     finally:
         temporary.unlink(missing_ok=True)
     listing = index.with_suffix(f".{os.getpid()}.partial")
-    listing.write_text(json.dumps({"kept": kept, "skipped": [asdict(skip) for skip in skipped]}))
+    content = {"kept": kept, "shapes": shapes, "skipped": [asdict(skip) for skip in skipped]}
+    listing.write_text(json.dumps(content))
     os.replace(listing, index)
 
 
 def _write_rows(
     records: Sequence[Record],
     stream: BinaryIO,
-    shape: tuple[int, int],
+    shape: tuple[int, int] | None,
     on_image: Callable[[], None],
-) -> tuple[list[int], list[Skip]]:
+) -> tuple[list[int], list[tuple[int, int]], list[Skip]]:
+    """(places of the images written, their shapes, what was left out)."""
     kept: list[int] = []
+    shapes: list[tuple[int, int]] = []
     skipped: list[Skip] = []
     first_with: dict[bytes, str] = {}
     for place, loaded in enumerate(load_all(records, shape)):
@@ -165,26 +191,29 @@ def _write_rows(
             skipped.append(Skip(record.image_id, str(loaded)))
         else:
             image, mask = loaded
-            content = hashlib.sha256(image.tobytes()).digest()
+            height, width = image.shape
+            content = hashlib.sha256(image.tobytes() + bytes(str(width), "ascii")).digest()
             if content in first_with:
                 # Two copies of one picture could stand on two sides of the split.
                 skipped.append(Skip(record.image_id, f"has the same pixels as {first_with[content]}"))
             else:
                 first_with[content] = record.image_id
                 kept.append(place)
+                shapes.append((height, width))
                 stream.write(image.tobytes())
                 stream.write(np.packbits(mask).tobytes())
         on_image()
-    return kept, skipped
+    return kept, shapes, skipped
 
 
-def _disk_error(error: OSError, directory: Path, needed: int) -> UserError:
+def _disk_error(error: OSError, directory: Path, needed: int | None) -> UserError:
     if error.errno == errno.ENOSPC:
         existing = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
         free = shutil.disk_usage(existing).free
+        bytes_needed = f"{needed / 1e6:.0f} MB are needed" if needed else "more is needed"
         return UserError(
-            f"`data.cache_dir` (={directory}): the disk is full: {needed / 1e6:.0f} MB are needed for the decoded "
-            f"images, {free / 1e6:.0f} MB are free; make room or name another folder"
+            f"`data.cache_dir` (={directory}): the disk is full: {bytes_needed} for the decoded images, "
+            f"{free / 1e6:.0f} MB are free; make room or name another folder"
         )
     return UserError(
         f"`data.cache_dir` (={directory}) cannot be written ({error.strerror}); name a folder that can be"

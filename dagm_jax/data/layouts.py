@@ -17,10 +17,10 @@ from typing import Literal, TypeVar
 
 from dagm_jax.types import Ellipse, Manifest, Record, Skip, UserError
 
-# At most six digits, ASCII only: int() raises on very long numbers and on digits such as "²".
 # (height, width) of every image of DAGM 2007.
 DAGM_SHAPE = (512, 512)
 
+# At most six digits, ASCII only: int() raises on very long numbers and on digits such as "²".
 _CLASS_NAME = re.compile(r"class0*([1-9][0-9]?)(_def)?", re.IGNORECASE | re.ASCII)
 _IMAGE_NAME = re.compile(r"([0-9]{1,6})\.png", re.IGNORECASE | re.ASCII)
 _MASK_NAME = re.compile(r"([0-9]{1,6})_label\.png", re.IGNORECASE | re.ASCII)
@@ -42,7 +42,7 @@ _Value = TypeVar("_Value", _Label, Ellipse)
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """One name in a folder; neither file nor folder for broken links, sockets and the like."""
 
     name: str
@@ -132,7 +132,7 @@ def _class_folders(root: Path) -> dict[int, list[Path]]:
     near = _class_folders_in(root)
     named = [root] if _root_class(root) is not None else []
     if not near and not named:
-        for child in _listing(root):
+        for child in list_folder(root):
             if child.is_dir:
                 near += _class_folders_in(child.path)
     folders: dict[int, list[Path]] = {}
@@ -152,12 +152,12 @@ def _root_class(root: Path) -> re.Match[str] | None:
 def _class_folders_in(folder: Path) -> list[Path]:
     """Class folders in ``folder``, and those that an unzip doubled (Class1/Class1, Class1/Class1_def)."""
     found = []
-    for child in _listing(folder):
+    for child in list_folder(folder):
         match = _CLASS_NAME.fullmatch(child.name)
         if not child.is_dir or not match:
             continue
         found.append(child.path)
-        for inner in _listing(child.path):
+        for inner in list_folder(child.path):
             again = _CLASS_NAME.fullmatch(inner.name)
             if inner.is_dir and again and int(again[1]) == int(match[1]):
                 found.append(inner.path)
@@ -166,7 +166,7 @@ def _class_folders_in(folder: Path) -> list[Path]:
 
 def _parts_of(class_id: int, folder: Path, report: _Report) -> list[_Part]:
     """The parts in one class folder; notes folders that belong to neither layout."""
-    entries = _listing(folder)
+    entries = list_folder(folder)
     own = any(entry.is_file and _IMAGE_NAME.fullmatch(entry.name) for entry in entries)
     match = _CLASS_NAME.fullmatch(folder.name) or _root_class(folder)
     if match and match[2]:
@@ -196,21 +196,21 @@ def _holds_part(half: Path) -> bool:
     )
 
 
-def _half_entries(half: Path) -> tuple[list[_Entry], list[_Entry]]:
+def _half_entries(half: Path) -> tuple[list[Entry], list[Entry]]:
     """The entries beside and below an Image folder, and those of the Label folder."""
     images, labels = [], []
     inner = []
-    for entry in _listing(half):
+    for entry in list_folder(half):
         if entry.is_dir and entry.name.lower() == _LABEL_FOLDER:
-            labels += _listing(entry.path)
+            labels += list_folder(entry.path)
         elif entry.is_dir and entry.name.lower() in _IMAGE_FOLDERS:
-            inner += _listing(entry.path)
+            inner += list_folder(entry.path)
         else:
             images.append(entry)
     return images + inner, labels
 
 
-def _listing(folder: Path) -> list[_Entry]:
+def list_folder(folder: Path) -> list[Entry]:
     """The folder's entries sorted by name, without litter; raises UserError if it cannot be listed."""
     try:
         with os.scandir(folder) as scan:
@@ -223,11 +223,11 @@ def _listing(folder: Path) -> list[_Entry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _entry(item: os.DirEntry[str], folder: Path) -> _Entry:
+def _entry(item: os.DirEntry[str], folder: Path) -> Entry:
     try:
-        return _Entry(item.name, folder / item.name, item.is_file(), item.is_dir())
+        return Entry(item.name, folder / item.name, item.is_file(), item.is_dir())
     except OSError:  # a link that leads to itself
-        return _Entry(item.name, folder / item.name, False, False)
+        return Entry(item.name, folder / item.name, False, False)
 
 
 def _is_litter(name: str) -> bool:
@@ -337,17 +337,17 @@ def _read_defective(part: _Part, report: _Report) -> list[Record]:
     return records
 
 
-def _side_entries(folder: Path) -> list[_Entry]:
+def _side_entries(folder: Path) -> list[Entry]:
     """The entries of a layout-B folder without the folders that ``_parts_of`` has looked at."""
 
-    def is_part(entry: _Entry) -> bool:
+    def is_part(entry: Entry) -> bool:
         return bool(_CLASS_NAME.fullmatch(entry.name)) or entry.name.lower() in ("train", "test")
 
-    return [entry for entry in _listing(folder) if not (entry.is_dir and is_part(entry))]
+    return [entry for entry in list_folder(folder) if not (entry.is_dir and is_part(entry))]
 
 
 def _numbered(
-    entries: Iterable[_Entry], pattern: re.Pattern[str], noun: str, report: _Report
+    entries: Iterable[Entry], pattern: re.Pattern[str], noun: str, report: _Report
 ) -> dict[int, Path]:
     """Number -> file for the names that fit ``pattern``, by number; the other pictures become skips."""
     found: dict[int, Path] = {}
@@ -364,7 +364,7 @@ def _numbered(
     return dict(sorted(found.items()))
 
 
-def _note_stranger(entry: _Entry, report: _Report) -> None:
+def _note_stranger(entry: Entry, report: _Report) -> None:
     """Nothing; notes a folder or picture that no layout has. Other files (README, archives) are litter."""
     if entry.is_dir:
         report.skip(entry.path, "folder of neither layout")
@@ -375,7 +375,7 @@ def _note_stranger(entry: _Entry, report: _Report) -> None:
 # --- label files ---
 
 
-def _label_file(part: _Part, entries: list[_Entry], report: _Report) -> Path:
+def _label_file(part: _Part, entries: list[Entry], report: _Report) -> Path:
     """The part's only label file; raises UserError where there is none, or more than one."""
     files = [entry.path for entry in entries if entry.is_file and entry.name.lower() == _LABEL_FILE]
     if len(files) == 1:

@@ -1,4 +1,4 @@
-"""The grain pipeline: from decoded images to an endless, resumable stream of training batches, and padded batches
+"""The grain pipeline: from decoded images to an endless, resumable stream of training batches, and full batches
 of whole images for evaluation.
 
 The stream is a ``grain.MapDataset`` to its end: ``ds[step]`` is the batch of that step, a function of (seed, step)
@@ -7,9 +7,8 @@ alone, whatever the number of worker processes; ``ds[step:]`` resumes it exactly
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 import grain
@@ -17,7 +16,7 @@ import numpy as np
 
 from dagm_jax.data.augment import AugmentConfig, augment
 from dagm_jax.data.cache import ImageCache
-from dagm_jax.data.slicing import Slicer, slice_labels
+from dagm_jax.data.slicing import Slicer, pad, slice_labels
 from dagm_jax.types import Batch, Pixels, UserError
 
 Wanted = Literal["positive", "other", "any"]
@@ -27,8 +26,8 @@ Wanted = Literal["positive", "other", "any"]
 class DrawSlice(grain.transforms.RandomMap):
     """(image index, wanted kind of slice) → one slice of one random view of that image.
 
-    The view (rotation, flip) is drawn first, then one of *its* positive slices, or one of its others: drawing half of
-    the images defective would leave a sixth of the slices so.
+    Images smaller than the slicer's are padded. The view (rotation, flip) is drawn first, then one of *its* positive
+    slices, or one of its others: drawing half of the images defective would leave a sixth of the slices so.
     """
 
     cache: ImageCache
@@ -37,7 +36,9 @@ class DrawSlice(grain.transforms.RandomMap):
 
     def random_map(self, element: tuple[int, Wanted], rng: np.random.Generator) -> Batch:
         index, wanted = element
-        image, mask = augment(*self.cache[index], self.augment, rng)
+        shape = (self.slicer.height_px, self.slicer.width_px)
+        image, mask = (pad(pixels, shape) for pixels in self.cache[index])
+        image, mask = augment(image, mask, self.augment, rng)
         labels = slice_labels(self.slicer.held(mask), np.count_nonzero(mask))
         fitting = np.flatnonzero((wanted == "any") | ((labels == 1) == (wanted == "positive")))
         # A move can push a small defect over the border, a large one can touch every slice; take any slice then.
@@ -111,15 +112,8 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> grain.Dat
     return iter(dataset)
 
 
-def padded_batches(
-    pixels: Iterable[Pixels], batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(image uint8 ``[b h w]``, mask bool ``[b h w]``, valid bool ``[b]``): each image once, in order.
-
-    The last batch is padded to ``batch_size`` by repeats that are not valid.
-    """
-    waiting = iter(pixels)
-    while chosen := list(islice(waiting, batch_size)):
-        valid = np.arange(batch_size) < len(chosen)
-        chosen += [chosen[-1]] * (batch_size - len(chosen))
-        yield np.stack([image for image, _ in chosen]), np.stack([mask for _, mask in chosen]), valid
+def full_batch(pixels: Iterable[Pixels], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(image uint8 ``[b h w]``, mask bool ``[b h w]``) of one to ``batch_size`` images; the last fills the batch up."""
+    chosen = list(pixels)
+    chosen += [chosen[-1]] * (batch_size - len(chosen))
+    return np.stack([image for image, _ in chosen]), np.stack([mask for _, mask in chosen])

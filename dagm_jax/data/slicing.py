@@ -225,6 +225,16 @@ def padded_shape(config: SlicingConfig, height_px: int, width_px: int) -> tuple[
             return up_to(height_px, MULTIPLE_PX), up_to(width_px, MULTIPLE_PX)
 
 
+def pad(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """``array [h w]`` continued below and to the right by its own mirror images up to ``shape``.
+
+    The same array where it has that shape. An image and its mask stay with each other. Raises ValueError where it is
+    larger.
+    """
+    more = [(0, wanted - length) for wanted, length in zip(shape, array.shape, strict=True)]
+    return np.pad(array, more, mode="symmetric") if any(after for _, after in more) else array
+
+
 def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:
     """The slicer of ``config`` for images of one size; raises ValueError unless it is its own `padded_shape`."""
     shape = (height_px, width_px)

@@ -1,23 +1,25 @@
-"""Where the images of a run come from: a folder in one of DAGM's layouts, or the built-in procedural source."""
+"""Where the images of a run come from: DAGM's folders, a user's own images, or the built-in procedural source."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dagm_jax.data import procedural
+from dagm_jax.data import own_images, procedural
+from dagm_jax.data.decode import find_white
 from dagm_jax.data.layouts import DAGM_SHAPE, read_tree
 from dagm_jax.data.split import SplitRule
-from dagm_jax.types import Drawn, Manifest, Record, UserError, check_choices
+from dagm_jax.types import Drawn, Manifest, Photo, Record, UserError, check_choices
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """The images of a run and their split.
 
-    root: a folder with DAGM's ClassN folders; empty: built-in procedural images, ``procedural_defective`` and
-    ``procedural_good`` of each class. classes: one model is trained on all of them together. validation_share: of
+    root: a folder with DAGM's ClassN folders, or a user's own images (see ``own_images``); empty: built-in procedural
+    images, ``procedural_defective`` and ``procedural_good`` of each class. classes: of DAGM and of the built-in images;
+    one model is trained on all of them together. validation_share: of
     each label of the train side. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
     are kept; empty: in the workdir until the run is finished.
     """
@@ -54,11 +56,32 @@ class DataConfig:
             raise UserError(f"`data.num_workers` (={self.num_workers}) must be at least 0; 0 means threads")
 
 
-def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int]]:
-    """(manifest, (height, width) in px that every image must have)."""
-    if config.root:
-        return read_tree(Path(config.root).expanduser(), config.classes), DAGM_SHAPE
-    return draw_manifest(config, seed), DAGM_SHAPE
+def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int] | None]:
+    """(manifest, (height, width) in px that every image must have, None for any). Raises UserError."""
+    if not config.root:
+        return draw_manifest(config, seed), DAGM_SHAPE
+    root = Path(config.root).expanduser()
+    read_own = own_images.reader_of(root)
+    if read_own is None:
+        return read_tree(root, config.classes), DAGM_SHAPE
+    if config.classes != (own_images.CLASS_ID,):
+        raise UserError(
+            f"`data.classes` (={config.classes}) tells DAGM's textures apart, and `data.root` (={config.root}) holds "
+            f"images of your own; leave it at ({own_images.CLASS_ID},)"
+        )
+    return with_white(read_own(root)), None
+
+
+def with_white(manifest: Manifest) -> Manifest:
+    """The manifest with the white level of its 16-bit images, one for all of them."""
+    white = find_white([record.image for record in manifest.records if isinstance(record.image, Photo)])
+    records = tuple(
+        replace(record, image=replace(record.image, white=white))
+        if isinstance(record.image, Photo)
+        else record
+        for record in manifest.records
+    )
+    return replace(manifest, records=records)
 
 
 def draw_manifest(config: DataConfig, seed: int) -> Manifest:

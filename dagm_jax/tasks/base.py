@@ -57,12 +57,13 @@ class Judgement(NamedTuple):
 class Task(Protocol):
     """A task is its frozen configuration with these functions; all are pure and may be traced.
 
-    learns_from_defects: whether defective images are trained on.
+    learns_from_defects: whether defective images are trained on; learns_from_masks: whether these must have masks.
     """
 
     name: ClassVar[str]
     evidence: ClassVar[Evidence]
     learns_from_defects: ClassVar[bool]
+    learns_from_masks: ClassVar[bool]
 
     def out_channels(self, in_channels: int) -> int:
         """How many channels the network's logits have."""

@@ -33,6 +33,7 @@ class ClassificationConfig:
     name: ClassVar[str] = "classification"
     evidence: ClassVar[Evidence] = "slices"
     learns_from_defects: ClassVar[bool] = True
+    learns_from_masks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.pooling_sharpness < math.inf:

@@ -44,6 +44,7 @@ class ReconstructionConfig:
     name: ClassVar[str] = "reconstruction"
     evidence: ClassVar[Evidence] = "deviation"
     learns_from_defects: ClassVar[bool] = False
+    learns_from_masks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choices("task", self)

@@ -46,6 +46,7 @@ class SegmentationConfig:
     name: ClassVar[str] = "segmentation"
     evidence: ClassVar[Evidence] = "probability"
     learns_from_defects: ClassVar[bool] = True
+    learns_from_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_choices("task", self)

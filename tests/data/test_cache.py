@@ -293,7 +293,7 @@ def test_other_records_and_shapes_have_their_own_cache(tmp_path: Path, decoded: 
         ([Record("a", 1, 1, None, Drawn(0, 1, 0), Drawn(0, 1, 0))], 128),
         ([Record("a", 1, 1, None, Drawn(0, 1, 0), ellipses[0])], 128),
         ([Record("a", 1, 1, None, Drawn(0, 1, 0), ellipses[1])], 128),
-        ([Record("a", 1, 0, None, Drawn(0, 1, 0), ellipses[1])], 128),
+        ([Record("a", 1, 1, None, Drawn(0, 1, 0), None)], 128),
         ([Record("a", 1, 0, None, Drawn(0, 1, 0), None)], 144),
     ]
     caches = [build_cache(manifest_of(r), tmp_path, (px, px))[1] for r, px in variants]
@@ -445,4 +445,4 @@ def test_a_file_where_the_folder_should_be_is_one_line(folder: Path, tmp_path: P
 
 def test_equal_caches_compare_equal() -> None:
     """Would catch: a cache that is not a value, so that grain cannot send it to its workers by pickle and compare."""
-    assert ImageCache(Path("a"), 3, SHAPE) == ImageCache(Path("a"), 3, SHAPE)
+    assert ImageCache(Path("a"), (SHAPE,) * 3) == ImageCache(Path("a"), (SHAPE,) * 3)

@@ -286,7 +286,7 @@ def test_load_refuses_an_empty_mask_of_a_defective_image(tmp_path: Path) -> None
     outside the image."""
     image = grey(tmp_path / "a.png")
     ones = grey(tmp_path / "m.png", np.ones(SIZE, np.uint8))
-    for mask in (ones, Ellipse(3, 3, 0, 5000, 5000), None):
+    for mask in (ones, Ellipse(3, 3, 0, 5000, 5000)):
         with pytest.raises(BadImage, match="x/1: labelled defective, but mask is empty"):
             load(Record("x/1", 1, 1, None, image, mask), SIZE)
 

@@ -48,7 +48,9 @@ KEEPING = {
     "two_orientations": slicer_of("two_orientations", 12, 16, 64, 64),
     "whole": slicer_of("whole", 30, 64, 32, 48),
     "tiles": make_slicer(SlicingConfig("tiles", slice_px=16, slice_height_px=32, overlap_px=5), 75, 53),
-    "tiles, disjoint": make_slicer(SlicingConfig("tiles", slice_px=32, slice_height_px=16), 64, 64).disjoint(),
+    "tiles, disjoint": make_slicer(
+        SlicingConfig("tiles", slice_px=32, slice_height_px=16), 64, 64
+    ).disjoint(),
     "tiles, one": make_slicer(SlicingConfig("tiles", slice_px=32, slice_height_px=16), 16, 32),
     "tiles, one row": make_slicer(SlicingConfig("tiles", slice_px=32, slice_height_px=16), 16, 70),
 }
@@ -350,7 +352,10 @@ def test_slice_labels_of_a_batch(xp: ModuleType) -> None:
         (dict(slice_height_px=8), r"`slicing\.slice_height_px` \(=8\) must be a positive multiple of 16"),
         (dict(overlap_px=64), r"`slicing\.overlap_px` \(=64\) must lie in \[0, 64\)"),
         (dict(overlap_px=-1), r"`slicing\.overlap_px` \(=-1\) must lie in \[0, 64\)"),
-        (dict(mode="tiles", slice_px=96, slice_height_px=32, overlap_px=40), r"\(=40\) must lie in \[0, 32\)"),
+        (
+            dict(mode="tiles", slice_px=96, slice_height_px=32, overlap_px=40),
+            r"\(=40\) must lie in \[0, 32\)",
+        ),
         (dict(num_slices=1), r"`slicing\.num_slices` \(=1\) must be at least 2"),
         (dict(mode="two_orientations", num_slices=7), r"\(=7\) must be .*even for two_orientations"),
     ],

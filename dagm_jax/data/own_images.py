@@ -1,0 +1,215 @@
+"""From a user's own images to a manifest, in one of three conventions; no pixels are read here.
+
+MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``.
+Plain: ``good/`` and ``defect/``, and masks of the same stem in ``masks/`` where there are any.
+CSV: a file with the columns ``path,label`` and, where wanted, ``mask,split``; paths are relative to the file's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from dagm_jax.data.layouts import Entry, list_folder, printable
+from dagm_jax.types import Manifest, Photo, Record, Skip, UserError, nearest
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+GOOD = "good"
+_COLUMNS = ("path", "label", "mask", "split")
+_LABELS: dict[str, Literal[0, 1]] = {"0": 0, "good": 0, "1": 1, "defective": 1}
+_HALVES: dict[str, Literal["train", "test"] | None] = {"": None, "train": "train", "test": "test"}
+# Users' images are of one kind: DAGM's numbers of textures mean nothing to them.
+CLASS_ID = 1
+
+Half = Literal["train", "test"] | None
+
+
+def reader_of(root: Path) -> Callable[[Path], Manifest] | None:
+    """The function that reads the convention in which ``root`` holds a user's images; None if it is none of them."""
+    if root.suffix.lower() == ".csv" and root.is_file():
+        return read_csv
+    if (root / "train" / GOOD).is_dir():
+        return read_mvtec
+    if (root / GOOD).is_dir() and (root / "defect").is_dir():
+        return read_plain
+    return None
+
+
+def read_mvtec(root: Path) -> Manifest:
+    """The manifest of an MVTec category: the images of train, then of test, by defect and name.
+
+    A defective image without its mask is there without one. Raises UserError where there is no usable image.
+    """
+    found = _Found(root)
+    for half in ("train", "test"):
+        for folder in _folders(root / half, found):
+            kind = folder.name
+            masks = {} if kind == GOOD else _masks(root / "ground_truth" / kind, "_mask")
+            found.add_folder(
+                folder.path, 0 if kind == GOOD else 1, "train" if half == "train" else "test", masks
+            )
+    return found.manifest("MVTec layout")
+
+
+def read_plain(root: Path) -> Manifest:
+    """The manifest of ``good/`` and ``defect/``, in this order, by name; masks as in `read_mvtec`."""
+    found = _Found(root)
+    found.add_folder(root / GOOD, 0, None, {})
+    found.add_folder(root / "defect", 1, None, _masks(root / "masks", ""))
+    return found.manifest("folders good and defect")
+
+
+def read_csv(path: Path) -> Manifest:
+    """The manifest of a CSV file in the order of its rows.
+
+    label: 0, good, 1 or defective; mask and split may be empty; split: train or test, for ``data.split=official``.
+    Rows that name a file for the second time are left out. Raises UserError for a table that means nothing.
+    """
+    found = _Found(path.parent)
+    seen: dict[Path, int] = {}
+    for line, row in _rows(path):
+        label, half = row["label"].lower(), row["split"].lower()
+        for column, value, known in (("label", label, _LABELS), ("split", half, _HALVES)):
+            if value not in known:
+                choices = ", ".join(word for word in known if word)
+                raise _bad_row(
+                    path, line, f"{column} {row[column]!r} must be of {choices}{nearest(value, known)}"
+                )
+        if not row["path"]:
+            raise _bad_row(path, line, "path is empty")
+        image = path.parent / row["path"]
+        if image in seen:
+            found.skips.append(Skip(printable(f"{path.name}:{line}"), f"same path as line {seen[image]}"))
+            continue
+        seen[image] = line
+        mask = path.parent / row["mask"] if row["mask"] else None
+        found.add(row["path"], image, _LABELS[label], _HALVES[half], mask)
+    return found.manifest(f"table {path.name}")
+
+
+class _Found:
+    """Records and skips so far, under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.records: list[Record] = []
+        self.skips: list[Skip] = []
+
+    def add(self, name: str, image: Path, label: Literal[0, 1], half: Half, mask: Path | None) -> None:
+        """One image under its name, which is unique."""
+        photo, mask_photo = Photo(image), Photo(mask) if mask else None
+        self.records.append(Record(printable(name), CLASS_ID, label, half, photo, mask_photo))
+
+    def add_folder(
+        self, folder: Path, label: Literal[0, 1], half: Half, masks: dict[str, list[Path]]
+    ) -> None:
+        """The images of a folder, each with its mask; notes what is neither an image nor a mask of one."""
+        stems = set()
+        for entry in list_folder(folder):
+            if not entry.is_file or not _is_image(entry):
+                self.skip(
+                    entry.path,
+                    "not an image file" if entry.is_file else "not a file; images lie one level up",
+                )
+                continue
+            stem = Path(entry.name).stem
+            stems.add(stem)
+            own = masks.get(stem, [])
+            if len(own) > 1:
+                self.skip(entry.path, f"has {len(own)} masks: {', '.join(mask.name for mask in own)}")
+                continue
+            self.add(self._relative(entry.path), entry.path, label, half, own[0] if own else None)
+        for stem in sorted(masks.keys() - stems):
+            for mask in masks[stem]:
+                self.skip(mask, "mask without its image")
+
+    def skip(self, path: Path, reason: str) -> None:
+        self.skips.append(Skip(printable(self._relative(path)), reason))
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def manifest(self, convention: str) -> Manifest:
+        """What was found; raises UserError if that is no image."""
+        root = printable(self.root)
+        if not self.records:
+            first = f"; the first of {len(self.skips)} left out: {self.skips[0].what}" if self.skips else ""
+            raise UserError(
+                f"`data.root` (={root}), {convention}, holds no image ({', '.join(SUFFIXES)}){first}; add images"
+            )
+        defective = [record for record in self.records if record.label]
+        masked = sum(record.mask is not None for record in defective)
+        description = (
+            f"own images, {convention}, from {root}: {len(self.records)} images "
+            f"({len(defective)} defective, {masked} of them with masks); {len(self.skips)} skipped"
+        )
+        return Manifest(tuple(self.records), tuple(self.skips), description)
+
+
+def _folders(half: Path, found: _Found) -> list[Entry]:
+    """The folders in train or test; notes files beside them. Nothing where there is no such half."""
+    if not half.is_dir():
+        return []
+    entries = list_folder(half)
+    for entry in entries:
+        if not entry.is_dir:
+            found.skip(entry.path, "not in a folder that says what it shows, such as good")
+    return [entry for entry in entries if entry.is_dir]
+
+
+def _masks(folder: Path, ending: str) -> dict[str, list[Path]]:
+    """Stem of an image → its masks in the folder, whose names may end with ``ending``."""
+    masks: dict[str, list[Path]] = {}
+    for entry in list_folder(folder) if folder.is_dir() else []:
+        if entry.is_file and _is_image(entry):
+            masks.setdefault(Path(entry.name).stem.removesuffix(ending), []).append(entry.path)
+    return masks
+
+
+def _is_image(entry: Entry) -> bool:
+    return entry.path.suffix.lower() in SUFFIXES
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, column → text without surrounding blanks) of each row; raises UserError for another table."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.reader(stream, strict=True)
+            header = [name.strip().lower() for name in next(table, [])]
+            _check_header(path, header)
+            for row in table:
+                if not any(map(str.strip, row)):
+                    continue
+                if len(row) != len(header):
+                    raise _bad_row(path, table.line_num, f"{len(row)} fields, expected {len(header)}")
+                values = dict.fromkeys(_COLUMNS, "") | dict(zip(header, map(str.strip, row), strict=True))
+                if any("\0" in value for value in values.values()):
+                    raise _bad_row(path, table.line_num, "holds a NUL character")
+                yield table.line_num, values
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"`data.root` (={printable(path)}) cannot be read as a CSV table in UTF-8 ({reason}); save it anew"
+        ) from error
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Nothing; raises UserError unless the columns are path, label and perhaps the others, each once."""
+    root = printable(path)
+    for name in header:
+        if name not in _COLUMNS:
+            raise UserError(
+                f"`data.root` (={root}) has a column {name!r}; columns must be of {', '.join(_COLUMNS)}"
+                f"{nearest(name, _COLUMNS)}"
+            )
+        if header.count(name) > 1:
+            raise UserError(f"`data.root` (={root}) has the column {name!r} twice; keep one")
+    for name in ("path", "label"):
+        if name not in header:
+            raise UserError(f"`data.root` (={root}) has no column {name!r} in its first line; add it")
+
+
+def _bad_row(path: Path, line: int, what: str) -> UserError:
+    return UserError(f"`data.root` (={printable(path)}), line {line}: {printable(what)}; correct that line")
