@@ -137,6 +137,21 @@ def test_images_are_taken_as_they_are_needed() -> None:
     assert taken == 4
 
 
+def test_small_images_are_judged_padded_and_their_maps_cut_to_size() -> None:
+    """Catches a score of what was added, a map of another size than its image, and black borders."""
+    shapes = [(SHAPE[0], SHAPE[1]), (SHAPE[0] - 3, SHAPE[1]), (10, 7), (SHAPE[0], 5)]
+    rng = np.random.default_rng(3)
+    images = [(rng.integers(50, 200, shape).astype(np.uint8), np.zeros(shape, bool)) for shape in shapes]
+    for one, (image, _) in zip(brightness_judge(3)(images), images, strict=True):
+        assert one.image.shape == one.mask.shape == one.map.shape == image.shape
+        np.testing.assert_array_equal(one.image, image)
+        np.testing.assert_allclose(one.map, image / 255, rtol=1e-6)
+        assert one.score == pytest.approx(image.max() / 255)
+        assert one.loss * 255 > 50
+    with pytest.raises(ValueError, match="negative"):
+        list(brightness_judge(1)([(np.zeros((SHAPE[0] + 1, SHAPE[1]), np.uint8),) * 2]))
+
+
 def test_a_real_network_judges_alike_in_every_batch_size() -> None:
     """Catches a result that depends on which images stand in a batch, and on the padding."""
     slicer = make_slicer(SlicingConfig(num_slices=4, slice_px=16), *SHAPE)
@@ -192,6 +207,36 @@ def test_validation_by_hand() -> None:
     assert got["dice_defective"] == pytest.approx(dice)
     assert got["balanced_dice"] == pytest.approx(balanced)
     assert got["quality"] == pytest.approx((area + balanced) / 2)
+
+
+def unmarked_images() -> list[Pixels]:
+    """Eleven images of which no defective one has a mask: it stands on everything."""
+    return [(image, np.full(SHAPE, mask.any())) for image, mask in make_images(11)]
+
+
+def test_defects_without_masks_count_as_images_and_not_as_pixels() -> None:
+    """Catches a Dice against a mask that stands for not knowing, and an AUROC that is lost with it."""
+    images = unmarked_images()
+    judge = replace(brightness_judge(4), evidence="slices")
+    figures = validate(judge, cast(Any, Cache(images)), range(11))
+    assert set(figures) == {"loss", "accuracy", "auroc", "quality"}
+    assert figures["quality"] == pytest.approx((figures["auroc"] + figures["accuracy"]) / 2)
+    labels = [int(mask.any()) for _, mask in images]
+    rule = calibrate(judge, cast(Any, Cache(images)), range(11), labels)
+    assert rule.pixel_threshold == rule.threshold
+    with pytest.raises(UserError, match="pixel threshold needs defective validation images with masks"):
+        calibrate(brightness_judge(4), cast(Any, Cache(images)), range(11), labels)
+
+
+def test_half_marked_images_are_measured_on_the_marked_ones() -> None:
+    """Catches one image without a mask that spoils the Dice of all that have one."""
+    marked = make_images(11)
+    mixed = [*unmarked_images()[:2], *marked[2:]]
+    judge = brightness_judge(4)
+    of_mixed = validate(judge, cast(Any, Cache(mixed)), range(11))
+    of_marked = validate(judge, cast(Any, Cache(marked)), [*range(1, 11)])
+    assert of_mixed["dice_defective"] == pytest.approx(of_marked["dice_defective"])
+    assert of_mixed["auroc"] == validate(judge, cast(Any, Cache(marked)), range(11))["auroc"]
 
 
 def test_quality_is_made_of_what_the_task_may_know() -> None:

@@ -520,3 +520,71 @@ def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path
     names = [row["image"] for row in run.predictions()]
     assert len(names) == 4
     assert all("Class1" in name for name in names)
+
+
+# --- a user's own images ------------------------------------------------------------------------------------
+
+
+def write_own_images(root: Path, with_masks: bool) -> None:
+    """An MVTec category: 12 good and 8 defective images of 5 sizes, grey, colour and 16-bit, one of them damaged."""
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        height, width = 96 + 3 * (i % 5), 100 - 7 * (i % 5)
+        grey = rng.integers(90, 130, (height, width)).astype(np.uint8)
+        kind = "hole" if i >= 12 else "good"
+        folder = root / ("train" if i < 8 else "test") / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        if kind == "hole":
+            row, column = rng.integers(10, height - 30), rng.integers(10, width - 30)
+            mask = np.zeros((height, width), np.uint8)
+            mask[row : row + 20, column : column + 12] = 255
+            grey[mask > 0] = 20
+            (root / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
+            if with_masks:
+                Image.fromarray(mask).save(root / "ground_truth" / kind / f"{i:03d}_mask.png")
+        pixels = [grey, np.repeat(grey[..., None], 3, axis=2), grey.astype(np.uint16) * 4][i % 3]
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    (root / "train" / "good" / "damaged.png").write_bytes(b"\x89PNG\r\n")
+
+
+OWN = (
+    "--config.data.root=data",
+    "--config.slicing.mode=tiles",
+    "--config.slicing.slice_height_px=48",
+    "--config.slicing.overlap_px=8",
+    "--config.train.num_steps=2",
+    "--config.train.validate_every=2",
+    "--workdir=run",
+)
+
+
+def test_own_images_of_many_sizes_and_depths_make_a_detector(shell: Shell, tmp_path: Path) -> None:
+    """Catches images of one's own that the command cannot cut, judge, draw or report because they are not DAGM's."""
+    write_own_images(tmp_path / "data", with_masks=True)
+    run = finished(shell.run(*SMALL, *OWN, cwd=tmp_path), tmp_path / "run")
+    data = run.report["data"]
+    assert "own images, MVTec layout" in data["source"]
+    assert [skip["what"] for skip in data["skipped"]] == ["train/good/damaged.png"]
+    sides = [(side["images"], side["defective_images"]) for side in data["sides"].values()]
+    assert [sum(column) for column in zip(*sides, strict=True)] == [20, 8]
+    assert run.report["test"]["dice_defective"] is not None
+    assert len(run.predictions()) == run.report["test"]["num_images"] == 4
+    assert (run.workdir / "figures" / "hardest.png").exists()
+
+
+def test_own_images_without_masks_make_a_detector_of_images(shell: Shell, tmp_path: Path) -> None:
+    """Catches a Dice against masks that nobody has drawn, and segmentation that learns from what is not there."""
+    write_own_images(tmp_path / "data", with_masks=False)
+    refused = shell.run(*SMALL, *OWN, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(
+        "error: `task` (=segmentation) learns from masks, and no defective image has one"
+    )
+    assert refused.stderr.count("\n") == 1
+    command = (f"{CONFIG}:classification", *SMALL[1:], *OWN)
+    run = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
+    test = run.report["test"]
+    undefined = ("dice_defective", "iou_defective", "nvidia_dice", "pixel_auroc", "pixel_average_precision")
+    assert [test[name] for name in undefined] == [None] * 5
+    assert test["auroc"] is not None
+    assert test["tp"] + test["fn"] == 2

@@ -18,7 +18,7 @@ from dagm_jax.data import cache as cache_module
 from dagm_jax.data import procedural
 from dagm_jax.data.cache import ImageCache, build_cache, row_bytes
 from dagm_jax.data.ellipse import rasterise
-from dagm_jax.types import Drawn, Ellipse, Manifest, Record, UserError
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, UserError
 
 SHAPE = (24, 37)  # 888 pixels: a mask of whole bytes in a row that is no multiple of 8
 FULL = r"`data\.cache_dir` \(=.*\): the disk is full: .* MB are needed .* MB are free; make room"
@@ -441,6 +441,35 @@ def test_a_file_where_the_folder_should_be_is_one_line(folder: Path, tmp_path: P
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(UserError, match=r"`data\.cache_dir` \(=.*cache\) cannot be written"):
         build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
+
+
+def test_images_of_many_sizes_come_out_as_they_went_in(folder: Path, tmp_path: Path) -> None:
+    """Would catch: a row that begins where the first image's size would put it, exchanged edges, a mask of the next."""
+    shapes = [(24, 37), (5, 7), (37, 24), (1, 3), (24, 37)]
+    records = [png_record(folder, f"{k}", k, k % 2, shape=shape) for k, shape in enumerate(shapes)]
+    _, cache = build_cache(manifest_of(records), tmp_path, None)
+    assert (len(cache), cache.shape, cache.largest) == (5, None, (37, 37))
+    for again in (cache, pickle.loads(pickle.dumps(cache))):
+        for k, shape in enumerate(shapes):
+            image, mask = again[k]
+            np.testing.assert_array_equal(image, noise(k, shape))
+            np.testing.assert_array_equal(mask, blot(k, shape) & bool(k % 2))
+            assert again.mask_px(k) == mask.sum()
+    _, whole = build_cache(manifest_of(records), tmp_path, None)
+    assert whole == cache
+
+
+def test_own_image_is_decoded_again_when_its_white_changes(
+    folder: Path, tmp_path: Path, decoded: list[list[str]]
+) -> None:
+    """Would catch: grey values on the scale that the set had before a brighter image joined it."""
+    Image.fromarray(np.full(SHAPE, 1000, np.uint16)).save(folder / "a.png")
+    values = []
+    for white in (1023, 4095):
+        record = Record("a", 1, 0, None, Photo(folder / "a.png", white), None)
+        values.append(int(build_cache(manifest_of([record]), tmp_path, None)[1][0][0][0, 0]))
+    assert values == [249, 62]
+    assert len(decoded) == 2
 
 
 def test_equal_caches_compare_equal() -> None:

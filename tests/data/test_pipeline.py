@@ -19,7 +19,7 @@ from PIL import Image
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.pipeline import full_batch, iterate, make_training_stream
-from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer, slice_labels
+from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer, padded_shape, slice_labels
 from dagm_jax.data.split import split_records
 from dagm_jax.types import Manifest, Record, UserError
 
@@ -319,6 +319,36 @@ def test_the_experiment_hands_the_training_side_to_the_stream(images: tuple[Mani
     assert drawn == set(split.train)
 
 
+# --- images of many sizes ---
+
+
+def test_small_images_are_continued_by_their_mirror_images(tmp_path: Path) -> None:
+    """Would catch: black borders, a mask that stays behind its image, and slices that miss what was added."""
+    rng = np.random.default_rng(1)
+    records = []
+    for k, shape in enumerate([(40, 24), (16, 20), (33, 48)]):
+        image = rng.integers(0, 256, shape, np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+        Image.fromarray(np.where(image > 200, 255, 0).astype(np.uint8)).save(tmp_path / f"{k}_label.png")
+        records.append(Record(f"{k}", 1, 1, None, tmp_path / f"{k}.png", tmp_path / f"{k}_label.png"))
+    _, cache = build_cache(Manifest(tuple(records), (), "sizes"), tmp_path / "cache", None)
+    config = SlicingConfig(num_slices=6, slice_px=16)
+    assert padded_shape(config, *cache.largest) == (48, 48)
+    slicer = make_slicer(config, 48, 48)
+    options: Any = dict(batch_size=4, num_batches=20, balance=False, seed=0)
+    seen = set()
+    for batch in make_training_stream(cache, [0, 1, 2], [], slicer, OFF, **options):
+        np.testing.assert_array_equal(batch["mask"] == 1, batch["image"] > 200)
+        for image, index in zip(batch["image"], batch["image_index"], strict=True):
+            whole, _ = cache[index]
+            rows, columns = (list(range(n)) + list(range(n))[::-1] for n in whole.shape)
+            padded = np.array([[whole[r, c] for c in (columns * 3)[:48]] for r in (rows * 3)[:48]])
+            fits = [k for k in range(6) if (slicer.cut_one(padded[..., None], k) == image).all()]
+            assert fits
+            seen |= {(int(index), k) for k in fits}
+    assert len(seen) == 18
+
+
 # --- evaluation batches ---
 
 
@@ -346,7 +376,8 @@ import sys
 import grain
 before = set(sys.modules)
 import dagm_jax, dagm_jax.data.augment, dagm_jax.data.cache, dagm_jax.data.decode, dagm_jax.data.ellipse
-import dagm_jax.data.layouts, dagm_jax.data.pipeline, dagm_jax.data.procedural, dagm_jax.data.slicing
+import dagm_jax.data.layouts, dagm_jax.data.own_images, dagm_jax.data.pipeline, dagm_jax.data.procedural
+import dagm_jax.data.slicing
 import dagm_jax.data.sources, dagm_jax.data.split, dagm_jax.types
 heavy = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow")
 added = sorted(m for m in set(sys.modules) - before if m.partition(".")[0] in heavy)

@@ -1,0 +1,215 @@
+"""Tests of the three conventions for a user's own images: which record comes of which file, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dagm_jax.data.own_images import read_csv, read_mvtec, read_plain, reader_of
+from dagm_jax.data.sources import DataConfig, find_images
+from dagm_jax.types import Manifest, Photo, Record, UserError
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Files of one byte; no reader looks into them."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def rows(manifest: Manifest, root: Path) -> list[tuple[object, ...]]:
+    """(name, label, half, mask's path under the root) of each record."""
+
+    def relative(record: Record) -> str | None:
+        assert isinstance(record.image, Photo)
+        assert record.image.path == root / record.image_id
+        return record.mask.path.relative_to(root).as_posix() if isinstance(record.mask, Photo) else None
+
+    return [(r.image_id, r.label, r.half, relative(r)) for r in manifest.records]
+
+
+def skips(manifest: Manifest) -> dict[str, str]:
+    return {skip.what: skip.reason for skip in manifest.skipped}
+
+
+MVTEC = (
+    "train/good/000.png",
+    "train/good/001.JPG",
+    "train/readme.txt",
+    "test/good/000.png",
+    "test/hole/000.png",
+    "test/hole/001.png",
+    "test/hole/Thumbs.db",
+    "test/hole/notes.md",
+    "test/cut/000.tiff",
+    "ground_truth/hole/000_mask.png",
+    "ground_truth/hole/007_mask.png",
+    "ground_truth/cut/000_mask.png",
+)
+
+
+def test_mvtec(tmp_path: Path) -> None:
+    """Catches a mask of another defect's image of the same number, halves exchanged, a good image called defective."""
+    manifest = read_mvtec(touch(tmp_path, *MVTEC))
+    assert rows(manifest, tmp_path) == [
+        ("train/good/000.png", 0, "train", None),
+        ("train/good/001.JPG", 0, "train", None),
+        ("test/cut/000.tiff", 1, "test", "ground_truth/cut/000_mask.png"),
+        ("test/good/000.png", 0, "test", None),
+        ("test/hole/000.png", 1, "test", "ground_truth/hole/000_mask.png"),
+        ("test/hole/001.png", 1, "test", None),
+    ]
+    assert skips(manifest) == {
+        "train/readme.txt": "not in a folder that says what it shows, such as good",
+        "test/hole/notes.md": "not an image file",
+        "ground_truth/hole/007_mask.png": "mask without its image",
+    }
+    assert "6 images (3 defective, 2 of them with masks); 3 skipped" in manifest.description
+
+
+def test_plain(tmp_path: Path) -> None:
+    """Catches masks looked for under another name, and images of a folder within that vanish without a word."""
+    names = (
+        "good/a.png",
+        "good/b.bmp",
+        "defect/a.png",
+        "defect/c.png",
+        "defect/more/d.png",
+        "masks/a.png",
+        "masks/z.png",
+    )
+    manifest = read_plain(touch(tmp_path, *names))
+    assert rows(manifest, tmp_path) == [
+        ("good/a.png", 0, None, None),
+        ("good/b.bmp", 0, None, None),
+        ("defect/a.png", 1, None, "masks/a.png"),
+        ("defect/c.png", 1, None, None),
+    ]
+    assert skips(manifest) == {
+        "defect/more": "not a file; images lie one level up",
+        "masks/z.png": "mask without its image",
+    }
+
+
+def test_two_masks_of_one_image_are_refused(tmp_path: Path) -> None:
+    """Catches a mask chosen by the order in which the file system lists them."""
+    names = ("good/a.png", "defect/a.png", "defect/b.png", "masks/a.png", "masks/a.bmp")
+    manifest = read_plain(touch(tmp_path, *names))
+    assert [record.image_id for record in manifest.records] == ["good/a.png", "defect/b.png"]
+    assert skips(manifest) == {"defect/a.png": "has 2 masks: a.bmp, a.png"}
+
+
+def table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    (folder / "list.csv").write_bytes(text.encode(encoding))
+    return folder / "list.csv"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_csv(tmp_path: Path, newline: str, encoding: str) -> None:
+    """Catches columns taken by their place, a byte order mark in the first name, and rows lost to blank lines."""
+    lines = [
+        "Label, path ,split,mask",
+        "good,a b.png,train,",
+        "",
+        "1,ü/x.png,test,m/x.png",
+        'DEFECTIVE,"c,d.tif",,',
+        "0,e.png,,",
+    ]
+    manifest = read_csv(table(tmp_path, newline.join(lines), encoding))
+    assert rows(manifest, tmp_path) == [
+        ("a b.png", 0, "train", None),
+        ("ü/x.png", 1, "test", "m/x.png"),
+        ("c,d.tif", 1, None, None),
+        ("e.png", 0, None, None),
+    ]
+    assert not manifest.skipped
+
+
+def test_csv_names_a_file_once(tmp_path: Path) -> None:
+    """Catches one picture on two sides of the split, or with two labels."""
+    manifest = read_csv(table(tmp_path, "path,label\na.png,0\nb.png,1\na.png,1\n"))
+    assert [(record.image_id, record.label) for record in manifest.records] == [("a.png", 0), ("b.png", 1)]
+    assert skips(manifest) == {"list.csv:4": "same path as line 2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "has no column 'path' in its first line; add it"),
+        ("path\na.png\n", "has no column 'label'"),
+        ("path,label,masks\na.png,0,\n", "has a column 'masks'; .*did you mean mask?"),
+        ("path,label,label\na.png,0,1\n", "has the column 'label' twice"),
+        ("path,label\na.png,2\n", r"line 2: label '2' must be of 0, good, 1, defective"),
+        ("path,label\na.png,0\nb.png,bad\n", r"line 3: label 'bad' must be of"),
+        ("path,label,split\na.png,0,val\n", r"line 2: split 'val' must be of train, test"),
+        ("path,label\na.png\n", r"line 2: 1 fields, expected 2; correct that line"),
+        ("path,label\n,0\n", "line 2: path is empty"),
+        ("path,label\na\0.png,0\n", "NUL"),
+        ('path,label\n"a.png,0\n', "cannot be read as a CSV table in UTF-8"),
+        ("path,label\n", "table list.csv, holds no image"),
+    ],
+)
+def test_csv_that_means_nothing_is_one_line(tmp_path: Path, text: str, match: str) -> None:
+    """Catches a label or a split that is guessed, a misspelt column that is not read, and a trace."""
+    with pytest.raises(UserError, match=match) as caught:
+        read_csv(table(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_csv_in_another_encoding_is_one_line(tmp_path: Path) -> None:
+    """Catches a UnicodeDecodeError of a table saved by a spreadsheet in Latin-1."""
+    with pytest.raises(UserError, match="cannot be read as a CSV table in UTF-8"):
+        read_csv(table(tmp_path, "path,label\nü.png,0\n", "latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("names", "reader"),
+    [
+        (MVTEC, read_mvtec),
+        (("good/a.png", "defect/b.png"), read_plain),
+        (("Class1/Train/0001.PNG",), None),
+        (("good/a.png",), None),
+    ],
+)
+def test_the_tree_says_which_convention_it_is(
+    tmp_path: Path, names: tuple[str, ...], reader: Callable[[Path], Manifest] | None
+) -> None:
+    """Catches DAGM's folders read as one's own, and the reverse."""
+    assert reader_of(touch(tmp_path, *names)) is reader
+    assert reader_of(table(tmp_path, "path,label\n")) is read_csv
+
+
+def test_folder_without_images_is_one_line(tmp_path: Path) -> None:
+    """Catches an empty manifest, which fails later with other words."""
+    touch(tmp_path, "good/a.txt", "defect/b.gif")
+    with pytest.raises(UserError, match=r"holds no image .* first of 2 left out: good/a\.txt; add images"):
+        read_plain(tmp_path)
+
+
+def test_own_images_come_in_any_size_with_one_white_for_all(tmp_path: Path) -> None:
+    """Catches DAGM's 512 asked of them, and 12-bit images that come out nearly black or each on a scale of its own."""
+    dark, bright = (np.full((20, 30), value, np.uint16) for value in (40, 4000))
+    for name, pixels in (("good/a", dark), ("good/b", bright), ("defect/c", dark // 64)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels if name != "defect/c" else pixels.astype(np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    touch(tmp_path, "good/damaged.png")
+    manifest, shape = find_images(DataConfig(str(tmp_path)), 0)
+    assert shape is None
+    assert {record.image.white for record in manifest.records if isinstance(record.image, Photo)} == {4095}
+
+
+def test_classes_of_dagm_are_not_those_of_own_images(tmp_path: Path) -> None:
+    """Catches a field that is set and not read."""
+    touch(tmp_path, "good/a.png", "defect/b.png")
+    with pytest.raises(
+        UserError, match=r"`data\.classes` \(=\(8,\)\) tells DAGM's textures apart, .*leave it at \(1,\)"
+    ):
+        find_images(DataConfig(str(tmp_path), classes=(8,)), 0)
