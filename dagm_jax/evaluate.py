@@ -15,7 +15,8 @@ import numpy as np
 
 from dagm_jax import baselines
 from dagm_jax.data.cache import ImageCache
-from dagm_jax.data.decode import BadImage, load_all
+from dagm_jax.data.decode import load_all
+from dagm_jax.data.files import BadImage
 from dagm_jax.data.pipeline import full_batch
 from dagm_jax.data.slicing import pad
 from dagm_jax.figures import MAX_GALLERY_ITEMS, GalleryItem

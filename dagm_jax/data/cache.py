@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dagm_jax.data.decode import BadImage, load_all
+from dagm_jax.data.decode import load_all
+from dagm_jax.data.files import BadImage
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, UserError
 
 FORMAT = 2

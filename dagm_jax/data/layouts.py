@@ -91,7 +91,8 @@ def read_tree(root: Path, classes: tuple[int, ...]) -> Manifest:
     if not folders:
         raise UserError(
             f"`data.root` (={printable(root)}) holds no folder Class1 … Class10, neither directly nor one"
-            " level down; give the folder that holds the ClassN folders of DAGM 2007"
+            " level down, and none of images of your own (train/good, or good and defect); give the folder that holds"
+            " the ClassN folders of DAGM 2007, or the one that holds those, or a CSV table"
         )
     report = _Report(root)
     records: list[Record] = []

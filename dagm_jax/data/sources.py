@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from dagm_jax.data import own_images, procedural
-from dagm_jax.data.decode import find_white
 from dagm_jax.data.layouts import DAGM_SHAPE, read_tree
+from dagm_jax.data.photos import find_white
 from dagm_jax.data.split import SplitRule
 from dagm_jax.types import Drawn, Manifest, Photo, Record, UserError, check_choices
 

@@ -15,18 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from dagm_jax.data.decode import (
-    MAX_PIXELS,
-    BadImage,
-    find_white,
-    load,
-    read_image,
-    read_mask,
-    read_photo,
-    read_photo_mask,
-)
+from dagm_jax.data.decode import load, read_image, read_mask
+from dagm_jax.data.files import MAX_PIXELS, BadImage
 from dagm_jax.data.layouts import read_tree
-from dagm_jax.types import Drawn, Ellipse, Photo, Record
+from dagm_jax.types import Drawn, Ellipse, Record
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
 PIXELS = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
@@ -313,150 +305,6 @@ def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(lambda path: read_image(path, SIZE), paths * 4))
     assert all((image == i % 64).all() for i, image in enumerate(images))
-
-
-# --- files of the user's own ---
-
-
-def photo(path: Path, picture: Image.Image, white: int = 65535) -> Photo:
-    picture.save(path)
-    return Photo(path, white)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
-def test_photo_in_any_format_keeps_grey_values(tmp_path: Path, suffix: str) -> None:
-    """Would catch: a format that is not read, rows upside down (BMP), values changed on the way."""
-    np.testing.assert_array_equal(
-        read_photo(photo(tmp_path / f"a{suffix}", Image.fromarray(PIXELS)), SIZE), PIXELS
-    )
-
-
-def test_jpeg_is_near_its_pixels(tmp_path: Path) -> None:
-    """Would catch: JPEG refused, or read in another order of rows."""
-    smooth = np.add.outer(np.arange(24) * 4, np.arange(32) * 3).astype(np.uint8)
-    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
-    assert np.abs(read_photo(Photo(tmp_path / "a.jpg"), SIZE).astype(int) - smooth).max() <= 4
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-@pytest.mark.parametrize(("white", "expected"), [(4095, [0, 128, 255, 255]), (65535, [0, 8, 16, 255])])
-def test_16_bits_are_scaled_by_the_white_level(
-    tmp_path: Path, suffix: str, white: int, expected: list[int]
-) -> None:
-    """Would catch: the low byte cut off, 12 bits left nearly black, values beyond white that wrap round."""
-    values = np.tile(np.array([0, 2048, 4095, 65535], np.uint16), (16, 4))
-    image = read_photo(photo(tmp_path / f"a{suffix}", Image.fromarray(values), white), (16, 16))
-    assert image.dtype == np.uint8
-    assert image[3, :4].tolist() == expected
-
-
-def test_colour_becomes_luma(tmp_path: Path) -> None:
-    """Would catch: one channel taken for all, and channels in another order. ITU-R 601: .299 R + .587 G + .114 B."""
-    colours = np.zeros((16, 16, 3), np.uint8)
-    colours[0, :3] = np.eye(3) * 255
-    colours[0, 3] = (200, 200, 200)
-    opaque = np.dstack([colours, np.full((16, 16), 255, np.uint8)])
-    for name, pixels in (("a.png", colours), ("b.png", opaque), ("c.bmp", colours), ("d.tif", colours)):
-        image = read_photo(photo(tmp_path / name, Image.fromarray(pixels)), None)
-        assert image[0, :5].tolist() == [76, 150, 29, 200, 0]
-
-
-def test_photos_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
-    """Would catch: transparent pixels, floats with NaN, 32 bits and several pictures taken for grey values."""
-    clear = np.dstack([PIXELS, PIXELS, PIXELS, np.full(SIZE, 254, np.uint8)])
-    nan = np.full(SIZE, np.nan, np.float32)
-    long = np.full(SIZE, 70000, np.int32)
-    colour_16 = b"".join(b"\0" + bytes(6 * 16) for _ in range(16))
-    pictures = {
-        "clear.png": (Image.fromarray(clear), "transparent pixels"),
-        "nan.tif": (Image.fromarray(nan), "image of kind F; convert"),
-        "long.tif": (Image.fromarray(long), "32-bit image"),
-    }
-    for name, (picture, match) in pictures.items():
-        with pytest.raises(BadImage, match=match):
-            read_photo(photo(tmp_path / name, picture), None)
-    path = written(tmp_path / "colour16.png", png(16, 16, 16, 2, colour_16))
-    with pytest.raises(BadImage, match="16-bit colour or transparency"):
-        read_photo(Photo(path), None)
-    frames = [Image.fromarray(PIXELS), Image.fromarray(PIXELS // 2)]
-    frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
-    with pytest.raises(BadImage, match="several pictures in one file"):
-        read_photo(Photo(tmp_path / "two.tif"), None)
-    with pytest.raises(BadImage, match="not a PNG, JPEG, BMP or TIFF image"):
-        read_photo(Photo(written(tmp_path / "text.jpg", b"hello")), None)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
-def test_cut_short_photo_is_refused(tmp_path: Path, suffix: str) -> None:
-    """Would catch: a half-copied file whose lower part comes out grey."""
-    path = photo(tmp_path / f"a{suffix}", Image.fromarray(PIXELS)).path
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(BadImage, match=rf"a\{suffix}: ") as caught:
-        read_photo(Photo(path), None)
-    assert "\n" not in str(caught.value)
-
-
-def test_huge_photo_is_refused_before_its_pixels_are_there(tmp_path: Path) -> None:
-    """Would catch: a decompression bomb of another format than PNG."""
-    path = tmp_path / "a.bmp"
-    Image.new("L", (16, 16)).save(path)
-    data = bytearray(path.read_bytes())
-    data[18:26] = struct.pack("<ii", 9000, 9000)
-    with pytest.raises(BadImage, match=r"9000x9000 pixels are more than the limit of 67108864 pixels"):
-        read_photo(Photo(written(path, bytes(data))), None)
-
-
-@pytest.mark.parametrize(
-    ("values", "dtype", "expected"),
-    [
-        ((0, 127, 128, 255), np.uint8, (False, False, True, True)),
-        ((0, 1, 1, 0), np.uint8, (False, True, True, False)),
-        ((0, 0, 0, 0), np.uint8, (False, False, False, False)),
-        ((0, 32767, 32768, 65535), np.uint16, (False, False, True, True)),
-    ],
-)
-def test_photo_masks_are_cut_at_half(
-    tmp_path: Path, values: tuple[int, ...], dtype: type, expected: tuple[bool, ...]
-) -> None:
-    """Would catch: soft edges counted as defect, masks of 0 and 1 taken for empty, and empty ones for full."""
-    pixels = np.tile(np.array(values, dtype), (16, 4))
-    mask = read_photo_mask(photo(tmp_path / "m.png", Image.fromarray(pixels)), (16, 16))
-    assert mask.dtype == np.bool_
-    assert tuple(mask[5, :4].tolist()) == expected
-
-
-def test_white_is_the_least_power_that_holds_every_16_bit_value(tmp_path: Path) -> None:
-    """Would catch: a white of 8-bit images, of damaged ones, or one step too low, which would clip."""
-
-    def of(*values: int) -> int:
-        photos = [
-            photo(tmp_path / f"{value}.png", Image.fromarray(np.full((16, 16), value, np.uint16)))
-            for value in values
-        ]
-        return find_white([*photos, photo(tmp_path / "8.png", Image.fromarray(PIXELS)), damaged])
-
-    damaged = Photo(written(tmp_path / "damaged.png", b"\x89PNG"))
-    assert of() == 65535
-    assert of(3) == of(255) == 255
-    assert of(1023, 7) == 1023
-    assert of(1024) == 2047
-    assert of(65535) == 65535
-
-
-def test_defective_photo_without_mask_is_defective_all_over(tmp_path: Path) -> None:
-    """Would catch: slices of a defective image that are taught as good, because nobody has marked where it is."""
-    image = photo(tmp_path / "a.png", Image.fromarray(PIXELS))
-    assert load(Record("a", 1, 1, None, image, None), None)[1].all()
-    assert not load(Record("a", 1, 0, None, image, None), None)[1].any()
-
-
-def test_label_and_mask_must_agree(tmp_path: Path) -> None:
-    """Would catch: a good image whose mask marks a defect, taught as one or the other."""
-    image = photo(tmp_path / "a.png", Image.fromarray(PIXELS))
-    mask = photo(tmp_path / "m.png", Image.fromarray((PIXELS > 250).astype(np.uint8) * 255))
-    with pytest.raises(BadImage, match=rf"a: labelled good, but mask marks {(PIXELS > 250).sum()} px"):
-        load(Record("a", 1, 0, None, image, mask), None)
-    assert load(Record("a", 1, 1, None, image, mask), None)[1].sum() == (PIXELS > 250).sum()
 
 
 # --- any content at all ---

@@ -1,0 +1,116 @@
+"""From a user's own image files to grey values: several formats, any size, 8 or 16 bits, grey or colour."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from dagm_jax.data.files import MAX_PIXELS, SIGNATURE, BadImage, check_png, check_shape, read_bytes
+from dagm_jax.data.layouts import printable
+from dagm_jax.types import Photo
+
+_WHITE_16 = 65535
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_MODES_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_PNG_GREY = 0
+_THREADS = 4
+
+
+def read_photo(photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """The image as uint8 grey [h w]: colours by their luma (ITU-R 601), 16 bits as 255 · value / white, rounded.
+
+    ``shape`` is the (h, w) that it must have, None for any. Takes PNG, JPEG, BMP and TIFF of one picture. Raises
+    BadImage.
+    """
+    values = _photo_values(photo.path, shape, "the size of this data set's images")
+    if values.dtype == np.uint16:
+        values = np.clip(np.rint(values * (255 / photo.white)), 0, 255)
+    grey: NDArray[np.uint8] = values.astype(np.uint8, copy=False)
+    return grey
+
+
+def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask bool [h w]: True above half of what the file's values reach up to, 1, 255 or 65535. Raises BadImage."""
+    values = _photo_values(photo.path, shape, "the size of its image")
+    full = 1 if values.max() <= 1 else np.iinfo(values.dtype).max
+    return values > full / 2
+
+
+def find_white(photos: Sequence[Photo]) -> int:
+    """The least 2^k - 1 >= 255 that no value of the 16-bit images among these exceeds; 65535 without such images.
+
+    Reads the headers of all files and the pixels of the 16-bit ones; files that cannot be read say nothing here.
+    """
+
+    def highest(photo: Photo) -> int:
+        try:
+            if not _is_16_bit(photo.path):
+                return 0
+            return int(_photo_values(photo.path, None, "").max())
+        except BadImage:
+            return 0
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        most = max(pool.map(highest, photos), default=0)
+    return int(2 ** max(8, most.bit_length()) - 1) if most else _WHITE_16
+
+
+def _is_16_bit(path: Path) -> bool:
+    """Whether the file is a grey 16-bit image; raises BadImage where its header cannot be read."""
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            return picture.mode in _MODES_16
+    except Exception as error:  # a decoder that is fed garbage may raise anything
+        raise BadImage(printable(f"{path}: cannot be read ({error})")) from error
+
+
+def _photo_values(path: Path, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8 | np.uint16]:
+    """Grey values uint8 or uint16 [h w] of a file, colours by their luma; ``why`` says where ``shape`` comes from."""
+    data = read_bytes(path)
+    name = printable(path)
+    if data.startswith(SIGNATURE):
+        header = check_png(data, path)
+        # Pillow cuts 16-bit colour down to 8 bits without a word.
+        if header.depth == 16 and header.colour_type != _PNG_GREY:
+            raise BadImage(f"{name}: 16-bit colour or transparency; convert to 8-bit colour or 16-bit grey")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            height, width = picture.height, picture.width
+            if width * height > MAX_PIXELS:
+                raise BadImage(
+                    f"{name}: {height}x{width} pixels are more than the limit of {MAX_PIXELS} pixels"
+                )
+            if getattr(picture, "n_frames", 1) > 1:
+                raise BadImage(f"{name}: several pictures in one file; save one")
+            check_shape(path, (height, width), shape, why)
+            return _to_grey(picture, name)
+    except (BadImage, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage(f"{name}: not a PNG, JPEG, BMP or TIFF image, or damaged") from error
+    except Exception as error:  # as above
+        reason = f"{path}: corrupt, cannot be decoded ({type(error).__name__}: {error})"
+        raise BadImage(printable(reason)) from error
+
+
+def _to_grey(picture: Image.Image, name: str) -> NDArray[np.uint8 | np.uint16]:
+    """The picture's grey values, uint8 or uint16 [h w]; raises BadImage for kinds that have no such values."""
+    if picture.mode in _MODES_16:
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > _WHITE_16:
+            raise BadImage(f"{name}: 32-bit image; convert to 8- or 16-bit")
+        return values.astype(np.uint16)
+    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        raise BadImage(f"{name}: image of kind {picture.mode}; convert to 8- or 16-bit grey or 8-bit colour")
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        if np.asarray(rgba)[..., 3].min() < 255:
+            raise BadImage(f"{name}: transparent pixels; save it without transparency")
+        picture = rgba
+    return np.asarray(picture.convert("RGB").convert("L") if picture.mode != "L" else picture)
