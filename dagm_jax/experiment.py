@@ -192,7 +192,12 @@ class Setup:
 
         def build(rngs: nnx.Rngs) -> nnx.Module:
             out_channels = config.task.out_channels(config.in_channels)
-            return config.model.build(in_channels=config.in_channels, out_channels=out_channels, rngs=rngs)
+            return config.model.build(
+                in_channels=config.in_channels,
+                out_channels=out_channels,
+                axis_name=self.devices.axis_name,
+                rngs=rngs,
+            )
 
         return make_network(
             build, seed=config.seed, in_channels=config.in_channels, mean=self.data.mean, std=self.data.std
@@ -229,8 +234,10 @@ class Setup:
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
         optimizer = make_optimizer(self.config.optim)
         schedule = partial(learning_rate, self.config.optim)
-        step = make_train_step(self.network, self.config.task, optimizer, schedule, self.config.seed)
-        return self.devices.compile_step(step, state, self.devices.shard_batch(batch))
+        step = make_train_step(
+            self.network, self.config.task, optimizer, schedule, self.config.seed, self.devices.axis_name
+        )
+        return self.devices.compile_step(step, state, self.devices.shard_training_batch(batch))
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
         shape = (batch_size, slicer.height_px, slicer.width_px)

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 NormKind = Literal["batch", "group", "none"]
 UpKind = Literal["conv_transpose", "bilinear"]
@@ -18,6 +18,16 @@ UpKind = Literal["conv_transpose", "bilinear"]
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.9
 GROUP_CHANNELS = 8
+
+
+def global_place(num_examples: int, axis_name: str | None) -> Int[Array, " b"]:
+    """The places in the global batch of this device's ``num_examples``; ``axis_name``: the mapped axis that it is
+    spread over, None where one program holds all of it.
+
+    What is drawn at random from these is the same on one device, on a mesh and under pmap.
+    """
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_examples
+    return first + jnp.arange(num_examples)
 
 
 def max_pool(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h/f w/f c"]:

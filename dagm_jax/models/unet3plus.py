@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.models.blocks import BatchNorm, interleave, max_pool, upsample, upsample_phases
+from dagm_jax.models.blocks import BatchNorm, global_place, interleave, max_pool, upsample, upsample_phases
 from dagm_jax.types import NetworkOutput, UserError, check_choices
 
 NUM_LEVELS = 5
@@ -259,8 +259,6 @@ def dropout(
     What an example loses depends on the key and on its place in the global batch alone (``axis_name``: the mapped axis
     over which that batch is spread), so that one device, a mesh and pmap draw the same.
     """
-    b = x.shape[0]
-    place = jnp.arange(b) if axis_name is None else jax.lax.axis_index(axis_name) * b + jnp.arange(b)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(place)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(global_place(x.shape[0], axis_name))
     keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), 0)

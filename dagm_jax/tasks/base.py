@@ -24,13 +24,14 @@ class Slices(TypedDict):
     """A batch of slices as tasks see it.
 
     x: float32 ``[b h w c]``, standardised grey, the same in every channel; mask: {0, 1} ``[b h w 1]``; label: int32
-    ``[b]``, 1, 0 or -1 (too little of the defect to count). mean, std: of the grey levels in [0, 1], so that
-    mean + std·x gives them back.
+    ``[b]``, 1, 0 or -1 (too little of the defect to count); place: int32 ``[b]``, in the global batch, for what is
+    drawn at random. mean, std: of the grey levels in [0, 1], so that mean + std·x gives them back.
     """
 
     x: Any
     mask: Any
     label: Any
+    place: Any
     mean: float
     std: float
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dagm_jax.tasks.base import Evidence, Forward, Judgement, Lesson, Slices, mean_over_outputs
 from dagm_jax.tasks.losses import ssim_map
@@ -63,7 +63,7 @@ class ReconstructionConfig:
     def learn(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> Lesson:
         """The loss of redrawing each slice from a corrupted copy of it. Masks and labels are not looked at."""
         corruption_key, network_key = jax.random.split(key)
-        x, weight = self.corrupt(slices["x"], corruption_key)
+        x, weight = self.corrupt(slices["x"], corruption_key, slices["place"])
         output = forward(x, network_key)
         loss = mean_over_outputs(output, lambda logits: self.loss(drawn_grey(logits), slices, weight))
         return Lesson(loss, jnp.ones_like(loss), None)
@@ -97,10 +97,10 @@ class ReconstructionConfig:
         return (per_pixel * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
 
     def corrupt(
-        self, x: Float[Array, "b h w c"], key: PRNGKeyArray
+        self, x: Float[Array, "b h w c"], key: PRNGKeyArray, place: Int[Array, " b"]
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w 1"]]:
-        """(corrupted slices, weight of each pixel in the loss), drawn from the key and the place in the batch."""
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(x.shape[0]))
+        """(corrupted slices, weight of each pixel in the loss), drawn from the key and the place in the whole batch."""
+        keys = jax.vmap(partial(jax.random.fold_in, key))(place)
         shape, ones = (x.shape[1], x.shape[2]), jnp.ones_like(x[..., :1])
         if self.corruption == "none":
             return x, ones

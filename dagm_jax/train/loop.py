@@ -186,7 +186,7 @@ class Loop:
         end = min(log_step, *self._validation_steps(position))
         for step in range(position.step + 1, end + 1):
             batch = next(batches)
-            state, metrics = self.step(state, self.devices.shard_batch(batch))
+            state, metrics = self.step(state, self.devices.shard_training_batch(batch))
             pending.append((step, metrics, batch["image_index"]))
         rows = []
         for step, metrics, image_index in pending:

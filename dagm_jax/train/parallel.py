@@ -19,8 +19,13 @@ EIGEN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the step is laid over devices. ``cpu_convolutions``: eigen | default; read on CPUs only."""
+    """How the training step is laid over the local devices.
 
+    mode: jit over a mesh, one global program that XLA splits; or pmap, one program per device with its part of the
+    batch, which sums over the devices by name. Both take the same steps. cpu_convolutions: read on CPUs only.
+    """
+
+    mode: Literal["jit", "pmap"] = "jit"
     cpu_convolutions: Literal["eigen", "default"] = "eigen"
 
     def __post_init__(self) -> None:
@@ -33,6 +38,12 @@ class Devices:
 
     mesh: Mesh
     compiler_options: dict[str, str] | None
+    mode: Literal["jit", "pmap"] = "jit"
+
+    @property
+    def axis_name(self) -> str | None:
+        """The mapped axis of the training step, over which it has to sum itself; None under jit."""
+        return BATCH_AXIS if self.mode == "pmap" else None
 
     @property
     def num_devices(self) -> int:
@@ -66,12 +77,33 @@ class Devices:
         """Host arrays whose first dimension is the global batch → device arrays split over the mesh."""
         return jax.device_put(batch, self.split)
 
+    def shard_training_batch(self, batch: Any) -> Any:
+        """A host batch as the compiled step takes it: as `shard_batch`, under pmap with an axis of devices first."""
+        if self.mode == "jit":
+            return self.shard_batch(batch)
+        num = self.num_devices
+        return self.shard_batch(jax.tree.map(lambda x: np.reshape(x, (num, -1, *np.shape(x)[1:])), batch))
+
     def replicate(self, tree: Any) -> Any:
         """Any pytree of arrays → the same on every device."""
         return jax.device_put(tree, self.replicated)
 
     def compile_step(self, step: Callable[..., Any], *example: Any) -> jax.stages.Compiled:
-        """``step(state, batch)`` compiled for the example's shapes; the state's memory is reused (donated)."""
+        """``step(state, batch)`` compiled for the example's shapes; the state's memory is reused (donated).
+
+        The batch is one of `shard_training_batch`; under pmap the step must sum over `axis_name`.
+        """
+        if self.mode == "pmap":
+            mapped = jax.pmap(
+                step,
+                axis_name=BATCH_AXIS,
+                in_axes=(None, 0),
+                out_axes=None,
+                donate_argnums=0,
+                devices=list(self.mesh.devices.flat),
+            )
+            compiled: jax.stages.Compiled = mapped.lower(*example).compile(self.compiler_options)
+            return compiled
         jitted = jax.jit(
             step,
             in_shardings=(self.replicated, self.split),
@@ -110,4 +142,4 @@ def make_devices(config: ParallelConfig, xla_flags: str = "") -> Devices:
                 "`parallel.cpu_convolutions` (=eigen) needs a jaxlib that knows "
                 f"{next(iter(options))}; set it to default"
             ) from error
-    return Devices(mesh, options)
+    return Devices(mesh, options, config.mode)

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, UInt8
 
 from dagm_jax.data.slicing import Slicer, slice_labels
+from dagm_jax.models.blocks import global_place
 from dagm_jax.tasks.base import Forward, Lesson, Slices, Task
 from dagm_jax.types import NetworkOutput
 
@@ -49,11 +50,11 @@ class Network:
     mean: float
     std: float
 
-    def show(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array) -> Slices:
+    def show(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
         """Grey slices as the network and its task see them: standardised, in ``in_channels`` equal channels."""
         x = (image.astype(jnp.float32) - self.mean) / self.std
         x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
-        return Slices(x=x, mask=mask, label=label, mean=self.mean / 255, std=self.std / 255)
+        return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
 
     def bind(self, params: Any, stats: Any, *, train: bool) -> tuple[Forward, Callable[[], Any]]:
         """(forward, a function that gives the norm statistics as the calls of forward have left them)."""
@@ -88,26 +89,33 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable[[Array, Array], Array],
     seed: int,
+    axis_name: str | None = None,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
     """``step(state, batch) -> (state, metrics)``; metrics: loss, gradient norm and learning rate, float32, and the
     accuracy of the decisions on slices where the task makes any.
 
     The parameters move by -schedule(step, cooldown) times the optimiser's direction. What is random in a step is a
-    function of ``seed`` and the step's number.
+    function of ``seed``, the step's number and the slice's place in the global batch. ``axis_name``: the mapped axis
+    over which pmap spreads that batch; sums are summed over it and divided once, never means averaged.
     """
 
+    def total(x: Any) -> Any:
+        return x if axis_name is None else jax.lax.psum(x, axis_name)
+
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-        slices = network.show(batch["image"], batch["mask"], batch["label"])
+        place = global_place(batch["label"].shape[0], axis_name)
+        slices = network.show(batch["image"], batch["mask"], batch["label"], place)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-        def mean_loss(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
+        def part_of_mean_loss(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
             forward, stats = network.bind(params, state.stats, train=True)
             lesson = task.learn(forward, slices, key)
             weight = batch["valid"] * lesson.weight
-            loss = (lesson.loss * weight).sum() / jnp.maximum(weight.sum(), 1.0)
-            return loss, (stats(), accuracy(lesson, batch["label"], batch["valid"]))
+            loss = (lesson.loss * weight).sum() / jnp.maximum(total(weight.sum()), 1.0)
+            return loss, (stats(), accuracy(lesson, batch["label"], batch["valid"], total))
 
-        (loss, (stats, shares)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        (loss, (stats, shares)), grads = jax.value_and_grad(part_of_mean_loss, has_aux=True)(state.params)
+        loss, grads = total((loss, grads))
         directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
         rate = schedule(state.step, state.cooldown)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
@@ -117,12 +125,18 @@ def make_train_step(
     return step
 
 
-def accuracy(lesson: Lesson, label: Array, valid: Array) -> Metrics:
-    """The share of right decisions over the valid slices whose label is 0 or 1; nothing where no decision is made."""
+def accuracy(
+    lesson: Lesson, label: Array, valid: Array, total: Callable[[Any], Any] = lambda x: x
+) -> Metrics:
+    """The share of right decisions over the valid slices whose label is 0 or 1; nothing where no decision is made.
+
+    ``total`` sums over the devices that hold parts of the batch.
+    """
     if lesson.is_defective is None:
         return {}
     right, counted = _count_right(lesson.is_defective, label, valid)
-    return {"accuracy": right.sum() / jnp.maximum(counted.sum(), 1)}
+    num_right, num_counted = total((right.sum(), counted.sum()))
+    return {"accuracy": num_right / jnp.maximum(num_counted, 1)}
 
 
 def _count_right(is_defective: Array, label: Array, valid: Array) -> tuple[Array, Array]:
@@ -153,7 +167,7 @@ def make_judge(
         held = jax.vmap(lambda one: slicer.held(one, jnp))(mask)
         label = slice_labels(held, mask.sum((1, 2), dtype=jnp.int32)[:, None], jnp).reshape(-1)
         forward, _ = network.bind(params, stats, train=False)
-        lesson, maps, scores = task.judge(forward, network.show(cut(image), masks, label))
+        lesson, maps, scores = task.judge(forward, network.show(cut(image), masks, label, jnp.arange(b * n)))
         weight = lesson.weight.reshape(b, n)
         right = counted = jnp.zeros((b * n,), jnp.int32)
         if lesson.is_defective is not None:

@@ -32,7 +32,10 @@ def make_slices(channels: int = 3, seed: int = 0) -> Slices:
     mask[0, 10:40, 5:30] = 1
     mask[2, 0, 0] = 1
     label = np.array([1, 0, -1], np.int32)
-    return Slices(x=jnp.asarray(x), mask=jnp.asarray(mask), label=jnp.asarray(label), mean=MEAN, std=STD)
+    place = jnp.arange(len(x))
+    return Slices(
+        x=jnp.asarray(x), mask=jnp.asarray(mask), label=jnp.asarray(label), place=place, mean=MEAN, std=STD
+    )
 
 
 def noise(*shape: int, seed: int = 1) -> np.ndarray:
@@ -232,15 +235,15 @@ def test_the_checkerboard_hides_cells_and_moves() -> None:
 def test_hidden_cells_are_grey_and_count_most() -> None:
     """Catches a mask that leaks the input, weights on the wrong pixels, and one offset for all slices of a batch."""
     slices, task = make_slices(), ReconstructionConfig(visible_weight=0.25)
-    x, weight = (np.asarray(a) for a in task.corrupt(slices["x"], KEY))
+    x, weight = (np.asarray(a) for a in task.corrupt(slices["x"], KEY, slices["place"]))
     hidden = weight[..., 0] == 1
     assert set(np.unique(weight)) == {0.25, 1.0}
     assert (x[hidden] == 0).all()
     np.testing.assert_array_equal(x[~hidden], np.asarray(slices["x"])[~hidden])
     assert any(np.any(hidden[0] != hidden[k]) for k in (1, 2))
-    again = task.corrupt(slices["x"], KEY)
+    again = task.corrupt(slices["x"], KEY, slices["place"])
     np.testing.assert_array_equal(again[0], x)
-    other = task.corrupt(slices["x"], jax.random.key(1))
+    other = task.corrupt(slices["x"], jax.random.key(1), slices["place"])
     assert np.any(np.asarray(other[0]) != x)
 
 
@@ -292,7 +295,7 @@ def test_reconstruction_loss_by_hand(kind: Any, power: int) -> None:
     """Catches weights that do not add up to one, a loss against the corrupted slice, and l1 for mse."""
     slices = make_slices()
     task = ReconstructionConfig(pixel_loss=kind, pixel_weight=2.0, dssim_weight=0.0, visible_weight=0.25)
-    _, weight = task.corrupt(slices["x"], jax.random.split(KEY)[0])
+    _, weight = task.corrupt(slices["x"], jax.random.split(KEY)[0], slices["place"])
     drawn = noise(B, H, W, 3, seed=5)
     lesson = task.learn(saying(NetworkOutput(jnp.asarray(drawn))), slices, KEY)
     error = np.abs(drawn.mean(-1) - np.asarray(slices["x"])[..., 0]) ** power
@@ -314,7 +317,7 @@ def test_reconstruction_never_looks_at_masks_or_labels() -> None:
 def test_stains_are_single_grey_ellipses() -> None:
     """Catches a stain that covers everything or nothing, and channels that differ."""
     slices = make_slices()
-    x, weight = ReconstructionConfig(corruption="stain").corrupt(slices["x"], KEY)
+    x, weight = ReconstructionConfig(corruption="stain").corrupt(slices["x"], KEY, slices["place"])
     changed = np.asarray(x != slices["x"])
     np.testing.assert_array_equal(changed.all(-1), changed.any(-1))
     np.testing.assert_array_equal(weight, 1)
@@ -332,7 +335,9 @@ def test_stains_are_single_grey_ellipses() -> None:
 def test_noise_has_the_given_spread_and_one_grey() -> None:
     """Catches independent noise in the channels, which a network would average away, and another spread."""
     x = jnp.zeros((2, 256, 64, 3))
-    noisy, weight = ReconstructionConfig(corruption="gaussian", noise_std=0.3).corrupt(x, KEY)
+    noisy, weight = ReconstructionConfig(corruption="gaussian", noise_std=0.3).corrupt(
+        x, KEY, jnp.arange(len(x))
+    )
     np.testing.assert_array_equal(noisy[..., 0], noisy[..., 2])
     assert float(noisy.std()) == pytest.approx(0.3, rel=0.02)
     np.testing.assert_array_equal(weight, 1)
@@ -358,7 +363,14 @@ def test_wrong_reconstruction_is_refused(values: dict[str, Any], match: str) -> 
 def test_every_example_is_judged_for_itself(task: Any) -> None:
     """Catches a statistic over the batch in a loss or a map: results would depend on the neighbours."""
     slices = make_slices()
-    one = Slices(x=slices["x"][1:2], mask=slices["mask"][1:2], label=slices["label"][1:2], mean=MEAN, std=STD)
+    one = Slices(
+        x=slices["x"][1:2],
+        mask=slices["mask"][1:2],
+        label=slices["label"][1:2],
+        place=slices["place"][1:2],
+        mean=MEAN,
+        std=STD,
+    )
 
     def mean_channel(x: Any, key: Any) -> NetworkOutput:
         return NetworkOutput(x[..., : task.out_channels(3)])
