@@ -1,0 +1,47 @@
+"""Class 2: fibres one pixel wide, nearly vertical; the defect is a thin dark arc across them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dagm_jax.data.procedural.fields import bimodal, frequencies, gain_of, wave_noise
+from dagm_jax.data.procedural.marks import enclosing, local, off_arc, ramp, semi_axes, spot, window_about
+from dagm_jax.types import Ellipse
+
+_SLANT = 0.19  # most columns that a fibre drifts by per row; the real images hold 0 to 0.2
+_FIBRE_PX = 6.2  # sd of the blur along a fibre
+
+
+def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
+    """Fibres of one slant for the whole image, float32 [h w]: 255 / (1 + exp(-(level + 1.2 z))).
+
+    z is white along a row and smooth along the fibres: a wave passes by exp(-2 (pi L (fy + slant fx))^2),
+    which is the same for every fx after summing over fy.
+    """
+    slant = float(rng.uniform(-_SLANT, _SLANT))
+    fx, fy = frequencies(size_px)
+    power = np.exp(-4 * (np.pi * _FIBRE_PX * (fy + slant * fx)).astype(np.float32) ** 2)
+    z = wave_noise(rng, gain_of(power, sd=1.0))
+    return bimodal(z, level=-0.56 + 0.21 * rng.standard_normal(), slope=1.17)
+
+
+def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
+    """The image with an arc of a circle, 2-3 px wide and nearly black, and the ellipse about its bow.
+
+    Half the chord is 0.7 to 0.9 of a; the sag takes what is left of the ellipse's width.
+    """
+    semi_a, semi_b = semi_axes(rng, (23, 24, 37, 60, 70, 81, 104), (5, 8.8, 10.3, 12.5, 16.7, 31, 52))
+    row, col = spot(rng, clean.shape[0], semi_a)
+    angle = float(rng.uniform(-np.pi / 2, np.pi / 2))
+    half_chord = semi_a * float(rng.uniform(0.7, 0.9))
+    room = 2 * (semi_b - 2) * float(np.sqrt(1 - (half_chord / semi_a) ** 2))
+    sag = room * float(rng.uniform(0.5, 1.0)) * float(rng.choice((-1, 1)))
+    window = window_about(row, col, semi_a + 4, clean.shape[0])
+    u, v = local(window, row, col, angle)
+    half_width = float(rng.uniform(1.2, 1.6))
+    share = ramp(half_width + 0.5 - np.abs(off_arc(u, v, half_chord, sag)), 1.0)
+    share *= ramp(half_chord - np.abs(u), 6.0)
+    damaged = clean.copy()
+    damaged[window] += share * (np.float32(rng.uniform(2, 14)) - damaged[window])
+    wanted = Ellipse(semi_a, semi_b, angle, col + 1, row + 1)
+    return damaged, enclosing(wanted, share > 0, window)
