@@ -8,21 +8,31 @@ from dagm_jax.data.procedural.fields import bimodal, frequencies, gain_of, wave_
 from dagm_jax.data.procedural.marks import enclosing, local, off_arc, ramp, semi_axes, spot, window_about
 from dagm_jax.types import Ellipse
 
-_SLANT = 0.19  # most columns that a fibre drifts by per row; the real images hold 0 to 0.2
-_FIBRE_PX = 6.2  # sd of the blur along a fibre
+_SLANT = 0.14  # most columns that a fibre drifts by per row; the real images hold 0 to about 0.14
+_FIBRE_PX = 7.6  # along a fibre the correlation at d px is (1 + d/7.6) exp(-d/7.6)
+_FINENESS = 0.45  # cycles per px across, to which waves are as strong as exp(-1/2)
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Fibres of one slant for the whole image, float32 [h w]: 255 / (1 + exp(-(level + 1.2 z))).
+    """Fibres of one slant for the whole image, float32 [h w]: 255 / (1 + exp(-(level + 1.2 z))), z Gaussian."""
+    z = wave_noise(rng, _fibre_gain(float(rng.uniform(-_SLANT, _SLANT)), size_px))
+    return bimodal(z, level=-0.58 + 0.21 * rng.standard_normal(), slope=1.17)
 
-    z is white along a row and smooth along the fibres: a wave passes by exp(-2 (pi L (fy + slant fx))^2),
-    which is the same for every fx after summing over fy.
+
+def _fibre_gain(slant: float, size_px: int) -> np.ndarray:
+    """Gain float32 [h, w//2 + 1] of fibres finer than the pixels: a slanted one breaks up into beads, as real ones do.
+
+    A wave of frequency F across, of power exp(-F^2 / (2 0.45^2)), lies at fy = -slant F; the pixels show F - 1, F and
+    F + 1 as the same fx. Their powers are scaled to the same sum for every fx, which makes the rows white.
     """
-    slant = float(rng.uniform(-_SLANT, _SLANT))
-    fx, fy = frequencies(size_px)
-    power = np.exp(-4 * (np.pi * _FIBRE_PX * (fy + slant * fx)).astype(np.float32) ** 2)
-    z = wave_noise(rng, gain_of(power, sd=1.0))
-    return bimodal(z, level=-0.56 + 0.21 * rng.standard_normal(), slope=1.17)
+    fx, fy = (f.astype(np.float32) for f in frequencies(size_px))
+    aliases = [fx - 1, fx, fx + 1]
+    shares = [np.exp(-(f**2) / np.float32(2 * _FINENESS**2)) for f in aliases]
+    power = np.zeros(np.broadcast_shapes(fx.shape, fy.shape), np.float32)
+    for f, share in zip(aliases, shares, strict=True):
+        along = np.float32(2 * np.pi * _FIBRE_PX) * (fy + np.float32(slant) * f)
+        power += share / sum(shares) / np.square(1 + np.square(along))
+    return gain_of(power, sd=1.0)
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

@@ -15,7 +15,7 @@ from dagm_jax.types import Ellipse
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     """Cloth float32 [h w]: shared shading (sd 24) + own cloud (sd 19) + faint columns and rows, smudges, threads.
 
-    The smudges (darker by up to 35) and the light threads, some of them saturated, are no defects.
+    The smudges (darker by up to 35) and the light threads (by up to 60) are no defects.
     """
     image = np.float32(rng.uniform(0.9, 1.1)) * wave_noise(rng, _cloud_gain(size_px))
     image += _shading(seed, size_px)
@@ -45,19 +45,19 @@ def _cloud_gain(size_px: int) -> np.ndarray:
 def _shading(seed: int, size_px: int) -> np.ndarray:
     """The shading that all images of (seed, class 3) share, float32 [h w], sd about 24: light left, dark right.
 
-    A ramp (sd 17) and random waves (sd 17.5) without a slope of their own: 70 % constant columns, most of them about
-    70 px wide and some 12 px, the rest 60 px long.
+    A ramp (sd 18) and random waves (sd 16.5) without a slope of their own: half of them constant columns, the others
+    60 px long; most about 90 px wide, some 12 px.
     """
     fx, fy = frequencies(size_px)
-    across = np.exp(-2 * (np.pi * 70 * fx) ** 2) + 0.05 * np.exp(-2 * (np.pi * 12 * fx) ** 2)
+    across = np.exp(-2 * (np.pi * 90 * fx) ** 2) + 0.03 * np.exp(-2 * (np.pi * 12 * fx) ** 2)
     across *= fx != 0
     along = np.exp(-2 * (np.pi * 60 * fy) ** 2) * (fy != 0)
-    along *= 0.30 / along.sum()
-    along[0] = 0.70
+    along *= 0.5 / along.sum()
+    along[0] = 0.5
     fall = np.linspace(3**0.5, -(3**0.5), size_px, dtype=np.float32)
     waves = shared_field(seed, 3, np.sqrt(along * across), sd=1.0)
     waves = waves - (waves * fall).mean() * fall
-    shading: np.ndarray = np.float32(17) * fall + np.float32(17.5) / waves.std() * waves
+    shading: np.ndarray = np.float32(18) * fall + np.float32(16.5) / waves.std() * waves
     shading.setflags(write=False)
     return shading
 
@@ -72,13 +72,13 @@ def _smudge(rng: np.random.Generator, image: np.ndarray) -> None:
 
 
 def _thread(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Lighten a nearly horizontal line, 10-60 px long and 1-2 px wide, by up to 150, in place."""
+    """Lighten a nearly horizontal line, 10-60 px long and 1-2 px wide, by up to 60, in place."""
     row, col = rng.uniform(0, image.shape[0], 2)
     half = float(rng.uniform(5, 30))
     window = window_about(row, col, half, image.shape[0])
     u, v = local(window, row, col, float(rng.uniform(-0.12, 0.12)))
-    light = bump(v, float(rng.uniform(1.2, 2.2))) * bump(u, half)
-    image[window] += np.float32(rng.uniform(20, 150)) * light
+    light = bump(v, float(rng.uniform(1.5, 3.0))) * bump(u, half)
+    image[window] += np.float32(rng.uniform(15, 60)) * light
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
@@ -94,15 +94,15 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     u, v = local(window, row, col, angle)
     lumps = np.zeros_like(u)
     for n in range(rng.integers(1, 4)):
-        reach = half * float(rng.uniform(0.35, 0.6))
+        reach = half * float(rng.uniform(0.45, 0.7))
         off = (half - reach) * float(rng.uniform(-1, 1)) * min(n, 1)
-        slim = np.float32(rng.uniform(1, 1.5) * max(1.0, reach / (0.6 * semi_b)))
+        slim = np.float32(rng.uniform(1, 1.9) * max(1.0, reach / (0.6 * semi_b)))
         lumps = np.maximum(lumps, bump(np.hypot(u - np.float32(off), v * slim), reach))
-    rough = scipy.ndimage.gaussian_filter(rng.standard_normal(u.shape, np.float32), 0.8)
-    share = ramp(rough * np.float32(1 / rough.std()) + 3 * lumps - np.float32(2.0), 0.4) * (lumps > 0)
+    rough = scipy.ndimage.gaussian_filter(rng.standard_normal(u.shape, np.float32), 0.65)
+    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.8), 0.5) * (lumps > 0)
     # The bar's height is chance: the middle of the first lump is a speck whatever the noise says.
     share = np.maximum(share, ramp(2.3 - np.hypot(u, v), 1.0))
     damaged = clean.copy()
-    damaged[window] += share * (np.float32(rng.uniform(235, 262)) - damaged[window])
+    damaged[window] += share * (np.float32(rng.uniform(225, 262)) - damaged[window])
     wanted = Ellipse(semi_a, semi_b, angle, col + 1, row + 1)
     return damaged, enclosing(wanted, share > 0, window)

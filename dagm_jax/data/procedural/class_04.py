@@ -5,35 +5,44 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import scipy.ndimage
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, smooth_noise, wave_noise
+from dagm_jax.data.procedural.fields import frequencies, gain_of, shared_field, smooth_noise, wave_noise
 from dagm_jax.data.procedural.marks import bump, enclosing, local, off_arc, ramp, semi_axes, window_about
 from dagm_jax.data.procedural.relief import add_frame, engrave, facing, shade
 from dagm_jax.types import Ellipse
 
 _LIGHT_RAD = 0.8  # light from the upper left: creases that run towards it hardly show
 _STAR = (0.518, 0.513)  # row and column of the star point, as a share of the size; ± 2 px between images
-_NUM_RAYS = 115
+_NUM_RAYS = 170
 _CLEAR_PX = 75  # no defect's middle comes this near to the star point
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Light relief float32 [h w]: ground (sd 7) + 115 lit grooves from the star point + its dark core + the frame."""
+    """Light relief float32 [h w]: ground (sd 7) + 170 lit grooves from the star point + its dark core + the frame."""
     row, col = np.array(_STAR) * size_px + rng.uniform(-2, 2, 2)
     grooves = _rays(rng, row, col, size_px)
     image = wave_noise(rng, _ground_gain(size_px))
-    image += np.float32(400) * shade(grooves, 1.6, _LIGHT_RAD)
-    image += np.float32(3.0) * smooth_noise(rng, size_px, 120)
-    image += np.float32(176.5 + 6.5 * rng.standard_normal())
+    image += np.float32(430) * shade(grooves, 1.9, _LIGHT_RAD, ambient=0.07)
+    image += np.float32(1.5) * smooth_noise(rng, size_px, 120)
+    image += _slow_light(seed, size_px)
+    image += np.float32(180.0 + 6.5 * rng.standard_normal())
     core = window_about(row, col, 45, size_px)
     u, v = local(core, row, col, 0.0)
     r = np.hypot(u, v)
     # The rays meet in a flat grey disc.
-    disc = ramp(np.float32(12) - r, 4.0)
+    disc = ramp(np.float32(11) + np.float32(1.5) * _blotches(rng, r.shape) - r, 4.0)
     image[core] += disc * (np.float32(130) + np.float32(5) * rng.standard_normal(r.shape, np.float32) - image[core])
-    image[core] -= np.float32(30) * bump(r, 30)
+    image[core] -= bump(r, 34) * (np.float32(28) + np.float32(26) * _blotches(rng, r.shape))
     add_frame(rng, image, mean=72, sd=5)
     return image
+
+
+def _blotches(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Blots float32 [h w] of about 5 px, mean 0, sd 1: the star's core is torn, not turned on a lathe."""
+    blots = scipy.ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), 2.2)
+    scaled: np.ndarray = blots * np.float32(1 / blots.std())
+    return scaled
 
 
 def _rays(rng: np.random.Generator, row: float, col: float, size_px: int) -> np.ndarray:
@@ -42,15 +51,15 @@ def _rays(rng: np.random.Generator, row: float, col: float, size_px: int) -> np.
     Ray: angle t + bend (r/256)^2 at radius r, from about 12 px to a random end, shallower outwards.
     """
     angle = rng.uniform(0, 2 * np.pi, _NUM_RAYS)[:, None]
-    bend = rng.normal(0, 0.16, _NUM_RAYS)[:, None]
-    first, last = rng.uniform(9, 30, _NUM_RAYS)[:, None], rng.uniform(70, 330, _NUM_RAYS)[:, None]
-    depth = rng.uniform(0.3, 1.25, _NUM_RAYS)[:, None]
-    r = np.arange(8, 330, 0.7)[None, :]
+    bend = rng.normal(0, 0.09, _NUM_RAYS)[:, None]
+    first, last = rng.uniform(9, 30, _NUM_RAYS)[:, None], rng.uniform(60, 380, _NUM_RAYS)[:, None]
+    depth = rng.uniform(0.4, 1.4, _NUM_RAYS)[:, None]
+    r = np.arange(8, 380, 1.0)[None, :]
     turned = angle + bend * (r / 256) ** 2
-    depths = depth * np.clip((last - r) / (0.6 * last), 0, 1) * np.clip((r - first) / 8, 0, 1)
+    depths = depth * np.clip((last - r) / (0.5 * last), 0, 1) * np.clip((r - first) / 8, 0, 1)
     kept = depths > 0
     rows, cols = row + r * np.sin(turned), col + r * np.cos(turned)
-    return engrave(rows[kept], cols[kept], -0.7 * depths[kept], size_px)
+    return engrave(rows[kept], cols[kept], -depths[kept], size_px)
 
 
 @lru_cache(maxsize=4)
@@ -60,6 +69,15 @@ def _ground_gain(size_px: int) -> np.ndarray:
     square = fx**2 + fy**2
     power = facing(fx, fy, _LIGHT_RAD) * (1 + 30**2 * square) ** -1.6 * np.exp(-2 * (np.pi * 0.8) ** 2 * square)
     return gain_of(power, sd=7.0, white=0.4)
+
+
+@lru_cache(maxsize=4)
+def _slow_light(seed: int, size_px: int) -> np.ndarray:
+    """The slow light that all images of (seed, class 4) share, float32 [h w], sd 4.5, about 150 px wide."""
+    fx, fy = frequencies(size_px)
+    power = np.exp(-2 * (np.pi * 60) ** 2 * (fx**2 + fy**2))
+    power[0, 0] = 0
+    return shared_field(seed, 4, np.sqrt(power), sd=4.5)
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

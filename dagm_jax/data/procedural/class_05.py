@@ -12,8 +12,8 @@ from dagm_jax.types import Ellipse
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Noise float32 [h w]: shared clouds (sd 17) + own grain (sd 23.5) + own level (mean 124, sd 4.5)."""
-    image = wave_noise(rng, _grain_gain(size_px))
+    """Noise float32 [h w]: shared clouds (sd 17) + own grain (sd 22 to 25) + own level (mean 124, sd 4.5)."""
+    image = np.float32(rng.uniform(0.94, 1.06)) * wave_noise(rng, _grain_gain(size_px))
     image += _clouds(seed, size_px)
     image += np.float32(124 + 4.5 * rng.standard_normal())
     return image
@@ -56,11 +56,11 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     place = u * np.float32(1 / pitch) + np.float32((count - 1) / 2)
     nearest = np.clip(np.rint(place), 0, count - 1)
     # Lines of uneven length and blackness, as if drawn by hand.
-    ends, deep = half + rng.uniform(-2, 2, count), rng.uniform(55, 105, count)
+    ends, dark = half + rng.uniform(-2, 2, count), rng.uniform(20, 50, count)
     which = nearest.astype(np.int64)
     share = ramp(1.2 - np.abs(place - nearest) * np.float32(pitch), 1.0)
     share *= ramp(ends.astype(np.float32)[which] - np.abs(v), 1.0)
     damaged = clean.copy()
-    damaged[window] -= share * deep.astype(np.float32)[which]
+    damaged[window] += np.float32(0.9) * share * (dark.astype(np.float32)[which] - damaged[window])
     wanted = Ellipse(1.75 * semi_b, semi_b, angle, col + 1, row + 1)
     return damaged, enclosing(wanted, share > 0, window)

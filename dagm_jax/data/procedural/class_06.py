@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from dagm_jax.data.procedural.fields import bimodal, frequencies, gain_of, shared_field, spline_row, wave_noise
-from dagm_jax.data.procedural.marks import local, ramp
+from dagm_jax.data.procedural.marks import local
 from dagm_jax.types import Ellipse
 
 _SEMI_A, _SEMI_B = 260.0, 30.0  # of every ellipse of this class
@@ -48,7 +48,8 @@ def _clouds(seed: int, size_px: int) -> np.ndarray:
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
     """The image with a band in which few white grains are left, and its ellipse a = 260, b = 30.
 
-    The speckle's curve is undone, its z lowered by up to 2 where (u/250)^2 + (v/28.5)^2 < 1, and applied again.
+    The speckle's curve is undone and its logit l lowered by d s^1.2 with d = 2.4 to 3.2, s = 1 - (u/250)^2 -
+    (v/28.5)^2, but never below 0.3 l - 2.8: the band is as dark as the speckle's dark grains, not darker.
     """
     size_px = clean.shape[0]
     row, col = rng.uniform(0.18, 0.82, 2) * size_px
@@ -56,9 +57,11 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     u, v = local((slice(0, size_px), slice(0, size_px)), row, col, angle)
     inside = 1 - np.square(u * np.float32(1 / _LONG)) - np.square(v * np.float32(1 / _WIDE))
     touched = inside > 0
-    share = ramp(inside[touched], 0.85)
+    share = inside[touched] ** np.float32(1.2)
     grey = np.clip(clean[touched], 0.2, 254.8)
     damaged = clean.copy()
-    latent = np.log(grey / (255 - grey)) - np.float32(rng.uniform(2.6, 3.6)) * share
-    damaged[touched] = bimodal(latent, level=0.0, slope=1.0)
+    logit = np.log(grey / (255 - grey))
+    floor = np.minimum(logit, np.float32(0.3) * logit - np.float32(2.8))
+    lowered = np.maximum(logit - np.float32(rng.uniform(2.4, 3.2)) * share, floor)
+    damaged[touched] = bimodal(lowered, level=0.0, slope=1.0)
     return damaged, Ellipse(_SEMI_A, _SEMI_B, angle, float(col + 1), float(row + 1))

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from dagm_jax.data.procedural.fields import frequencies, gain_of, wave_noise
-from dagm_jax.data.procedural.marks import bump, enclosing, local, spot, window_about
+from dagm_jax.data.procedural.marks import bump, enclosing, local, ramp, spot, window_about
 from dagm_jax.types import Ellipse
 
 
@@ -47,22 +47,22 @@ def _stray_blob(rng: np.random.Generator, image: np.ndarray) -> None:
     elif kind == 1:
         image[window] += strength * bump(r, 0.7 * outer)
     else:
-        image[window] -= strength * bump(r - np.float32(outer - 2.4), 2.4) * (u > 0)
+        image[window] -= strength * bump(r - np.float32(outer - 2.4), 2.4) * ramp(u + 1, 3.0)
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
-    """The image with a dark ring, 8-15 px across, about a bright centre, and an ellipse of radius about 17 px."""
+    """The image with a dark ring, 10-15 px across, about a bright centre, and an ellipse of radius about 17 px."""
     size_px = clean.shape[0]
     row, col = spot(rng, size_px, 14)
-    outer = float(rng.uniform(4.5, 7.5))
+    outer = float(rng.uniform(5, 7.5))
     window = window_about(row, col, outer, size_px)
     u, v = local(window, row, col, float(rng.uniform(0, np.pi)))
     r = np.hypot(u, v * np.float32(rng.uniform(1, 1.12)))
-    ring, middle = bump(r - np.float32(outer - 2.2), 2.2), bump(r, outer - 2.2)
+    ring, middle = bump(r - np.float32(outer - 2.7), 2.7), bump(r, outer - 2.2)
     damaged = clean.copy()
     # Both pull towards a grey value of their own, so that the ring is whole wherever it lies.
-    damaged[window] += np.float32(0.9) * ring * (np.float32(rng.uniform(20, 45)) - damaged[window])
-    damaged[window] += np.float32(0.9) * middle * (np.float32(rng.uniform(190, 225)) - damaged[window])
+    damaged[window] += np.float32(0.9) * ring * (np.float32(rng.uniform(25, 50)) - damaged[window])
+    damaged[window] += np.float32(0.9) * middle * (np.float32(rng.uniform(180, 215)) - damaged[window])
     semi_a, semi_b = 17.5 * rng.uniform(0.9, 1.1), 17.5 * rng.uniform(0.9, 1.1)
     off = rng.uniform(-3, 3, 2)
     angle = float(rng.uniform(0, np.pi))

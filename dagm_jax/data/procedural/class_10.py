@@ -12,13 +12,14 @@ from dagm_jax.data.procedural.relief import add_frame, engrave, facing, shade
 from dagm_jax.types import Ellipse
 
 _LIGHT_RAD = 0.42  # light from the left and a little above
+_NUM_CURVES = 42
 _SPAN_PX = 512  # between the two foci, whatever the image size: a smaller image is a crop about the bottom's middle
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     """Relief float32 [h w], mean 161 ± 5: lit ground (sd 11) + lit curves + light that falls off + the frame."""
     image = wave_noise(rng, _ground_gain(size_px))
-    image += np.float32(500) * shade(_curves(rng, size_px), 1.75, _LIGHT_RAD)
+    image += np.float32(720) * shade(_curves(rng, size_px), 1.75, _LIGHT_RAD, ambient=0.12)
     image += np.float32(5) * smooth_noise(rng, size_px, 150)
     image += np.float32(161 + 5 * rng.standard_normal())
     add_frame(rng, image, mean=68, sd=6)
@@ -26,15 +27,15 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
 
 
 def _curves(rng: np.random.Generator, size_px: int) -> np.ndarray:
-    """Height map float32 [h w] of about 36 curves, ridges and grooves.
+    """Height map float32 [h w] of about 42 curves, ridges and grooves.
 
     Hyperbolas with the bottom corners as foci (half distance f): x = p cosh t, y = sqrt(f^2 - p^2) sinh t
     above the bottom edge: upright in the middle, tight about the corners. Some come in close pairs, some end early.
     """
     focus = _SPAN_PX / 2 * float(rng.uniform(0.96, 1.0))
-    p = np.linspace(-0.985, 0.985, 36) + rng.normal(0, 0.018, 36)
-    pairs = rng.choice(36, 9, replace=False)
-    p[pairs] = p[(pairs + 1) % 36] + rng.uniform(0.02, 0.035, 9)
+    p = np.linspace(-0.985, 0.985, _NUM_CURVES) + rng.normal(0, 0.016, _NUM_CURVES)
+    pairs = rng.choice(_NUM_CURVES, 12, replace=False)
+    p[pairs] = p[(pairs + 1) % _NUM_CURVES] + rng.uniform(0.02, 0.035, 12)
     p = (np.clip(p, -0.99, 0.99) * focus)[:, None]
     # Points where their spacing along the curve is below 1 px: t itself would crowd them at the bottom.
     y = np.linspace(0, 1, 1200)[None, :] ** 1.3 * (_SPAN_PX + 4)
@@ -42,8 +43,8 @@ def _curves(rng: np.random.Generator, size_px: int) -> np.ndarray:
     cols = size_px / 2 + float(rng.uniform(-6, 14)) + p * wide
     rows = np.broadcast_to(size_px - 1 - y, cols.shape)
     steps = np.hypot(np.gradient(rows, axis=1), np.gradient(cols, axis=1))
-    ends = np.where(rng.uniform(0, 1, 36) < 0.25, rng.uniform(0.2, 0.9, 36), 2.0)[:, None] * _SPAN_PX
-    depth = rng.uniform(0.55, 1.15, 36)[:, None] * np.where(rng.uniform(0, 1, 36) < 0.8, 1, -1)[:, None]
+    ends = np.where(rng.uniform(0, 1, _NUM_CURVES) < 0.25, rng.uniform(0.2, 0.9, _NUM_CURVES), 2.0)[:, None] * _SPAN_PX
+    depth = rng.uniform(0.55, 1.15, _NUM_CURVES)[:, None] * np.where(rng.uniform(0, 1, _NUM_CURVES) < 0.35, 1, -1)[:, None]
     heights = depth * steps * (y < ends)
     return engrave(rows.ravel(), cols.ravel(), heights.ravel(), size_px)
 
@@ -53,8 +54,8 @@ def _ground_gain(size_px: int) -> np.ndarray:
     """Gain float32 [h, w//2 + 1] of the lit ground: oblique wrinkles of 4 to 15 px, sd 11."""
     fx, fy = frequencies(size_px)
     square = fx**2 + fy**2
-    power = facing(fx, fy, 0.95) * (1 + 30**2 * square) ** -1.9
-    return gain_of(power, sd=11.0, white=0.08)
+    power = facing(fx, fy, 0.95) * (1 + 30**2 * square) ** -2.1
+    return gain_of(power, sd=11.0, white=0.04)
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

@@ -36,23 +36,25 @@ class _Recipe:
 
     texture(rng, seed, size_px) -> float32 [h w], free of defects;
     defect(rng, clean) -> (damaged copy of clean, ellipse that holds every pixel changed);
-    framed: whether the texture has a dark frame, which no defect may cross.
+    framed: whether the texture has a dark frame, which no defect may cross;
+    stretched: whether the texture spans 0 to 255, as each real image does, so that no extreme tells of a defect.
     """
 
     texture: Callable[[np.random.Generator, int, int], np.ndarray]
     defect: Callable[[np.random.Generator, np.ndarray], tuple[np.ndarray, Ellipse]]
     framed: bool = False
+    stretched: bool = True
 
 
 _RECIPES: dict[int, _Recipe] = {
-    1: _Recipe(class_01.texture, class_01.defect),
+    1: _Recipe(class_01.texture, class_01.defect, stretched=False),
     2: _Recipe(class_02.texture, class_02.defect),
     3: _Recipe(class_03.texture, class_03.defect),
     4: _Recipe(class_04.texture, class_04.defect, framed=True),
     5: _Recipe(class_05.texture, class_05.defect),
     6: _Recipe(class_06.texture, class_06.defect),
     7: _Recipe(class_07.texture, class_07.defect, framed=True),
-    8: _Recipe(class_08.texture, class_08.defect),
+    8: _Recipe(class_08.texture, class_08.defect, stretched=False),
     9: _Recipe(class_09.texture, class_09.defect),
     10: _Recipe(class_10.texture, class_10.defect, framed=True),
 }
@@ -88,6 +90,8 @@ def draw_with_twin(
     rng = np.random.default_rng(np.random.SeedSequence([seed, class_id, index, int(defective)]))
     recipe = _RECIPES[class_id]
     clean = recipe.texture(rng, seed, size_px)
+    if recipe.stretched:
+        _stretch(clean)
     if not defective:
         image = _to_uint8(clean)
         return image, image, None
@@ -108,6 +112,12 @@ def _check(class_id: int, index: int, seed: int, size_px: int) -> None:
     for name, value, least in (("index", index, 0), ("seed", seed, 0), ("size_px", size_px, MIN_SIZE_PX)):
         if value < least:
             raise UserError(f"{name}={value}: must be at least {least}; pass {least} or more")
+
+
+def _stretch(image: np.ndarray) -> None:
+    """Make the image's darkest pixel 0 and its brightest 255, in place."""
+    flat = image.reshape(-1)
+    flat[flat.argmin()], flat[flat.argmax()] = 0, 255
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:

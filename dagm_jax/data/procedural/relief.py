@@ -25,13 +25,17 @@ def engrave(rows: np.ndarray, cols: np.ndarray, heights: np.ndarray, size_px: in
     return flat.astype(np.float32).reshape(size_px, size_px)
 
 
-def shade(height: np.ndarray, blur_px: float, light_rad: float) -> np.ndarray:
-    """Slope of the blurred height map towards the light, float32 [h w]: bright flanks face it, dark ones do not."""
+def shade(height: np.ndarray, blur_px: float, light_rad: float, ambient: float) -> np.ndarray:
+    """Light on a height map, float32 [h w]: slope of the blurred map against the light + ambient * blurred map.
+
+    One flank of a groove is bright, the other dark; where it runs towards the light, only the ambient part is left,
+    which darkens the grooves and lightens the ridges.
+    """
     smooth = scipy.ndimage.gaussian_filter(height, blur_px, mode="nearest", truncate=3)
-    slope = np.zeros_like(smooth)
-    slope[:, 1:-1] = np.float32(np.cos(light_rad) / 2) * (smooth[:, 2:] - smooth[:, :-2])
-    slope[1:-1] += np.float32(np.sin(light_rad) / 2) * (smooth[2:] - smooth[:-2])
-    return slope
+    lit = np.float32(ambient) * smooth
+    lit[:, 1:-1] += np.float32(np.cos(light_rad) / 2) * (smooth[:, 2:] - smooth[:, :-2])
+    lit[1:-1] += np.float32(np.sin(light_rad) / 2) * (smooth[2:] - smooth[:-2])
+    return lit
 
 
 def facing(fx: np.ndarray, fy: np.ndarray, light_rad: float) -> np.ndarray:
