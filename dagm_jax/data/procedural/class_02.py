@@ -8,7 +8,7 @@ from dagm_jax.data.procedural.fields import bimodal, frequencies, gain_of, wave_
 from dagm_jax.data.procedural.marks import enclosing, local, off_arc, ramp, semi_axes, spot, window_about
 from dagm_jax.types import Ellipse
 
-_SLANT = 0.14  # most columns that a fibre drifts by per row; the real images hold 0 to about 0.14
+_SLANT = 0.13  # most columns that a fibre drifts by per row; the real images hold 0 to about 0.14
 _FIBRE_PX = 7.6  # along a fibre the correlation at d px is (1 + d/7.6) exp(-d/7.6)
 _FINENESS = 0.45  # cycles per px across, to which waves are as strong as exp(-1/2)
 
@@ -45,7 +45,7 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     angle = float(rng.uniform(-np.pi / 2, np.pi / 2))
     half_chord = semi_a * float(rng.uniform(0.7, 0.9))
     room = 2 * (semi_b - 2) * float(np.sqrt(1 - (half_chord / semi_a) ** 2))
-    sag = room * float(rng.uniform(0.5, 1.0)) * float(rng.choice((-1, 1)))
+    sag = min(room * float(rng.uniform(0.5, 1.0)), 0.9 * half_chord) * float(rng.choice((-1, 1)))
     window = window_about(row, col, semi_a + 4, clean.shape[0])
     u, v = local(window, row, col, angle)
     half_width = float(rng.uniform(1.2, 1.6))

@@ -23,8 +23,8 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     row, col = np.array(_STAR) * size_px + rng.uniform(-2, 2, 2)
     grooves = _rays(rng, row, col, size_px)
     image = wave_noise(rng, _ground_gain(size_px))
-    image += np.float32(430) * shade(grooves, 1.9, _LIGHT_RAD, ambient=0.07)
-    image += np.float32(1.5) * smooth_noise(rng, size_px, 120)
+    image += np.float32(430) * shade(grooves, 2.0, _LIGHT_RAD, ambient=0.07)
+    image += np.float32(1.0) * smooth_noise(rng, size_px, 120)
     image += _slow_light(seed, size_px)
     image += np.float32(180.0 + 6.5 * rng.standard_normal())
     core = window_about(row, col, 45, size_px)
@@ -68,16 +68,16 @@ def _ground_gain(size_px: int) -> np.ndarray:
     fx, fy = frequencies(size_px)
     square = fx**2 + fy**2
     power = facing(fx, fy, _LIGHT_RAD) * (1 + 30**2 * square) ** -1.6 * np.exp(-2 * (np.pi * 0.8) ** 2 * square)
-    return gain_of(power, sd=7.0, white=0.4)
+    return gain_of(power, sd=7.0, white=0.3)
 
 
 @lru_cache(maxsize=4)
 def _slow_light(seed: int, size_px: int) -> np.ndarray:
-    """The slow light that all images of (seed, class 4) share, float32 [h w], sd 4.5, about 150 px wide."""
+    """The slow light that all images of (seed, class 4) share, float32 [h w], sd 6.5, about 150 px wide."""
     fx, fy = frequencies(size_px)
     power = np.exp(-2 * (np.pi * 60) ** 2 * (fx**2 + fy**2))
     power[0, 0] = 0
-    return shared_field(seed, 4, np.sqrt(power), sd=4.5)
+    return shared_field(seed, 4, np.sqrt(power), sd=6.5)
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

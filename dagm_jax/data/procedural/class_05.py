@@ -33,9 +33,9 @@ def _grain_gain(size_px: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _clouds(seed: int, size_px: int) -> np.ndarray:
-    """The clouds that all images of (seed, class 5) share, float32 [h w], sd 17: power (1 + (300 f)^2)^-1.5."""
+    """The clouds that all images of (seed, class 5) share, float32 [h w], sd 17: power (1 + (500 f)^2)^-1.5."""
     fx, fy = frequencies(size_px)
-    power = (1 + 300**2 * (fx**2 + fy**2)) ** -1.5
+    power = (1 + 500**2 * (fx**2 + fy**2)) ** -1.5
     power[0, 0] = 0
     return shared_field(seed, 5, np.sqrt(power), sd=17.0)
 

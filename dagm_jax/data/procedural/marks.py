@@ -66,12 +66,15 @@ def spot(rng: np.random.Generator, size_px: int, margin_px: float) -> tuple[floa
 
 
 def off_arc(u: np.ndarray, v: np.ndarray, half_chord: float, sag: float) -> np.ndarray:
-    """Distance px of (u, v) to the circle through (±half_chord, -sag/2) and (0, sag/2), < 0 on one side."""
+    """Distance px of (u, v) to the arc of a circle through (±half_chord, -sag/2) and (0, sag/2), < 0 inside.
+
+    |sag| < half_chord, so that the arc is less than half the circle; the other half is infinitely far.
+    """
     if abs(sag) < 0.5:
         return v
     radius = np.float32((half_chord**2 + sag**2) / (2 * abs(sag)))
-    rise = np.copysign(v, v * np.float32(sag))
-    distance: np.ndarray = np.hypot(u, rise - (np.float32(abs(sag) / 2) - radius)) - radius
+    rise = v * np.float32(math.copysign(1, sag)) - (np.float32(abs(sag) / 2) - radius)
+    distance: np.ndarray = np.where(rise > 0, np.hypot(u, rise) - radius, np.float32(np.inf))
     return distance
 
 
