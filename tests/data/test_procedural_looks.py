@@ -4,7 +4,6 @@ The numbers of the tables are measured on real images (docs/procedural.md) or kn
 the code under test.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,8 @@ class Look:
     """What is known of a real class; lengths and areas in px, grey values 0 to 255.
 
     autocorrelation: at LAGS along a row, then along a column; None where only a description is known.
-    semi_a, semi_b: (least, median, most) of the ellipses. area: mean of the masks; 0 for class 8, see its own test. contrast: what a tenth of the defect's pixels change by at least. shared: correlation of the means of
+    semi_a, semi_b: (least, median, most) of the ellipses. area: mean of the masks; 0 for class 8, which has a test of
+    its own. contrast: what a tenth of the defect's pixels change by at least. shared: correlation of the means of
     16-px blocks between images.
     """
 
@@ -90,11 +90,13 @@ class Album:
 
 # With one parameter for the module pytest runs all tests of a class in a row: one album is in memory at a time.
 @pytest.fixture(scope="module", params=CLASSES)
-def album(request: pytest.FixtureRequest) -> Iterator[Album]:
+def album(request: pytest.FixtureRequest) -> Album:
     class_id: int = request.param
     good = np.stack([draw(class_id, i, seed=0, defective=False).image for i in range(NUM_GOOD)])
-    bad, twins, ellipses = zip(*(draw_with_twin(class_id, i, 0, True, 512) for i in range(NUM_BAD)), strict=True)
-    yield Album(class_id, LOOKS[class_id], good, np.stack(bad), np.stack(twins), list(ellipses))
+    bad, twins, ellipses = zip(
+        *(draw_with_twin(class_id, i, 0, True, 512) for i in range(NUM_BAD)), strict=True
+    )
+    return Album(class_id, LOOKS[class_id], good, np.stack(bad), np.stack(twins), list(ellipses))
 
 
 def autocorrelation(image: np.ndarray, lag: int) -> float:
@@ -180,7 +182,8 @@ def test_lengths_are_pixels_whatever_the_size() -> None:
         large = np.stack([draw(class_id, i, seed=0, defective=False).image for i in range(6)])
         for axis in (0, 1):
             a, b = (
-                [autocorrelation(x[2:-2, 2:-2] if axis else x[2:-2, 2:-2].T, 2) for x in xs] for xs in (small, large)
+                [autocorrelation(x[2:-2, 2:-2] if axis else x[2:-2, 2:-2].T, 2) for x in xs]
+                for xs in (small, large)
             )
             assert np.mean(a) == pytest.approx(np.mean(b), abs=0.12), class_id
 
@@ -241,8 +244,12 @@ def test_brightness_does_not_give_the_label_away(album: Album) -> None:
     bad = album.bad[:NUM_GOOD]
     levels = np.percentile(album.good[:, ::4, ::4], [0.1, 1, 5, 95, 99, 99.9])
     features = {"mean": np.mean, "min": np.min, "max": np.max}
-    features |= {f"<={level}": lambda x, level=level, **_: (x <= level).mean(axis=(1, 2)) for level in levels[:3]}
-    features |= {f">={level}": lambda x, level=level, **_: (x >= level).mean(axis=(1, 2)) for level in levels[3:]}
+    features |= {
+        f"<={level}": lambda x, level=level, **_: (x <= level).mean(axis=(1, 2)) for level in levels[:3]
+    }
+    features |= {
+        f">={level}": lambda x, level=level, **_: (x >= level).mean(axis=(1, 2)) for level in levels[3:]
+    }
     for name, feature in features.items():
         of_good, of_bad = (feature(x, axis=(1, 2)).astype(float) for x in (album.good, bad))
         above = (of_bad[:, None] > of_good[None, :]).mean() + (of_bad[:, None] == of_good[None, :]).mean() / 2

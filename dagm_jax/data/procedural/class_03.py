@@ -68,7 +68,9 @@ def _smudge(rng: np.random.Generator, image: np.ndarray) -> None:
     reach = float(rng.uniform(6, 20))
     window = window_about(row, col, reach, image.shape[0])
     u, v = local(window, row, col, float(rng.uniform(-0.5, 0.5)))
-    image[window] -= np.float32(rng.uniform(10, 35)) * bump(np.hypot(u, v * np.float32(rng.uniform(1, 2.5))), reach)
+    image[window] -= np.float32(rng.uniform(10, 35)) * bump(
+        np.hypot(u, v * np.float32(rng.uniform(1, 2.5))), reach
+    )
 
 
 def _thread(rng: np.random.Generator, image: np.ndarray) -> None:
@@ -99,7 +101,9 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
         slim = np.float32(rng.uniform(1, 1.9) * max(1.0, reach / (0.6 * semi_b)))
         lumps = np.maximum(lumps, bump(np.hypot(u - np.float32(off), v * slim), reach))
     rough = scipy.ndimage.gaussian_filter(rng.standard_normal(u.shape, np.float32), 0.65)
-    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.8), 0.5) * (lumps > 0)
+    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.8), 0.5) * (
+        lumps > 0
+    )
     # The bar's height is chance: the middle of the first lump is a speck whatever the noise says.
     share = np.maximum(share, ramp(2.3 - np.hypot(u, v), 1.0))
     damaged = clean.copy()

@@ -32,7 +32,9 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     r = np.hypot(u, v)
     # The rays meet in a flat grey disc.
     disc = ramp(np.float32(11) + np.float32(1.5) * _blotches(rng, r.shape) - r, 4.0)
-    image[core] += disc * (np.float32(130) + np.float32(5) * rng.standard_normal(r.shape, np.float32) - image[core])
+    image[core] += disc * (
+        np.float32(130) + np.float32(5) * rng.standard_normal(r.shape, np.float32) - image[core]
+    )
     image[core] -= bump(r, 34) * (np.float32(28) + np.float32(26) * _blotches(rng, r.shape))
     add_frame(rng, image, mean=72, sd=5)
     return image
@@ -67,7 +69,9 @@ def _ground_gain(size_px: int) -> np.ndarray:
     """Gain float32 [h, w//2 + 1] of the lit ground: fine bumps of about 3 px, sd 7."""
     fx, fy = frequencies(size_px)
     square = fx**2 + fy**2
-    power = facing(fx, fy, _LIGHT_RAD) * (1 + 30**2 * square) ** -1.6 * np.exp(-2 * (np.pi * 0.8) ** 2 * square)
+    power = (
+        facing(fx, fy, _LIGHT_RAD) * (1 + 30**2 * square) ** -1.6 * np.exp(-2 * (np.pi * 0.8) ** 2 * square)
+    )
     return gain_of(power, sd=7.0, white=0.3)
 
 

@@ -6,7 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from dagm_jax.data.procedural.fields import bimodal, frequencies, gain_of, shared_field, spline_row, wave_noise
+from dagm_jax.data.procedural.fields import (
+    bimodal,
+    frequencies,
+    gain_of,
+    shared_field,
+    spline_row,
+    wave_noise,
+)
 from dagm_jax.data.procedural.marks import local
 from dagm_jax.types import Ellipse
 

@@ -1,4 +1,4 @@
-"""Class 7: light embossed plaster with short dark vertical spindles; the defect is a faint patch of crumpled creases."""
+"""Class 7: light embossed plaster with short dark vertical spindles; the defect is a patch of faint creases."""
 
 from __future__ import annotations
 

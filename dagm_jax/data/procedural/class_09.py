@@ -12,7 +12,7 @@ from dagm_jax.types import Ellipse
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Blobs float32 [h w], mean 125 ± 5, sd 28, and some that are like a defect's parts: dark or light spots, half rings."""
+    """Blobs float32 [h w], mean 125 ± 5, sd 28, among them natural ones like a defect's parts: spots, half rings."""
     image = wave_noise(rng, _blob_gain(size_px))
     image += np.float32(125 + 5 * rng.standard_normal())
     for _ in range(rng.poisson(14 * (size_px / 512) ** 2)):

@@ -13,7 +13,9 @@ from dagm_jax.types import Ellipse
 
 _LIGHT_RAD = 0.42  # light from the left and a little above
 _NUM_CURVES = 42
-_SPAN_PX = 512  # between the two foci, whatever the image size: a smaller image is a crop about the bottom's middle
+_SPAN_PX = (
+    512  # between the two foci, whatever the image size: a smaller image is a crop about the bottom's middle
+)
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
@@ -43,8 +45,14 @@ def _curves(rng: np.random.Generator, size_px: int) -> np.ndarray:
     cols = size_px / 2 + float(rng.uniform(-6, 14)) + p * wide
     rows = np.broadcast_to(size_px - 1 - y, cols.shape)
     steps = np.hypot(np.gradient(rows, axis=1), np.gradient(cols, axis=1))
-    ends = np.where(rng.uniform(0, 1, _NUM_CURVES) < 0.25, rng.uniform(0.2, 0.9, _NUM_CURVES), 2.0)[:, None] * _SPAN_PX
-    depth = rng.uniform(0.55, 1.15, _NUM_CURVES)[:, None] * np.where(rng.uniform(0, 1, _NUM_CURVES) < 0.35, 1, -1)[:, None]
+    ends = (
+        np.where(rng.uniform(0, 1, _NUM_CURVES) < 0.25, rng.uniform(0.2, 0.9, _NUM_CURVES), 2.0)[:, None]
+        * _SPAN_PX
+    )
+    depth = (
+        rng.uniform(0.55, 1.15, _NUM_CURVES)[:, None]
+        * np.where(rng.uniform(0, 1, _NUM_CURVES) < 0.35, 1, -1)[:, None]
+    )
     heights = depth * steps * (y < ends)
     return engrave(rows.ravel(), cols.ravel(), heights.ravel(), size_px)
 

@@ -86,5 +86,5 @@ def ramp(distance: np.ndarray, soft_px: float) -> np.ndarray:
 
 def bump(distance: np.ndarray, reach: float) -> np.ndarray:
     """(1 - (distance/reach)^2)^2 within the reach, 0 beyond it: a Gaussian's shape with an end."""
-    inside = np.clip(1 - np.square(distance * np.float32(1 / reach)), 0, None)
-    return inside * inside
+    inside: np.ndarray = np.square(np.clip(1 - np.square(distance * np.float32(1 / reach)), 0, None))
+    return inside

@@ -32,14 +32,14 @@ def shade(height: np.ndarray, blur_px: float, light_rad: float, ambient: float) 
     which darkens the grooves and lightens the ridges.
     """
     smooth = scipy.ndimage.gaussian_filter(height, blur_px, mode="nearest", truncate=3)
-    lit = np.float32(ambient) * smooth
+    lit: np.ndarray = np.float32(ambient) * smooth
     lit[:, 1:-1] += np.float32(np.cos(light_rad) / 2) * (smooth[:, 2:] - smooth[:, :-2])
     lit[1:-1] += np.float32(np.sin(light_rad) / 2) * (smooth[2:] - smooth[:-2])
     return lit
 
 
 def facing(fx: np.ndarray, fy: np.ndarray, light_rad: float) -> np.ndarray:
-    """Power that lighting from ``light_rad`` gives each wave of a height map: its frequency along the light, squared."""
+    """Power that light from ``light_rad`` gives each wave of a height map: its frequency along it, squared."""
     power: np.ndarray = (np.cos(light_rad) * fx + np.sin(light_rad) * fy) ** 2
     return power
 
