@@ -13,14 +13,14 @@ from dagm_jax.types import Ellipse
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Cloth float32 [h w]: shared shading (sd 24) + own cloud (sd 19) + faint columns and rows, smudges, threads.
+    """Cloth float32 [h w]: shared shading (sd 24) + own cloud (sd 20) + faint columns and rows, smudges, threads.
 
     The smudges (darker by up to 35) and the light threads (by up to 60) are no defects.
     """
     image = np.float32(rng.uniform(0.9, 1.1)) * wave_noise(rng, _cloud_gain(size_px))
     image += _shading(seed, size_px)
-    image += np.float32(5.0) * spline_row(rng, size_px, 4)
-    image += np.float32(5.0) * spline_row(rng, size_px, 4)[:, None]
+    image += np.float32(3.5) * spline_row(rng, size_px, 5)
+    image += np.float32(3.5) * spline_row(rng, size_px, 5)[:, None]
     image += np.float32(132 + 4.5 * rng.standard_normal())
     for _ in range(rng.poisson(4 * (size_px / 512) ** 2)):
         _smudge(rng, image)
@@ -38,7 +38,7 @@ def _cloud_gain(size_px: int) -> np.ndarray:
     """
     fx, fy = frequencies(size_px)
     power = (1 + (45 * fx) ** 2 + (34 * fy) ** 2) ** -1.94 * (1 - np.exp(-(fx**2 + fy**2) / 0.04**2))
-    return gain_of(power, sd=19.5, white=0.1)
+    return gain_of(power, sd=20.5, white=0.1)
 
 
 @lru_cache(maxsize=4)
@@ -101,7 +101,7 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
         slim = np.float32(rng.uniform(1, 1.9) * max(1.0, reach / (0.6 * semi_b)))
         lumps = np.maximum(lumps, bump(np.hypot(u - np.float32(off), v * slim), reach))
     rough = scipy.ndimage.gaussian_filter(rng.standard_normal(u.shape, np.float32), 0.65)
-    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.8), 0.5) * (
+    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.7), 0.9) * (
         lumps > 0
     )
     # The bar's height is chance: the middle of the first lump is a speck whatever the noise says.

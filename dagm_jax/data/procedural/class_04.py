@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import scipy.ndimage
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, shared_field, smooth_noise, wave_noise
+from dagm_jax.data.procedural.fields import frequencies, gain_of, smooth_noise, wave_noise
 from dagm_jax.data.procedural.marks import bump, enclosing, local, off_arc, ramp, semi_axes, window_about
 from dagm_jax.data.procedural.relief import add_frame, engrave, facing, shade
 from dagm_jax.types import Ellipse
@@ -19,23 +19,22 @@ _CLEAR_PX = 75  # no defect's middle comes this near to the star point
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Light relief float32 [h w]: ground (sd 7) + 170 lit grooves from the star point + its dark core + the frame."""
+    """Light relief float32 [h w]: ground (sd 7) + 170 lit grooves from the star point + dark star + ramp + the frame."""
     row, col = np.array(_STAR) * size_px + rng.uniform(-2, 2, 2)
     grooves = _rays(rng, row, col, size_px)
     image = wave_noise(rng, _ground_gain(size_px))
-    image += np.float32(430) * shade(grooves, 2.0, _LIGHT_RAD, ambient=0.07)
-    image += np.float32(1.0) * smooth_noise(rng, size_px, 120)
-    image += _slow_light(seed, size_px)
+    image += np.float32(460) * shade(grooves, 1.9, _LIGHT_RAD, ambient=0.05)
+    image += np.float32(1.5) * smooth_noise(rng, size_px, 120)
+    image += _slow_light(size_px)
     image += np.float32(180.0 + 6.5 * rng.standard_normal())
     core = window_about(row, col, 45, size_px)
     u, v = local(core, row, col, 0.0)
     r = np.hypot(u, v)
+    image[core] += np.float32(16) * bump(r, 40) * _blotches(rng, r.shape)
     # The rays meet in a flat grey disc.
-    disc = ramp(np.float32(11) + np.float32(1.5) * _blotches(rng, r.shape) - r, 4.0)
-    image[core] += disc * (
-        np.float32(130) + np.float32(5) * rng.standard_normal(r.shape, np.float32) - image[core]
-    )
-    image[core] -= bump(r, 34) * (np.float32(28) + np.float32(26) * _blotches(rng, r.shape))
+    disc = ramp(np.float32(12) + np.float32(2) * _blotches(rng, r.shape) - r, 4.0)
+    grey = np.float32(103) + np.float32(5) * rng.standard_normal(r.shape, np.float32)
+    image[core] += disc * (grey - image[core])
     add_frame(rng, image, mean=72, sd=5)
     return image
 
@@ -50,11 +49,11 @@ def _blotches(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 def _rays(rng: np.random.Generator, row: float, col: float, size_px: int) -> np.ndarray:
     """Height map float32 [h w] of the grooves, their depth about 1 per px of length.
 
-    Ray: angle t + bend (r/256)^2 at radius r, from about 12 px to a random end, shallower outwards.
+    Ray: angle t + bend (r/256)^2 at radius r, from 10-60 px to a random end, shallower outwards.
     """
     angle = rng.uniform(0, 2 * np.pi, _NUM_RAYS)[:, None]
     bend = rng.normal(0, 0.09, _NUM_RAYS)[:, None]
-    first, last = rng.uniform(9, 30, _NUM_RAYS)[:, None], rng.uniform(60, 380, _NUM_RAYS)[:, None]
+    first, last = rng.uniform(10, 60, _NUM_RAYS)[:, None], rng.uniform(60, 380, _NUM_RAYS)[:, None]
     depth = rng.uniform(0.4, 1.4, _NUM_RAYS)[:, None]
     r = np.arange(8, 380, 1.0)[None, :]
     turned = angle + bend * (r / 256) ** 2
@@ -76,12 +75,23 @@ def _ground_gain(size_px: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _slow_light(seed: int, size_px: int) -> np.ndarray:
-    """The slow light that all images of (seed, class 4) share, float32 [h w], sd 6.5, about 150 px wide."""
-    fx, fy = frequencies(size_px)
-    power = np.exp(-2 * (np.pi * 60) ** 2 * (fx**2 + fy**2))
-    power[0, 0] = 0
-    return shared_field(seed, 4, np.sqrt(power), sd=6.5)
+def _slow_light(size_px: int) -> np.ndarray:
+    """What all images of class 4 share, whatever the seed, float32 [h w]: dark about the star, light at lower right.
+
+    At r px from the star point -60 exp(-(r - 10)/12) - 10 exp(-(r - 10)/75), plus a ramp of ±8 along the diagonal:
+    read off the mean of the real images. Ten px from the star point is where its disc begins.
+    """
+    line = np.arange(size_px, dtype=np.float32)
+    r = np.hypot(
+        line[:, None] - np.float32(_STAR[0] * size_px), line[None, :] - np.float32(_STAR[1] * size_px)
+    )
+    beyond = np.maximum(r - 10, 0)
+    across = np.linspace(-4, 4, size_px, dtype=np.float32)
+    light: np.ndarray = (
+        across[:, None] + across[None, :] - 60 * np.exp(-beyond / 12) - 10 * np.exp(-beyond / 75)
+    )
+    light.setflags(write=False)
+    return light
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

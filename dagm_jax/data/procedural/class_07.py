@@ -63,7 +63,7 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     lit = lit[window[0].start - top : window[0].stop - top, window[1].start - left : window[1].stop - left]
     damaged = clean.copy()
     # Where creases cross, their light adds up: the curve keeps it within what spindles and ground hold.
-    damaged[window] += share * np.float32(36) * np.tanh(np.float32(rng.uniform(6, 8)) * lit)
+    damaged[window] += share * np.float32(44) * np.tanh(np.float32(rng.uniform(6, 8)) * lit)
     off = rng.uniform(-0.1, 0.1, 2) * semi_b
     wanted = Ellipse(semi_a, semi_b, angle, float(col + off[1] + 1), float(row + off[0] + 1))
     return damaged, enclosing(wanted, share > 0, window)
