@@ -101,12 +101,12 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
         slim = np.float32(rng.uniform(1, 1.9) * max(1.0, reach / (0.6 * semi_b)))
         lumps = np.maximum(lumps, bump(np.hypot(u - np.float32(off), v * slim), reach))
     rough = scipy.ndimage.gaussian_filter(rng.standard_normal(u.shape, np.float32), 0.65)
-    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.7), 0.9) * (
+    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.7), 0.7) * (
         lumps > 0
     )
     # The bar's height is chance: the middle of the first lump is a speck whatever the noise says.
     share = np.maximum(share, ramp(2.3 - np.hypot(u, v), 1.0))
     damaged = clean.copy()
-    damaged[window] += share * (np.float32(rng.uniform(225, 262)) - damaged[window])
+    damaged[window] += share * (np.float32(rng.uniform(232, 262)) - damaged[window])
     wanted = Ellipse(semi_a, semi_b, angle, col + 1, row + 1)
     return damaged, enclosing(wanted, share > 0, window)

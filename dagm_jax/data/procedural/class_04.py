@@ -19,7 +19,7 @@ _CLEAR_PX = 75  # no defect's middle comes this near to the star point
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Light relief float32 [h w]: ground (sd 7) + 170 lit grooves from the star point + dark star + ramp + the frame."""
+    """Light relief float32 [h w]: ground (sd 7) + 170 lit grooves from the star point + slow light + disc + frame."""
     row, col = np.array(_STAR) * size_px + rng.uniform(-2, 2, 2)
     grooves = _rays(rng, row, col, size_px)
     image = wave_noise(rng, _ground_gain(size_px))
