@@ -166,10 +166,28 @@ def test_frame(album: Album) -> None:
     if album.class_id in FRAMED:
         assert 50 < edge < 90
         assert max(x[0, 0] for x in album.good) < 20
-        assert all((border(b, 0) == border(t, 0)).all() for b, t in zip(album.bad, album.twins, strict=True))
     else:
         assert abs(edge - inside) < 25
     assert abs(next_to_it - inside) < 25
+
+
+@pytest.mark.parametrize("class_id", sorted(FRAMED))
+def test_no_defect_crosses_the_frame(class_id: int) -> None:
+    """Catches a frame that tells of a defect. The images are small, so that some defects reach the border."""
+    reached = 0
+    for index in range(40):
+        image, twin, _ = draw_with_twin(class_id, index, 0, True, 128)
+        reached += (border(image, 1) != border(twin, 1)).any()
+        np.testing.assert_array_equal(border(image, 0), border(twin, 0))
+    assert reached
+
+
+@pytest.mark.parametrize("album", sorted(set(CLASSES) - {1, 8}), indirect=True)
+def test_textures_span_all_grey_values(album: Album) -> None:
+    """Catches extremes that only a defect has: every real image measured spans 0 to 255, good or not."""
+    for images in (album.good, album.twins):
+        assert (images.max(axis=(1, 2)) == 255).all()
+        assert (images.min(axis=(1, 2)) <= 2).all()
 
 
 def test_lengths_are_pixels_whatever_the_size() -> None:
@@ -226,6 +244,28 @@ def test_defect_stays_inside_its_ellipse(album: Album) -> None:
     # The band of class 6 fills its ellipse; the others lie loosely in theirs.
     assert max(shares) < (0.95 if album.class_id == 6 else 0.8)
     assert np.median(shares) < (0.9 if album.class_id == 6 else 0.5)
+
+
+def across(ellipse: Ellipse, shape: tuple[int, int]) -> np.ndarray:
+    """Distance px [h w] of each pixel from the ellipse's long axis; centres are 1-based."""
+    row, col = np.indices(shape)
+    dx, dy = col + 1 - ellipse.center_x, row + 1 - ellipse.center_y
+    return dy * np.cos(ellipse.angle_rad) - dx * np.sin(ellipse.angle_rad)
+
+
+@pytest.mark.parametrize("album", [5, 6, 10], indirect=True)
+def test_ellipse_is_centred_on_its_defect(album: Album) -> None:
+    """Catches a centre that is off by one: in these classes defects are symmetric about the ellipse's long axis.
+
+    Were all centres off by (s, s), a defect's centre would lie s (cos t - sin t) off the axis of an ellipse turned by
+    t: s is the slope of a line through the origin.
+    """
+    offsets, slopes = [], []
+    for bad, twin, ellipse in zip(album.bad, album.twins, album.ellipses, strict=True):
+        change = np.abs(bad.astype(float) - twin)
+        offsets.append((change * across(ellipse, bad.shape)).sum() / change.sum())
+        slopes.append(np.cos(ellipse.angle_rad) - np.sin(ellipse.angle_rad))
+    assert abs(np.dot(offsets, slopes) / np.dot(slopes, slopes)) < 0.4
 
 
 def test_defect_can_be_seen(album: Album) -> None:
