@@ -4,12 +4,13 @@ import hashlib
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dagm_jax.data.ellipse import rasterise
-from dagm_jax.data.procedural import CLASSES, Drawing, draw, draw_with_twin
+from dagm_jax.data.procedural import CLASSES, Drawing, draw, draw_with_twin, drawing
 from dagm_jax.types import UserError
 
 
@@ -89,6 +90,19 @@ def test_twin_is_the_image_without_its_defect(class_id: int) -> None:
     np.testing.assert_array_equal(good, same)
 
 
+def test_good_image_never_meets_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches defects drawn into good images: whatever the class, its defect function must not be called."""
+
+    def refuse(rng: np.random.Generator, clean: np.ndarray) -> None:
+        raise AssertionError("a good image got a defect")
+
+    for class_id in CLASSES:
+        monkeypatch.setitem(drawing._RECIPES, class_id, replace(drawing._RECIPES[class_id], defect=refuse))
+        draw(class_id, 0, seed=0, defective=False, size_px=128)
+        with pytest.raises(AssertionError, match="got a defect"):
+            draw(class_id, 0, seed=0, defective=True, size_px=128)
+
+
 @pytest.mark.parametrize("class_id", CLASSES)
 def test_other_numbers_other_pixels(class_id: int) -> None:
     """Catches an argument that never reaches the generator, and a defective image's clean twin in the set."""
@@ -108,9 +122,9 @@ def test_mask_follows_label(class_id: int, size_px: int) -> None:
     """Catches a mask on a good image, an empty one on a defective image, a wrong dtype, and a fixed size."""
     good = draw(class_id, 0, seed=1, defective=False, size_px=size_px)
     bad = draw(class_id, 0, seed=1, defective=True, size_px=size_px)
-    for drawing in (good, bad):
-        assert drawing.image.dtype == np.uint8 and drawing.mask.dtype == bool
-        assert drawing.image.shape == drawing.mask.shape == (size_px, size_px)
+    for drawn in (good, bad):
+        assert drawn.image.dtype == np.uint8 and drawn.mask.dtype == bool
+        assert drawn.image.shape == drawn.mask.shape == (size_px, size_px)
     assert good.ellipse is None and not good.mask.any()
     assert bad.ellipse is not None and bad.mask.any()
     np.testing.assert_array_equal(bad.mask, rasterise(bad.ellipse, (size_px, size_px)))

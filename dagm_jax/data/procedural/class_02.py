@@ -40,7 +40,9 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
 
     Half the chord is 0.7 to 0.9 of a; the sag takes what is left of the ellipse's width.
     """
-    semi_a, semi_b = semi_axes(rng, (23, 24, 37, 60, 70, 81, 104), (5, 8.8, 10.3, 12.5, 16.7, 31, 52))
+    semi_a, semi_b = semi_axes(
+        rng, (23, 24, 37, 60, 70, 81, 104), (5, 8.8, 10.3, 12.5, 16.7, 31, 52), rho=0.25
+    )
     row, col = spot(rng, clean.shape[0], semi_a)
     angle = float(rng.uniform(-np.pi / 2, np.pi / 2))
     half_chord = semi_a * float(rng.uniform(0.7, 0.9))

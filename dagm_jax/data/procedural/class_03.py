@@ -15,7 +15,7 @@ from dagm_jax.types import Ellipse
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     """Cloth float32 [h w]: shared shading (sd 24) + own cloud (sd 20) + faint columns and rows, smudges, threads.
 
-    The smudges (darker by up to 35) and the light threads (by up to 60) are no defects.
+    The smudges (darker by up to 35) and the light threads (by up to 85) are no defects.
     """
     image = np.float32(rng.uniform(0.9, 1.1)) * wave_noise(rng, _cloud_gain(size_px))
     image += _shading(seed, size_px)
@@ -24,7 +24,7 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     image += np.float32(132 + 4.5 * rng.standard_normal())
     for _ in range(rng.poisson(4 * (size_px / 512) ** 2)):
         _smudge(rng, image)
-    for _ in range(1 + rng.poisson(3 * (size_px / 512) ** 2)):
+    for _ in range(1 + rng.poisson(5 * (size_px / 512) ** 2)):
         _thread(rng, image)
     return image
 
@@ -74,13 +74,13 @@ def _smudge(rng: np.random.Generator, image: np.ndarray) -> None:
 
 
 def _thread(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Lighten a nearly horizontal line, 10-60 px long and 1-2 px wide, by up to 60, in place."""
+    """Lighten a nearly horizontal line, 10-60 px long and 1-2 px wide, by up to 85, in place."""
     row, col = rng.uniform(0, image.shape[0], 2)
     half = float(rng.uniform(5, 30))
     window = window_about(row, col, half, image.shape[0])
     u, v = local(window, row, col, float(rng.uniform(-0.12, 0.12)))
     light = bump(v, float(rng.uniform(1.5, 3.0))) * bump(u, half)
-    image[window] += np.float32(rng.uniform(15, 60)) * light
+    image[window] += np.float32(rng.uniform(15, 85)) * light
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

@@ -100,7 +100,7 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     Its direction is at most 40 degrees off the tangent of the circle about the star point.
     """
     size_px = clean.shape[0]
-    semi_a, semi_b = semi_axes(rng, (22, 40, 64, 80, 98, 135, 157), (22, 24, 27, 30, 33, 37, 40))
+    semi_a, semi_b = semi_axes(rng, (22, 38, 60, 74, 92, 128, 157), (22, 24, 27, 30, 33, 37, 40))
     half = float(np.clip(semi_a * rng.uniform(0.75, 0.92), 16, 100))
     row, col, angle = _spot_across(rng, size_px, half)
     sag = float(rng.uniform(0.02, 0.14)) * half * float(rng.choice((-1, 1)))

@@ -48,7 +48,7 @@ def _ground_gain(size_px: int) -> np.ndarray:
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
     """The image with a patch of crossing creases, 60-90 px long, lit as the ground is, and a large loose ellipse."""
     size_px = clean.shape[0]
-    semi_a, semi_b = semi_axes(rng, (44, 52, 62, 72, 85, 110, 130), (28, 31, 36, 41, 47, 60, 72))
+    semi_a, semi_b = semi_axes(rng, (44, 52, 62, 72, 85, 110, 130), (26, 28, 32, 37, 43, 55, 68))
     half_long = float(min(rng.uniform(34, 46), 0.85 * semi_a))
     half_wide = float(min(half_long * rng.uniform(0.5, 0.75), 0.75 * semi_b))
     row, col = spot(rng, size_px, semi_b)
@@ -63,7 +63,7 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     lit = lit[window[0].start - top : window[0].stop - top, window[1].start - left : window[1].stop - left]
     damaged = clean.copy()
     # Where creases cross, their light adds up: the curve keeps it within what spindles and ground hold.
-    damaged[window] += share * np.float32(44) * np.tanh(np.float32(rng.uniform(6, 8)) * lit)
+    damaged[window] += share * np.float32(38) * np.tanh(np.float32(rng.uniform(6, 8)) * lit)
     off = rng.uniform(-0.1, 0.1, 2) * semi_b
     wanted = Ellipse(semi_a, semi_b, angle, float(col + off[1] + 1), float(row + off[0] + 1))
     return damaged, enclosing(wanted, share > 0, window)

@@ -13,9 +13,7 @@ from dagm_jax.types import Ellipse
 
 _LIGHT_RAD = 0.42  # light from the left and a little above
 _NUM_CURVES = 42
-_SPAN_PX = (
-    512  # between the two foci, whatever the image size: a smaller image is a crop about the bottom's middle
-)
+_SPAN_PX = 512  # between the two foci; a smaller image is a crop about the bottom's middle
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
@@ -29,31 +27,26 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
 
 
 def _curves(rng: np.random.Generator, size_px: int) -> np.ndarray:
-    """Height map float32 [h w] of about 42 curves, ridges and grooves.
+    """Height map float32 [h w] of about 42 curves per 512 px, ridges and grooves.
 
-    Hyperbolas with the bottom corners as foci (half distance f): x = p cosh t, y = sqrt(f^2 - p^2) sinh t
-    above the bottom edge: upright in the middle, tight about the corners. Some come in close pairs, some end early.
+    Hyperbolas with the bottom corners as foci (half distance f): x = p sqrt(1 + y^2 / (f^2 - p^2)) at y px above the
+    bottom edge: upright in the middle, tight about the corners. Some come in close pairs, some end early.
     """
-    focus = _SPAN_PX / 2 * float(rng.uniform(0.96, 1.0))
-    p = np.linspace(-0.985, 0.985, _NUM_CURVES) + rng.normal(0, 0.016, _NUM_CURVES)
-    pairs = rng.choice(_NUM_CURVES, 12, replace=False)
-    p[pairs] = p[(pairs + 1) % _NUM_CURVES] + rng.uniform(0.02, 0.035, 12)
+    span = max(_SPAN_PX, size_px)
+    count = round(_NUM_CURVES * span / _SPAN_PX)
+    focus = span / 2 * float(rng.uniform(0.96, 1.0))
+    p = np.linspace(-0.985, 0.985, count) + rng.normal(0, 0.67 / count, count)
+    pairs = rng.choice(count, count // 4, replace=False)
+    p[pairs] = p[(pairs + 1) % count] + rng.uniform(0.85, 1.45, pairs.size) / count
     p = (np.clip(p, -0.99, 0.99) * focus)[:, None]
-    # Points where their spacing along the curve is below 1 px: t itself would crowd them at the bottom.
-    y = np.linspace(0, 1, 1200)[None, :] ** 1.3 * (_SPAN_PX + 4)
-    wide = np.sqrt(1 + y**2 / (focus**2 - p**2))
-    cols = size_px / 2 + float(rng.uniform(-6, 14)) + p * wide
+    # Denser at the bottom, where the outer curves are flat: neighbours are about 1 px apart along every curve.
+    y = np.linspace(0, 1, round(2.35 * span))[None, :] ** 1.3 * (span + 4)
+    cols = size_px / 2 + float(rng.uniform(-6, 14)) + p * np.sqrt(1 + y**2 / (focus**2 - p**2))
     rows = np.broadcast_to(size_px - 1 - y, cols.shape)
     steps = np.hypot(np.gradient(rows, axis=1), np.gradient(cols, axis=1))
-    ends = (
-        np.where(rng.uniform(0, 1, _NUM_CURVES) < 0.25, rng.uniform(0.2, 0.9, _NUM_CURVES), 2.0)[:, None]
-        * _SPAN_PX
-    )
-    depth = (
-        rng.uniform(0.55, 1.15, _NUM_CURVES)[:, None]
-        * np.where(rng.uniform(0, 1, _NUM_CURVES) < 0.35, 1, -1)[:, None]
-    )
-    heights = depth * steps * (y < ends)
+    depth = rng.uniform(0.55, 1.15, count) * np.where(rng.uniform(0, 1, count) < 0.35, 1, -1)
+    ends = np.where(rng.uniform(0, 1, count) < 0.25, rng.uniform(0.2, 0.9, count), 2) * span
+    heights = depth[:, None] * steps * (y < ends[:, None])
     return engrave(rows.ravel(), cols.ravel(), heights.ravel(), size_px)
 
 
