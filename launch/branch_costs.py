@@ -10,20 +10,23 @@ repetitions; FLOPs are XLA's count of it. A branch that costs what its FLOPs say
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from jaxtyping import Array
 from rich.console import Console
 from rich.table import Table
 
+from dagm_jax.main import guarded
 from dagm_jax.models.blocks import upsample
 from dagm_jax.models.unet3plus import NUM_LEVELS, upsampled_conv3x3
+from launch import command_line
 
 SLICE_PX = (512, 64)
 Branch = Callable[[Array, Array, int], Array]
@@ -98,7 +101,7 @@ def row(level: int, source: int, channels: int, values: Any) -> list[str]:
 
 def make_flags() -> flags.FlagValues:
     """The flags of this program."""
-    values = flags.FlagValues()  # type: ignore[no-untyped-call]
+    values = command_line.make_flags()
     for name, default, meaning in (
         ("base_channels", 16, "Width of the network at the finest level."),
         ("batch_size", 2, "Slices in a batch."),
@@ -108,10 +111,9 @@ def make_flags() -> flags.FlagValues:
     return values
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    values = make_flags()
-    values(argv)
+    values = command_line.parse(make_flags(), argv, __doc__)
     device = jax.devices()[0].device_kind
     table = Table("branch", "factor", *FORMS, title=f"{device}, {values.base_channels} channels")
     for level, source, channels in branches(values.base_channels):
@@ -120,5 +122,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # absl's own set of flags stays empty: the program's are read by main.
-    app.run(main, flags_parser=lambda argv: argv)
+    guarded(main, sys.argv)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,9 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from dagm_jax.main import guarded, one_line, read_config
+from dagm_jax.main import guarded, read_config
 from dagm_jax.types import UserError
+from launch import command_line
 
 if TYPE_CHECKING:
     from launch.cells import Plan
@@ -44,8 +44,8 @@ class Request:
 
 
 def make_flags() -> flags.FlagValues:
-    """The flags of this program; its own set, because dagm_jax.main has a ``workdir`` too."""
-    values = flags.FlagValues()  # type: ignore[no-untyped-call]
+    """The flags of this program."""
+    values = command_line.make_flags()
     for name, default, meaning in (
         ("models", "custom_unet,conv_autoencoder,unet3plus", "Networks, by the names of configs/."),
         ("classes", "1,8", "Classes; a network is trained on each alone."),
@@ -56,7 +56,6 @@ def make_flags() -> flags.FlagValues:
     for name, meaning in (
         ("small", "The configurations' short forms, for two CPU cores."),
         ("ablation", "Also custom_unet with one thing taken away at a time."),
-        ("help", "Show this text."),
     ):
         flags.DEFINE_bool(name, False, meaning, flag_values=values)
     flags.DEFINE_string("workdir", "runs/tables", "Where everything is kept.", flag_values=values)
@@ -66,18 +65,10 @@ def make_flags() -> flags.FlagValues:
 def parse_flags(argv: Sequence[str]) -> Request:
     """What the command line asks for; every mistake in it becomes a UserError of one line."""
     overrides = [argument for argument in argv[1:] if argument.startswith(OVERRIDE)]
-    values = make_flags()
-    try:
-        # The process's own flags count as read: grain's workers are handed them.
-        flags.FLAGS(argv[:1])
-        rest = values([argument for argument in argv if argument not in overrides])
-    except flags.Error as error:
-        raise UserError(f"command line: {one_line(error)}") from error
-    if values.help:
-        print(__doc__, values.get_help(), sep="\n")
-        sys.exit(0)
-    if len(rest) > 1:
-        raise UserError(f"command line: {rest[1]!r} is not a flag; values are given as --name=value")
+    # The process's own flags count as read: grain's workers are handed them.
+    flags.FLAGS(argv[:1])
+    own = [argument for argument in argv if argument not in overrides]
+    values = command_line.parse(make_flags(), own, __doc__)
     from launch.cells import Plan, check_overrides, whole_numbers
 
     check_overrides(overrides)

@@ -536,6 +536,18 @@ def test_a_fraction_is_a_finite_number(path: str, value: float) -> None:
         from_config_dict(nested(path, value))
 
 
+def test_every_class_of_the_data_set_has_built_in_images_and_no_other() -> None:
+    """Would catch: a class that cannot be trained on without a download, and a bare KeyError for one that is none."""
+    from dagm_jax.data.sources import draw_manifest
+
+    manifest = draw_manifest(DataConfig(classes=tuple(range(1, 11))), 0)
+    assert {record.class_id for record in manifest.records} == set(range(1, 11))
+    with pytest.raises(
+        UserError, match=r"the built-in images show classes 1, 2, .*, 10 only; set data\.root to a"
+    ):
+        draw_manifest(DataConfig(classes=(1, 11)), 0)
+
+
 def test_the_fewest_procedural_images_can_be_split() -> None:
     """Would catch: a lower bound that promises an image for each side of the split, and a split that then refuses."""
     from dagm_jax.data.sources import draw_manifest

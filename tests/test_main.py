@@ -182,8 +182,8 @@ def test_workdir_holds_everything(whole: Run) -> None:
 def test_other_tasks_leave_the_same_behind(shell: Shell, task: str, tmp_path: Path) -> None:
     """Catches a task that the command refuses, and reports or figures that only segmentation can fill.
 
-    Reconstruction knows good images alone: its threshold may not depend on defects, and decides nothing on slices. One of
-    them is trained by pmap, whose states and batches have to fit the rest.
+    Reconstruction knows good images alone: its threshold may not depend on defects, and decides nothing on slices.
+    One of them is trained by pmap, whose states and batches have to fit the rest.
     """
     mode = f"--config.parallel.mode={'pmap' if task == 'classification' else 'jit'}"
     command = (f"{CONFIG}:{task}", *SMALL[1:], "--config.train.num_steps=4", mode, f"--workdir={tmp_path}")

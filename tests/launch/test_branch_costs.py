@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +13,8 @@ from flax import nnx
 
 from dagm_jax.models.unet3plus import UNet3PlusConfig
 from launch import branch_costs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_the_forms_are_the_same_branch() -> None:
@@ -32,6 +38,19 @@ def test_the_branches_are_those_of_the_network() -> None:
         if branch.factor > 1
     ]
     assert branch_costs.branches(2) == built
+
+
+def test_the_command_starts_and_says_what_it_takes() -> None:
+    """Catches a program that runs when called from Python and fails from the shell."""
+    command = [sys.executable, "-m", "launch.branch_costs"]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--base_channels" in done.stdout
+    done = subprocess.run(
+        [*command, "--batch_size=0"], capture_output=True, text=True, cwd=REPOSITORY, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: command line: ") and done.stderr.count("\n") == 1
 
 
 def test_the_table_has_a_row_for_each_branch(

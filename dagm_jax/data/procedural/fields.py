@@ -1,0 +1,97 @@
+"""Random fields that the textures are mixed from: smooth noise, noise of a given spectrum, what a class shares."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+
+
+@lru_cache(maxsize=64)
+def _blending(size_px: int, cells: int) -> np.ndarray:
+    """Weights float32 [size_px, cells + 4] that turn a coarse row of knots into a smooth row.
+
+    Cubic B-spline: at distance d (in cells) (4 - 6d^2 + 3d^3)/6 for d < 1 and (2 - d)^3/6 for 1 <= d < 2.
+    A matrix product with it costs a fraction of what scipy.ndimage.zoom does.
+    """
+    place = (np.arange(size_px) + 0.5) / size_px * cells
+    d = np.abs(place[:, None] - (np.arange(cells + 4)[None, :] - 1.5))
+    weights = np.where(d < 1, (4 - 6 * d**2 + 3 * d**3) / 6, np.maximum(2 - d, 0) ** 3 / 6)
+    blend: np.ndarray = weights.astype(np.float32)
+    blend.setflags(write=False)
+    return blend
+
+
+def smooth_noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
+    """Smooth Gaussian noise float32 [size_px size_px] of mean 0 and sd about 1, features of about cell_px."""
+    cells = max(1, round(size_px / cell_px))
+    blend = _blending(size_px, cells)
+    knots = rng.standard_normal((cells + 4, cells + 4), np.float32)
+    # The squared spline weights sum to 0.48 per axis on average.
+    noise: np.ndarray = (blend @ knots @ blend.T) / np.float32(0.48)
+    return noise
+
+
+def spline_row(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
+    """Smooth Gaussian noise float32 [size_px] of mean 0 and sd about 1, features of about cell_px."""
+    blend = _blending(size_px, max(1, round(size_px / cell_px)))
+    return (blend @ rng.standard_normal(blend.shape[1], np.float32)) / np.float32(0.48**0.5)
+
+
+def frequencies(size_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """(fx [1, w//2 + 1], fy [h, 1]) in cycles per px, as ``scipy.fft.irfft2`` takes a square image's waves."""
+    return scipy.fft.rfftfreq(size_px)[None, :], scipy.fft.fftfreq(size_px)[:, None]
+
+
+def gain_of(power: np.ndarray, sd: float, white: float = 0.0) -> np.ndarray:
+    """Gain float32 [h, w//2 + 1] that gives ``wave_noise`` this power spectrum, scaled to sd ``sd``; read-only.
+
+    white: the share of the variance that goes to a floor, the same for all waves.
+    """
+    # Half the plane stands for both halves, hence the weight 2.
+    scaled = power * ((1 - white) / (2 * power.sum()))
+    scaled += white / (2 * scaled.size)
+    gain: np.ndarray = (sd * power.shape[0] ** 2 * np.sqrt(scaled / 2)).astype(np.float32)
+    gain.setflags(write=False)
+    return gain
+
+
+def wave_noise(rng: np.random.Generator, gain: np.ndarray) -> np.ndarray:
+    """Gaussian noise float32 [h w] of mean 0 whose Fourier coefficients have the gain [h, w//2 + 1]; periodic."""
+    waves = np.empty(gain.shape, np.complex64)
+    waves.real = rng.standard_normal(gain.shape, np.float32)
+    waves.imag = rng.standard_normal(gain.shape, np.float32)
+    waves *= gain
+    noise: np.ndarray = scipy.fft.irfft2(waves, s=(gain.shape[0],) * 2, overwrite_x=True)
+    return noise
+
+
+def shared_field(seed: int, class_id: int, amplitude: np.ndarray, sd: float) -> np.ndarray:
+    """What all images of (seed, class) share: float32 [h w], mean 0, sd ``sd``, read-only. For a cache to keep.
+
+    Random phases, but the given amplitude [h, w//2 + 1] for each wave: the statistics then hardly depend on
+    the seed.
+    """
+    # SeedSequence pads with zeros: a bare [seed, 8] would be the stream of good image 0. No image has a 2.
+    rng = np.random.default_rng(np.random.SeedSequence([seed, class_id, 0, 2]))
+    phases = rng.uniform(0, 2 * np.pi, amplitude.shape)
+    size_px = amplitude.shape[0]
+    field: np.ndarray = scipy.fft.irfft2(amplitude * np.exp(1j * phases), s=(size_px, size_px))
+    field = (field - field.mean()) * (sd / field.std())
+    field = field.astype(np.float32)
+    field.setflags(write=False)
+    return field
+
+
+def bimodal(latent: np.ndarray, level: float, slope: float) -> np.ndarray:
+    """Grey values float32 in (0, 255) of a Gaussian latent, in place: 255 / (1 + exp(-(level + slope z))).
+
+    The steeper the slope, the more of them lie near black and near white.
+    """
+    latent *= np.float32(slope / 2)
+    latent += np.float32(level / 2)
+    np.tanh(latent, out=latent)
+    latent += 1
+    latent *= np.float32(127.5)
+    return latent

@@ -1,0 +1,90 @@
+"""Where a defect lies and what is weak about its label: windows, local coordinates, strokes, loose ellipses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from dagm_jax.types import Ellipse
+
+Window = tuple[slice, slice]
+
+
+def window_about(row: float, col: float, reach: float, size_px: int) -> Window:
+    """Row and column slices of the pixels within ``reach`` of a point, clipped to the image."""
+
+    def cut(center: float) -> slice:
+        return slice(max(0, math.floor(center - reach)), min(size_px, math.ceil(center + reach) + 1))
+
+    return cut(row), cut(col)
+
+
+def local(window: Window, row: float, col: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (u along ``angle``, v across), float32 [h w] of the window, of each pixel about a point."""
+    dx = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None, :] - np.float32(col)
+    dy = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - np.float32(row)
+    cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+    return dx * cos + dy * sin, dy * cos - dx * sin
+
+
+def enclosing(wanted: Ellipse, touched: np.ndarray, window: Window) -> Ellipse:
+    """``wanted``, scaled up as little as it takes to hold every touched pixel (bool [h w] of the window)."""
+    row, col = wanted.center_y - 1, wanted.center_x - 1
+    u, v = local(window, row, col, wanted.angle_rad)
+    reach = np.sqrt((u / wanted.semi_a) ** 2 + (v / wanted.semi_b) ** 2)[touched]
+    grow = 1.02 * max(1.0, float(reach.max(initial=0.0)))
+    return replace(wanted, semi_a=wanted.semi_a * grow, semi_b=wanted.semi_b * grow)
+
+
+def from_quantiles(share: float, values: tuple[float, ...]) -> float:
+    """The value below which ``share`` of a distribution lies, linear between its quantiles at 0, 5, 25 … 100 %."""
+    return float(np.interp(share, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1), values))
+
+
+def semi_axes(
+    rng: np.random.Generator, a: tuple[float, ...], b: tuple[float, ...], rho: float = 0.45
+) -> tuple[float, float]:
+    """Semi-axes (a, b <= a) px: a Gaussian copula of correlation ``rho`` over the quantiles of the real ellipses.
+
+    a, b: their values in px at 0, 5, 25, 50, 75, 95 and 100 %.
+    """
+    first, second = rng.standard_normal(2)
+    second = rho * first + math.sqrt(1 - rho**2) * second
+    semi_a, semi_b = (
+        from_quantiles(0.5 * math.erfc(-z / math.sqrt(2)), values) for z, values in ((first, a), (second, b))
+    )
+    return semi_a, min(semi_a, semi_b)
+
+
+def spot(rng: np.random.Generator, size_px: int, margin_px: float) -> tuple[float, float]:
+    """A random (row, column) at least ``margin_px`` from the border, or a third of the image where that is less."""
+    margin = min(margin_px, size_px / 3)
+    row, col = rng.uniform(margin, size_px - 1 - margin, 2)
+    return float(row), float(col)
+
+
+def off_arc(u: np.ndarray, v: np.ndarray, half_chord: float, sag: float) -> np.ndarray:
+    """Distance px of (u, v) to the arc of a circle through (±half_chord, -sag/2) and (0, sag/2), < 0 inside.
+
+    |sag| < half_chord, so that the arc is less than half the circle; the other half is infinitely far.
+    """
+    if abs(sag) < 0.5:
+        return v
+    radius = np.float32((half_chord**2 + sag**2) / (2 * abs(sag)))
+    rise = v * np.float32(math.copysign(1, sag)) - (np.float32(abs(sag) / 2) - radius)
+    distance: np.ndarray = np.where(rise > 0, np.hypot(u, rise) - radius, np.float32(np.inf))
+    return distance
+
+
+def ramp(distance: np.ndarray, soft_px: float) -> np.ndarray:
+    """Share of a soft edge: 0 where distance <= 0, 1 where it is ``soft_px`` or more, linear between."""
+    share: np.ndarray = np.clip(distance * np.float32(1 / soft_px), 0, 1)
+    return share
+
+
+def bump(distance: np.ndarray, reach: float) -> np.ndarray:
+    """(1 - (distance/reach)^2)^2 within the reach, 0 beyond it: a Gaussian's shape with an end."""
+    inside: np.ndarray = np.square(np.clip(1 - np.square(distance * np.float32(1 / reach)), 0, None))
+    return inside

@@ -1,0 +1,58 @@
+"""Embossed surfaces (classes 4, 7 and 10): curves drawn into a height map, light from the side, a dark frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.ndimage
+
+FRAME_PX = 1
+
+
+def engrave(rows: np.ndarray, cols: np.ndarray, heights: np.ndarray, size_px: int) -> np.ndarray:
+    """Height map float32 [h w]: each point's height shared out among its four pixels; points outside are dropped.
+
+    rows, cols, heights: float [points]; a curve is a row of points about half a pixel apart.
+    """
+    inside = (rows > 0) & (rows < size_px - 1) & (cols > 0) & (cols < size_px - 1)
+    rows, cols, heights = rows[inside], cols[inside], heights[inside]
+    top, left = rows.astype(np.int64), cols.astype(np.int64)
+    down, right = rows - top, cols - left
+    place = top * size_px + left
+    places = np.concatenate([place, place + 1, place + size_px, place + size_px + 1])
+    shares = [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right]
+    weights = np.concatenate([heights * share for share in shares])
+    flat = np.bincount(places, weights, minlength=size_px * size_px)
+    return flat.astype(np.float32).reshape(size_px, size_px)
+
+
+def shade(height: np.ndarray, blur_px: float, light_rad: float, ambient: float) -> np.ndarray:
+    """Light on a height map, float32 [h w]: slope of the blurred map against the light + ambient * blurred map.
+
+    One flank of a groove is bright, the other dark; where it runs towards the light, only the ambient part is left,
+    which darkens the grooves and lightens the ridges.
+    """
+    smooth = scipy.ndimage.gaussian_filter(height, blur_px, mode="nearest", truncate=3)
+    lit: np.ndarray = np.float32(ambient) * smooth
+    lit[:, 1:-1] += np.float32(np.cos(light_rad) / 2) * (smooth[:, 2:] - smooth[:, :-2])
+    lit[1:-1] += np.float32(np.sin(light_rad) / 2) * (smooth[2:] - smooth[:-2])
+    return lit
+
+
+def facing(fx: np.ndarray, fy: np.ndarray, light_rad: float) -> np.ndarray:
+    """Power that light from ``light_rad`` gives each wave of a height map: its frequency along it, squared."""
+    power: np.ndarray = (np.cos(light_rad) * fx + np.sin(light_rad) * fy) ** 2
+    return power
+
+
+def add_frame(rng: np.random.Generator, image: np.ndarray, mean: float, sd: float) -> None:
+    """Draw the dark frame of ``FRAME_PX`` into the image float32 [h w], in place; black corners."""
+    size_px = image.shape[0]
+    sides = np.float32(mean) + np.float32(sd) * rng.standard_normal((4, size_px), np.float32)
+    image[0], image[-1], image[:, 0], image[:, -1] = sides
+    image[:: size_px - 1, :: size_px - 1] = 2
+
+
+def keep_frame(damaged: np.ndarray, clean: np.ndarray) -> None:
+    """Put the clean image's frame back over a defect that reaches it, in place."""
+    for line in (np.s_[:FRAME_PX], np.s_[-FRAME_PX:], np.s_[:, :FRAME_PX], np.s_[:, -FRAME_PX:]):
+        damaged[line] = clean[line]
