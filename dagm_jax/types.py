@@ -67,6 +67,15 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """Image and mask in a prepared TFDS set: record ``index`` of ``split`` in the folder that holds its shards."""
+
+    folder: Path
+    split: Literal["train", "test"]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One source image. ``image_id`` is unique in a manifest; ``mask`` is None for defect-free images."""
 
@@ -74,8 +83,8 @@ class Record:
     class_id: int
     label: Literal[0, 1]
     half: Literal["train", "test"] | None
-    image: Path | Drawn
-    mask: Path | Ellipse | Drawn | None
+    image: Path | Drawn | Stored
+    mask: Path | Ellipse | Drawn | Stored | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import BinaryIO
 import numpy as np
 
 from dagm_jax.data.decode import BadImage, load_all
-from dagm_jax.types import Drawn, Ellipse, Manifest, Record, Skip, UserError
+from dagm_jax.data.prepared import shards
+from dagm_jax.types import Drawn, Ellipse, Manifest, Record, Skip, Stored, UserError
 
 FORMAT = 1
 
@@ -116,16 +117,25 @@ def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence
 def fingerprint(manifest: Manifest, shape: tuple[int, int]) -> str:
     """A name that changes whenever a file of the manifest, its label or the wanted shape does."""
     digest = hashlib.sha256(json.dumps([FORMAT, shape]).encode())
+    folders = {record.image.folder for record in manifest.records if isinstance(record.image, Stored)}
+    stamps = {folder: [_stamp(path) for path in shards(folder)] for folder in folders}
     for record in manifest.records:
         parts: list[object] = [record.image_id, record.label]
         for source in (record.image, record.mask):
             if isinstance(source, Path):
-                stat = source.stat() if source.exists() else None
-                parts.append([str(source), stat and stat.st_size, stat and stat.st_mtime_ns])
+                parts.append(_stamp(source))
+            elif isinstance(source, Stored):
+                parts.append([source.split, source.index, stamps[source.folder]])
             elif isinstance(source, Ellipse | Drawn):
                 parts.append(asdict(source))
         digest.update(json.dumps(parts).encode())
     return digest.hexdigest()[:20]
+
+
+def _stamp(path: Path) -> list[object]:
+    """What changes with the file's content, as far as its status shows it."""
+    stat = path.stat() if path.exists() else None
+    return [str(path), stat and stat.st_size, stat and stat.st_mtime_ns]
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""Where the images of a run come from: a folder in one of DAGM's layouts, or the built-in procedural source."""
+"""Where the images of a run come from: a folder in one of DAGM's layouts, prepared sets, or the built-in source."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from dagm_jax.data import procedural
 from dagm_jax.data.layouts import DAGM_SHAPE, read_tree
+from dagm_jax.data.prepared import is_prepared, read_prepared
 from dagm_jax.data.split import SplitRule
 from dagm_jax.types import Drawn, Manifest, Record, UserError, check_choices
 
@@ -16,7 +17,7 @@ from dagm_jax.types import Drawn, Manifest, Record, UserError, check_choices
 class DataConfig:
     """The images of a run and their split.
 
-    root: a folder with DAGM's ClassN folders; empty: built-in procedural images, ``procedural_defective`` and
+    root: a folder with DAGM's ClassN folders, or with prepared TFDS sets of them; empty: built-in procedural images, ``procedural_defective`` and
     ``procedural_good`` of each class. classes: one model is trained on all of them together. validation_share: of
     each label of the train side. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
     are kept; empty: in the workdir until the run is finished.
@@ -57,7 +58,11 @@ class DataConfig:
 def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int]]:
     """(manifest, (height, width) in px that every image must have)."""
     if config.root:
-        return read_tree(Path(config.root).expanduser(), config.classes), DAGM_SHAPE
+        root = Path(config.root).expanduser()
+        # A NUL would raise in the first look; read_tree says so in words.
+        if "\0" not in config.root and is_prepared(root):
+            return read_prepared(root, config.classes), DAGM_SHAPE
+        return read_tree(root, config.classes), DAGM_SHAPE
     return draw_manifest(config, seed), DAGM_SHAPE
 
 

@@ -215,7 +215,9 @@ def test_validation_falls_on_the_steps_that_the_schedule_needs() -> None:
 
 def test_target_ends_the_run_early() -> None:
     """Catches training on after the target, and an end without cooling down."""
-    config = replace(SHORT, num_steps=100, target_quality=0.5, cooldown_share_at_target=0.5, cooldown_share=0.1)
+    config = replace(
+        SHORT, num_steps=100, target_quality=0.5, cooldown_share_at_target=0.5, cooldown_share=0.1
+    )
     world = World(config, quality=lambda step: 0.6 if step >= 4 else 0.1)
     position = world.loop().run(start(), Position())
     assert position.step == position.end_step == 6
@@ -235,7 +237,9 @@ def test_patience_ends_the_run_early() -> None:
 def test_the_step_is_told_where_the_cool_down_lies() -> None:
     """Catches a learning rate that stays on its plateau, also after a restart."""
     spans: dict[int, list[int]] = {}
-    config = replace(SHORT, num_steps=100, target_quality=0.5, cooldown_share_at_target=0.5, cooldown_share=0.1)
+    config = replace(
+        SHORT, num_steps=100, target_quality=0.5, cooldown_share_at_target=0.5, cooldown_share=0.1
+    )
     world = World(config, quality=lambda step: 0.6 if step >= 4 else 0.1)
     plain_step = world.step
 
