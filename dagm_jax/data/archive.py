@@ -32,7 +32,7 @@ class Limits:
     ratio: int = 50
 
 
-def extract(archive: Path, target: Path, limits: Limits = Limits()) -> None:  # noqa: B008
+def extract(archive: Path, target: Path, limits: Limits = Limits()) -> None:
     """Unpacks the zip ``archive`` into the new folder ``target``, which appears only when it is whole.
 
     Every entry is looked at before the first is written. Raises UserError, and leaves nothing behind, for what is

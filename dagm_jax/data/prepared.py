@@ -192,7 +192,7 @@ def _records(root: Path, folder: Path) -> Iterator[Record]:
 
 
 def _count(folder: Path, split: str) -> int:
-    """The number of records of a split; raises ValueError where a shard is missing, cut off, or holds another number."""
+    """The number of records of a split; raises ValueError where a shard is missing or cut off."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     for instruction in _builder(folder, _stamp(folder)).info.splits[split].file_instructions:

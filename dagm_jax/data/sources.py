@@ -17,10 +17,10 @@ from dagm_jax.types import Drawn, Manifest, Record, UserError, check_choices
 class DataConfig:
     """The images of a run and their split.
 
-    root: a folder with DAGM's ClassN folders, or with prepared TFDS sets of them; empty: built-in procedural images, ``procedural_defective`` and
-    ``procedural_good`` of each class. classes: one model is trained on all of them together. validation_share: of
-    each label of the train side. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
-    are kept; empty: in the workdir until the run is finished.
+    root: a folder with DAGM's ClassN folders, or with prepared TFDS sets of them; empty: built-in procedural images,
+    ``procedural_defective`` and ``procedural_good`` of each class. classes: one model is trained on all of them
+    together. validation_share: of each label of the train side. num_workers: grain's worker processes, 0 = threads.
+    cache_dir: where decoded images are kept; empty: in the workdir until the run is finished.
     """
 
     root: str = ""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core.download.util import DownloadError
 
 from dagm_jax.data.archive import extract
 from dagm_jax.data.decode import load
@@ -99,7 +100,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return dict.fromkeys(self.classes, Path(dl_manager.manual_dir))
         except AssertionError:  # how TFDS says that there is no manual folder, or nothing in it
             pass
-        archives = dl_manager.download({str(c): self.URL.format(class_id=c) for c in self.classes})
+        urls = {str(c): self.URL.format(class_id=c) for c in self.classes}
+        try:
+            archives = dl_manager.download(urls)
+        except (OSError, DownloadError) as error:
+            reason = printable(" ".join(str(error).split()))
+            raise UserError(
+                f"{', '.join(urls.values())} could not be downloaded ({reason}); try again, or download it by other"
+                " means, unpack it and name the folder"
+            ) from error
         return {c: _unpacked(Path(archives[str(c)]), c) for c in self.classes}
 
     def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,0 +1,81 @@
+"""Prepared TFDS sets of DAGM 2007, one for each class: written, or kept where they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from dagm_jax.data.dagm2007 import Builder
+from dagm_jax.data.prepared import DATASET_NAME, INCOMPLETE, VERSION, read_prepared
+from dagm_jax.data.truth import check_whole
+from dagm_jax.train.progress import console, show
+from dagm_jax.types import Manifest, UserError
+
+
+def folder_of(output: Path, class_id: int) -> Path:
+    """Where the class's set lies below the TFDS data folder ``output``."""
+    return output / DATASET_NAME / f"class{class_id}" / VERSION
+
+
+def remove_leftovers(output: Path) -> None:
+    """Removes what a killed run left half-written; whole sets and whole downloads stay."""
+    for pattern in (
+        f"{DATASET_NAME}/*/{INCOMPLETE}*",
+        "downloads/*.tmp.*",
+        "downloads/extracted/*/.*.partial",
+    ):
+        for path in output.glob(pattern):
+            shutil.rmtree(path)
+
+
+def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
+    """Makes the class's set whole, from the folder ``source`` or a download; False if it was whole already.
+
+    A set that is there but damaged is written anew. Raises UserError where the source is not the published class.
+    """
+    folder = folder_of(output, class_id)
+    if folder.exists():
+        try:
+            read_whole(class_id, output)
+            return False
+        except UserError as error:
+            console.print(f"class {class_id}: written anew: {error}")
+            shutil.rmtree(folder)
+    builder = Builder(data_dir=output, config=f"class{class_id}")
+    num_images = len(Builder.TRUTH[class_id].labels())
+    config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
+    where = "download" if source is None else "folder"
+    with show(f"class {class_id} from {where}: check, then write", 2 * num_images) as bar:
+        builder.on_image = bar.advance
+        with _tfds_quiet():
+            # Never TFDS's default downloads/manual: the source is the one that was named, or the published one.
+            builder.download_and_prepare(
+                download_config=config, download_dir=output / "downloads", file_format="array_record"
+            )
+    return True
+
+
+def read_whole(class_id: int, output: Path) -> Manifest:
+    """The manifest of the class's set; raises UserError unless it is whole and as published."""
+    manifest = read_prepared(folder_of(output, class_id), (class_id,))
+    check_whole(manifest, class_id, Builder.TRUTH)
+    return manifest
+
+
+@contextlib.contextmanager
+def _tfds_quiet() -> Iterator[None]:
+    """TFDS without its own bars and lines; the console goes on to the process's output."""
+    tfds.disable_progress_bar()
+    stream = console.file
+    console.file = sys.stdout
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        console.file = stream
