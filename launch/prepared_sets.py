@@ -12,6 +12,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from dagm_jax.data.dagm2007 import Builder
+from dagm_jax.data.layouts import printable
 from dagm_jax.data.prepared import DATASET_NAME, INCOMPLETE, VERSION, read_prepared
 from dagm_jax.data.truth import check_whole
 from dagm_jax.train.progress import console, show
@@ -47,6 +48,11 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
         except UserError as error:
             console.print(f"class {class_id}: written anew: {error}")
             shutil.rmtree(folder)
+    if source is not None and not source.is_dir():
+        raise UserError(
+            f"`--source` (={printable(source)}) must be a folder with the ClassN folders of DAGM 2007; name that folder,"
+            " or leave it out to download"
+        )
     builder = Builder(data_dir=output, config=f"class{class_id}")
     num_images = len(Builder.TRUTH[class_id].labels())
     config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
@@ -55,10 +61,18 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
         builder.on_image = bar.advance
         with _tfds_quiet():
             # Never TFDS's default downloads/manual: the source is the one that was named, or the published one.
-            builder.download_and_prepare(
-                download_config=config, download_dir=output / "downloads", file_format="array_record"
-            )
+            try:
+                builder.download_and_prepare(
+                    download_config=config, download_dir=output / "downloads", file_format="array_record"
+                )
+            except UserError as error:
+                raise UserError(_in_our_words(str(error))) from error
     return True
+
+
+def _in_our_words(message: str) -> str:
+    """A message of the readers, which the main job shares, with the names that the options have here."""
+    return message.replace("`data.root`", "`--source`").replace("`data.classes`", "`--classes`")
 
 
 def read_whole(class_id: int, output: Path) -> Manifest:

@@ -65,14 +65,19 @@ def _check(entries: list[zipfile.ZipInfo], archive: Path, limits: Limits) -> Non
     total = sum(entry.file_size for entry in entries)
     if total > limits.num_bytes:
         raise _refusal(archive, f"unpacks to {total} bytes, more than the limit of {limits.num_bytes}")
-    seen = set()
+    paths: set[PurePosixPath] = set()
     for entry in entries:
+        path = PurePosixPath(entry.filename)
         problem = _problem(entry, limits)
-        if problem is None and entry.filename in seen:
+        if problem is None and path in paths:
             problem = "is there twice"
         if problem is not None:
             raise _refusal(archive, f"holds '{entry.filename}', which {problem}")
-        seen.add(entry.filename)
+        paths.add(path)
+    files = {PurePosixPath(entry.filename) for entry in entries if not entry.is_dir()}
+    for path in paths:
+        if files.intersection(path.parents):
+            raise _refusal(archive, f"holds '{path.parent}', which is both a file and a folder")
 
 
 def _problem(entry: zipfile.ZipInfo, limits: Limits) -> str | None:
