@@ -193,20 +193,27 @@ def _records(root: Path, folder: Path) -> Iterator[Record]:
 
 def _count(folder: Path, split: str) -> int:
     """The number of records of a split; raises ValueError where a shard is missing or cut off."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
     for instruction in _builder(folder, _stamp(folder)).info.splits[split].file_instructions:
         shard = Path(instruction.filename)
         if not shard.is_file():
             raise ValueError(f"{shard.name} is missing")
-        reader = ArrayRecordReader(str(shard))
-        try:
-            if reader.num_records() != instruction.examples_in_shard:
-                expected = f"expected {instruction.examples_in_shard}"
-                raise ValueError(f"{shard.name} holds {reader.num_records()} records, {expected}")
-        finally:
-            reader.close()
+        found, expected = _records_in(shard), instruction.examples_in_shard
+        if found != expected:
+            raise ValueError(f"{shard.name} holds {found} records, expected {expected}")
     return len(_source(folder, split, _stamp(folder)))
+
+
+def _records_in(shard: Path) -> int:
+    """The number of records that the file says it has; raises ValueError where its end is cut off."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(str(shard))
+        count: int = reader.num_records()
+        reader.close()
+    except Exception as error:  # the library's own, without a common type or a text
+        raise ValueError(f"{shard.name} is cut off or no ArrayRecord") from error
+    return count
 
 
 def read_example(stored: Stored) -> Example:
