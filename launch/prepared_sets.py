@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,8 +49,8 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
             shutil.rmtree(folder)
     if source is not None and not source.is_dir():
         raise UserError(
-            f"`--source` (={printable(source)}) must be a folder with the ClassN folders of DAGM 2007; name that folder,"
-            " or leave it out to download"
+            f"`--source` (={printable(source)}) must be a folder with the ClassN folders of DAGM 2007; name that"
+            " folder, or leave it out to download"
         )
     builder = Builder(data_dir=output, config=f"class{class_id}")
     num_images = len(Builder.TRUTH[class_id].labels())
@@ -82,14 +81,17 @@ def read_whole(class_id: int, output: Path) -> Manifest:
     return manifest
 
 
+class _Muted(io.StringIO):
+    """Takes what is printed, and sends what the console shows on to where it went before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rich_proxied_file = console.file
+
+
 @contextlib.contextmanager
 def _tfds_quiet() -> Iterator[None]:
-    """TFDS without its own bars and lines; the console goes on to the process's output."""
+    """TFDS without its own bars and lines, which would stand between ours."""
     tfds.disable_progress_bar()
-    stream = console.file
-    console.file = sys.stdout
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        console.file = stream
+    with contextlib.redirect_stdout(_Muted()):
+        yield

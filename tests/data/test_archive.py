@@ -13,6 +13,9 @@ from dagm_jax.data.archive import Limits, extract
 from dagm_jax.types import UserError
 
 
+NORMAL = Limits()
+
+
 def archive(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", method) as target:
         for name, data in files.items():
@@ -20,7 +23,7 @@ def archive(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLA
     return path
 
 
-def assert_refused(path: Path, match: str, limits: Limits = Limits()) -> None:
+def assert_refused(path: Path, match: str, limits: Limits = NORMAL) -> None:
     """It is refused in one line, and the folder beside it is as it was."""
     target = path.parent / "deep" / "target"
     with pytest.raises(UserError, match=match) as caught:
@@ -103,12 +106,10 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     """Would catch: an image that replaces another one after that was looked at."""
-    with (
-        zipfile.ZipFile(tmp_path / "a.zip", "w") as target,
-        pytest.warns(UserWarning, match="Duplicate name"),
-    ):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
         target.writestr("a", b"1")
-        target.writestr("a", b"2")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            target.writestr("a", b"2")
     assert_refused(tmp_path / "a.zip", "'a', which is there twice")
 
 

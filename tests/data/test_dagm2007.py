@@ -51,7 +51,9 @@ def essence(example: dict[str, Any]) -> tuple[object, ...]:
 
 
 def everything(builder: Any) -> dict[str, list[tuple[object, ...]]]:
-    return {half: [essence(example) for example in builder.as_data_source(half)] for half in ("train", "test")}
+    return {
+        half: [essence(example) for example in builder.as_data_source(half)] for half in ("train", "test")
+    }
 
 
 # --- what goes in comes out ---
@@ -254,5 +256,7 @@ def test_a_hostile_download_writes_nothing_outside(tmp_path: Path, web: Path) ->
 
 def test_a_download_that_fails_says_what_to_do(tmp_path: Path, web: Path) -> None:
     """Would catch: TFDS's traceback in place of the address and a way out."""
-    with pytest.raises(UserError, match=r"http://.*/Class1\.zip could not be downloaded \(.*404.*\); try again"):
+    with pytest.raises(
+        UserError, match=r"http://.*/Class1\.zip could not be downloaded \(.*404.*\); try again"
+    ):
         prepare(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Tests of reading prepared TFDS sets: the same verdict as on the folders that they were made from, or one line why not."""
+"""Tests of reading prepared TFDS sets: the same verdict as on the folders they come from, or one line why not."""
 
 from __future__ import annotations
 
@@ -69,8 +69,10 @@ def essence(manifest: Manifest) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("below", ["", "dagm2007", "dagm2007/class8", "dagm2007/class8/1.0.0"])
-def test_every_folder_of_a_set_gives_the_manifest_of_its_source(whole: Path, source: Path, below: str) -> None:
-    """Would catch: order, ids, labels or halves that depend on where the images lie; a folder that is not recognised."""
+def test_every_folder_of_a_set_gives_the_manifest_of_its_source(
+    whole: Path, source: Path, below: str
+) -> None:
+    """Would catch: order, ids, labels or halves that depend on where the images lie; a folder not recognised."""
     manifest = find(whole / below)
     assert essence(manifest) == essence(find(source))
     assert manifest.skipped == ()
@@ -94,7 +96,7 @@ def test_pixels_are_those_of_the_source(whole: Path, source: Path, tmp_path: Pat
 
 
 def test_records_are_read_alone_and_in_any_order(whole: Path) -> None:
-    """Would catch: a stream in place of random access, which gives the wrong image when it is not read from the start."""
+    """Would catch: a stream in place of random access: wrong images when it is not read from the start."""
     stored = [record.image for record in find(whole).records]
     for place in (21, 0, 12, 11, 5, 21):
         one = stored[place]

@@ -194,7 +194,11 @@ def records_with(root: Path, name: str, pixels: np.ndarray) -> tuple[Record, ...
     [
         ("Class1/Test/0001.PNG", np.zeros((256, 512), np.uint8), "0001.PNG: size 256x512"),
         ("Class1/Test/0001.PNG", np.zeros((512, 512), np.uint16), "0001.PNG: 16-bit"),
-        ("Class1/Test/Label/0002_label.PNG", np.full((512, 512), 254, np.uint8), "0002_label.PNG: mask holds 254"),
+        (
+            "Class1/Test/Label/0002_label.PNG",
+            np.full((512, 512), 254, np.uint8),
+            "0002_label.PNG: mask holds 254",
+        ),
         ("Class1/Test/Label/0002_label.PNG", np.zeros((512, 512), np.uint8), "mask is empty"),
         ("Class1/Test/Label/0002_label.PNG", np.zeros((9, 9), np.uint8), "0002_label.PNG: size 9x9"),
     ],
@@ -237,7 +241,7 @@ def test_half_of_real_class_8_is_no_data_set_but_fit_for_the_main_job(real: Path
 
 
 def test_real_masks_are_the_ellipses_of_the_same_rank_in_layout_b(real: Path) -> None:
-    """Would catch: a wrong tie between the numbers of A and the names of B; masks and ellipses are independent files."""
+    """Would catch: a wrong tie between A's numbers and B's names; masks and ellipses are independent files."""
     compared = 0
     for class_id in (1, 2, 3):
         rows = (real / "mpi_labels" / f"Class{class_id}_def.labels.txt").read_text().split("\n")
