@@ -12,7 +12,6 @@ import pytest
 from dagm_jax.data.archive import Limits, extract
 from dagm_jax.types import UserError
 
-
 NORMAL = Limits()
 
 
