@@ -172,7 +172,11 @@ def show_result(request: Request, manifests: dict[int, tuple[Manifest, bool]]) -
     rows = {f"class {c} ({kind})": choose(manifest.records) for c, (manifest, _) in manifests.items()}
     save(draw_sheet(rows), request.output / SHEET)
     console.print(f"contact sheet: {request.output / SHEET}")
-    console.print(f"use it: python -m dagm_jax.main --config.data.root={request.output} …")
+    classes = "".join(f"{class_id}," for class_id in manifests)
+    console.print(
+        f"use it: python -m dagm_jax.main --config=configs/custom_unet.py --config.data.root={request.output}"
+        f" --config.data.classes='({classes})'"
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from dagm_jax.data.dagm2007 import Builder
 from dagm_jax.data.layouts import printable
 from dagm_jax.data.prepared import DATASET_NAME, INCOMPLETE, VERSION, read_prepared
 from dagm_jax.data.truth import check_whole
-from dagm_jax.train.progress import console, show
+from dagm_jax.train.progress import Bar, console, show
 from dagm_jax.types import Manifest, UserError
+
+POLL_S = 1.0
 
 
 def folder_of(output: Path, class_id: int) -> Path:
@@ -27,8 +30,8 @@ def remove_leftovers(output: Path) -> None:
     """Removes what a killed run left half-written; whole sets and whole downloads stay."""
     for pattern in (
         f"{DATASET_NAME}/*/{INCOMPLETE}*",
-        "downloads/*.tmp.*",
-        "downloads/extracted/*/.*.partial",
+        f"downloads/{DATASET_NAME}/*.tmp.*",
+        f"downloads/{DATASET_NAME}/extracted/*/.*.partial",
     ):
         for path in output.glob(pattern):
             shutil.rmtree(path)
@@ -58,7 +61,7 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
     where = "download" if source is None else "folder"
     with show(f"class {class_id} from {where}: check, then write", 2 * num_images) as bar:
         builder.on_image = bar.advance
-        with _tfds_quiet():
+        with _tfds_quiet(), _shown_download(output / "downloads" / DATASET_NAME, bar):
             # Never TFDS's default downloads/manual: the source is the one that was named, or the published one.
             try:
                 builder.download_and_prepare(
@@ -79,6 +82,27 @@ def read_whole(class_id: int, output: Path) -> Manifest:
     manifest = read_prepared(folder_of(output, class_id), (class_id,))
     check_whole(manifest, class_id, Builder.TRUTH)
     return manifest
+
+
+@contextlib.contextmanager
+def _shown_download(downloads: Path, bar: Bar) -> Iterator[None]:
+    """Shows on the bar, once a second, how much of an archive is there; TFDS counts on a bar of its own alone."""
+    over = threading.Event()
+
+    def show_size() -> None:
+        while not over.wait(POLL_S):
+            with contextlib.suppress(OSError):  # the download ended between the listing and the look
+                sizes = [path.stat().st_size for path in downloads.glob("*.tmp.*/*")]
+                if sizes:
+                    bar.advance(0, f"{sum(sizes) / 1e6:.0f} MB downloaded")
+
+    thread = threading.Thread(target=show_size, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class _Muted(io.StringIO):

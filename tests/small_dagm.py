@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import http.server
 import json
 import shutil
-from collections.abc import Iterable
+import threading
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -99,6 +104,32 @@ def layout_b(root: Path, class_id: int = 1) -> Path:
     for name, number in zip(NAMES_B, GOOD, strict=True):
         save(root / f"Class{class_id}" / f"{name}.png", picture_of(class_id, number))
     return root
+
+
+def zip_of(folder: Path, target: Path, below: Path) -> None:
+    """Packs what is in ``folder`` under names relative to ``below``."""
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(below))
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Serves the folder on this machine; gives what the builder's URL has to be for ``folder/ClassN.zip``."""
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/Class{{class_id}}.zip"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def write_dummy_data() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -201,30 +198,14 @@ def test_a_manual_folder_that_was_named_must_hold_something(tmp_path: Path, make
 # --- downloads ---
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose ClassN.zip the builder downloads, over HTTP from this machine."""
     folder = tmp_path / "web"
     folder.mkdir()
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setattr(Builder, "URL", f"http://127.0.0.1:{server.server_port}/Class{{class_id}}.zip")
+    with small_dagm.serve(folder) as url:
+        monkeypatch.setattr(Builder, "URL", url)
         yield folder
-        server.shutdown()
-        thread.join()
-
-
-def zip_of(folder: Path, target: Path, below: Path) -> None:
-    with zipfile.ZipFile(target, "w") as archive:
-        for path in sorted(folder.rglob("*")):
-            archive.write(path, path.relative_to(below))
 
 
 @pytest.mark.parametrize("inside", ["Class1/Train", "Train"])
@@ -232,14 +213,16 @@ def test_a_download_gives_the_same_set_as_a_folder(
     tmp_path: Path, source: Path, web: Path, inside: str
 ) -> None:
     """Would catch: archives with or without a ClassN folder in them that come out empty."""
-    zip_of(source / "Class1", web / "Class1.zip", source if inside.startswith("Class") else source / "Class1")
+    small_dagm.zip_of(
+        source / "Class1", web / "Class1.zip", source if inside.startswith("Class") else source / "Class1"
+    )
     downloaded = everything(prepare(tmp_path / "down"))
     assert downloaded == everything(prepare(tmp_path / "folder", source=source))
 
 
 def test_a_download_is_kept_for_the_next_try(tmp_path: Path, source: Path, web: Path) -> None:
     """Would catch: hundreds of megabytes downloaded again after every interruption."""
-    zip_of(source / "Class1", web / "Class1.zip", source)
+    small_dagm.zip_of(source / "Class1", web / "Class1.zip", source)
     prepare(tmp_path / "one", download_dir=tmp_path / "downloads")
     (web / "Class1.zip").unlink()
     prepare(tmp_path / "two", download_dir=tmp_path / "downloads")

@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.data.truth import read_truth
 from dagm_jax.train import progress
 from dagm_jax.types import Record, UserError
+from launch import prepared_sets
 from launch.contact_sheet import CELL_PX, choose, draw_cell, draw_sheet
 from launch.prepare_data import main, parse_flags
 from launch.procedural_images import Recipe, number_halves
@@ -140,6 +143,8 @@ if where == "check":
     module.check_pixels = killer(module.check_pixels, 1)
 elif where == "write":
     module.example = killer(module.example, 30)
+elif where == "unpack":
+    archive._unpack = killer(archive._unpack, 20)
 elif where == "describe":
     import tensorflow_datasets as tfds
     tfds.core.DatasetInfo.write_to_directory = killer(tfds.core.DatasetInfo.write_to_directory, 1)
@@ -147,8 +152,8 @@ sys.exit(prepare_data.main(prepare_data.parse_flags(["prepare_data", *arguments]
 """
 
 
-def run_killed(where: str, tmp_path: Path, *arguments: str) -> int:
-    command = [sys.executable, "-c", KILLED, where, str(tmp_path / "truth.json"), "", *arguments]
+def run_killed(where: str, tmp_path: Path, *arguments: str, url: str = "") -> int:
+    command = [sys.executable, "-c", KILLED, where, str(tmp_path / "truth.json"), url, *arguments]
     return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
 
 
@@ -172,15 +177,58 @@ def test_a_kill_leaves_no_half_set_and_the_same_command_goes_on(
     assert {n: s for n, s in files(out).items() if "class1" in n} == first
 
 
-def test_leftovers_of_downloads_are_removed(tmp_path: Path, source: Path) -> None:
-    """Would catch: a partial download or extraction of each killed run that stays for ever."""
-    downloads = tmp_path / "out" / "downloads"
-    for name in ("x.zip.tmp.0123", "extracted/x.zip-1-2/.Class1.abc.partial"):
-        (downloads / name).mkdir(parents=True)
-    (downloads / "whole.zip").touch()
-    run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
-    names = {p.name for p in downloads.rglob("*")}
-    assert "whole.zip" in names and not {n for n in names if "tmp" in n or "partial" in n}
+def test_a_kill_while_a_download_is_unpacked_needs_no_second_download(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: half of an archive's files taken for all of them; a download that is lost with them."""
+    web, out = tmp_path / "web", tmp_path / "out"
+    web.mkdir()
+    small_dagm.zip_of(source / "Class8", web / "Class8.zip", source)
+    with small_dagm.serve(web) as url:
+        command = ("--classes=8", f"--output={out}")
+        assert run_killed("unpack", tmp_path, *command, url=url) == -signal.SIGKILL
+        assert list(out.glob("downloads/*/extracted/*/.Class8.*.partial")), "the kill came too early"
+        (web / "Class8.zip").unlink()
+        monkeypatch.setattr(Builder, "URL", url)
+        run(*command)
+    assert essence(out, 8) == essence(source, 8)
+    assert not list(out.glob("downloads/*/extracted/*/.*"))
+
+
+def test_a_download_s_size_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: minutes without a sign of life while an archive of hundreds of MB comes in."""
+    shown: list[tuple[int, str]] = []
+    monkeypatch.setattr(prepared_sets, "POLL_S", 0.01)
+
+    class Witness(progress.Bar):
+        def advance(self, count: int = 1, figures: str = "") -> None:
+            shown.append((count, figures))
+
+    partial = tmp_path / "Class8.zip.tmp.0123" / "Class8.zip"
+    partial.parent.mkdir()
+    partial.write_bytes(bytes(3_000_000))
+    with prepared_sets._shown_download(tmp_path, Witness(None, "x", 1, 0)):
+        deadline = time.monotonic() + 30
+        while not shown and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert shown and set(shown) == {(0, "3 MB downloaded")}
+
+
+def test_leftovers_of_downloads_are_removed(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a partial download of each killed run that stays for ever. TFDS itself says where it would be."""
+    web, downloads = tmp_path / "web", tmp_path / "out" / "downloads"
+    web.mkdir()
+    small_dagm.zip_of(source / "Class1", web / "Class1.zip", source)
+    with small_dagm.serve(web) as url:
+        monkeypatch.setattr(Builder, "URL", url)
+        run("--classes=1", f"--output={tmp_path / 'out'}")
+    (whole,) = (path for path in downloads.rglob("*") if path.is_file() and zipfile.is_zipfile(path))
+    left = whole.with_name(f"{whole.name}.tmp.0123")
+    left.mkdir()
+    run("--classes=1", f"--output={tmp_path / 'out'}")
+    assert whole.exists() and not left.exists()
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path, source: Path) -> None:
