@@ -23,6 +23,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from dagm_jax.data.layouts import printable
 from dagm_jax.main import guarded, one_line
 from dagm_jax.types import Manifest, UserError
 
@@ -121,8 +122,14 @@ def main(request: Request) -> int:
     from dagm_jax.experiment import locked
 
     with locked(request.output, "--output"):
-        manifests = write_procedural(request) if request.procedural else write_prepared(request)
-        show_result(request, manifests)
+        try:
+            manifests = write_procedural(request) if request.procedural else write_prepared(request)
+            show_result(request, manifests)
+        except OSError as error:
+            raise UserError(
+                f"`--output` (={printable(request.output)}): preparing stopped ({printable(str(error))});"
+                " make room or mend the permissions, then repeat the command"
+            ) from error
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import signal
@@ -269,6 +270,25 @@ def test_the_messages_of_the_readers_name_this_program_s_flags(tmp_path: Path, s
         run(f"--source={tmp_path / 'nowhere'}", "--classes=1", f"--output={tmp_path / 'out'}")
     with pytest.raises(UserError, match=r"`--source` \(=.*Test\) holds no folder Class1"):
         run(f"--source={source / 'Class1/Test'}", "--classes=1", f"--output={tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--procedural", "--num_good=2", "--num_defective=2"), ()], ids=["drawn", "set"]
+)
+def test_a_full_disk_is_told(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Would catch: a traceback of a library where the disk is full, and no word about what to do."""
+
+    def full(*values: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+    monkeypatch.setattr("launch.procedural_images.write_half", full)
+    monkeypatch.setattr("tensorflow_datasets.core.DatasetInfo.write_to_directory", full)
+    where = arguments or (f"--source={source}",)
+    with pytest.raises(UserError, match=r"`--output` .*No space left on device: 'some/file'\); make room"):
+        run(*where, f"--output={tmp_path / 'out'}", "--classes=1")
+    assert not list((tmp_path / "out").rglob("1.0.0")) and not (tmp_path / "out/Class1").exists()
 
 
 def test_a_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
