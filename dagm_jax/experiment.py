@@ -483,21 +483,21 @@ def package_versions() -> dict[str, str]:
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Holds the workdir for this process; the lock goes with the process, however it ends."""
+def locked(workdir: Path, option: str = "workdir") -> Iterator[None]:
+    """Holds the folder, which the user named by ``option``, for this process; the lock ends with the process."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         stream = (workdir / ".lock").open("w")
     except OSError as error:
         raise UserError(
-            f"`workdir` (={workdir}) cannot be written ({error.strerror}); name another"
+            f"`{option}` (={workdir}) cannot be written ({error.strerror}); name another"
         ) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"`workdir` (={workdir}) is in use by another run; wait for it or name another"
+                f"`{option}` (={workdir}) is in use by another run; wait for it or name another"
             ) from None
         yield
 

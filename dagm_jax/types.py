@@ -78,6 +78,15 @@ class Photo:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """Image and mask in a prepared TFDS set: record ``index`` of ``split`` in the folder that holds its shards."""
+
+    folder: Path
+    split: Literal["train", "test"]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One source image. ``image_id`` is unique in a manifest.
 
@@ -88,8 +97,8 @@ class Record:
     class_id: int
     label: Literal[0, 1]
     half: Literal["train", "test"] | None
-    image: Path | Drawn | Photo
-    mask: Path | Ellipse | Drawn | Photo | None
+    image: Path | Drawn | Photo | Stored
+    mask: Path | Ellipse | Drawn | Photo | Stored | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ top.
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ DISTRIBUTIONS = {
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
 }
+# The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
+TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/prepared"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
 
 
@@ -146,7 +149,17 @@ def test_main_imports_the_package_late() -> None:
 )
 def test_data_and_package_know_no_jax(module: str) -> None:
     """Would catch: a backend started in grain's workers, or jax's seconds paid by `import dagm_jax`."""
-    assert not {name.partition(".")[0] for name in imports_of(MODULES[module])} & HEAVY
+    allowed = {"tensorflow_datasets"} if module in TFDS_MODULES else set()
+    assert not {name.partition(".")[0] for name in imports_of(MODULES[module])} & HEAVY - allowed
+
+
+def test_importing_the_package_does_not_import_tfds() -> None:
+    """Would catch: TFDS's seconds paid by every job and every worker of grain, and TensorFlow needed by any of them."""
+    code = (
+        "import sys, dagm_jax, dagm_jax.data.sources, dagm_jax.data.pipeline, dagm_jax.data.cache;"
+        "sys.exit(any(name in sys.modules for name in ('tensorflow_datasets', 'tensorflow')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
@@ -172,6 +185,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         (under("jax.devices", "jax.local_devices", "jax.device_count"), {"train/parallel"}),
         (under("matplotlib"), {"figures", "pipeline_figure"}),
         (under("tensorboardX"), {"train/progress"}),
+        (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
         (under("flax"), {"models", "train/step", "experiment"}),
     ],
     ids=[
@@ -184,6 +198,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         "devices",
         "plots",
         "logs",
+        "tfds",
         "flax",
     ],
 )
@@ -234,7 +249,7 @@ def third_party(folder: Path, pattern: str) -> set[str]:
         ("dagm_jax", "*.py", ()),
         ("configs", "*.py", ()),
         ("launch", "*.py", ("peer",)),
-        ("tests", "test_*.py", ("test", "peer")),
+        ("tests", "test_*.py", ("test", "peer", "tfds-test")),
     ],
 )
 def test_every_import_is_declared(folder: str, pattern: str, extras: tuple[str, ...]) -> None:

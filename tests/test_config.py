@@ -69,9 +69,12 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "optim.warmup_steps": (20, 0),
     "optim.weight_decay": (1e-4, 0.0),
     "parallel.cpu_convolutions": ("eigen", "default"),
+    "parallel.mode": ("jit", "pmap"),
     "seed": (0, 17),
     "slicing.mode": ("strips", "two_orientations"),
     "slicing.num_slices": (30, 12),
+    "slicing.overlap_px": (0, 8),
+    "slicing.slice_height_px": (64, 128),
     "slicing.slice_px": (64, 128),
     "task.bce_weight": (1.0, 0.0),
     "task.class_weight": (1.0, 0.5),
@@ -222,7 +225,7 @@ def test_a_guided_network_without_labels_is_refused() -> None:
 def test_tasks_that_do_not_fit_the_slices_are_refused() -> None:
     """Would catch: a division by no pixel at all, and a trace from deep inside a loss."""
     with pytest.raises(
-        UserError, match=r"`task\.cell_px` \(=64\) must be at most half of `slicing\.slice_px`"
+        UserError, match=r"`task\.cell_px` \(=64\) must be at most half of a slice's edge \(=64\)"
     ):
         RunConfig(task=ReconstructionConfig(cell_px=64))
     small = SlicingConfig(slice_px=32)

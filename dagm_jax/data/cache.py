@@ -18,7 +18,8 @@ import numpy as np
 
 from dagm_jax.data.decode import load_all
 from dagm_jax.data.files import BadImage
-from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, UserError
+from dagm_jax.data.prepared import shards
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError
 
 FORMAT = 2
 
@@ -139,17 +140,27 @@ def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence
 def fingerprint(manifest: Manifest, shape: tuple[int, int] | None) -> str:
     """A name that changes whenever a file of the manifest, its label or the wanted shape does."""
     digest = hashlib.sha256(json.dumps([FORMAT, shape]).encode())
+    folders = {record.image.folder for record in manifest.records if isinstance(record.image, Stored)}
+    stamps = {folder: [_stamp(path) for path in shards(folder)] for folder in folders}
     for record in manifest.records:
         parts: list[object] = [record.image_id, record.label]
         for source in (record.image, record.mask):
-            if isinstance(source, Path | Photo):
-                path, white = (source.path, source.white) if isinstance(source, Photo) else (source, None)
-                stat = path.stat() if path.exists() else None
-                parts.append([str(path), white, stat and stat.st_size, stat and stat.st_mtime_ns])
+            if isinstance(source, Path):
+                parts.append(_stamp(source))
+            elif isinstance(source, Photo):
+                parts.append([*_stamp(source.path), source.white])
+            elif isinstance(source, Stored):
+                parts.append([source.split, source.index, stamps[source.folder]])
             elif isinstance(source, Ellipse | Drawn):
                 parts.append(asdict(source))
         digest.update(json.dumps(parts).encode())
     return digest.hexdigest()[:20]
+
+
+def _stamp(path: Path) -> list[object]:
+    """What changes with the file's content, as far as its status shows it."""
+    stat = path.stat() if path.exists() else None
+    return [str(path), stat and stat.st_size, stat and stat.st_mtime_ns]
 
 
 def _write(

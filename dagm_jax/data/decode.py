@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,14 @@ from dagm_jax.data.ellipse import rasterise
 from dagm_jax.data.files import BadImage, check_png, check_shape, read_bytes
 from dagm_jax.data.layouts import printable
 from dagm_jax.data.photos import read_photo, read_photo_mask
-from dagm_jax.types import Drawn, Ellipse, Photo, Record
+from dagm_jax.data.prepared import read_example
+from dagm_jax.types import Drawn, Ellipse, Photo, Record, Stored
 
 _HALF = 127
 DECODE_THREADS = 4
 _DRAWN_SIZE_PX = 512
+_SIZE_OF_SET, _SIZE_OF_IMAGE = "the size of this data set's images", "the size of its image"
+_Result = TypeVar("_Result")
 
 
 def read_image(path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -31,7 +35,7 @@ def read_image(path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
     in effect: fewer bits, equal colour channels, a palette of greys, an opaque alpha channel. Raises BadImage
     for the others.
     """
-    return _grey(path, shape, "the size of this data set's images")
+    return _grey(path, shape, _SIZE_OF_SET)
 
 
 def read_mask(path: Path, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
@@ -39,7 +43,7 @@ def read_mask(path: Path, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
 
     ``shape`` and files as in ``read_image``. Raises BadImage.
     """
-    return _grey(path, shape, "the size of its image") > _HALF
+    return _grey(path, shape, _SIZE_OF_IMAGE) > _HALF
 
 
 def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -48,13 +52,16 @@ def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
     be anywhere. Raises BadImage, also where label and mask contradict each other.
     """
+    own_mask: NDArray[np.bool_] | None = None  # where image and mask come in one piece
     match record.image:
         case Path():
-            image, drawn_mask = read_image(record.image, shape), None
+            image = read_image(record.image, shape)
         case Photo():
-            image, drawn_mask = read_photo(record.image, shape), None
+            image = read_photo(record.image, shape)
         case Drawn():
-            image, drawn_mask = _draw(record.image, record.label, shape)
+            image, own_mask = _draw(record.image, record.label, shape)
+        case Stored():
+            image, own_mask = _read_stored(record.image, record.image_id, shape)
     size = (image.shape[0], image.shape[1])
     match record.mask:
         case None:
@@ -66,7 +73,9 @@ def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
         case Ellipse():
             mask = rasterise(record.mask, size)
         case Drawn():
-            mask = _draw(record.mask, record.label, size)[1] if drawn_mask is None else drawn_mask
+            mask = _draw(record.mask, record.label, size)[1] if own_mask is None else own_mask
+        case Stored():
+            mask = _read_stored(record.mask, record.image_id, size)[1] if own_mask is None else own_mask
     if record.label == 1 and not mask.any():
         raise BadImage(printable(f"{record.image_id}: labelled defective, but mask is empty ({record.mask})"))
     if record.label == 0 and mask.any():
@@ -89,12 +98,17 @@ def load_all(
         except BadImage as error:
             return error
 
+    return in_threads(attempt, records)
+
+
+def in_threads(function: Callable[[Record], _Result], records: Sequence[Record]) -> Iterator[_Result]:
+    """``function`` of each record in order, by threads and a bounded number ahead."""
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         waiting = iter(records)
-        pending = [pool.submit(attempt, record) for record in islice(waiting, 4 * DECODE_THREADS)]
+        pending = [pool.submit(function, record) for record in islice(waiting, 4 * DECODE_THREADS)]
         while pending:
             yield pending.pop(0).result()
-            pending += [pool.submit(attempt, record) for record in islice(waiting, 1)]
+            pending += [pool.submit(function, record) for record in islice(waiting, 1)]
 
 
 def _draw(
@@ -111,9 +125,29 @@ def _draw(
     return picture.image, picture.mask
 
 
+def _read_stored(
+    stored: Stored, image_id: str, shape: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Image and mask of a record of a prepared set; raises BadImage if it holds another image than it should."""
+    name = f"{stored.folder} ({image_id})"
+    try:
+        found = read_example(stored)
+    except ValueError as error:
+        raise BadImage(printable(f"{name}: record {stored.index} cannot be read ({error})")) from error
+    if found.image_id != image_id:
+        raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
+    image = _grey_of(found.image, f"{name}, image", shape, _SIZE_OF_SET)
+    size = (image.shape[0], image.shape[1])
+    return image, _grey_of(found.mask, f"{name}, mask", size, _SIZE_OF_IMAGE) > _HALF
+
+
 def _grey(path: Path, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8]:
-    """Grey values uint8 [h w] of a PNG; ``why`` says in a message where the expected shape comes from."""
-    data = read_bytes(path)
+    """Grey values uint8 [h w] of a PNG file; ``why`` says in a message where the expected shape comes from."""
+    return _grey_of(read_bytes(path), path, shape, why)
+
+
+def _grey_of(data: bytes, path: Path | str, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8]:
+    """Grey values uint8 [h w] of a PNG in memory; ``path`` is what messages call it."""
     header = check_png(data, path)
     if header.depth == 16:
         raise BadImage(f"{printable(path)}: 16-bit image; DAGM images are 8-bit grey; convert")

@@ -18,7 +18,7 @@ class BadImage(Exception):
     """An image or mask that cannot be used; its text is one line that names the file and the reason."""
 
 
-def check_shape(path: Path, found: tuple[int, int], shape: tuple[int, int] | None, why: str) -> None:
+def check_shape(path: Path | str, found: tuple[int, int], shape: tuple[int, int] | None, why: str) -> None:
     """Nothing; raises BadImage unless the (height, width) is ``shape`` or that is None."""
     if shape is not None and found != tuple(shape):
         expected = f"expected {shape[0]}x{shape[1]}, {why}"
@@ -53,7 +53,7 @@ class Header(NamedTuple):
     colour_type: int
 
 
-def check_png(data: bytes, path: Path) -> Header:
+def check_png(data: bytes, path: Path | str) -> Header:
     """The header of a whole, undamaged, still PNG; raises BadImage.
 
     Pillow does not check the checksums of pixel data, nor whether the end is there; and the size must be known before

@@ -1,4 +1,4 @@
-"""Where the images of a run come from: DAGM's folders, a user's own images, or the built-in procedural source."""
+"""Where the images of a run come from: DAGM's folders or prepared sets, a user's own images, or the built-in source."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 from dagm_jax.data import own_images, procedural
 from dagm_jax.data.layouts import DAGM_SHAPE, read_tree
 from dagm_jax.data.photos import find_white
+from dagm_jax.data.prepared import is_prepared, read_prepared
 from dagm_jax.data.split import SplitRule
 from dagm_jax.types import Drawn, Manifest, Photo, Record, UserError, check_choices
 
@@ -17,9 +18,9 @@ from dagm_jax.types import Drawn, Manifest, Photo, Record, UserError, check_choi
 class DataConfig:
     """The images of a run and their split.
 
-    root: a folder with DAGM's ClassN folders, or a user's own images (see ``own_images``); empty: built-in procedural
-    images, ``procedural_defective`` and ``procedural_good`` of each class. classes: of DAGM and of the built-in images;
-    one model is trained on all of them together. validation_share: of
+    root: a folder with DAGM's ClassN folders or with prepared TFDS sets of them, or a user's own images (see
+    ``own_images``); empty: built-in procedural images, ``procedural_defective`` and ``procedural_good`` of each class.
+    classes: of DAGM and of the built-in images; one model is trained on all of them together. validation_share: of
     each label of the train side. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
     are kept; empty: in the workdir until the run is finished.
     """
@@ -61,6 +62,9 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
     if not config.root:
         return draw_manifest(config, seed), DAGM_SHAPE
     root = Path(config.root).expanduser()
+    # A NUL would raise in the first look; read_tree says so in words.
+    if "\0" not in config.root and is_prepared(root):
+        return read_prepared(root, config.classes), DAGM_SHAPE
     read_own = own_images.reader_of(root)
     if read_own is None:
         return read_tree(root, config.classes), DAGM_SHAPE

@@ -1,0 +1,171 @@
+"""The TFDS builder ``dagm2007``: ten classes of textures with weakly labelled defects, verified as published."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core.download.util import DownloadError
+
+from dagm_jax.data.archive import extract
+from dagm_jax.data.decode import load
+from dagm_jax.data.layouts import DAGM_SHAPE, printable, read_tree
+from dagm_jax.data.prepared import CONFIGS, LABELS
+from dagm_jax.data.prepared import VERSION as LATEST
+from dagm_jax.data.truth import Truth, check_pixels, check_whole, read_truth
+from dagm_jax.types import Record, UserError
+
+_SHAPE = (*DAGM_SHAPE, 1)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """DAGM 2007; configurations ``class1`` … ``class10`` and ``all``, splits ``train`` and ``test``.
+
+    ``TRUTH`` is what the source is checked against, ``URL`` the address of a class's archive. ``on_image`` is called
+    after each image that is checked and again after each that is written: twice the number of images in all.
+    """
+
+    VERSION = tfds.core.Version(LATEST)
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {LATEST: "First release."}
+    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
+        tfds.core.BuilderConfig(
+            name=name,
+            description=f"Class {classes[0]} alone." if len(classes) == 1 else "All ten classes.",
+        )
+        for name, classes in CONFIGS.items()
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Optional: a folder with the ClassN folders of DAGM 2007, unpacked, in layout A (ClassN/Train, ClassN/Test)"
+        " or B (ClassN, ClassN_def). If the folder is missing or empty, the classes are downloaded."
+    )
+    TRUTH: ClassVar[Truth] = read_truth()
+    URL: ClassVar[str] = "https://zenodo.org/records/8086136/files/Class{class_id}.zip"
+
+    on_image: Callable[[], None] = staticmethod(lambda: None)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The numbers of the classes of this configuration."""
+        return CONFIGS[self.builder_config.name]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=_SHAPE, encoding_format="png"),
+                    "mask": tfds.features.Image(shape=_SHAPE, encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=list(LABELS)),
+                    "class_id": tfds.features.Scalar(dtype=np.int32),
+                    "image_id": tfds.features.Text(),
+                    "ellipse_box": tfds.features.BBoxFeature(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://doi.org/10.5281/zenodo.8086136",
+            license="CC BY 4.0",
+            # By number, so that a record's place is the same in every copy of the set.
+            disable_shuffling=True,
+        )
+
+    def download_and_prepare(self, *, download_config: Any = None, **options: Any) -> None:
+        """As TFDS's own; raises UserError for a ``manual_dir`` that was named and is no folder, or is empty."""
+        manual = download_config and download_config.manual_dir
+        if manual and not (Path(manual).is_dir() and any(Path(manual).iterdir())):
+            # Without this the classes would be downloaded without a word.
+            raise UserError(
+                f"`manual_dir` (={printable(manual)}) must be a folder with the ClassN folders of DAGM 2007;"
+                " name that folder, or none to download"
+            )
+        super().download_and_prepare(download_config=download_config, **options)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
+        roots = self._roots(dl_manager)
+        records: list[Record] = []
+        for class_id, root in roots.items():
+            records += check_whole(read_tree(root, (class_id,)), class_id, self.TRUTH)
+        check_pixels(records, self.on_image)
+        return {
+            half: self._generate_examples([record for record in records if record.half == half])
+            for half in ("train", "test")
+        }
+
+    def _roots(self, dl_manager: tfds.download.DownloadManager) -> dict[int, Path]:
+        """Class number -> the folder to read it from: the manual one, or a freshly unpacked download."""
+        try:
+            return dict.fromkeys(self.classes, Path(dl_manager.manual_dir))
+        except AssertionError:  # how TFDS says that there is no manual folder, or nothing in it
+            pass
+        urls = {str(c): self.URL.format(class_id=c) for c in self.classes}
+        try:
+            archives = dl_manager.download(urls)
+        except (OSError, DownloadError) as error:
+            reason = printable(" ".join(str(error).split()))
+            raise UserError(
+                f"{', '.join(urls.values())} could not be downloaded ({reason}); try again, or download it by other"
+                " means, unpack it and name the folder"
+            ) from error
+        return {c: _unpacked(Path(archives[str(c)]), c) for c in self.classes}
+
+    def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, record in enumerate(records):
+            yield key, example(record)
+            self.on_image()
+
+
+def _unpacked(archive: Path, class_id: int) -> Path:
+    """The folder that the archive is unpacked in, which is done once for each content of the archive."""
+    status = archive.stat()
+    # Named ClassN, so that it makes no difference whether the archive holds that folder or what is in it.
+    version = f"{archive.name}-{status.st_size}-{status.st_mtime_ns}"
+    folder = archive.parent / "extracted" / version / f"Class{class_id}"
+    if not folder.is_dir():
+        extract(archive, folder)
+    return folder
+
+
+def example(record: Record) -> dict[str, Any]:
+    """The features of a record, image and mask as PNG bytes; ``ellipse_box`` is the mask's box, 0 without a mask."""
+    image, mask = load(record, DAGM_SHAPE)
+    return {
+        "image": _png(image, record.image),
+        "mask": _png(mask.astype(np.uint8) * 255, record.mask),
+        "label": record.label,
+        "class_id": record.class_id,
+        "image_id": record.image_id,
+        "ellipse_box": box_of(mask),
+    }
+
+
+def box_of(mask: np.ndarray) -> tfds.features.BBox:
+    """The box around the set pixels of a mask bool [h w], as shares of height and width, edges included.
+
+    ymin, xmin are the first row and column with a set pixel; ymax, xmax the first ones behind the last. All 0 for
+    an empty mask.
+    """
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=0.0, xmax=0.0)
+    height, width = mask.shape
+    return tfds.features.BBox(
+        ymin=float(rows[0] / height),
+        xmin=float(cols[0] / width),
+        ymax=float((rows[-1] + 1) / height),
+        xmax=float((cols[-1] + 1) / width),
+    )
+
+
+def _png(pixels: np.ndarray, source: object) -> bytes:
+    """``pixels``, uint8 [h w], as PNG: the source file's own bytes where they are 8-bit grey, else written anew."""
+    if isinstance(source, Path):
+        data = source.read_bytes()
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if picture.mode == "L" and "transparency" not in picture.info:
+                return data
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()

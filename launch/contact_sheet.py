@@ -1,0 +1,63 @@
+"""A picture of many images: a row for each class, small, with the outline of each mask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from dagm_jax.data.decode import load
+from dagm_jax.data.layouts import DAGM_SHAPE
+from dagm_jax.types import Record
+
+CELL_PX = 128
+_GAP_PX = 4
+_TITLE_PX = 16
+_OUTLINE = (255, 64, 32)
+NUM_DEFECTIVE, NUM_GOOD = 6, 2
+
+
+def choose(records: Sequence[Record]) -> list[Record]:
+    """Up to six defective and two good records, evenly spread over those that there are."""
+    chosen: list[Record] = []
+    for label, count in ((1, NUM_DEFECTIVE), (0, NUM_GOOD)):
+        fitting = [record for record in records if record.label == label]
+        places = np.linspace(0, len(fitting) - 1, min(count, len(fitting))).round().astype(int)
+        chosen += [fitting[place] for place in places]
+    return chosen
+
+
+def draw_sheet(rows: Mapping[str, Sequence[Record]]) -> Image.Image:
+    """The sheet, RGB: for each title a line of text and the records' images at a quarter of their size."""
+    columns = max(len(records) for records in rows.values())
+    step = CELL_PX + _GAP_PX
+    sheet = Image.new("RGB", (columns * step + _GAP_PX, len(rows) * (step + _TITLE_PX) + _GAP_PX), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (title, records) in enumerate(rows.items()):
+        top = row * (step + _TITLE_PX) + _GAP_PX
+        pen.text((_GAP_PX, top), title, fill="black")
+        for column, record in enumerate(records):
+            sheet.paste(draw_cell(record), (column * step + _GAP_PX, top + _TITLE_PX))
+    return sheet
+
+
+def draw_cell(record: Record) -> Image.Image:
+    """One image, RGB, with a line one px wide around its mask. Raises BadImage."""
+    image, mask = load(record, DAGM_SHAPE)
+    cell = Image.fromarray(image).resize((CELL_PX, CELL_PX), Image.Resampling.BOX).convert("RGB")
+    # Any pixel of the mask counts: the smallest mask of DAGM has two.
+    inside = Image.fromarray(mask.astype(np.uint8) * 255)
+    inside = inside.filter(ImageFilter.MaxFilter(5)).resize((CELL_PX, CELL_PX), Image.Resampling.NEAREST)
+    around = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(3)), inside)
+    cell.paste(_OUTLINE, mask=around)
+    return cell
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Writes the sheet as PNG; the file appears only when it is whole."""
+    scratch = path.with_name(f".{path.name}.partial")
+    sheet.save(scratch, format="PNG")
+    os.replace(scratch, path)

@@ -1,0 +1,101 @@
+"""The built-in images on disk, in layout A, with halves and numbers like the published ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dagm_jax.data import procedural
+from dagm_jax.data.layout_a import Numbered, write_half
+from dagm_jax.data.layouts import printable
+from dagm_jax.types import UserError
+
+_RECIPE_FILE = "procedural.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the images of one class are made from, besides the program."""
+
+    class_id: int
+    num_defective: int
+    num_good: int
+    seed: int
+
+    @property
+    def num_images(self) -> int:
+        return self.num_defective + self.num_good
+
+
+@dataclass(frozen=True)
+class Place:
+    """Image ``index`` among the class's defective or good ones, and the number that it is given."""
+
+    number: int
+    defective: bool
+    index: int
+
+
+def number_halves(recipe: Recipe) -> dict[str, list[Place]]:
+    """Test and Train: the low and the high half of one gapless numbering, each with half of the defective images.
+
+    Where a count is odd, Train gets one more. Which numbers are defective is drawn from seed and class.
+    """
+    rng = np.random.default_rng([recipe.seed, recipe.class_id])
+    num_test_defective, num_test_good = recipe.num_defective // 2, recipe.num_good // 2
+    num_test = num_test_defective + num_test_good
+    indices = {True: iter(range(recipe.num_defective)), False: iter(range(recipe.num_good))}
+    halves = {}
+    for name, first, count, num_defective in (
+        ("Test", 1, num_test, num_test_defective),
+        ("Train", num_test + 1, recipe.num_images - num_test, recipe.num_defective - num_test_defective),
+    ):
+        defective = set(rng.permutation(count)[:num_defective].tolist())
+        halves[name] = [Place(first + i, i in defective, next(indices[i in defective])) for i in range(count)]
+    return halves
+
+
+def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> bool:
+    """Writes ``output/ClassN``, which appears only when it is whole; False if it was there already.
+
+    Raises UserError where another set of images is in its place.
+    """
+    folder = output / f"Class{recipe.class_id}"
+    if folder.exists():
+        _check_same(recipe, folder)
+        return False
+    # A leading dot: what reads layouts passes it over.
+    scratch = output / f".Class{recipe.class_id}.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    for half, places in number_halves(recipe).items():
+        write_half(scratch / half, _drawn(recipe, places, on_image))
+    (scratch / _RECIPE_FILE).write_text(json.dumps(asdict(recipe)) + "\n")
+    os.replace(scratch, folder)
+    return True
+
+
+def _drawn(recipe: Recipe, places: list[Place], on_image: Callable[[], None]) -> Iterator[Numbered]:
+    for place in places:
+        picture = procedural.draw(recipe.class_id, place.index, seed=recipe.seed, defective=place.defective)
+        yield place.number, picture.image, picture.mask if place.defective else None
+        on_image()
+
+
+def _check_same(recipe: Recipe, folder: Path) -> None:
+    """Nothing; raises UserError unless ``folder`` holds what the recipe makes."""
+    try:
+        found = json.loads((folder / _RECIPE_FILE).read_text())
+    except (OSError, ValueError):
+        found = None
+    if found != asdict(recipe):
+        what = "images of another origin" if found is None else f"images made from {found}"
+        raise UserError(
+            f"`--output` (={printable(folder.parent)}) holds in {folder.name} {what}; name another folder or"
+            " remove that one"
+        )

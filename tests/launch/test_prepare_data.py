@@ -1,0 +1,423 @@
+"""Tests of prepare_data: what it writes, what it refuses, and that a kill at any moment leaves no half set."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_dagm
+from PIL import Image
+
+from dagm_jax.data import procedural
+from dagm_jax.data.dagm2007 import Builder
+from dagm_jax.data.decode import load
+from dagm_jax.data.layouts import read_tree
+from dagm_jax.data.sources import DataConfig, find_images
+from dagm_jax.data.truth import read_truth
+from dagm_jax.train import progress
+from dagm_jax.types import Record, UserError
+from launch import prepared_sets
+from launch.contact_sheet import CELL_PX, choose, draw_cell, draw_sheet
+from launch.prepare_data import main, parse_flags
+from launch.procedural_images import Recipe, number_halves
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Classes 1 and 8 in layout A."""
+    return small_dagm.layout_a(small_dagm.layout_a(tmp_path / "source", 1), 8)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is printed."""
+    stream = io.StringIO()
+    monkeypatch.setattr(progress.console, "_file", stream)
+    monkeypatch.setattr(progress.console, "_width", 200)
+    return stream
+
+
+@pytest.fixture(autouse=True)
+def _small_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Builder, "TRUTH", read_truth(small_dagm.write_truth(tmp_path / "truth.json", (1, 8))))
+
+
+def run(*arguments: str) -> int:
+    return main(parse_flags(["prepare_data", *arguments]))
+
+
+def essence(root: Path, class_id: int) -> list[tuple[object, ...]]:
+    manifest, _ = find_images(DataConfig(root=str(root), classes=(class_id,)), 0)
+    return [(r.image_id, r.label, r.half, r.mask is None) for r in manifest.records]
+
+
+def files(root: Path) -> dict[str, tuple[int, int]]:
+    """Name → size and time of change of the files of the sets."""
+    found = (root / "dagm2007").rglob("*")
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in found if p.is_file()}
+
+
+# --- sets ---
+
+
+def test_a_folder_becomes_sets_that_the_main_job_reads(
+    tmp_path: Path, source: Path, screen: io.StringIO
+) -> None:
+    """Would catch: another manifest than that of the folder, a class left out, a table that counts something else."""
+    out = tmp_path / "out"
+    assert run(f"--source={source}", "--classes=8,1", f"--output={out}") == 0
+    for class_id in (1, 8):
+        assert essence(out, class_id) == essence(source, class_id)
+    rows = [line.split("│") for line in screen.getvalue().splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in row[1:-1]] for row in rows]
+    assert cells == [["1", "12", "7", "10", "4", "written"], ["8", "12", "7", "10", "4", "written"]]
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > 8 * CELL_PX and sheet.height > 2 * CELL_PX
+
+
+def test_whole_sets_are_kept_and_damaged_ones_written_anew(
+    tmp_path: Path, source: Path, screen: io.StringIO
+) -> None:
+    """Would catch: hours of work done twice, and a truncated set that stays for ever."""
+    command = (f"--source={source}", "--classes=1,8", f"--output={tmp_path / 'out'}")
+    run(*command)
+    before = files(tmp_path / "out")
+    run(*command)
+    assert files(tmp_path / "out") == before
+    assert screen.getvalue().count("was whole already") == 2
+    (shard,) = (tmp_path / "out/dagm2007/class8").rglob("*train.array_record*")
+    shard.write_bytes(shard.read_bytes()[:1000])
+    run(*command)
+    assert "class 8: written anew: `data.root`" in screen.getvalue()
+    assert essence(tmp_path / "out", 8) == essence(source, 8)
+    after = files(tmp_path / "out")
+    assert {n: s for n, s in after.items() if "class1" in n} == {
+        n: s for n, s in before.items() if "class1" in n
+    }
+
+
+def test_a_set_of_other_images_than_published_is_not_kept(tmp_path: Path, source: Path) -> None:
+    """Would catch: a set kept because its files are sound, though it was made by an older, laxer check."""
+    run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
+    table = small_dagm.truth_table((1,))
+    table["1"]["test"]["defective"] = [1, 3, 5, 9]
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(table))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Builder, "TRUTH", read_truth(path))
+        with pytest.raises(UserError, match="2 labelled otherwise: Class1/Test/0001"):
+            run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
+
+
+# The process kills itself, with no chance to tidy up, at a chosen call.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dagm_jax.data import archive
+from dagm_jax.data.dagm2007 import Builder, dagm2007_dataset_builder as module
+from dagm_jax.data.truth import read_truth
+from launch import prepare_data
+
+def killer(function, calls):
+    count = iter(range(10_000))
+    def call(*arguments, **options):
+        if next(count) == calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+where, truth, url, *arguments = sys.argv[1:]
+Builder.TRUTH = read_truth(Path(truth))
+Builder.URL = url
+if where == "check":
+    module.check_pixels = killer(module.check_pixels, 1)
+elif where == "write":
+    module.example = killer(module.example, 30)
+elif where == "unpack":
+    archive._unpack = killer(archive._unpack, 20)
+elif where == "describe":
+    import tensorflow_datasets as tfds
+    tfds.core.DatasetInfo.write_to_directory = killer(tfds.core.DatasetInfo.write_to_directory, 1)
+sys.exit(prepare_data.main(prepare_data.parse_flags(["prepare_data", *arguments])))
+"""
+
+
+def run_killed(where: str, tmp_path: Path, *arguments: str, url: str = "") -> int:
+    command = [sys.executable, "-c", KILLED, where, str(tmp_path / "truth.json"), url, *arguments]
+    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
+
+
+@pytest.mark.parametrize("where", ["check", "write", "describe"])
+def test_a_kill_leaves_no_half_set_and_the_same_command_goes_on(
+    tmp_path: Path, source: Path, where: str, screen: io.StringIO
+) -> None:
+    """Would catch: a set that is there before it is whole; leftovers that fill the disk; a first class done twice."""
+    out = tmp_path / "out"
+    command = (f"--source={source}", "--classes=1,8", f"--output={out}")
+    assert run_killed(where, tmp_path, *command) == -signal.SIGKILL
+    assert not (out / "dagm2007/class8/1.0.0").exists()
+    assert list((out / "dagm2007/class8").glob("incomplete.*")), "the kill came too early to test anything"
+    with pytest.raises(UserError, match="writing was interrupted, and no whole one"):
+        essence(out, 8)
+    first = {n: s for n, s in files(out).items() if "class1" in n}
+    assert first
+    run(*command)
+    assert essence(out, 8) == essence(source, 8)
+    assert not list(out.rglob("incomplete.*"))
+    assert {n: s for n, s in files(out).items() if "class1" in n} == first
+
+
+def test_a_kill_while_a_download_is_unpacked_needs_no_second_download(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: half of an archive's files taken for all of them; a download that is lost with them."""
+    web, out = tmp_path / "web", tmp_path / "out"
+    web.mkdir()
+    small_dagm.zip_of(source / "Class8", web / "Class8.zip", source)
+    with small_dagm.serve(web) as url:
+        command = ("--classes=8", f"--output={out}")
+        assert run_killed("unpack", tmp_path, *command, url=url) == -signal.SIGKILL
+        assert list(out.glob("downloads/*/extracted/*/.Class8.*.partial")), "the kill came too early"
+        (web / "Class8.zip").unlink()
+        monkeypatch.setattr(Builder, "URL", url)
+        run(*command)
+    assert essence(out, 8) == essence(source, 8)
+    assert not list(out.glob("downloads/*/extracted/*/.*"))
+
+
+def test_a_download_s_size_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: minutes without a sign of life while an archive of hundreds of MB comes in."""
+    shown: list[tuple[int, str]] = []
+    monkeypatch.setattr(prepared_sets, "POLL_S", 0.01)
+
+    class Witness(progress.Bar):
+        def advance(self, count: int = 1, figures: str = "") -> None:
+            shown.append((count, figures))
+
+    partial = tmp_path / "Class8.zip.tmp.0123" / "Class8.zip"
+    partial.parent.mkdir()
+    partial.write_bytes(bytes(3_000_000))
+    with prepared_sets._shown_download(tmp_path, Witness(None, "x", 1, 0)):
+        deadline = time.monotonic() + 30
+        while not shown and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert shown and set(shown) == {(0, "3 MB downloaded")}
+
+
+def test_leftovers_of_downloads_are_removed(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a partial download of each killed run that stays for ever. TFDS itself says where it would be."""
+    web, downloads = tmp_path / "web", tmp_path / "out" / "downloads"
+    web.mkdir()
+    small_dagm.zip_of(source / "Class1", web / "Class1.zip", source)
+    with small_dagm.serve(web) as url:
+        monkeypatch.setattr(Builder, "URL", url)
+        run("--classes=1", f"--output={tmp_path / 'out'}")
+    (whole,) = (path for path in downloads.rglob("*") if path.is_file() and zipfile.is_zipfile(path))
+    left = whole.with_name(f"{whole.name}.tmp.0123")
+    left.mkdir()
+    run("--classes=1", f"--output={tmp_path / 'out'}")
+    assert whole.exists() and not left.exists()
+
+
+def test_two_at_a_time_are_refused(tmp_path: Path, source: Path) -> None:
+    """Would catch: a second process that removes the first one's half-written set as a leftover."""
+    from dagm_jax.experiment import locked
+
+    with locked(tmp_path / "out"), pytest.raises(UserError, match=r"`--output` \(=.*out\) is in use"):
+        run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "`--output` is missing"),
+        (["--output=x", "--classes=11"], r"`--classes` \(=11\): the data set has the classes 1, 2,"),
+        (["--output=x", "--classes=0"], r"`--classes` \(=0\) must be whole numbers"),
+        (["--output=x", "--procedural", "--classes=99"], r"`--classes` \(=99\): the built-in images show"),
+        (["--output=x", "--procedural", "--source=y"], r"`--source` \(=y\) and --procedural exclude"),
+        (["--output=x", "--seed=1"], "--seed: holds for built-in images alone"),
+        (["--output=x", "--procedural", "--num_good=1"], "--num_good=1: 1 is not integer >= 2"),
+        (["--output=x", "--clases=1"], "Unknown command line flag 'clases'"),
+        (["--output=x", "1"], "'1' is not a flag"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_on_the_command_line_are_told(arguments: list[str], match: str) -> None:
+    """Would catch: a mistake that starts a download, or is passed over without a word."""
+    with pytest.raises(UserError, match=match):
+        parse_flags(["prepare_data", *arguments])
+
+
+def test_the_messages_of_the_readers_name_this_program_s_flags(tmp_path: Path, source: Path) -> None:
+    """Would catch: `data.root` named to somebody who gave --source."""
+    with pytest.raises(UserError, match=r"`--source` \(=.*nowhere\) must be a folder"):
+        run(f"--source={tmp_path / 'nowhere'}", "--classes=1", f"--output={tmp_path / 'out'}")
+    with pytest.raises(UserError, match=r"`--source` \(=.*Test\) holds no folder Class1"):
+        run(f"--source={source / 'Class1/Test'}", "--classes=1", f"--output={tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--procedural", "--num_good=2", "--num_defective=2"), ()], ids=["drawn", "set"]
+)
+def test_a_full_disk_is_told(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Would catch: a traceback of a library where the disk is full, and no word about what to do."""
+
+    def full(*values: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+    monkeypatch.setattr("launch.procedural_images.write_half", full)
+    monkeypatch.setattr("tensorflow_datasets.core.DatasetInfo.write_to_directory", full)
+    where = arguments or (f"--source={source}",)
+    with pytest.raises(UserError, match=r"`--output` .*No space left on device: 'some/file'\); make room"):
+        run(*where, f"--output={tmp_path / 'out'}", "--classes=1")
+    assert not list((tmp_path / "out").rglob("1.0.0")) and not (tmp_path / "out/Class1").exists()
+
+
+def test_a_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
+    """Would catch: a traceback, or a shell script that goes on because the status was 0."""
+    arguments = ["--source=nowhere", "--classes=1", f"--output={tmp_path / 'out'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.prepare_data", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: `--source` (=nowhere)") and done.stderr.count("\n") == 1
+
+
+# --- built-in images ---
+
+
+def test_procedural_images_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+    """Would catch: labels, masks or numbers that change on the way through files."""
+    out = tmp_path / "out"
+    arguments = ("--procedural", "--num_defective=3", "--num_good=4", "--seed=5", f"--output={out}")
+    run(*arguments, "--classes=1")
+    manifest = read_tree(out, (1,))
+    assert manifest.skipped == ()
+    halves = number_halves(Recipe(1, 3, 4, 5))
+    places = {f"Class1/{half}/{p.number:04d}": p for half, ps in halves.items() for p in ps}
+    assert set(places) == {record.image_id for record in manifest.records}
+    for record in manifest.records:
+        place = places[record.image_id]
+        drawn = procedural.draw(1, place.index, seed=5, defective=place.defective)
+        image, mask = load(record, (512, 512))
+        assert record.label == int(place.defective)
+        np.testing.assert_array_equal(image, drawn.image)
+        np.testing.assert_array_equal(mask, drawn.mask)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.PNG")}
+    run(*arguments, "--classes=1")
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.PNG")} == before
+    with pytest.raises(UserError, match=r"holds in Class1 images made from .*'seed': 5"):
+        run("--procedural", "--num_defective=3", "--num_good=4", "--seed=6", f"--output={out}", "--classes=1")
+
+
+def test_all_procedural_classes_are_written_by_default(tmp_path: Path) -> None:
+    """Would catch: a list of classes of its own, in which new ones are missing."""
+    assert parse_flags(["prepare_data", "--procedural", "--output=x"]).classes == tuple(procedural.CLASSES)
+    assert parse_flags(["prepare_data", "--output=x"]).classes == tuple(range(1, 11))
+
+
+@pytest.mark.parametrize(("num_defective", "num_good"), [(7, 9), (8, 8), (2, 2)])
+def test_halves_are_numbered_like_the_published_ones(num_defective: int, num_good: int) -> None:
+    """Would catch: gaps, Train below Test, an index drawn twice (one picture on both sides)."""
+    halves = number_halves(Recipe(1, num_defective, num_good, 0))
+    assert [p.number for p in halves["Test"] + halves["Train"]] == list(
+        range(1, num_defective + num_good + 1)
+    )
+    for half, extra in (("Test", 0), ("Train", 1)):
+        assert sum(p.defective for p in halves[half]) == (num_defective + extra) // 2
+        assert sum(not p.defective for p in halves[half]) == (num_good + extra) // 2
+    for defective, count in ((True, num_defective), (False, num_good)):
+        indices = [p.index for p in halves["Test"] + halves["Train"] if p.defective == defective]
+        assert indices == list(range(count))
+
+
+def test_a_kill_leaves_no_half_class_of_procedural_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: half a class taken for a whole one. An error at the fourth image stands for the kill."""
+    arguments = ("--procedural", "--num_defective=2", "--num_good=2", f"--output={tmp_path}", "--classes=8")
+    draw, calls = procedural.draw, iter(range(100))
+
+    def failing(*values: object, **options: object) -> procedural.Drawing:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return draw(*values, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(procedural, "draw", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments)
+    assert not (tmp_path / "Class8").exists() and (tmp_path / ".Class8.partial").exists()
+    run(*arguments)
+    assert len(read_tree(tmp_path, (8,)).records) == 4
+    assert not (tmp_path / ".Class8.partial").exists()
+
+
+def test_other_images_in_the_output_are_not_overwritten(tmp_path: Path, source: Path) -> None:
+    """Would catch: somebody's real images replaced by drawn ones."""
+    with pytest.raises(UserError, match="holds in Class1 images of another origin"):
+        run("--procedural", "--num_defective=2", "--num_good=2", f"--output={source}", "--classes=1")
+
+
+# --- contact sheet ---
+
+
+def test_the_outline_goes_around_the_mask_and_nowhere_else(tmp_path: Path) -> None:
+    """Would catch: rows and columns exchanged, an outline at four times its place, a mask of two pixels lost."""
+    small_dagm.save(tmp_path / "image.png", np.full((512, 512), 90, np.uint8))
+    mask = np.zeros((512, 512), np.uint8)
+    mask[100:102, 400] = 255
+    small_dagm.save(tmp_path / "mask.png", mask)
+    record = Record("x", 1, 1, "train", tmp_path / "image.png", tmp_path / "mask.png")
+    cell = np.asarray(draw_cell(record))
+    rows, cols = np.nonzero((cell != 90).any(axis=-1))
+    assert cell.shape == (CELL_PX, CELL_PX, 3)
+    assert (
+        rows.size
+        and {rows.min(), rows.max()} <= set(range(23, 29))
+        and {cols.min(), cols.max()} <= set(range(97, 104))
+    )
+
+
+def test_the_sheet_shows_defective_and_good_images_of_each_class(source: Path) -> None:
+    """Would catch: a sheet of good images alone, which come first in a manifest; a sheet cut off on the right."""
+    records = read_tree(source, (1,)).records
+    chosen = choose(records)
+    assert [r.label for r in chosen] == [1] * 6 + [0] * 2 and len({r.image_id for r in chosen}) == 8
+    sheet = np.asarray(draw_sheet({"a": chosen, "b": chosen[:3]}))
+    for record, place in ((chosen[7], (90, 7 * 132 + 90)), (chosen[0], (240, 30))):
+        grey = small_dagm.grey_of(1, int(record.image_id[-4:]))
+        assert tuple(sheet[place]) == (grey, grey, grey)
+
+
+def test_what_is_printed_is_ours(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch: TFDS's lines between ours, our lines muted with them, the shared console left pointing elsewhere."""
+    (source / "Class8/Test/0001.PNG").unlink()
+    with pytest.raises(UserError, match="class 8 differs"):
+        run(f"--source={source}", "--classes=8", f"--output={tmp_path / 'out'}")
+    run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
+    printed = capsys.readouterr().out
+    assert "contact sheet: " in printed and "written" in printed
+    assert "Downloading" not in printed and "Subsequent" not in printed
+    assert progress.console._file is None
