@@ -2,7 +2,7 @@
 
 Command:   python -m dagm_jax.main --config=configs/custom_unet.py[:TASK[,equal_width][,small]]
 Hardware:  two CPU cores suffice; any devices that jax finds are used
-Time:      segmentation: 4 minutes on the built-in images, 31 on 500 images of class 8 (two CPU cores)
+Time:      segmentation: 4 minutes on the built-in images, 31 to 49 on 500 images of class 8 (two CPU cores)
 Expected:  image AUROC 1.00 on either; Dice on defective images .81 built-in, .77 class 8 (docs/results.md)
 """
 
