@@ -81,7 +81,9 @@ class Judge:
         while chosen := list(islice(waiting, self.batch_size)):
             padded = ((pad(image, self.shape), pad(mask, self.shape)) for image, mask in chosen)
             images, masks = full_batch(padded, self.batch_size)
-            out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks)))
+            mask_px = np.zeros(self.batch_size, np.int32)
+            mask_px[: len(chosen)] = [np.count_nonzero(mask) for _, mask in chosen]
+            out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks, mask_px)))
             out = jax.device_get(out)
             for i, (image, mask) in enumerate(chosen):
                 height, width = image.shape
@@ -174,7 +176,7 @@ def is_marked(mask: np.ndarray) -> bool:
 class TestResult:
     """The test side judged with a fixed rule, filled image by image; lists are in the order of the records.
 
-    example: the first defective image, for a picture of what was done to it.
+    example: the first defective image, of those with masks where there are any, for a picture of what was done to it.
     """
 
     image_ids: list[str] = field(default_factory=list)
@@ -245,8 +247,9 @@ def judge_test_side(
             result.decisions.append(decision)
             gallery.offer(record, judged, decision)
             prediction = judged.map >= rule.pixel_threshold
-            if record.label:
-                result.example = result.example or judged
+            shown = result.example
+            if record.label and (shown is None or (is_marked(judged.mask) and not is_marked(shown.mask))):
+                result.example = judged
             if record.label and is_marked(judged.mask):
                 areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
                 result.defects.append(

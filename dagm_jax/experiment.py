@@ -162,7 +162,7 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
 def with_masks(manifest: Manifest, task: str) -> Manifest:
     """The manifest without defective images that have no mask, which are listed; raises UserError if none has one."""
     lacking = [record for record in manifest.records if record.label and record.mask is None]
-    if lacking and all(record.mask is None for record in manifest.records):
+    if lacking and len(lacking) == sum(record.label for record in manifest.records):
         raise UserError(
             f"`task` (={task}) learns from masks, and no defective image has one; add masks, or choose classification "
             "or reconstruction, such as --config=configs/custom_unet.py:classification"
@@ -241,7 +241,8 @@ class Setup:
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
         shape = (batch_size, slicer.height_px, slicer.width_px)
-        pixels = self.devices.shard_batch((np.zeros(shape, np.uint8), np.zeros(shape, bool)))
+        empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
+        pixels = self.devices.shard_batch(empty)
         function = make_judge(self.network, self.config.task, slicer)
         compiled = self.devices.compile_judge(function, state.params, state.stats, *pixels)
         config = self.config

@@ -31,7 +31,8 @@ class ImagePath:
     """An image and what the detector made of it.
 
     source and turned (as training may see it): uint8 [h w]; strips: uint8 [n h s]; map: float [h w], the larger the
-    more defective; mask: bool [h w], the true defect, empty for a good image; score, threshold, verdict: the image's.
+    more defective; mask: bool [h w], the true defect, empty for a good image, all True where it
+    may be anywhere; score, threshold, verdict: the image's.
     """
 
     source: NDArray[np.uint8]
@@ -99,7 +100,7 @@ def _draw_map(axes: Axes, bar: Axes, image: ImagePath) -> None:
     norm = Normalize(0, max(float(image.map.max()), image.threshold, float(np.finfo(np.float32).tiny)))
     axes.imshow(image.map, cmap="inferno", norm=norm)
     axes.set_axis_off()
-    has_mask = bool(image.mask.any())
+    has_mask = bool(image.mask.any() and not image.mask.all())
     if has_mask:
         height, width = image.mask.shape
         # A border of background closes a contour that the image's edge cuts.

@@ -42,7 +42,17 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
 
     A set that is there but damaged is written anew. Raises UserError where the source is not the published class.
     """
+    if source is not None and not source.is_dir():
+        raise UserError(
+            f"`--source` (={printable(source)}) must be a folder with the ClassN folders of DAGM 2007; name that"
+            " folder, or leave it out to download"
+        )
     folder = folder_of(output, class_id)
+    if list(folder.glob("*.tfrecord*")):
+        raise UserError(
+            f"`--output` (={printable(output)}) holds class {class_id} in tfrecord, which the main job does not read; "
+            "name another folder or remove that set"
+        )
     if folder.exists():
         try:
             read_whole(class_id, output)
@@ -50,11 +60,6 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
         except UserError as error:
             console.print(f"class {class_id}: written anew: {error}")
             shutil.rmtree(folder)
-    if source is not None and not source.is_dir():
-        raise UserError(
-            f"`--source` (={printable(source)}) must be a folder with the ClassN folders of DAGM 2007; name that"
-            " folder, or leave it out to download"
-        )
     builder = Builder(data_dir=output, config=f"class{class_id}")
     num_images = len(Builder.TRUTH[class_id].labels())
     config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
@@ -74,7 +79,11 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
 
 def _in_our_words(message: str) -> str:
     """A message of the readers, which the main job shares, with the names that the options have here."""
-    return message.replace("`data.root`", "`--source`").replace("`data.classes`", "`--classes`")
+    return (
+        message.replace("`data.root`", "`--source`")
+        .replace("`manual_dir`", "`--source`")
+        .replace("`data.classes`", "`--classes`")
+    )
 
 
 def read_whole(class_id: int, output: Path) -> Manifest:

@@ -14,6 +14,7 @@ import numpy as np
 from dagm_jax.data import procedural
 from dagm_jax.data.layout_a import Numbered, write_half
 from dagm_jax.data.layouts import printable
+from dagm_jax.data.prepared import DATASET_NAME
 from dagm_jax.types import UserError
 
 _RECIPE_FILE = "procedural.json"
@@ -66,6 +67,11 @@ def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> b
 
     Raises UserError where another set of images is in its place.
     """
+    if (output / DATASET_NAME).exists():
+        raise UserError(
+            f"`--output` (={printable(output)}) holds prepared sets of real images, which the main job would read "
+            "instead; name another folder"
+        )
     folder = output / f"Class{recipe.class_id}"
     if folder.exists():
         _check_same(recipe, folder)

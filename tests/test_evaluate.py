@@ -38,7 +38,9 @@ Pixels = tuple[np.ndarray, np.ndarray]
 def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Judge:
     """A judge whose map is the image over 255, whose loss is its mean and whose counts are its first pixels."""
 
-    def compiled(params: Any, stats: Any, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    def compiled(
+        params: Any, stats: Any, image: np.ndarray, mask: np.ndarray, mask_px: np.ndarray
+    ) -> dict[str, np.ndarray]:
         assert (params, stats) == ("params", "stats")
         assert image.shape == mask.shape == (batch_size, *SHAPE)
         assert image.dtype == np.uint8
@@ -167,7 +169,9 @@ def test_a_real_network_judges_alike_in_every_batch_size() -> None:
     images, results = make_images(5), []
     for per_device in (1, 3):
         size = per_device * devices.num_devices
-        pixels = devices.shard_batch((np.zeros((size, *SHAPE), np.uint8), np.zeros((size, *SHAPE), bool)))
+        shape = (size, *SHAPE)
+        empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(size, np.int32)
+        pixels = devices.shard_batch(empty)
         compiled = devices.compile_judge(function, params, stats, *pixels)
         results.append(list(Judge(compiled, params, stats, devices, size, SHAPE, PLAIN)(images)))
     assert len({judged.score for judged in results[0]}) == 5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +34,18 @@ class Limits:
     ratio: int = 50
 
 
+# What zipfile raises for a damaged archive, its decompressors' own errors among it.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
 def extract(archive: Path, target: Path, limits: Limits = Limits()) -> None:
     """Unpacks the zip ``archive`` into the new folder ``target``, which appears only when it is whole.
 
@@ -48,7 +62,12 @@ def extract(archive: Path, target: Path, limits: Limits = Limits()) -> None:
             for entry in entries:
                 _unpack(source, entry, scratch)
         os.replace(scratch, target)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
+        raise _refusal(archive, f"is not a whole zip archive ({error})") from error
+    except OSError as error:
+        # bz2 says "Invalid data stream" by an OSError without a number; the disk's own have one.
+        if error.errno is not None:
+            raise
         raise _refusal(archive, f"is not a whole zip archive ({error})") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -159,7 +159,10 @@ def fingerprint(manifest: Manifest, shape: tuple[int, int] | None) -> str:
 
 def _stamp(path: Path) -> list[object]:
     """What changes with the file's content, as far as its status shows it."""
-    stat = path.stat() if path.exists() else None
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # reading it will say what is wrong with it
+        stat = None
     return [str(path), stat and stat.st_size, stat and stat.st_mtime_ns]
 
 

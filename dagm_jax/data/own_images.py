@@ -1,7 +1,7 @@
 """From a user's own images to a manifest, in one of three conventions; no pixels are read here.
 
 MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``.
-Plain: ``good/`` and ``defect/``, and masks of the same stem in ``masks/`` where there are any.
+Plain: ``good/`` and ``defect/``, and masks ``masks/<stem>`` or ``masks/<stem>_mask`` where there are any.
 CSV: a file with the columns ``path,label`` and, where wanted, ``mask,split``; paths are relative to the file's folder.
 """
 
@@ -43,21 +43,37 @@ def read_mvtec(root: Path) -> Manifest:
     A defective image without its mask is there without one. Raises UserError where there is no usable image.
     """
     found = _Found(root)
-    for half in ("train", "test"):
-        for folder in _folders(root / half, found):
-            kind = folder.name
-            masks = {} if kind == GOOD else _masks(root / "ground_truth" / kind, "_mask")
-            found.add_folder(
-                folder.path, 0 if kind == GOOD else 1, "train" if half == "train" else "test", masks
+    truth = root / "ground_truth"
+    masks = {entry.name: _masks(entry.path, "_mask") for entry in _folders(truth, found)}
+    halves: tuple[Literal["train", "test"], ...] = ("train", "test")
+    folders = [(half, folder) for half in halves for folder in _folders(root / half, found)]
+    kinds = [folder.name for _, folder in folders if folder.name != GOOD]
+    for kind in kinds:
+        if kinds.count(kind) > 1 and masks.get(kind):
+            name = printable(kind)
+            raise UserError(
+                f"`data.root` (={printable(root)}): train/{name} and test/{name} share the masks of "
+                f"ground_truth/{name}; move the images into one of them, or give a CSV table"
             )
+    for half, folder in folders:
+        own = {} if folder.name == GOOD else masks.get(folder.name, {})
+        found.add_folder(folder.path, 0 if folder.name == GOOD else 1, half, own)
+    for kind in sorted(masks.keys() - set(kinds)):
+        found.skip(truth / kind, "masks without a folder of images of this name")
     return found.manifest("MVTec layout")
 
 
 def read_plain(root: Path) -> Manifest:
     """The manifest of ``good/`` and ``defect/``, in this order, by name; masks as in `read_mvtec`."""
     found = _Found(root)
-    found.add_folder(root / GOOD, 0, None, {})
-    found.add_folder(root / "defect", 1, None, _masks(root / "masks", ""))
+    masks = _masks(root / "masks", "_mask")
+    good, defective = (
+        {Path(entry.name).stem for entry in list_folder(root / name)} for name in (GOOD, "defect")
+    )
+    # A mask is its defective image's; one of a good image alone has to be empty, which decoding looks after.
+    of_good = {stem: paths for stem, paths in masks.items() if stem in good - defective}
+    found.add_folder(root / GOOD, 0, None, of_good)
+    found.add_folder(root / "defect", 1, None, {s: paths for s, paths in masks.items() if s not in of_good})
     return found.manifest("folders good and defect")
 
 
@@ -68,7 +84,7 @@ def read_csv(path: Path) -> Manifest:
     Rows that name a file for the second time are left out. Raises UserError for a table that means nothing.
     """
     found = _Found(path.parent)
-    seen: dict[Path, int] = {}
+    seen: dict[Path, tuple[int, str]] = {}
     for line, row in _rows(path):
         label, half = row["label"].lower(), row["split"].lower()
         for column, value, known in (("label", label, _LABELS), ("split", half, _HALVES)):
@@ -81,9 +97,14 @@ def read_csv(path: Path) -> Manifest:
             raise _bad_row(path, line, "path is empty")
         image = path.parent / row["path"]
         if image in seen:
-            found.skips.append(Skip(printable(f"{path.name}:{line}"), f"same path as line {seen[image]}"))
+            first, first_label = seen[image]
+            if _LABELS[first_label] != _LABELS[label]:
+                raise _bad_row(
+                    path, line, f"label {row['label']!r}, but line {first} gives that path another"
+                )
+            found.skips.append(Skip(printable(f"{path.name}:{line}"), f"same path as line {first}"))
             continue
-        seen[image] = line
+        seen[image] = (line, label)
         mask = path.parent / row["mask"] if row["mask"] else None
         found.add(row["path"], image, _LABELS[label], _HALVES[half], mask)
     return found.manifest(f"table {path.name}")

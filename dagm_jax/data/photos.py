@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,8 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _MODES_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _PNG_GREY = 0
 _THREADS = 4
+_LEAST_MASK_WHITE = 32
+_TIFF_BITS, _EXIF_ORIENTATION, _UPRIGHT = 258, 274, 1
 
 
 def read_photo(photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -36,10 +39,13 @@ def read_photo(photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]
 
 
 def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask bool [h w]: True above half of what the file's values reach up to, 1, 255 or 65535. Raises BadImage."""
-    values = _photo_values(photo.path, shape, "the size of its image")
-    full = 1 if values.max() <= 1 else np.iinfo(values.dtype).max
-    return values > full / 2
+    """The mask bool [h w]: True above half of the file's largest value; of numbers of classes, all but 0.
+
+    Largest values below 32 are such numbers. In colours the strongest channel counts. Raises BadImage.
+    """
+    values = _photo_values(photo.path, shape, "the size of its image", strongest=True)
+    largest = int(values.max())
+    return values > (largest / 2 if largest >= _LEAST_MASK_WHITE else 0)
 
 
 def find_white(photos: Sequence[Photo]) -> int:
@@ -64,14 +70,19 @@ def find_white(photos: Sequence[Photo]) -> int:
 def _is_16_bit(path: Path) -> bool:
     """Whether the file is a grey 16-bit image; raises BadImage where its header cannot be read."""
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
+        with _opened(path) as picture:
             return picture.mode in _MODES_16
     except Exception as error:  # a decoder that is fed garbage may raise anything
         raise BadImage(printable(f"{path}: cannot be read ({error})")) from error
 
 
-def _photo_values(path: Path, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8 | np.uint16]:
-    """Grey values uint8 or uint16 [h w] of a file, colours by their luma; ``why`` says where ``shape`` comes from."""
+def _photo_values(
+    path: Path, shape: tuple[int, int] | None, why: str, strongest: bool = False
+) -> NDArray[np.uint8 | np.uint16]:
+    """Grey values uint8 or uint16 [h w] of a file; ``why`` says where ``shape`` comes from.
+
+    Colours by their luma, or by their ``strongest`` channel.
+    """
     data = read_bytes(path)
     name = printable(path)
     if data.startswith(SIGNATURE):
@@ -80,7 +91,7 @@ def _photo_values(path: Path, shape: tuple[int, int] | None, why: str) -> NDArra
         if header.depth == 16 and header.colour_type != _PNG_GREY:
             raise BadImage(f"{name}: 16-bit colour or transparency; convert to 8-bit colour or 16-bit grey")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with _opened(io.BytesIO(data)) as picture:
             height, width = picture.height, picture.width
             if width * height > MAX_PIXELS:
                 raise BadImage(
@@ -88,10 +99,16 @@ def _photo_values(path: Path, shape: tuple[int, int] | None, why: str) -> NDArra
                 )
             if getattr(picture, "n_frames", 1) > 1:
                 raise BadImage(f"{name}: several pictures in one file; save one")
+            if picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+                raise BadImage(
+                    f"{name}: stored turned or mirrored (EXIF orientation); save it as it is shown"
+                )
             check_shape(path, (height, width), shape, why)
-            return _to_grey(picture, name)
+            return _to_grey(picture, name, strongest)
     except (BadImage, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"{name}: its pixels are more than the limit of {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
         raise BadImage(f"{name}: not a PNG, JPEG, BMP or TIFF image, or damaged") from error
     except Exception as error:  # as above
@@ -99,7 +116,14 @@ def _photo_values(path: Path, shape: tuple[int, int] | None, why: str) -> NDArra
         raise BadImage(printable(reason)) from error
 
 
-def _to_grey(picture: Image.Image, name: str) -> NDArray[np.uint8 | np.uint16]:
+def _opened(source: Path | io.BytesIO) -> Image.Image:
+    """The picture, of which no pixel is decoded yet; without the warning of a size that is refused here anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(source, formats=_FORMATS)
+
+
+def _to_grey(picture: Image.Image, name: str, strongest: bool) -> NDArray[np.uint8 | np.uint16]:
     """The picture's grey values, uint8 or uint16 [h w]; raises BadImage for kinds that have no such values."""
     if picture.mode in _MODES_16:
         values = np.asarray(picture)
@@ -108,9 +132,15 @@ def _to_grey(picture: Image.Image, name: str) -> NDArray[np.uint8 | np.uint16]:
         return values.astype(np.uint16)
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise BadImage(f"{name}: image of kind {picture.mode}; convert to 8- or 16-bit grey or 8-bit colour")
+    bits = getattr(picture, "tag_v2", {}).get(_TIFF_BITS, (8,))
+    if max(bits) > 8:
+        raise BadImage(f"{name}: colour of {max(bits)} bits; convert to 8-bit colour or 16-bit grey")
     if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         if np.asarray(rgba)[..., 3].min() < 255:
             raise BadImage(f"{name}: transparent pixels; save it without transparency")
         picture = rgba
-    return np.asarray(picture.convert("RGB").convert("L") if picture.mode != "L" else picture)
+    if picture.mode == "L":
+        return np.asarray(picture)
+    colours = picture.convert("RGB")
+    return np.asarray(colours).max(axis=2) if strongest else np.asarray(colours.convert("L"))

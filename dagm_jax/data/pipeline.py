@@ -37,9 +37,11 @@ class DrawSlice(grain.transforms.RandomMap):
     def random_map(self, element: tuple[int, Wanted], rng: np.random.Generator) -> Batch:
         index, wanted = element
         shape = (self.slicer.height_px, self.slicer.width_px)
-        image, mask = (pad(pixels, shape) for pixels in self.cache[index])
-        image, mask = augment(image, mask, self.augment, rng)
-        labels = slice_labels(self.slicer.held(mask), np.count_nonzero(mask))
+        image, mask = self.cache[index]
+        # Of the image alone: in what is added to a small one, its defect may be there once more.
+        mask_px = np.count_nonzero(mask)
+        image, mask = augment(pad(image, shape), pad(mask, shape), self.augment, rng)
+        labels = slice_labels(self.slicer.held(mask), mask_px)
         fitting = np.flatnonzero((wanted == "any") | ((labels == 1) == (wanted == "positive")))
         # A move can push a small defect over the border, a large one can touch every slice; take any slice then.
         k = int(rng.choice(fitting)) if fitting.size else int(rng.integers(labels.size))

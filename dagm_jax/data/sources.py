@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dagm_jax.data import own_images, procedural
-from dagm_jax.data.layouts import DAGM_SHAPE, read_tree
+from dagm_jax.data.layouts import DAGM_SHAPE, printable, read_tree
 from dagm_jax.data.photos import find_white
 from dagm_jax.data.prepared import is_prepared, read_prepared
 from dagm_jax.data.split import SplitRule
@@ -62,12 +62,16 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
     if not config.root:
         return draw_manifest(config, seed), DAGM_SHAPE
     root = Path(config.root).expanduser()
-    # A NUL would raise in the first look; read_tree says so in words.
-    if "\0" not in config.root and is_prepared(root):
-        return read_prepared(root, config.classes), DAGM_SHAPE
-    read_own = own_images.reader_of(root)
+    try:
+        read_own = own_images.reader_of(root)
+    except OSError as error:
+        raise UserError(
+            f"`data.root` (={printable(root)}) cannot be looked at ({error.strerror}); name a folder that can be"
+        ) from error
     if read_own is None:
-        return read_tree(root, config.classes), DAGM_SHAPE
+        # A NUL would raise in the first look; read_tree says so in words.
+        read = read_prepared if "\0" not in config.root and is_prepared(root) else read_tree
+        return read(root, config.classes), DAGM_SHAPE
     if config.classes != (own_images.CLASS_ID,):
         raise UserError(
             f"`data.classes` (={config.classes}) tells DAGM's textures apart, and `data.root` (={config.root}) holds "

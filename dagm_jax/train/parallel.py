@@ -114,10 +114,10 @@ class Devices:
         return jitted.lower(*example).compile()
 
     def compile_judge(self, judge: Callable[..., Any], *example: Any) -> jax.stages.Compiled:
-        """``judge(params, stats, image, mask)`` compiled for the example's shapes, images split over the mesh."""
+        """``judge(params, stats, *images)`` compiled for the example's shapes, images split over the mesh."""
         jitted = jax.jit(
             judge,
-            in_shardings=(self.replicated, self.replicated, self.split, self.split),
+            in_shardings=(self.replicated, self.replicated, *[self.split] * (len(example) - 2)),
             out_shardings=self.split,
             compiler_options=self.compiler_options,
         )

@@ -148,15 +148,17 @@ def _count_right(is_defective: Array, label: Array, valid: Array) -> tuple[Array
 
 def make_judge(
     network: Network, task: Task, slicer: Slicer
-) -> Callable[[Any, Any, Array, Array], dict[str, Array]]:
-    """``judge(params, stats, image [b h w] uint8, mask [b h w] bool)`` : cut, network, map, stitch.
+) -> Callable[[Any, Any, Array, Array, Array], dict[str, Array]]:
+    """``judge(params, stats, image [b h w] uint8, mask [b h w] bool, mask_px [b])`` : cut, network, map, stitch.
+
+    mask_px: int32, how large the mask is without what padding has added to it.
 
     Gives, on device: map float32 ``[b h w]``, slice_scores float32 ``[b n]``, loss float32 ``[b]`` (mean over the
     image's slices that count), and int32 ``[b]`` num_right of num_counted slices whose decision agrees with their label
     (both 0 where the task decides nothing on slices).
     """
 
-    def judge(params: Any, stats: Any, image: Array, mask: Array) -> dict[str, Array]:
+    def judge(params: Any, stats: Any, image: Array, mask: Array, mask_px: Array) -> dict[str, Array]:
         b, n = image.shape[0], slicer.num_slices
 
         def cut(x: Array) -> Array:
@@ -165,7 +167,7 @@ def make_judge(
 
         masks = cut(mask)
         held = jax.vmap(lambda one: slicer.held(one, jnp))(mask)
-        label = slice_labels(held, mask.sum((1, 2), dtype=jnp.int32)[:, None], jnp).reshape(-1)
+        label = slice_labels(held, mask_px[:, None], jnp).reshape(-1)
         forward, _ = network.bind(params, stats, train=False)
         lesson, maps, scores = task.judge(forward, network.show(cut(image), masks, label, jnp.arange(b * n)))
         weight = lesson.weight.reshape(b, n)

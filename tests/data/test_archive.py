@@ -7,6 +7,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dagm_jax.data.archive import Limits, extract
@@ -92,6 +93,20 @@ def test_a_header_that_lies_about_the_size_writes_no_more_than_it_said(tmp_path:
     struct.pack_into("<I", data, entry + 24, 100)
     path.write_bytes(data)
     assert_refused(path, "is not a whole zip archive")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_damage_within_a_packed_entry_is_refused(tmp_path: Path, method: int) -> None:
+    """Catches a trace of the decompressor, whose errors are not zipfile's."""
+    path = archive(tmp_path / "a.zip", {"a": np.random.default_rng(0).bytes(5000)}, method)
+    whole = path.read_bytes()
+    for place in range(60, 3000, 97):
+        path.write_bytes(
+            whole[:place] + bytes(b ^ 255 for b in whole[place : place + 8]) + whole[place + 8 :]
+        )
+        with pytest.raises(UserError, match="not a whole zip archive"):
+            extract(path, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:

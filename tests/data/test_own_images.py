@@ -50,6 +50,7 @@ MVTEC = (
     "ground_truth/hole/000_mask.png",
     "ground_truth/hole/007_mask.png",
     "ground_truth/cut/000_mask.png",
+    "ground_truth/Bent/000_mask.png",
 )
 
 
@@ -68,8 +69,9 @@ def test_mvtec(tmp_path: Path) -> None:
         "train/readme.txt": "not in a folder that says what it shows, such as good",
         "test/hole/notes.md": "not an image file",
         "ground_truth/hole/007_mask.png": "mask without its image",
+        "ground_truth/Bent": "masks without a folder of images of this name",
     }
-    assert "6 images (3 defective, 2 of them with masks); 3 skipped" in manifest.description
+    assert "6 images (3 defective, 2 of them with masks); 4 skipped" in manifest.description
 
 
 def test_plain(tmp_path: Path) -> None:
@@ -80,15 +82,19 @@ def test_plain(tmp_path: Path) -> None:
         "defect/a.png",
         "defect/c.png",
         "defect/more/d.png",
+        "defect/e.png",
         "masks/a.png",
+        "masks/b.png",
+        "masks/e_mask.png",
         "masks/z.png",
     )
     manifest = read_plain(touch(tmp_path, *names))
     assert rows(manifest, tmp_path) == [
         ("good/a.png", 0, None, None),
-        ("good/b.bmp", 0, None, None),
+        ("good/b.bmp", 0, None, "masks/b.png"),
         ("defect/a.png", 1, None, "masks/a.png"),
         ("defect/c.png", 1, None, None),
+        ("defect/e.png", 1, None, "masks/e_mask.png"),
     ]
     assert skips(manifest) == {
         "defect/more": "not a file; images lie one level up",
@@ -102,6 +108,13 @@ def test_two_masks_of_one_image_are_refused(tmp_path: Path) -> None:
     manifest = read_plain(touch(tmp_path, *names))
     assert [record.image_id for record in manifest.records] == ["good/a.png", "defect/b.png"]
     assert skips(manifest) == {"defect/a.png": "has 2 masks: a.bmp, a.png"}
+
+
+def test_masks_of_two_halves_are_not_shared(tmp_path: Path) -> None:
+    """Catches train/hole/000 and test/hole/000 with one and the same mask."""
+    touch(tmp_path, *MVTEC, "train/hole/000.png")
+    with pytest.raises(UserError, match="train/hole and test/hole share the masks of ground_truth/hole"):
+        read_mvtec(tmp_path)
 
 
 def table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -133,7 +146,7 @@ def test_csv(tmp_path: Path, newline: str, encoding: str) -> None:
 
 def test_csv_names_a_file_once(tmp_path: Path) -> None:
     """Catches one picture on two sides of the split, or with two labels."""
-    manifest = read_csv(table(tmp_path, "path,label\na.png,0\nb.png,1\na.png,1\n"))
+    manifest = read_csv(table(tmp_path, "path,label\na.png,0\nb.png,1\na.png,good\n"))
     assert [(record.image_id, record.label) for record in manifest.records] == [("a.png", 0), ("b.png", 1)]
     assert skips(manifest) == {"list.csv:4": "same path as line 2"}
 
@@ -150,6 +163,7 @@ def test_csv_names_a_file_once(tmp_path: Path) -> None:
         ("path,label,split\na.png,0,val\n", r"line 2: split 'val' must be of train, test"),
         ("path,label\na.png\n", r"line 2: 1 fields, expected 2; correct that line"),
         ("path,label\n,0\n", "line 2: path is empty"),
+        ("path,label\na.png,0\na.png,1\n", "line 3: label '1', but line 2 gives that path another"),
         ("path,label\na\0.png,0\n", "NUL"),
         ('path,label\n"a.png,0\n', "cannot be read as a CSV table in UTF-8"),
         ("path,label\n", "table list.csv, holds no image"),
@@ -204,6 +218,12 @@ def test_own_images_come_in_any_size_with_one_white_for_all(tmp_path: Path) -> N
     manifest, shape = find_images(DataConfig(str(tmp_path)), 0)
     assert shape is None
     assert {record.image.white for record in manifest.records if isinstance(record.image, Photo)} == {4095}
+
+
+def test_a_root_that_cannot_be_looked_at_is_one_line(tmp_path: Path) -> None:
+    """Catches a trace of a name that the file system does not take."""
+    with pytest.raises(UserError, match=r"`data\.root` .* cannot be looked at .*; name a folder that can be"):
+        find_images(DataConfig(str(tmp_path / ("x" * 300))), 0)
 
 
 def test_classes_of_dagm_are_not_those_of_own_images(tmp_path: Path) -> None:

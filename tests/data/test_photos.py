@@ -118,9 +118,10 @@ def test_huge_photo_is_refused_before_its_pixels_are_there(tmp_path: Path) -> No
     path = tmp_path / "a.bmp"
     Image.new("L", (16, 16)).save(path)
     data = bytearray(path.read_bytes())
-    data[18:26] = struct.pack("<ii", 9000, 9000)
-    with pytest.raises(BadImage, match=r"9000x9000 pixels are more than the limit of 67108864 pixels"):
-        read_photo(Photo(written(path, bytes(data))), None)
+    for side in (9000, 10000, 20000):
+        data[18:26] = struct.pack("<ii", side, side)
+        with pytest.raises(BadImage, match=r"pixels are more than the limit of 67108864 pixels"):
+            read_photo(Photo(written(path, bytes(data))), None)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,9 @@ def test_huge_photo_is_refused_before_its_pixels_are_there(tmp_path: Path) -> No
     [
         ((0, 127, 128, 255), np.uint8, (False, False, True, True)),
         ((0, 1, 1, 0), np.uint8, (False, True, True, False)),
+        ((0, 1, 2, 3), np.uint8, (False, True, True, True)),
+        ((0, 63, 65, 128), np.uint8, (False, False, True, True)),
+        ((0, 127, 128, 255), np.uint16, (False, False, True, True)),
         ((0, 0, 0, 0), np.uint8, (False, False, False, False)),
         ((0, 32767, 32768, 65535), np.uint16, (False, False, True, True)),
     ],
@@ -140,6 +144,41 @@ def test_photo_masks_are_cut_at_half(
     mask = read_photo_mask(photo(tmp_path / "m.png", Image.fromarray(pixels)), (16, 16))
     assert mask.dtype == np.bool_
     assert tuple(mask[5, :4].tolist()) == expected
+
+
+def test_masks_of_any_colour_are_masks(tmp_path: Path) -> None:
+    """Would catch: red and blue on black, whose luma lies below half, taken for empty."""
+    colours = np.zeros((16, 16, 3), np.uint8)
+    colours[0, :4] = [(255, 0, 0), (0, 0, 255), (0, 255, 0), (100, 0, 0)]
+    picture = Image.fromarray(colours)
+    for name, one in (("a.png", picture), ("b.png", picture.quantize(8))):
+        mask = read_photo_mask(photo(tmp_path / name, one), (16, 16))
+        assert mask[0, :5].tolist() == [True, True, True, False, False]
+
+
+def test_pictures_stored_turned_are_refused(tmp_path: Path) -> None:
+    """Would catch: a mask drawn over what every viewer shows, laid over pixels that are stored another way up."""
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(BadImage, match=r"stored turned or mirrored \(EXIF orientation\)"):
+        read_photo(Photo(tmp_path / "a.jpg"), None)
+    exif[274] = 1
+    Image.fromarray(PIXELS).save(tmp_path / "b.jpg", exif=exif)
+    assert read_photo(Photo(tmp_path / "b.jpg"), SIZE).shape == SIZE
+
+
+def test_colour_tiff_of_16_bits_is_refused(tmp_path: Path) -> None:
+    """Would catch: the low bytes cut off without a word, which leaves 16 grey levels of a 12-bit camera."""
+    values = np.full((16, 16, 3), 4095, "<u2").tobytes()
+    # Width, height, bits (at 134), no compression, RGB, strip (at 140), samples, rows, bytes.
+    fields = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2)]
+    fields += [(273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, 16), (279, 4, 1, len(values))]
+    entries = b"".join(struct.pack("<HHII", *field) for field in fields)
+    data = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
+    data = data.ljust(134, b"\0") + struct.pack("<3H", 16, 16, 16) + values
+    with pytest.raises(BadImage, match="colour of 16 bits; convert to 8-bit colour or 16-bit grey"):
+        read_photo(Photo(written(tmp_path / "a.tif", data)), None)
 
 
 def test_white_is_the_least_power_that_holds_every_16_bit_value(tmp_path: Path) -> None:

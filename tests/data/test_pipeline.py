@@ -349,6 +349,20 @@ def test_small_images_are_continued_by_their_mirror_images(tmp_path: Path) -> No
     assert len(seen) == 18
 
 
+def test_padding_does_not_make_a_defect_too_small_to_count(tmp_path: Path) -> None:
+    """Would catch: a quarter of the mask and its mirror images, which a tile with the whole mask does not reach."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:36, 20:38] = 255
+    Image.fromarray(mask // 2).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    record = Record("a", 1, 1, None, tmp_path / "a.png", tmp_path / "m.png")
+    _, cache = build_cache(Manifest((record,), (), "one"), tmp_path / "cache", None)
+    slicer = make_slicer(SlicingConfig("tiles"), 512, 512)
+    options: Any = dict(batch_size=4, num_batches=4, balance=True, seed=0)
+    for batch in make_training_stream(cache, [0], [], slicer, OFF, **options):
+        assert batch["label"].tolist() == [1] * 4
+
+
 # --- evaluation batches ---
 
 

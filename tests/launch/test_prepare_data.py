@@ -28,7 +28,7 @@ from dagm_jax.types import Record, UserError
 from launch import prepared_sets
 from launch.contact_sheet import CELL_PX, choose, draw_cell, draw_sheet
 from launch.prepare_data import main, parse_flags
-from launch.procedural_images import Recipe, number_halves
+from launch.procedural_images import Recipe, number_halves, write_class
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -421,3 +421,30 @@ def test_what_is_printed_is_ours(tmp_path: Path, source: Path, capsys: pytest.Ca
     assert "contact sheet: " in printed and "written" in printed
     assert "Downloading" not in printed and "Subsequent" not in printed
     assert progress.console._file is None
+
+
+def test_a_set_in_tfrecord_is_refused_and_kept(tmp_path: Path) -> None:
+    """Catches a set that tfds.load has made, removed because the main job cannot read it."""
+    shard = prepared_sets.folder_of(tmp_path, 8) / "dagm2007-train.tfrecord-00000-of-00001"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"x")
+    with pytest.raises(UserError, match="holds class 8 in tfrecord, which the main job does not read"):
+        prepared_sets.prepare_class(8, tmp_path, None)
+    assert shard.exists()
+
+
+def test_nothing_is_removed_for_a_source_that_is_not_there(tmp_path: Path) -> None:
+    """Catches a damaged set that is gone before anybody knows whether it can be made anew."""
+    part = prepared_sets.folder_of(tmp_path, 8) / "part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x")
+    with pytest.raises(UserError, match="`--source` .* must be a folder"):
+        prepared_sets.prepare_class(8, tmp_path, tmp_path / "nowhere")
+    assert part.exists()
+
+
+def test_built_in_images_are_not_put_beside_real_ones(tmp_path: Path) -> None:
+    """Catches a folder of which the main job reads other images than those that were written last."""
+    (tmp_path / "dagm2007").mkdir()
+    with pytest.raises(UserError, match="holds prepared sets of real images"):
+        write_class(Recipe(1, 2, 2, 0), tmp_path, lambda: None)

@@ -183,7 +183,7 @@ def test_damage_to_the_newest_costs_one_step_back(
     """Catches a run that a damaged disk stops for good, and one that steps back without a word."""
     fill(tmp_path, {1: 0.3, 2: 0.4})
     damage(tmp_path / "2")
-    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path) as checkpoints:
+    with caplog.at_level(logging.WARNING, "absl"), Checkpoints(tmp_path) as checkpoints:
         step, state, meta = checkpoints.restore_latest(make_arrays) or pytest.fail("none")
     assert (step, meta) == (1, {"step": 1})
     assert_same(state, make_arrays(1))

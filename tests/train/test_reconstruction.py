@@ -57,7 +57,9 @@ def trained_auroc(corruption: Corruption) -> float:
     labels = [0, 1] * 20
     images = np.stack([draw(rng, bool(label)) for label in labels])
     judge = jax.jit(make_judge(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
-    maps = np.asarray(judge(state.params, state.stats, images, jnp.zeros(images.shape, bool))["map"])
+    maps = np.asarray(
+        judge(state.params, state.stats, images, jnp.zeros(images.shape, bool), jnp.zeros(len(images)))["map"]
+    )
     scores = [deviation_map(smooth_map(residual, SMOOTHING_PX)).max() for residual in maps]
     return float(roc_auc_score(labels, scores))
 

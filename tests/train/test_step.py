@@ -269,7 +269,7 @@ def test_judge_by_hand() -> None:
     logits = logits - shift
 
     judge = fast(make_judge(network, TASK, slicer))
-    out = jax.device_get(judge(params, stats, image, mask))
+    out = jax.device_get(judge(params, stats, image, mask, mask.sum((1, 2))))
     total, count = np.zeros((3, h, w)), np.zeros(w)
     window = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
     for k, edge in enumerate(edges):
@@ -314,7 +314,7 @@ def test_slices_are_judged_by_the_labels_that_they_are_trained_with(mode: Any) -
             return Judgement(lesson, ones, ones[:, 0, 0, 0])
 
     judge = fast(make_judge(network, Certain(), slicer))  # type: ignore[arg-type]
-    out = jax.device_get(judge(params, stats, np.zeros(mask.shape, np.uint8), mask))
+    out = jax.device_get(judge(params, stats, np.zeros(mask.shape, np.uint8), mask, mask.sum((1, 2))))
     assert out["num_counted"].tolist() == [int((label >= 0).sum()) for label in labels]
     assert out["num_right"].tolist() == [int((label == 1).sum()) for label in labels]
     assert out["map"].max() <= 1.0
@@ -327,9 +327,9 @@ def test_judging_uses_running_statistics() -> None:
     slicer = make_slicer(SlicingConfig(num_slices=2, slice_px=16), 32, 32)
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32)).astype(np.uint8)
     judge = fast(make_judge(network, TASK, slicer))
-    one = judge(params, stats, image, np.zeros(image.shape, bool))["map"][0]
+    one = judge(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
     image[1] //= 8
-    again = judge(params, stats, image, np.zeros(image.shape, bool))["map"][0]
+    again = judge(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
     np.testing.assert_array_equal(one, again)
 
 
@@ -366,7 +366,7 @@ for a, b in zip(t.leaves(one), t.leaves(four), strict=True):
     np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 slicer = t.make_slicer(t.SlicingConfig(num_slices=2, slice_px=16), 32, 32)
 image = np.random.default_rng(0).integers(0, 256, (4, 32, 32)).astype(np.uint8)
-pixels = (image, image > 250)
+pixels = (image, image > 250, (image > 250).sum((1, 2)))
 judge = t.make_judge(network, t.TASK, slicer)
 whole = jax.device_get(jax.jit(judge)(params, stats, *pixels))
 params, stats = devices.replicate((params, stats))
