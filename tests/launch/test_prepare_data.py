@@ -438,7 +438,7 @@ def test_nothing_is_removed_for_a_source_that_is_not_there(tmp_path: Path) -> No
     part = prepared_sets.folder_of(tmp_path, 8) / "part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"x")
-    with pytest.raises(UserError, match="`--source` .* must be a folder"):
+    with pytest.raises(UserError, match=r"`--source` .* must be a folder"):
         prepared_sets.prepare_class(8, tmp_path, tmp_path / "nowhere")
     assert part.exists()
 
