@@ -2,6 +2,7 @@
 
 Command:   python -m dagm_jax.main --config=configs/conv_autoencoder.py[:TASK[,equal_width][,small]]
 Hardware:  two CPU cores suffice; any devices that jax finds are used
+Measured:  segmentation,small on the built-in images: AUROC 1.00, Dice on defective images .79 (docs/results.md)
 """
 
 from ml_collections import ConfigDict

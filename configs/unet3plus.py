@@ -2,6 +2,7 @@
 
 Command:   python -m dagm_jax.main --config=configs/unet3plus.py[:TASK[,equal_width][,small]]
 Hardware:  an accelerator; on CPUs take equal_width, a quarter of the width and a sixteenth of the work
+Measured:  segmentation,small on the built-in images: AUROC 1.00, Dice on defective images .76 (docs/results.md)
 """
 
 from ml_collections import ConfigDict
