@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from flax import nnx
 from rich.table import Table
 
 from dagm_jax import evaluate, figures
@@ -35,9 +34,10 @@ from dagm_jax.config import RunConfig, differences, from_config_dict, to_dict, t
 from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.pipeline import make_training_stream
-from dagm_jax.data.slicing import Slicer, make_slicer, pad, padded_shape
+from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.data.sources import find_images
 from dagm_jax.data.split import Split, split_records
+from dagm_jax.detector import CHECKPOINTS, CONFIG, REPORT, RULE, build_network, compile_judge, make_slicers
 from dagm_jax.metrics import ImageCounts
 from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
 from dagm_jax.train.checkpoint import Checkpoints
@@ -45,11 +45,10 @@ from dagm_jax.train.loop import Loop, Position
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import Record, console, read_history, show, write_atomically
-from dagm_jax.train.step import Network, TrainState, make_judge, make_network, make_state, make_train_step
-from dagm_jax.types import Manifest, Skip, UserError
+from dagm_jax.train.step import Network, TrainState, make_state, make_train_step
+from dagm_jax.types import Manifest, Photo, Skip, UserError
 from dagm_jax.verdict import DecisionRule
 
-REPORT = "report.json"
 # Fields whose change does not make another run of a workdir's run.
 FREE_FIELDS = frozenset(
     {"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions"}
@@ -77,8 +76,8 @@ def _run_stages(config: RunConfig, workdir: Path, xla_flags: str) -> dict[str, A
     data = prepare_data(config, workdir)
     setup = Setup(config, data, make_devices(config.parallel, xla_flags))
     # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
-    write_atomically(workdir / "config.json", to_json(config) + "\n")
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    write_atomically(workdir / CONFIG, to_json(config) + "\n")
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
         position = train(setup, checkpoints, workdir)
         best_step, state = choose_state(setup, checkpoints, position.step, workdir)
     report = judge(setup, state, best_step, position, workdir)
@@ -135,11 +134,7 @@ def prepare_data(config: RunConfig, workdir: Path) -> Data:
     )
     seen = [i for i in split.train if config.task.learns_from_defects or not manifest.records[i].label]
     mean, std = cache.intensity_moments(seen)
-    # Turned and mirrored images are what the network has been trained on, then, too.
-    mirrored = config.augment.flip and config.augment.rotate90
-    slicer = make_slicer(config.slicing, *padded_shape(config.slicing, *cache.largest))
-    slicer = replace(slicer, mirrored=mirrored)
-    judging_slicer = slicer.crossed() if config.augment.rotate90 else slicer
+    slicer, judging_slicer = make_slicers(config, *cache.largest)
     data = Data(manifest, cache, split, slicer, judging_slicer, mean, std)
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
     sizes = ", ".join(
@@ -188,20 +183,7 @@ class Setup:
 
     @cached_property
     def _network_and_arrays(self) -> tuple[Network, Any, Any]:
-        config = self.config
-
-        def build(rngs: nnx.Rngs) -> nnx.Module:
-            out_channels = config.task.out_channels(config.in_channels)
-            return config.model.build(
-                in_channels=config.in_channels,
-                out_channels=out_channels,
-                axis_name=self.devices.axis_name,
-                rngs=rngs,
-            )
-
-        return make_network(
-            build, seed=config.seed, in_channels=config.in_channels, mean=self.data.mean, std=self.data.std
-        )
+        return build_network(self.config, self.data.mean, self.data.std, self.devices.axis_name)
 
     @property
     def network(self) -> Network:
@@ -240,21 +222,8 @@ class Setup:
         return self.devices.compile_step(step, state, self.devices.shard_training_batch(batch))
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
-        shape = (batch_size, slicer.height_px, slicer.width_px)
-        empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
-        pixels = self.devices.shard_batch(empty)
-        function = make_judge(self.network, self.config.task, slicer)
-        compiled = self.devices.compile_judge(function, state.params, state.stats, *pixels)
-        config = self.config
-        return evaluate.Judge(
-            compiled,
-            state.params,
-            state.stats,
-            self.devices,
-            batch_size,
-            (slicer.height_px, slicer.width_px),
-            config.verdict,
-            config.task.evidence,
+        return compile_judge(
+            self.config, self.network, state.params, state.stats, slicer, self.devices, batch_size
         )
 
     @property
@@ -351,7 +320,7 @@ def judge(
     compile_s = time.perf_counter() - start_s
     validation = data.split.validation
     rule = evaluate.calibrate(judge, data.cache, validation, [data.labels[i] for i in validation])
-    write_atomically(workdir / "decision_rule.json", rule.to_json())
+    write_atomically(workdir / RULE, rule.to_json())
     records = [data.manifest.records[i] for i in data.split.test]
     result = evaluate.judge_test_side(judge, records, data.cache.shape, rule)
     report = {
@@ -421,9 +390,17 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
             name: {"images": len(side), "defective_images": len(data.of_label(side, 1))}
             for name, side in sides.items()
         },
+        "largest_px": list(data.cache.largest),
+        "white": white_level(data.manifest),
         "num_skipped": len(data.manifest.skipped),
         "skipped": [{"what": skip.what, "reason": skip.reason} for skip in data.manifest.skipped],
     }
+
+
+def white_level(manifest: Manifest) -> int | None:
+    """The value that was white in images of 16 bits; None where none of the images could have been of 16 bits."""
+    whites = {record.image.white for record in manifest.records if isinstance(record.image, Photo)}
+    return max(whites, default=None)
 
 
 def draw_figures(
@@ -505,7 +482,7 @@ def locked(workdir: Path, option: str = "workdir") -> Iterator[None]:
 
 def check_same_run(config: RunConfig, workdir: Path) -> None:
     """Raises UserError where the workdir is another run's: one whose configuration differs in what matters."""
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if not path.exists():
         return
     changed = differences(from_config_dict(json.loads(path.read_text())), config)

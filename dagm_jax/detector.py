@@ -1,0 +1,158 @@
+"""A trained detector without the data that it was trained on: what a run builds, and what its workdir gives back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from dagm_jax import evaluate
+from dagm_jax.config import RunConfig, from_config_dict
+from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
+from dagm_jax.train.checkpoint import Checkpoints
+from dagm_jax.train.optim import make_optimizer
+from dagm_jax.train.parallel import Devices
+from dagm_jax.train.step import Network, make_judge, make_network, make_state
+from dagm_jax.types import UserError
+from dagm_jax.verdict import DecisionRule
+
+CONFIG, REPORT, RULE, CHECKPOINTS = "config.json", "report.json", "decision_rule.json", "checkpoints"
+
+
+def build_network(
+    config: RunConfig, mean: float, std: float, axis_name: str | None = None
+) -> tuple[Network, Any, Any]:
+    """(network, initial parameters, initial norm statistics) of a configuration.
+
+    mean, std: of the training side's grey levels in [0, 255]. axis_name: the mapped axis that a batch is spread over.
+    """
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        out_channels = config.task.out_channels(config.in_channels)
+        return config.model.build(
+            in_channels=config.in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
+        )
+
+    return make_network(build, seed=config.seed, in_channels=config.in_channels, mean=mean, std=std)
+
+
+def make_slicers(config: RunConfig, height_px: int, width_px: int) -> tuple[Slicer, Slicer]:
+    """How images of at most this size are cut in training, and how those are whose verdict counts.
+
+    The second shows each pixel in several positions, mirror images and turns, as far as the network has been trained on
+    them.
+    """
+    mirrored = config.augment.flip and config.augment.rotate90
+    slicer = make_slicer(config.slicing, *padded_shape(config.slicing, height_px, width_px))
+    slicer = replace(slicer, mirrored=mirrored)
+    return slicer, slicer.crossed() if config.augment.rotate90 else slicer
+
+
+def compile_judge(
+    config: RunConfig,
+    network: Network,
+    params: Any,
+    stats: Any,
+    slicer: Slicer,
+    devices: Devices,
+    batch_size: int,
+) -> evaluate.Judge:
+    """The network with these weights, compiled to judge ``batch_size`` images of the slicer's size at a time."""
+    shape = (batch_size, slicer.height_px, slicer.width_px)
+    empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
+    function = make_judge(network, config.task, slicer)
+    compiled = devices.compile_judge(function, params, stats, *devices.shard_batch(empty))
+    return evaluate.Judge(
+        compiled,
+        params,
+        stats,
+        devices,
+        batch_size,
+        (slicer.height_px, slicer.width_px),
+        config.verdict,
+        config.task.evidence,
+    )
+
+
+@dataclass(frozen=True)
+class Detector:
+    """The weights of a finished run, which its report speaks of, with all that is needed to judge with them.
+
+    shape: (h, w) in px of the largest training image. white: what was white in 16-bit images, None where
+    there can be none. model_id: 12 hex digits that any other weights, configuration or rule change.
+    """
+
+    config: RunConfig
+    network: Network
+    params: Any
+    stats: Any
+    shape: tuple[int, int]
+    white: int | None
+    rule: DecisionRule
+    model_id: str
+
+    def compile_judge(
+        self, devices: Devices, batch_size: int, shape: tuple[int, int] | None = None
+    ) -> evaluate.Judge:
+        """Compiled for images of up to ``shape`` (h, w) px, by default the training data's."""
+        slicer = make_slicers(self.config, *(shape or self.shape))[1]
+        params, stats = devices.replicate((self.params, self.stats))
+        return compile_judge(self.config, self.network, params, stats, slicer, devices, batch_size)
+
+
+def load_detector(workdir: Path) -> Detector:
+    """The detector that the finished run in ``workdir`` has judged its test side with.
+
+    Raises UserError where there is no finished run, or a part of it is missing or damaged.
+    """
+    report = _read_json(
+        workdir, REPORT, "finish the run first: python -m dagm_jax.main with the same --workdir"
+    )
+    config = from_config_dict(_read_json(workdir, CONFIG, "restore it from a copy"))
+    try:
+        rule = DecisionRule.from_json((workdir / RULE).read_text())
+    except OSError as error:
+        raise UserError(
+            f"`model` (={workdir}) lacks {RULE} ({error.strerror}); restore it from a copy"
+        ) from error
+    step, data = report["training"]["best_step"], report["data"]
+    network, params, stats = build_network(config, mean=0.0, std=1.0)
+    like = make_state(params, stats, make_optimizer(config.optim))
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+        try:
+            state, meta = checkpoints.restore(step, like)
+        except Exception as error:  # orbax raises many kinds for missing and damaged files
+            raise UserError(
+                f"`model` (={workdir}): the checkpoint of step {step}, which its report speaks of, cannot be read "
+                f"({type(error).__name__}); restore it from a copy or train again"
+            ) from error
+    network = replace(network, mean=meta["mean"], std=meta["std"] if meta["std"] > 0 else 1.0)
+    model_id = _digest(config, state.params, state.stats, rule)
+    height_px, width_px = data["largest_px"]
+    return Detector(
+        config, network, state.params, state.stats, (height_px, width_px), data["white"], rule, model_id
+    )
+
+
+def _read_json(workdir: Path, name: str, remedy: str) -> Any:
+    try:
+        return json.loads((workdir / name).read_text())
+    except OSError as error:
+        raise UserError(f"`model` (={workdir}) has no {name} ({error.strerror}); {remedy}") from error
+    except ValueError as error:
+        raise UserError(
+            f"`model` (={workdir}): {name} is not JSON ({error}); restore it from a copy"
+        ) from error
+
+
+def _digest(config: RunConfig, params: Any, stats: Any, rule: DecisionRule) -> str:
+    digest = hashlib.sha256(f"{config}{rule.to_json()}".encode())
+    for leaf in jax.tree.leaves((params, stats)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,79 @@
+"""A detector read back from a run's workdir: the same weights, the same cuts, the same verdicts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dagm_jax import experiment
+from dagm_jax.config import from_config_dict
+from dagm_jax.data.decode import load
+from dagm_jax.data.sources import find_images
+from dagm_jax.detector import load_detector
+from dagm_jax.main import read_config
+from dagm_jax.train.parallel import make_devices
+from dagm_jax.types import UserError
+
+SMALL = (
+    "--config.model.base_channels=1",
+    "--config.slicing.num_slices=8",
+    "--config.data.procedural_defective=8",
+    "--config.data.procedural_good=12",
+    "--config.train.num_steps=4",
+    "--config.train.validate_every=2",
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    experiment.run(read_config("configs/smoke.py", SMALL), folder)
+    return folder
+
+
+def test_the_detector_judges_as_its_run_did(workdir: Path) -> None:
+    """Would catch: the last weights in place of the judged ones, another cut, another mean, a rule not read back."""
+    detector = load_detector(workdir)
+    config = from_config_dict(json.loads((workdir / "config.json").read_text()))
+    found, _ = find_images(config.data, config.seed)
+    records = {record.image_id: record for record in found.records}
+    rows = list(csv.DictReader((workdir / "predictions.csv").read_text().splitlines()))
+    judge = detector.compile_judge(make_devices(config.parallel), 2)
+    judged = judge(load(records[row["image"]], None) for row in rows)
+    for row, one in zip(rows, judged, strict=True):
+        assert one.score == pytest.approx(float(row["score"]), rel=1e-6)
+        assert int(detector.rule.decide([one.score])[0]) == int(row["defective"])
+
+
+def test_any_other_rule_gives_another_id(workdir: Path, tmp_path: Path) -> None:
+    """Would catch: verdicts that cannot be traced to the threshold that they were made with."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    before = load_detector(copy).model_id
+    assert before == load_detector(workdir).model_id
+    rule = json.loads((copy / "decision_rule.json").read_text())
+    (copy / "decision_rule.json").write_text(json.dumps(rule | {"threshold": rule["threshold"] + 0.01}))
+    assert load_detector(copy).model_id != before
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda folder: (folder / "report.json").unlink(), "report.json"),
+        (lambda folder: (folder / "decision_rule.json").unlink(), "decision_rule.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+        (lambda folder: shutil.rmtree(folder / "checkpoints"), "checkpoint of step"),
+    ],
+    ids=["unfinished", "no rule", "half a configuration", "no checkpoints"],
+)
+def test_what_is_missing_is_named(workdir: Path, tmp_path: Path, damage, named: str) -> None:  # type: ignore[no-untyped-def]
+    """Would catch: a traceback, or a detector put together from what is left."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    damage(copy)
+    with pytest.raises(UserError, match=named):
+        load_detector(copy)
