@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -31,7 +32,12 @@ def build_network(
     """(network, initial parameters, initial norm statistics) of a configuration.
 
     mean, std: of the training side's grey levels in [0, 255]. axis_name: the mapped axis that a batch is spread over.
+    Raises UserError for float64 where JAX has not switched it on.
     """
+    if config.model.compute_dtype == "float64" and jnp.result_type(float) != jnp.float64:
+        raise UserError(
+            "`model.compute_dtype` (=float64) needs JAX_ENABLE_X64=1 in the environment; set it, or use float32"
+        )
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
         out_channels = config.task.out_channels(config.in_channels)
@@ -123,7 +129,8 @@ def load_detector(workdir: Path) -> Detector:
         ) from error
     step, data = report["training"]["best_step"], report["data"]
     network, params, stats = build_network(config, mean=0.0, std=1.0)
-    like = make_state(params, stats, make_optimizer(config.optim))
+    averaged = config.optim.average_decay > 0
+    like = make_state(params, stats, make_optimizer(config.optim), averaged=averaged)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
         try:
             state, meta = checkpoints.restore(step, like)
@@ -133,11 +140,10 @@ def load_detector(workdir: Path) -> Detector:
                 f"({type(error).__name__}); restore it from a copy or train again"
             ) from error
     network = replace(network, mean=meta["mean"], std=meta["std"] if meta["std"] > 0 else 1.0)
-    model_id = _digest(config, state.params, state.stats, rule)
+    params, stats = state.judged
+    model_id = _digest(config, params, stats, rule)
     height_px, width_px = data["largest_px"]
-    return Detector(
-        config, network, state.params, state.stats, (height_px, width_px), data["white"], rule, model_id
-    )
+    return Detector(config, network, params, stats, (height_px, width_px), data["white"], rule, model_id)
 
 
 def _read_json(workdir: Path, name: str, remedy: str) -> Any:

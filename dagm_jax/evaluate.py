@@ -6,7 +6,7 @@ import heapq
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -74,6 +74,10 @@ class Judge:
     shape: tuple[int, int]
     verdict: VerdictConfig
     evidence: Evidence = "probability"
+
+    def with_weights(self, params: Any, stats: Any) -> Judge:
+        """The same compiled network with other weights."""
+        return replace(self, params=params, stats=stats)
 
     def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
         """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded."""

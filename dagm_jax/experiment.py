@@ -179,7 +179,8 @@ class Setup:
     devices: Devices
 
     def __post_init__(self) -> None:
-        self.devices.check_batch_size("train.batch_size", self.config.train.batch_size)
+        train = self.config.train
+        self.devices.check_batch_size("train.batch_size", train.batch_size, train.accumulate)
 
     @cached_property
     def _network_and_arrays(self) -> tuple[Network, Any, Any]:
@@ -194,7 +195,9 @@ class Setup:
         _, params, stats = self._network_and_arrays
         optimizer = make_optimizer(self.config.optim)
         # Copies: the step donates its state, and the initial arrays may be asked for again.
-        state = jax.tree.map(jnp.copy, make_state(params, stats, optimizer))
+        state = jax.tree.map(
+            jnp.copy, make_state(params, stats, optimizer, averaged=self.config.optim.average_decay > 0)
+        )
         return self.devices.replicate(state)  # type: ignore[no-any-return]
 
     def stream(self) -> grain.MapDataset:
@@ -217,14 +220,20 @@ class Setup:
         optimizer = make_optimizer(self.config.optim)
         schedule = partial(learning_rate, self.config.optim)
         step = make_train_step(
-            self.network, self.config.task, optimizer, schedule, self.config.seed, self.devices.axis_name
+            self.network,
+            self.config.task,
+            optimizer,
+            schedule,
+            self.config.seed,
+            self.devices.axis_name,
+            accumulate=self.config.train.accumulate,
+            num_shards=self.devices.num_shards,
+            average_decay=self.config.optim.average_decay,
         )
         return self.devices.compile_step(step, state, self.devices.shard_training_batch(batch))
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
-        return compile_judge(
-            self.config, self.network, state.params, state.stats, slicer, self.devices, batch_size
-        )
+        return compile_judge(self.config, self.network, *state.judged, slicer, self.devices, batch_size)
 
     @property
     def judge_batch_size(self) -> int:
@@ -258,8 +267,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
     sample = setup.validation_sample()
 
     def validate(state: TrainState) -> dict[str, float]:
-        judge = replace(watch, params=state.params, stats=state.stats)
-        return evaluate.validate(judge, setup.data.cache, sample)
+        return evaluate.validate(watch.with_weights(*state.judged), setup.data.cache, sample)
 
     record = Record(workdir, position.step)
     try:
@@ -302,7 +310,7 @@ def choose_state(
     quality = {}
     for step, state in states.items():
         console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
-        one = replace(judge, params=state.params, stats=state.stats)
+        one = judge.with_weights(*state.judged)
         quality[step] = evaluate.validate(one, data.cache, data.split.validation)["quality"]
     chosen = max(quality, key=quality.__getitem__)
     shown = ", ".join(f"{value:.4f} at step {step}" for step, value in quality.items())

@@ -118,6 +118,16 @@ class Manifest:
     description: str
 
 
+def at_least_float32(x: Any) -> Any:
+    """The array in its own precision or in single precision, whichever is finer: sums and losses need no less."""
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+# What the convolutions are computed in. Parameters, statistics and losses are float32; with float64, which is for
+# reference runs and slow, everything is (and the environment must hold JAX_ENABLE_X64=1).
+ComputeDtype = Literal["float32", "bfloat16", "float64"]
+
+
 # An image and its mask: uint8 [h w] and bool [h w].
 Pixels = tuple[np.ndarray, np.ndarray]
 

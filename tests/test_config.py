@@ -64,6 +64,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "model.extra_skips": ("previous_encoder", "none"),
     "model.norm": ("batch", "group"),
     "model.up": ("conv_transpose", "bilinear"),
+    "optim.average_decay": (0.0, 0.9),
     "optim.clip_norm": (1.0, 0.5),
     "optim.learning_rate": (2e-3, 3e-4),
     "optim.warmup_steps": (20, 0),
@@ -83,6 +84,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "task.iou_weight": (0.0, 1.0),
     "task.ssim_scales": (1, 3),
     "task.ssim_weight": (0.0, 1.0),
+    "train.accumulate": (1, 2),
     "train.balance": (True, False),
     "train.batch_size": (16, 8),
     "train.cooldown_share": (1.0, 0.25),
@@ -425,8 +427,9 @@ def test_a_value_in_place_of_a_group_is_refused(group: str) -> None:
 @pytest.mark.parametrize("path", [p for p in FRACTIONS if p != "data.validation_share"])
 def test_a_whole_number_will_do_for_a_fraction(path: str) -> None:
     """Would catch: --config.augment.max_angle_deg=10 refused, or kept as an int that JSON then writes otherwise."""
-    value = fields_of(from_config_dict(nested(path, 1)))[path]
-    assert (value, type(value)) == (1.0, float)
+    whole = 0 if path == "optim.average_decay" else 1
+    value = fields_of(from_config_dict(nested(path, whole)))[path]
+    assert (value, type(value)) == (float(whole), float)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Building blocks of the networks, in the forms that XLA compiles well on CPUs as well as on GPUs and TPUs.
 
-Arrays are NHWC. Parameters, statistics and reductions are float32; convolutions run in ``dtype``.
+Arrays are NHWC. Convolutions run in ``dtype``; parameters, statistics and reductions are float32,
+or float64 where ``dtype`` is.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from dagm_jax.types import at_least_float32
+
 NormKind = Literal["batch", "group", "none"]
 UpKind = Literal["conv_transpose", "bilinear"]
 
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.9
 GROUP_CHANNELS = 8
+FLOAT32 = jnp.dtype("float32")
+
+
+def parameter_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """What the parameters of layers that compute in ``dtype`` are kept in."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def global_place(num_examples: int, axis_name: str | None) -> Int[Array, " b"]:
@@ -82,18 +91,21 @@ def upsample2(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation whose statistics take one pass over the batch (mean and mean of squares, float32).
+    """Batch normalisation whose statistics take one pass over the batch (mean and mean of squares).
 
     Scale and shift are folded into one multiply-add. ``axis_name`` names the mapped axis over which statistics are
     averaged under pmap; under jit over a mesh the batch is one global array and needs none. The running variance is
     the unbiased one, as in PyTorch, so that copied weights evaluate alike.
     """
 
-    def __init__(self, num_features: int, *, axis_name: str | None = None) -> None:
-        self.scale = nnx.Param(jnp.ones((num_features,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((num_features,), jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros((num_features,), jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones((num_features,), jnp.float32))
+    def __init__(
+        self, num_features: int, *, dtype: jnp.dtype = FLOAT32, axis_name: str | None = None
+    ) -> None:
+        kept = parameter_dtype(dtype)
+        self.scale = nnx.Param(jnp.ones((num_features,), kept))
+        self.bias = nnx.Param(jnp.zeros((num_features,), kept))
+        self.mean = nnx.BatchStat(jnp.zeros((num_features,), kept))
+        self.var = nnx.BatchStat(jnp.ones((num_features,), kept))
         self.axis_name = axis_name
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
@@ -107,8 +119,8 @@ class BatchNorm(nnx.Module):
 
     def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
         count = x.size // x.shape[-1]
-        x32 = x.astype(jnp.float32)
-        mean, mean_of_squares = jnp.mean(x32, (0, 1, 2)), jnp.mean(x32 * x32, (0, 1, 2))
+        wide = at_least_float32(x)
+        mean, mean_of_squares = jnp.mean(wide, (0, 1, 2)), jnp.mean(wide * wide, (0, 1, 2))
         if self.axis_name is not None:
             mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
             count = count * jax.lax.axis_size(self.axis_name)
@@ -121,17 +133,21 @@ class BatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation in float32 with groups of at most eight channels; needs no running statistics."""
+    """Group normalisation with groups of at most eight channels; needs no running statistics."""
 
-    def __init__(self, num_features: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, num_features: int, *, dtype: jnp.dtype = FLOAT32, rngs: nnx.Rngs) -> None:
         size = next(s for s in range(GROUP_CHANNELS, 0, -1) if num_features % s == 0)
         self.norm = nnx.GroupNorm(
-            num_features, num_groups=num_features // size, epsilon=NORM_EPSILON, rngs=rngs
+            num_features,
+            num_groups=num_features // size,
+            epsilon=NORM_EPSILON,
+            param_dtype=parameter_dtype(dtype),
+            rngs=rngs,
         )
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         del train
-        normed: Array = self.norm(x.astype(jnp.float32))
+        normed: Array = self.norm(at_least_float32(x))
         return normed.astype(x.dtype)
 
 
@@ -155,14 +171,15 @@ class ConvNormRelu(nnx.Module):
             padding="SAME",
             use_bias=norm == "none",
             dtype=dtype,
+            param_dtype=parameter_dtype(dtype),
             kernel_init=nnx.initializers.he_normal(),
             rngs=rngs,
         )
         self.norm: BatchNorm | GroupNorm | None
         if norm == "batch":
-            self.norm = BatchNorm(out_channels, axis_name=axis_name)
+            self.norm = BatchNorm(out_channels, dtype=dtype, axis_name=axis_name)
         elif norm == "group":
-            self.norm = GroupNorm(out_channels, rngs=rngs)
+            self.norm = GroupNorm(out_channels, dtype=dtype, rngs=rngs)
         else:
             self.norm = None
 
@@ -208,8 +225,10 @@ class ConvTranspose2x2(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         # Every output pixel sees one tap: the fan-in is in_channels, not 4·in_channels.
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2, 3))
-        self.kernel = nnx.Param(init(rngs.params(), (in_channels, 2, 2, out_channels), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
+        self.kernel = nnx.Param(
+            init(rngs.params(), (in_channels, 2, 2, out_channels), parameter_dtype(dtype))
+        )
+        self.bias = nnx.Param(jnp.zeros((out_channels,), parameter_dtype(dtype)))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:
@@ -224,7 +243,10 @@ class UpConv(nnx.Module):
     """Twice the resolution: bilinear up-sampling, then Conv3x3 with bias (the alternative to ConvTranspose2x2)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.conv = nnx.Conv(in_channels, out_channels, (3, 3), padding="SAME", dtype=dtype, rngs=rngs)
+        kept = parameter_dtype(dtype)
+        self.conv = nnx.Conv(
+            in_channels, out_channels, (3, 3), padding="SAME", dtype=dtype, param_dtype=kept, rngs=rngs
+        )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:
         return self.conv(upsample2(x))

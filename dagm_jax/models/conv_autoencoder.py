@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.models.blocks import Block, ConvTranspose2x2, NormKind, max_pool
-from dagm_jax.types import NetworkOutput, UserError, check_choices
+from dagm_jax.models.blocks import Block, ConvTranspose2x2, NormKind, max_pool, parameter_dtype
+from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
 
 NUM_LEVELS = 4
 DOWNSAMPLING = 2**NUM_LEVELS
@@ -23,7 +23,7 @@ class ConvAutoencoderConfig:
     base_channels: int = 32
     bottleneck_channels: int = 32
     norm: NormKind = "batch"
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "conv_autoencoder"
 
@@ -71,7 +71,8 @@ class ConvAutoencoder(nnx.Module):
         self.encoder = nnx.List(
             [block(c, width) for c, width in zip([in_channels, *widths[:-1]], widths, strict=True)]
         )
-        self.bottleneck = nnx.Conv(widths[-1], z, (1, 1), dtype=dtype, rngs=rngs)
+        kept = parameter_dtype(dtype)
+        self.bottleneck = nnx.Conv(widths[-1], z, (1, 1), dtype=dtype, param_dtype=kept, rngs=rngs)
         # ups[i] and decoder[i] work at the size of encoder[i]: index 0 is the finest level.
         self.ups = nnx.List(
             [
@@ -80,7 +81,7 @@ class ConvAutoencoder(nnx.Module):
             ]
         )
         self.decoder = nnx.List([block(width, width) for width in widths])
-        self.head = nnx.Conv(widths[0], out_channels, (1, 1), dtype=dtype, rngs=rngs)
+        self.head = nnx.Conv(widths[0], out_channels, (1, 1), dtype=dtype, param_dtype=kept, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
@@ -105,4 +106,5 @@ class ConvAutoencoder(nnx.Module):
         """Logits of a bottleneck."""
         for up, stage in reversed(list(zip(self.ups, self.decoder, strict=True))):
             z = stage(up(z), train=train)
-        return self.head(z).astype(jnp.float32)
+        logits: Array = at_least_float32(self.head(z))
+        return logits

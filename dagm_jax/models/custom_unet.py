@@ -16,9 +16,10 @@ from dagm_jax.models.blocks import (
     UpConv,
     UpKind,
     max_pool,
+    parameter_dtype,
     upsample2,
 )
-from dagm_jax.types import NetworkOutput, UserError, check_choices
+from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
 
 ExtraSkips = Literal["previous_encoder", "none", "next_encoder", "both", "all_shallower"]
 
@@ -34,7 +35,7 @@ class CustomUNetConfig:
     extra_skips: ExtraSkips = "previous_encoder"
     norm: NormKind = "batch"
     up: UpKind = "conv_transpose"
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "custom_unet"
 
@@ -93,7 +94,8 @@ class CustomUNet(nnx.Module):
                 for i in range(NUM_LEVELS - 1)
             ]
         )
-        self.head = nnx.Conv(widths[0], out_channels, (1, 1), dtype=dtype, rngs=rngs)
+        kept = parameter_dtype(dtype)
+        self.head = nnx.Conv(widths[0], out_channels, (1, 1), dtype=dtype, param_dtype=kept, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
@@ -113,7 +115,7 @@ class CustomUNet(nnx.Module):
             extra = [self._extra_skip(i, j, encoded, pooled) for j in self._extra_levels(i)]
             x = jnp.concatenate([self.ups[i](x), encoded[i], *extra], axis=-1)
             x = self.decoder[i](x, train=train)
-        return NetworkOutput(self.head(x).astype(jnp.float32))
+        return NetworkOutput(at_least_float32(self.head(x)))
 
     def _extra_levels(self, i: int) -> list[int]:
         """Encoder levels (0 = finest) that decoder stage ``i`` sees besides its own."""

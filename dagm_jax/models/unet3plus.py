@@ -11,8 +11,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.models.blocks import BatchNorm, global_place, interleave, max_pool, upsample, upsample_phases
-from dagm_jax.types import NetworkOutput, UserError, check_choices
+from dagm_jax.models.blocks import (
+    BatchNorm,
+    global_place,
+    interleave,
+    max_pool,
+    parameter_dtype,
+    upsample,
+    upsample_phases,
+)
+from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
 
 NUM_LEVELS = 5
 DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
@@ -30,7 +38,7 @@ class UNet3PlusConfig:
     base_channels: int = 64
     deep_supervision: bool = True
     classification_guided: bool = True
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "unet3plus"
 
@@ -61,10 +69,10 @@ class ConvBatchNormRelu(nnx.Module):
         axis_name: str | None,
         rngs: nnx.Rngs,
     ) -> None:
-        init = nnx.initializers.he_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels, out_channels), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
-        self.norm = BatchNorm(out_channels, axis_name=axis_name)
+        init, kept = nnx.initializers.he_normal(), parameter_dtype(dtype)
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels, out_channels), kept))
+        self.bias = nnx.Param(jnp.zeros((out_channels,), kept))
+        self.norm = BatchNorm(out_channels, dtype=dtype, axis_name=axis_name)
         self.factor = factor
         self.dtype = dtype
 
@@ -195,7 +203,12 @@ class UNet3Plus(nnx.Module):
             [decoder_stage(i, [*widths[: i + 1], *fused[i + 1 :]], base) for i in range(NUM_LEVELS - 1)]
         )
         conv = partial(
-            nnx.Conv, dtype=self.dtype, kernel_init=nnx.initializers.he_normal(), padding="SAME", rngs=rngs
+            nnx.Conv,
+            dtype=self.dtype,
+            param_dtype=parameter_dtype(self.dtype),
+            kernel_init=nnx.initializers.he_normal(),
+            padding="SAME",
+            rngs=rngs,
         )
         num_heads = NUM_LEVELS if config.deep_supervision else 1
         self.heads = nnx.List([conv(fused[i], out_channels, (3, 3)) for i in range(num_heads)])
@@ -217,7 +230,7 @@ class UNet3Plus(nnx.Module):
         class_logits = None if self.classifier is None else self._classify(encoded[-1], train=train, key=key)
         features = self._decode(encoded, train=train)
         logits = [
-            upsample(head(f).astype(jnp.float32), 2**i)
+            upsample(at_least_float32(head(f)), 2**i)
             for i, (head, f) in enumerate(zip(self.heads, features, strict=False))
         ]
         return NetworkOutput(logits[0], tuple(logits[1:]), class_logits)
@@ -247,8 +260,8 @@ class UNet3Plus(nnx.Module):
                     "from it; pass a key folded with the step"
                 )
             x = dropout(x, DROPOUT_RATE, key, self.axis_name)
-        logits: Array = self.classifier(x)
-        return logits.max(axis=(1, 2)).astype(jnp.float32)
+        logits: Array = at_least_float32(self.classifier(x).max(axis=(1, 2)))
+        return logits
 
 
 def dropout(

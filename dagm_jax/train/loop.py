@@ -36,11 +36,13 @@ class TrainConfig:
     risen by ``min_rise`` in ``patience`` validations, the learning rate cools down over ``cooldown_share`` times the
     steps so far (where the target is reached, which says that the task is easy: ``cooldown_share_at_target``), and
     training ends.
+    accumulate: parts that a batch is worked off in, one after the other, to save memory; see ``train.step``.
     balance: half of the slices of a batch hold defect, where the task learns from defects.
     judge_batch_size: images per device that are judged at a time.
     """
 
     batch_size: int = 16
+    accumulate: int = 1
     num_steps: int = 720
     balance: bool = True
     validate_every: int = 20
@@ -56,6 +58,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = (
             "batch_size",
+            "accumulate",
             "num_steps",
             "validate_every",
             "max_validation_images",
@@ -146,7 +149,7 @@ class Loop:
         Raises Interrupted after saving, and NonFinite (before any state that it would harm is saved).
         """
         stopping_requested: list[int] = []
-        batches = iterate(self.stream, position.step, self.num_workers)
+        batches = self.devices.prefetch(iterate(self.stream, position.step, self.num_workers))
         total = position.end_step or self.config.num_steps
         with on_signals(stopping_requested), show("training", total, position.step) as bar:
             while True:
@@ -185,8 +188,8 @@ class Loop:
         log_step = (position.step // self.config.log_every + 1) * self.config.log_every
         end = min(log_step, *self._validation_steps(position))
         for step in range(position.step + 1, end + 1):
-            batch = next(batches)
-            state, metrics = self.step(state, self.devices.shard_training_batch(batch))
+            batch, on_devices = next(batches)
+            state, metrics = self.step(state, on_devices)
             pending.append((step, metrics, batch["image_index"]))
         rows = []
         for step, metrics, image_index in pending:

@@ -22,12 +22,17 @@ FINAL_SHARE = 0.01
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW. The learning rate rises linearly to ``learning_rate``, stays, and falls by a half cosine to 1 % of it."""
+    """AdamW. The learning rate rises linearly to ``learning_rate``, stays, and falls by a half cosine to 1 % of it.
+
+    average_decay: greater than 0, moving averages of parameters and norm statistics are kept and judged with; every
+    step keeps this share of them.
+    """
 
     learning_rate: float = 2e-3
     warmup_steps: int = 20
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
+    average_decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("learning_rate", self.learning_rate), ("clip_norm", self.clip_norm)):
@@ -35,6 +40,10 @@ class OptimConfig:
                 raise UserError(f"`optim.{name}` (={value}) must be greater than 0")
         if self.learning_rate == math.inf:
             raise UserError(f"`optim.learning_rate` (={self.learning_rate}) must be finite")
+        if not 0 <= self.average_decay < 1:
+            raise UserError(
+                f"`optim.average_decay` (={self.average_decay}) must lie in [0, 1); 0 keeps no averages"
+            )
         for name, value in (("warmup_steps", self.warmup_steps), ("weight_decay", self.weight_decay)):
             if not 0 <= value < math.inf:
                 raise UserError(f"`optim.{name}` (={value}) must be at least 0 and finite")

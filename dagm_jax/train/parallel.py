@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dagm_jax.types import UserError, check_choices
 
 BATCH_AXIS = "batch"
+# Batches on their way to the devices while a step runs; two hide the transfer behind the computation.
+NUM_PREFETCHED = 2
 # Sends convolutions to XLA's Eigen kernels instead of jaxlib's default fusions: 1.2-1.8x faster training on CPUs.
 EIGEN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
@@ -58,6 +61,11 @@ class Devices:
         return f"{self.num_devices} x {self.mesh.devices.flat[0].device_kind} ({self.platform})"
 
     @property
+    def num_shards(self) -> int:
+        """Over how many devices the batch of one program is split: all under jit, one under pmap."""
+        return self.num_devices if self.mode == "jit" else 1
+
+    @property
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
@@ -65,12 +73,14 @@ class Devices:
     def split(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(BATCH_AXIS))
 
-    def check_batch_size(self, name: str, value: int) -> None:
-        """Raises UserError where a global batch cannot be divided evenly."""
-        if value < 1 or value % self.num_devices:
+    def check_batch_size(self, name: str, value: int, num_parts: int = 1) -> None:
+        """Raises UserError where a global batch cannot be divided evenly, on each device into ``num_parts``."""
+        multiple = self.num_devices * num_parts
+        if value < 1 or value % multiple:
+            times = f" times the {num_parts} parts of `train.accumulate`" if num_parts > 1 else ""
             raise UserError(
-                f"`{name}` (={value}) must be a positive multiple of the {self.num_devices} devices; "
-                f"the next one is {-(-max(value, 1) // self.num_devices) * self.num_devices}"
+                f"`{name}` (={value}) must be a positive multiple of the {self.num_devices} devices{times}; "
+                f"the next one is {-(-max(value, 1) // multiple) * multiple}"
             )
 
     def shard_batch(self, batch: Any) -> Any:
@@ -84,6 +94,15 @@ class Devices:
         num = self.num_devices
         return self.shard_batch(jax.tree.map(lambda x: np.reshape(x, (num, -1, *np.shape(x)[1:])), batch))
 
+    def prefetch(self, batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+        """(host batch, the same on the devices as the compiled step takes it), the next ones already on their way."""
+        waiting: deque[tuple[Any, Any]] = deque()
+        for batch in batches:
+            waiting.append((batch, self.shard_training_batch(batch)))
+            if len(waiting) > NUM_PREFETCHED:
+                yield waiting.popleft()
+        yield from waiting
+
     def replicate(self, tree: Any) -> Any:
         """Any pytree of arrays → the same on every device."""
         return jax.device_put(tree, self.replicated)
@@ -93,8 +112,15 @@ class Devices:
 
         The batch is one of `shard_training_batch`; under pmap the step must sum over `axis_name`.
         """
+        # pmap takes no options before it compiles.
+        options = self.compiler_options if self.mode == "pmap" else None
+        compiled: jax.stages.Compiled = self.lay_out(step).lower(*example).compile(options)
+        return compiled
+
+    def lay_out(self, step: Callable[..., Any]) -> Any:
+        """``step(state, batch)`` laid over the devices by jit or pmap, not yet compiled."""
         if self.mode == "pmap":
-            mapped = jax.pmap(
+            return jax.pmap(
                 step,
                 axis_name=BATCH_AXIS,
                 in_axes=(None, 0),
@@ -102,16 +128,13 @@ class Devices:
                 donate_argnums=0,
                 devices=list(self.mesh.devices.flat),
             )
-            compiled: jax.stages.Compiled = mapped.lower(*example).compile(self.compiler_options)
-            return compiled
-        jitted = jax.jit(
+        return jax.jit(
             step,
             in_shardings=(self.replicated, self.split),
             out_shardings=self.replicated,
             donate_argnums=0,
             compiler_options=self.compiler_options,
         )
-        return jitted.lower(*example).compile()
 
     def compile_judge(self, judge: Callable[..., Any], *example: Any) -> jax.stages.Compiled:
         """``judge(params, stats, *images)`` compiled for the example's shapes, images split over the mesh."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class TrainState:
     """All that a step changes: int32 step, float32 parameters, norm statistics and optimiser state (pytrees).
 
     cooldown: int32 (begin, end), the steps over which the learning rate falls; the loop sets it, steps hand it on.
+    average: moving averages of (parameters, norm statistics), or () where none are kept.
     """
 
     step: Array
@@ -36,6 +37,12 @@ class TrainState:
     params: Any
     stats: Any
     opt_state: Any
+    average: Any = ()
+
+    @property
+    def judged(self) -> tuple[Any, Any]:
+        """(parameters, norm statistics) to judge with: the averages where they are kept."""
+        return self.average or (self.params, self.stats)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ class Network:
 
     def show(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
         """Grey slices as the network and its task see them: standardised, in ``in_channels`` equal channels."""
-        x = (image.astype(jnp.float32) - self.mean) / self.std
+        # float32, or float64 where that is switched on.
+        x = (image.astype(jnp.result_type(float)) - self.mean) / self.std
         x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
         return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
 
@@ -77,10 +85,13 @@ def make_network(
     return Network(graphdef, in_channels, mean, std if std > 0 else 1.0), params, stats
 
 
-def make_state(params: Any, stats: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+def make_state(
+    params: Any, stats: Any, optimizer: optax.GradientTransformation, *, averaged: bool = False
+) -> TrainState:
+    """The state before the first step; ``averaged``: with moving averages, which begin with these weights."""
     step, never = jnp.zeros((), jnp.int32), jnp.full((2,), NEVER, jnp.int32)
-    return TrainState(step, never, params, stats, optimizer.init(params))
+    average = (params, stats) if averaged else ()
+    return TrainState(step, never, params, stats, optimizer.init(params), average)
 
 
 def make_train_step(
@@ -90,6 +101,10 @@ def make_train_step(
     schedule: Callable[[Array, Array], Array],
     seed: int,
     axis_name: str | None = None,
+    *,
+    accumulate: int = 1,
+    num_shards: int = 1,
+    average_decay: float = 0.0,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
     """``step(state, batch) -> (state, metrics)``; metrics: loss, gradient norm and learning rate, float32, and the
     accuracy of the decisions on slices where the task makes any.
@@ -97,46 +112,91 @@ def make_train_step(
     The parameters move by -schedule(step, cooldown) times the optimiser's direction. What is random in a step is a
     function of ``seed``, the step's number and the slice's place in the global batch. ``axis_name``: the mapped axis
     over which pmap spreads that batch; sums are summed over it and divided once, never means averaged.
+
+    accumulate: the batch is worked off in so many parts, one after the other, whose sums are added before the division:
+    the same update from a fraction of the memory, but for batch norm, which sees one part at a time. num_shards: over
+    how many devices one program's batch is split; each takes its share of every part. average_decay: see
+    ``optim.average_decay``.
     """
 
     def total(x: Any) -> Any:
         return x if axis_name is None else jax.lax.psum(x, axis_name)
 
-    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-        place = global_place(batch["label"].shape[0], axis_name)
-        slices = network.show(batch["image"], batch["mask"], batch["label"], place)
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    def sums_of(params: Any, stats: Any, batch: dict[str, Array], key: Array) -> tuple[Any, Any]:
+        """(sums over a part of the batch of loss, counts and gradients; norm statistics after it)."""
+        slices = network.show(batch["image"], batch["mask"], batch["label"], batch["place"])
 
-        def part_of_mean_loss(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
-            forward, stats = network.bind(params, state.stats, train=True)
+        def sum_of_losses(params: Any) -> tuple[Array, tuple[Any, _Sums]]:
+            forward, new_stats = network.bind(params, stats, train=True)
             lesson = task.learn(forward, slices, key)
             weight = batch["valid"] * lesson.weight
-            loss = (lesson.loss * weight).sum() / jnp.maximum(total(weight.sum()), 1.0)
-            return loss, (stats(), accuracy(lesson, batch["label"], batch["valid"], total))
+            return (lesson.loss * weight).sum(), (new_stats(), _Sums.of(lesson, weight, batch))
 
-        (loss, (stats, shares)), grads = jax.value_and_grad(part_of_mean_loss, has_aux=True)(state.params)
-        loss, grads = total((loss, grads))
+        (loss, (stats, sums)), grads = jax.value_and_grad(sum_of_losses, has_aux=True)(params)
+        return (loss, sums, grads), stats
+
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        batch = batch | {"place": global_place(batch["label"].shape[0], axis_name)}
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if accumulate == 1:
+            sums, stats = sums_of(state.params, state.stats, batch, key)
+        else:
+            parts = jax.tree.map(lambda x: _in_parts(x, accumulate, num_shards), batch)
+
+            def add(carry: tuple[Any, Any], part: tuple[Array, dict[str, Array]]) -> tuple[Any, None]:
+                number, rows = part
+                more, stats = sums_of(state.params, carry[1], rows, jax.random.fold_in(key, number))
+                return (jax.tree.map(jnp.add, carry[0], more), stats), None
+
+            first = jax.tree.map(lambda x: x[0], parts)
+            shapes, _ = jax.eval_shape(sums_of, state.params, state.stats, first, key)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            (sums, stats), _ = jax.lax.scan(add, (zeros, state.stats), (jnp.arange(accumulate), parts))
+        loss, counts, grads = total(sums)
+        loss, grads = jax.tree.map(lambda x: x / jnp.maximum(counts.weight, 1.0), (loss, grads))
         directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
         rate = schedule(state.step, state.cooldown)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
-        metrics = {"loss": loss, **shares, "grad_norm": optax.global_norm(grads), "learning_rate": rate}
-        return TrainState(state.step + 1, state.cooldown, params, stats, opt_state), metrics
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": rate}
+        if counts.counted is not None:
+            metrics["accuracy"] = counts.right / jnp.maximum(counts.counted, 1)
+        average = _follow(state, (params, stats), average_decay)
+        return TrainState(state.step + 1, state.cooldown, params, stats, opt_state, average), metrics
 
     return step
 
 
-def accuracy(
-    lesson: Lesson, label: Array, valid: Array, total: Callable[[Any], Any] = lambda x: x
-) -> Metrics:
-    """The share of right decisions over the valid slices whose label is 0 or 1; nothing where no decision is made.
+class _Sums(NamedTuple):
+    """What is summed over the slices of a step besides the loss; right and counted are None without decisions."""
 
-    ``total`` sums over the devices that hold parts of the batch.
+    weight: Array
+    right: Array | None
+    counted: Array | None
+
+    @classmethod
+    def of(cls, lesson: Lesson, weight: Array, batch: dict[str, Array]) -> _Sums:
+        if lesson.is_defective is None:
+            return cls(weight.sum(), None, None)
+        right, counted = _count_right(lesson.is_defective, batch["label"], batch["valid"])
+        return cls(weight.sum(), right.sum(), counted.sum())
+
+
+def _in_parts(x: Array, number: int, num_shards: int) -> Array:
+    """``[b …]`` → ``[number b/number …]``: each of the ``num_shards`` blocks of the batch gives each part its share."""
+    rows = x.reshape(num_shards, number, -1, *x.shape[1:])
+    return jnp.moveaxis(rows, 1, 0).reshape(number, -1, *x.shape[1:])
+
+
+def _follow(state: TrainState, new: tuple[Any, Any], decay: float) -> Any:
+    """The moving average of (parameters, norm statistics) after a step; nothing where none is kept.
+
+    decay · average + (1 - decay) · new, with a decay of at most (1 + step)/(10 + step), so that the first weights are
+    soon forgotten (as in TensorFlow's ExponentialMovingAverage with num_updates).
     """
-    if lesson.is_defective is None:
-        return {}
-    right, counted = _count_right(lesson.is_defective, label, valid)
-    num_right, num_counted = total((right.sum(), counted.sum()))
-    return {"accuracy": num_right / jnp.maximum(num_counted, 1)}
+    if not decay:
+        return state.average
+    share = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(lambda old, x: share * old + (1 - share) * x, state.average, new)
 
 
 def _count_right(is_defective: Array, label: Array, valid: Array) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,6 +37,40 @@ def test_other_batch_sizes_are_refused_with_the_next_one(value: int, following: 
     )
     with pytest.raises(UserError, match=message):
         devices_of(4).check_batch_size("train.batch_size", value)
+
+
+def test_parts_of_a_batch_divide_too() -> None:
+    """Catches a batch that divides by the devices, but not on each of them by the parts."""
+    devices_of(2).check_batch_size("train.batch_size", 16, 4)
+    with pytest.raises(
+        UserError, match=r"2 devices times the 4 parts of `train.accumulate`; the next one is 16"
+    ):
+        devices_of(2).check_batch_size("train.batch_size", 12, 4)
+
+
+def test_prefetching_keeps_every_batch_in_order() -> None:
+    """Catches batches lost at the end, given twice, or out of step with their copy on the devices."""
+    devices = make_devices(ParallelConfig(cpu_convolutions="default"))
+    for length in range(6):
+        batches = [{"image": np.full((devices.num_devices, 1), k)} for k in range(length)]
+        pairs = list(devices.prefetch(iter(batches)))
+        assert [host["image"][0, 0] for host, _ in pairs] == list(range(length))
+        assert [int(there["image"][0, 0]) for _, there in pairs] == list(range(length))
+
+
+def test_batches_are_on_their_way_before_they_are_needed() -> None:
+    """Catches a transfer that begins when the step waits for it."""
+    devices = make_devices(ParallelConfig(cpu_convolutions="default"))
+    drawn: list[int] = []
+
+    def draw() -> Iterator[dict[str, np.ndarray]]:
+        for k in range(9):
+            drawn.append(k)
+            yield {"image": np.zeros((devices.num_devices, 1))}
+
+    pairs = devices.prefetch(draw())
+    next(pairs)
+    assert drawn == [0, 1, 2]
 
 
 @needs_cpu
