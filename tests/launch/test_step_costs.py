@@ -1,0 +1,57 @@
+"""Tests of the cost of other ways to run a step: they are the same step, and each is in the table."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from dagm_jax.main import read_config
+from launch import step_costs
+
+SMALL = "configs/custom_unet.py:segmentation"
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_costs, "SLICE_PX", (32, 32))
+
+
+def test_the_forms_take_the_same_step() -> None:
+    """Would catch: a ratio between steps that do different work; parts see their own batch statistics, so not them."""
+    config = read_config(SMALL, ["--config.model.base_channels=1", "--config.model.norm=none"])
+    batch = step_costs.random_batch(4)
+    found = {}
+    for name, (function, state, number) in step_costs.forms(config).items():
+        for _ in range(step_costs.STEPS_IN_A_CALL // number):
+            state, metrics = jax.jit(function)(state, batch)
+        assert int(state.step) == step_costs.STEPS_IN_A_CALL
+        found[name] = metrics["loss"], *jax.tree.leaves(state.params)
+    plain, *others = found.values()
+    assert len(others) == 3
+    for other in others:
+        for a, b in zip(plain, other, strict=True):
+            # Adam turns rounding of a gradient near zero into a step.
+            np.testing.assert_allclose(b, a, rtol=1e-2, atol=1e-4)
+
+
+def test_what_is_made_again_is_made_again() -> None:
+    """Would catch: a form that is called rematerialised and keeps everything."""
+    config = read_config(SMALL, ["--config.model.base_channels=1"])
+    texts = []
+    for rematerialise in (False, True):
+        step, state = step_costs.make_step(config, rematerialise=rematerialise)
+        texts.append(str(jax.make_jaxpr(step)(state, step_costs.random_batch(2))))
+    assert ["remat" in text for text in texts] == [False, True]
+
+
+def test_the_table_has_a_row_for_each_form(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a command that fails, and a form without its figures."""
+    monkeypatch.setenv("COLUMNS", "200")
+    config = "--config=configs/custom_unet.py:segmentation,small"
+    step_costs.main(["step_costs", config, "--batch_size=2", "--repetitions=1"])
+    printed = capsys.readouterr().out
+    assert printed.count(" MB, ") == 4
+    assert "1.00x" in printed and "rematerialised" in printed
