@@ -159,6 +159,12 @@ FORWARD = [
     (autoencoder(norm="none"), SMALL),
     (unet3plus(base_channels=16), STRIP),
     (unet3plus(deep_supervision=False, classification_guided=False), SMALL),
+    # As wide as its authors built it; the size of their images, and ours. The class logits, two numbers from a thousand
+    # channels each, cancel to less than float32 gives to 1e-4.
+    pytest.param(
+        unet3plus(base_channels=64, classification_guided=False), (1, 320, 320), marks=pytest.mark.long
+    ),
+    pytest.param(unet3plus(base_channels=64, classification_guided=False), STRIP, marks=pytest.mark.long),
 ]
 
 
