@@ -51,7 +51,7 @@ from dagm_jax.verdict import DecisionRule
 
 # Fields whose change does not make another run of a workdir's run.
 FREE_FIELDS = frozenset(
-    {"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions"}
+    {"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions", "parallel.mode"}
 )
 PACKAGES = ("dagm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

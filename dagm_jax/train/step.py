@@ -14,11 +14,13 @@ from jaxtyping import Array, UInt8
 
 from dagm_jax.data.slicing import Slicer, slice_labels
 from dagm_jax.models.blocks import global_place
-from dagm_jax.tasks.base import Forward, Lesson, Slices, Task
+from dagm_jax.tasks.base import Forward, Judgement, Lesson, Slices, Task
 from dagm_jax.types import NetworkOutput
 
 Metrics = dict[str, Array]
 
+# Of an image with more slices than these, one part is judged after the other.
+MOST_SLICES = 32
 # A cool-down that no step reaches.
 NEVER = 2**30
 
@@ -225,11 +227,14 @@ def make_judge(
             slices: Array = jax.vmap(lambda one: slicer.cut(one, jnp))(x[..., None])
             return slices.reshape(b * n, *slicer.slice_shape, 1)
 
-        masks = cut(mask)
+        def judge_slices(slices: tuple[Array, Array, Array]) -> Judgement:
+            image, mask, label = slices
+            forward, _ = network.bind(params, stats, train=False)
+            return task.judge(forward, network.show(image, mask, label, jnp.arange(label.shape[0])))
+
         held = jax.vmap(lambda one: slicer.held(one, jnp))(mask)
         label = slice_labels(held, mask_px[:, None], jnp).reshape(-1)
-        forward, _ = network.bind(params, stats, train=False)
-        lesson, maps, scores = task.judge(forward, network.show(cut(image), masks, label, jnp.arange(b * n)))
+        lesson, maps, scores = in_parts(judge_slices, (cut(image), cut(mask), label), b, MOST_SLICES)
         weight = lesson.weight.reshape(b, n)
         right = counted = jnp.zeros((b * n,), jnp.int32)
         if lesson.is_defective is not None:
@@ -245,3 +250,28 @@ def make_judge(
         }
 
     return judge
+
+
+def in_parts(function: Callable[[Any], Any], slices: Any, num_images: int, most: int) -> Any:
+    """``function(slices)``, whose result for a slice is its own affair, called on ``most`` slices an image at a time.
+
+    Memory then stays the same however many slices an image has. Each part holds slices of all images, so that devices
+    which share the images share every part. Slices are ordered by image, and so are the results.
+    """
+    number = jax.tree.leaves(slices)[0].shape[0] // num_images
+    if number <= most:
+        return function(slices)
+    num_parts = -(-number // most)
+    size = -(-number // num_parts)
+
+    def split(x: Array) -> Array:
+        rows = x.reshape(num_images, number, *x.shape[1:])
+        padded = jnp.pad(rows, [(0, 0), (0, num_parts * size - number), *[(0, 0)] * (x.ndim - 1)])
+        parts = padded.reshape(num_images, num_parts, size, *x.shape[1:])
+        return jnp.moveaxis(parts, 1, 0).reshape(num_parts, num_images * size, *x.shape[1:])
+
+    def join(x: Array) -> Array:
+        parts = jnp.moveaxis(x.reshape(num_parts, num_images, size, *x.shape[2:]), 0, 1)
+        return parts.reshape(num_images, num_parts * size, *x.shape[2:])[:, :number].reshape(-1, *x.shape[2:])
+
+    return jax.tree.map(join, jax.lax.map(function, jax.tree.map(split, slices)))

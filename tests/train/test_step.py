@@ -364,6 +364,23 @@ def test_judge_by_hand() -> None:
     assert out["num_counted"].tolist() == [5, 5, 4]
 
 
+def test_many_slices_are_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches slices of the last, shorter part lost, in another order, or padding that is stitched into the map."""
+    network, params, stats = make_tiny()
+    slicer = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 32, 48)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2, 32, 48)).astype(np.uint8)
+    mask = image > 250
+    pixels = (image, mask, mask.sum((1, 2)))
+    whole = jax.device_get(fast(make_judge(network, TASK, slicer))(params, stats, *pixels))
+    monkeypatch.setattr("dagm_jax.train.step.MOST_SLICES", 3)
+    program = fast(make_judge(network, TASK, slicer))
+    assert "while" in program.lower(params, stats, *pixels).as_text()
+    parts = jax.device_get(program(params, stats, *pixels))
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["strips", "two_orientations", "squeeze", "whole"])
 def test_slices_are_judged_by_the_labels_that_they_are_trained_with(mode: Any) -> None:
     """Catches labels of squeezed masks, which hold fewer pixels; and a map that rounding lifts above 1."""
