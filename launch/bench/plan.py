@@ -1,0 +1,126 @@
+"""What a benchmark consists of: its cells, one figure or comparison each, in the order of their measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from dagm_jax.types import UserError
+from launch import tiny_unet
+from launch.cells import check_names
+
+# Kind of cell → the fields of Plan that it is measured over.
+AXES: dict[str, tuple[str, ...]] = {
+    "command": ("precisions",),
+    "step": ("modes", "precisions", "batch_sizes", "devices"),
+    "whole": ("modes", "precisions", "batch_sizes", "devices"),
+    "peer_step": ("precisions", "batch_sizes"),
+    "inference": ("precisions", "inference_batches"),
+    "peer_inference": ("precisions", "inference_batches"),
+    "pipeline": ("batch_sizes",),
+    "peer_pipeline": ("batch_sizes",),
+    "peer_epoch": ("precisions", "batch_sizes"),
+}
+KINDS = tuple(AXES)
+MODES = ("jit", "pmap")
+PRECISIONS = ("float32", "bfloat16")
+PEER = "peer_"
+# Plan's field → Cell's.
+_FIELDS = {
+    "modes": "mode",
+    "precisions": "precision",
+    "batch_sizes": "batch_size",
+    "inference_batches": "batch_size",
+    "devices": "num_devices",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement. kind: of KINDS; config: as on the command line; batch_size: slices, over all devices."""
+
+    kind: str
+    config: str
+    mode: str = "jit"
+    precision: str = "float32"
+    batch_size: int = 1
+    num_devices: int = 1
+
+    @property
+    def title(self) -> str:
+        """``step, configs/custom_unet.py, jit, float32, batch 16, 1 device``, for messages."""
+        many = "" if self.num_devices == 1 else "s"
+        words = (self.kind, self.config, self.mode, self.precision, f"batch {self.batch_size}")
+        return ", ".join((*words, f"{self.num_devices} device{many}"))
+
+    @property
+    def name(self) -> str:
+        """The same for a file name."""
+        config = self.config.rpartition("/")[2].replace(".py", "")
+        values = (self.kind, config, self.mode, self.precision, self.batch_size, self.num_devices)
+        return "-".join("".join(c if c.isalnum() else "_" for c in str(value)) for value in values)
+
+    def values(self) -> dict[str, str | int]:
+        """The fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The grid of a benchmark. devices: numbers of local devices."""
+
+    kinds: tuple[str, ...]
+    configs: tuple[str, ...]
+    modes: tuple[str, ...]
+    precisions: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    inference_batches: tuple[int, ...]
+    devices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a word that is none of those known, and for a list that is empty or repeats itself."""
+        known = {"kinds": KINDS, "modes": MODES, "precisions": PRECISIONS}
+        for field in fields(self):
+            values = getattr(self, field.name)
+            flag = "what" if field.name == "kinds" else field.name
+            if not values or len(set(values)) < len(values):
+                shown = ",".join(map(str, values))
+                raise UserError(f"`--{flag}` (={shown}) must name at least one value, and each once")
+            check_names(flag, values, known.get(field.name, values))
+
+    @property
+    def has_peer(self) -> bool:
+        """Whether PyTorch is needed."""
+        return any(cell.kind.startswith(PEER) for cell in self.cells())
+
+    def cells(self) -> list[Cell]:
+        """All cells: commands first, while no other program holds the device; then network by network.
+
+        TinyUNet is a network of the benchmark alone: it has no twin and the main job cannot train it.
+        """
+        early = [kind for kind in AXES if kind in self.kinds and kind == "command"]
+        late = [kind for kind in AXES if kind in self.kinds and kind != "command"]
+        pairs = [(config, kind) for kinds in (early, late) for config in self.configs for kind in kinds]
+        return [
+            Cell(kind, config, **values)
+            for config, kind in pairs
+            if config != tiny_unet.NAME or not (kind == "command" or kind.startswith(PEER))
+            for values in self._combinations(AXES[kind])
+        ]
+
+    def _combinations(self, axes: Sequence[str]) -> Iterator[dict[str, str | int]]:
+        if not axes:
+            yield {}
+            return
+        for rest in self._combinations(axes[1:]):
+            for value in getattr(self, axes[0]):
+                yield {_FIELDS[axes[0]]: value, **rest}
+
+
+def split_configs(words: Sequence[str]) -> tuple[str, ...]:
+    """FILE[:OPTIONS] and names of a comma list, whose OPTIONS may have held commas themselves."""
+    configs: list[str] = []
+    for word in words:
+        is_option = bool(configs) and ":" in configs[-1] and ".py" not in word and word != tiny_unet.NAME
+        configs[-1:] = [f"{configs[-1]},{word}"] if is_option else [*configs[-1:], word]
+    return tuple(configs)
