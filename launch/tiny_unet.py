@@ -21,7 +21,10 @@ from dagm_jax.models.blocks import max_pool
 from dagm_jax.types import NetworkOutput
 
 NAME = "tiny_unet"
-DOWNSAMPLING = 16
+PRINTED = (
+    "Printed by the authors of tiny_unet: training 255 images/s (A100, AMP, batch 16), inference 823 images/s (A100, "
+    "FP16, batch 16)"
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class TinyUNet(nnx.Module):
     ) -> NetworkOutput:
         """The output; training and judging are alike, and nothing is drawn."""
         del train, key
-        x, maps = x.astype(self.dtype), []
+        maps: list[Array] = []
+        x = x.astype(self.dtype)
         for stage in self.encoder:
             x = _convolve(stage, max_pool(x) if maps else x)
             maps.append(x)

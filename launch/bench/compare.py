@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from launch.bench.peer_step import (
 from launch.bench.plan import Cell
 from launch.bench.timing import Run, calls_per_block, seconds_of, time_alternately
 
-EAGER, COMPILED = "eager", "compiled"
+OURS, EAGER, COMPILED = "ours", "eager", "compiled"
 EPOCH_ROUNDS = 2
 WARM_UP_BATCHES = 16
 MESSAGE_LENGTH = 200
@@ -51,7 +52,8 @@ def peer_runs(make: Callable[[bool], Run], compiles: bool) -> tuple[dict[str, Ru
 
     ``make(compiled)`` gives a run. The eager one must work; torch.compile may fail for lack of a C++ compiler.
     """
-    runs, notes = {}, {}
+    runs: dict[str, Run] = {}
+    notes: Values = {}
     for name in (EAGER, COMPILED) if compiles else (EAGER,):
         try:
             run = make(name == COMPILED)
@@ -73,16 +75,16 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= MESSAGE_LENGTH else f"{text[:MESSAGE_LENGTH]}…"
 
 
-def beside(seconds: dict[str, float], ours: str, name: str) -> Values:
+def beside(seconds: Mapping[str, float], name: str) -> Values:
     """Seconds of both sides and the ratios, above 1 where ours is the faster one; ``name`` begins each."""
     eager, compiled = seconds.get(EAGER), seconds.get(COMPILED)
     return {
-        f"{name}_ours_s": seconds[ours],
+        f"{name}_ours_s": seconds[OURS],
         f"{name}_eager_s": eager,
         f"{name}_compiled_s": compiled,
-        f"{name}_ratio_eager": speed_ratio(seconds[ours], eager),
-        f"{name}_ratio_compiled": speed_ratio(seconds[ours], compiled),
-        f"{name}_ratio": speed_ratio(seconds[ours], fastest((eager, compiled))),
+        f"{name}_ratio_eager": speed_ratio(seconds[OURS], eager),
+        f"{name}_ratio_compiled": speed_ratio(seconds[OURS], compiled),
+        f"{name}_ratio": speed_ratio(seconds[OURS], fastest((eager, compiled))),
     }
 
 
@@ -94,9 +96,9 @@ def compare_steps(subject: Subject, options: Options) -> Values:
         return run_steps(twin, make_adamw_step(twin, compiled), subject.batches)
 
     theirs, notes = peer_runs(make, options.peer_compiles)
-    blocks = time_alternately({"ours": subject.run_steps(), **theirs}, options.repetitions)
+    blocks = time_alternately({OURS: subject.run_steps(), **theirs}, options.repetitions)
     seconds = {name: each.median_s for name, each in blocks.items()}
-    return {**beside(seconds, "ours", "step"), **notes}
+    return {**beside(seconds, "step"), **notes}
 
 
 def compare_inference(subject: Subject, options: Options) -> Values:
@@ -111,13 +113,13 @@ def compare_inference(subject: Subject, options: Options) -> Values:
 
     runs: dict[bool, Run] = {}
     theirs, notes = peer_runs(make, options.peer_compiles)
-    blocks = time_alternately({"ours": subject.run_predictions(), **theirs}, options.repetitions)
+    blocks = time_alternately({OURS: subject.run_predictions(), **theirs}, options.repetitions)
     seconds = {name: each.median_s for name, each in blocks.items()}
-    answers = {"ours": subject.run_answers(), **{name: runs[name == COMPILED] for name in theirs}}
+    answers = {OURS: subject.run_answers(), **{name: runs[name == COMPILED] for name in theirs}}
     waited = answer_alternately(answers, options.repetitions)
     answer_s = {name: median(each) for name, each in waited.items()}
     tails = [latencies(each, f"{name}_") for name, each in waited.items()]
-    values = {**beside(seconds, "ours", "batch"), **beside(answer_s, "ours", "latency"), **notes}
+    values = {**beside(seconds, "batch"), **beside(answer_s, "latency"), **notes}
     return {**values, **{name: value for each in tails for name, value in each.items()}}
 
 
@@ -227,13 +229,13 @@ def compare_epochs(cell: Cell, subject: Subject, options: Options) -> Values:
     theirs, notes = peer_epochs(subject, steps, options)
     found: dict[str, list[float]] = {}
     for number in range(EPOCH_ROUNDS):
-        for name, epoch in {"ours": ours, **theirs}.items():
+        for name, epoch in {OURS: ours, **theirs}.items():
             for which, seconds in zip(("first", "later"), epoch(number), strict=True):
                 found.setdefault(f"{which}_{name}", []).append(seconds)
     values: Values = {"steps": steps, "num_images": len(subject.setup.data.split.train)}
     for which in ("first", "later"):
-        seconds = {name: median(found[f"{which}_{name}"]) for name in ("ours", *theirs)}
-        values |= beside(seconds, "ours", which)
+        medians = {name: median(found[f"{which}_{name}"]) for name in (OURS, *theirs)}
+        values |= beside(medians, which)
     return {**values, **notes}
 
 
@@ -243,12 +245,12 @@ Epochs = Callable[[int], tuple[float, float]]
 
 def our_epochs(subject: Subject, steps: int, folder: Path) -> Epochs:
     """First: decoding into a new cache, and ``steps`` steps. Later: ``steps`` more on what is decoded."""
-    warm_up = subject.run_steps()
-    warm_up(2)
+    shutil.rmtree(folder, ignore_errors=True)
+    subject.run_steps()(2)
 
     def epochs(number: int) -> tuple[float, float]:
         start_s = time.perf_counter()
-        fed = Subject(subject.on_files(folder / f"{time.time_ns()}-{number}").setup)
+        fed = subject.on_files(folder / str(number))
         with closing(fed.iterate()) as batches:
             run = subject.run_training(batches)
             run(steps)
@@ -301,5 +303,3 @@ def compare(cell: Cell, subjects: Subjects, options: Options) -> Values:
         case "peer_epoch":
             return compare_epochs(cell, subject, options)
     raise ValueError(f"`cell.kind` (={cell.kind}) is none that is compared here")
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,15 +75,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def measure_peaks(repetitions: int = 5) -> dict[str, Number]:
+def measure_peaks(precisions: Sequence[str], repetitions: int = 5) -> dict[str, Number]:
     """What one device reaches in this run: FLOP/s of a square matrix product in each precision, bytes/s of a copy.
 
-    Names: ``float32``, ``bfloat16``, ``bytes``. The product has 2·n³ FLOPs; a copy reads and writes its array.
+    Names: the precisions, and ``bytes``. The product has 2·n³ FLOPs; a copy reads and writes its array.
     """
     is_cpu = jax.default_backend() == "cpu"
     side = 2048 if is_cpu else 8192
     found: dict[str, Number] = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in precisions:
         a = jnp.ones((side, side), dtype)
         found[dtype] = 2 * side**3 / _fastest(jax.jit(jnp.matmul), a, a, repetitions=repetitions)
     x = jnp.ones((64 if is_cpu else 512) * 2**20, jnp.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -64,7 +65,9 @@ def times(blocks: Blocks, name: str) -> Values:
     }
 
 
-def costs(compiled: jax.stages.Compiled, flop: Number, seconds: float, cell: Cell, options: Options) -> Values:
+def costs(
+    compiled: jax.stages.Compiled, flop: Number, seconds: float, cell: Cell, options: Options
+) -> Values:
     """FLOP/s and bytes/s of a program with their shares of the devices' measured and printed peaks; its memory.
 
     Bytes are those that the compiled program of one device reads and writes, by XLA's count.
@@ -107,7 +110,7 @@ def memory(compiled: jax.stages.Compiled) -> Values:
 
 def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
     """Compilation, then steady steps on batches that lie on the devices."""
-    cold_s, cached_s = compile_times(subject, options.folder / "compiled")
+    cold_s, cached_s = compile_times(subject)
     blocks = time_blocks(subject.run_steps(), options.repetitions)
     return {
         "compile_cold_s": cold_s,
@@ -212,8 +215,8 @@ def measure_pipeline(cell: Cell, subject: Subject, options: Options) -> Values:
     }
 
 
-def measure_command(cell: Cell, root: Path, options: Options) -> Values:
-    """The main job as a command on image files: seconds until its report is there, and the report's accuracy.
+def measure_command(cell: Cell, root: str, options: Options) -> Values:
+    """The main job as a command on the images in ``root``: seconds until it ends, and its report's accuracy.
 
     Raises UserError where the command fails.
     """
@@ -224,8 +227,8 @@ def measure_command(cell: Cell, root: Path, options: Options) -> Values:
         f"--config.data.root={root}",
         f"--config.model.compute_dtype={cell.precision}",
     ]
-    if (workdir / REPORT).exists():
-        raise UserError(f"`--output` (={options.folder}) holds a finished run in {workdir.name}; name another folder")
+    # A finished run would only be reported.
+    shutil.rmtree(workdir, ignore_errors=True)
     start_s = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wall_s = time.perf_counter() - start_s

@@ -41,7 +41,9 @@ def read_configs(configs: tuple[str, ...], overrides: tuple[str, ...]) -> dict[s
     found = {}
     for name in configs:
         if name == tiny_unet.NAME:
-            own = [text for text in overrides if not text.startswith(("--config.model.", "--config.slicing."))]
+            own = [
+                text for text in overrides if not text.startswith(("--config.model.", "--config.slicing."))
+            ]
             found[name] = tiny_unet.on_whole_images(read_config("configs/custom_unet.py", own))
         else:
             found[name] = read_config(name, overrides)
@@ -62,7 +64,9 @@ def take_devices(config: RunConfig, number: int, xla_flags: str) -> Devices:
     """The first ``number`` local devices, set up as a run sets up all of them. Raises UserError if there are fewer."""
     devices = make_devices(config.parallel, xla_flags)
     if number > devices.num_devices:
-        raise UserError(f"`--devices` (={number}) must be at most the {devices.num_devices} devices of this machine")
+        raise UserError(
+            f"`--devices` (={number}) must be at most the {devices.num_devices} devices of this machine"
+        )
     mesh = devices.mesh
     some = mesh.devices.flat[:number]
     return replace(devices, mesh=Mesh(np.array(some), mesh.axis_names, axis_types=mesh.axis_types))
@@ -152,7 +156,7 @@ class Subject:
         setup, b = self.setup, image.shape[0]
         forward, _ = setup.network.bind(params, stats, train=False)
         # Masks and labels go into losses alone, which nobody asks for and the compiler leaves out.
-        unused = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
+        unused: Any = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
         return setup.config.task.judge(forward, setup.network.show(image, *unused)).map
 
     @property
@@ -257,10 +261,10 @@ def persistent_cache(directory: Path) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def compile_times(subject: Subject, directory: Path) -> tuple[float, float | None]:
-    """Seconds to trace, lower and compile the step (cold, with the compiled program in the persistent cache).
+def compile_times(subject: Subject) -> tuple[float | None, float | None]:
+    """Seconds to trace, lower and compile the step: cold, and with the compiled program in the `persistent_cache`.
 
-    The second is None where the backend does not keep the program.
+    None where the program was there before, or where the backend does not keep it.
     """
     hits: list[str] = []
 
@@ -268,16 +272,18 @@ def compile_times(subject: Subject, directory: Path) -> tuple[float, float | Non
         if event == "/jax/compilation_cache/cache_hits":
             hits.append(event)
 
-    # What making the first state compiles is not the step's.
-    subject.setup.initial_state()
-    with persistent_cache(directory):
+    def compile_anew() -> tuple[float, bool]:
         jax.clear_caches()
-        cold_s = seconds_of(subject.compile_step)
-        jax.clear_caches()
+        # What making the first state compiles is not the step's.
         subject.setup.initial_state()
-        jax.monitoring.register_event_listener(listen)
-        try:
-            cached_s = seconds_of(subject.compile_step)
-        finally:
-            jax.monitoring.unregister_event_listener(listen)
-    return cold_s, cached_s if hits else None
+        hits.clear()
+        seconds = seconds_of(subject.compile_step)
+        return seconds, bool(hits)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        cold_s, was_there = compile_anew()
+        cached_s, is_there = compile_anew()
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    return None if was_there else cold_s, cached_s if is_there else None

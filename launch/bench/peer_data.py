@@ -56,8 +56,8 @@ class StripSet(Dataset[Example]):
     def __init__(self, files: Files, strips: Strips) -> None:
         self.files, self.strips = files, strips
         shape = (len(files.images), *files.shape)
-        self.images = torch.zeros(shape, dtype=torch.uint8).share_memory_()
-        self.masks = torch.zeros(shape, dtype=torch.uint8).share_memory_()
+        self.images = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self.masks = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         self._rng: np.random.Generator | None = None
 
     def decode(self) -> None:

@@ -72,7 +72,9 @@ def batch_loss(
 ) -> torch.Tensor:
     """The mean of all outputs' losses, and the guided module's cross-entropy of the slices that have a label."""
     outputs = (output.logits, *output.side_logits)
-    loss = sum((pixel_loss(task, logits, targets) for logits in outputs), targets.new_zeros(())) / len(outputs)
+    loss = sum((pixel_loss(task, logits, targets) for logits in outputs), targets.new_zeros(())) / len(
+        outputs
+    )
     if output.class_logits is not None:
         classes = functional.cross_entropy(output.class_logits, label.clamp(min=0).long(), reduction="none")
         loss = loss + task.class_weight * torch.where(label >= 0, classes, 0.0).mean()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 from dagm_jax.types import UserError
 from launch import tiny_unet
@@ -21,6 +23,16 @@ AXES: dict[str, tuple[str, ...]] = {
     "peer_pipeline": ("batch_sizes",),
     "peer_epoch": ("precisions", "batch_sizes"),
 }
+# Measured network by network; a plan that runs out of time has whole groups.
+GROUPS = (
+    ("command",),
+    ("step", "whole", "peer_step"),
+    ("inference", "peer_inference"),
+    ("pipeline", "peer_pipeline"),
+    ("peer_epoch",),
+)
+# Those that read images from files.
+ON_FILES = ("command", "peer_pipeline", "peer_epoch")
 KINDS = tuple(AXES)
 MODES = ("jit", "pmap")
 PRECISIONS = ("float32", "bfloat16")
@@ -94,27 +106,48 @@ class Plan:
         return any(cell.kind.startswith(PEER) for cell in self.cells())
 
     def cells(self) -> list[Cell]:
-        """All cells: commands first, while no other program holds the device; then network by network.
+        """All cells in the order of their measurement; commands are of the first configuration alone.
 
         TinyUNet is a network of the benchmark alone: it has no twin and the main job cannot train it.
         """
-        early = [kind for kind in AXES if kind in self.kinds and kind == "command"]
-        late = [kind for kind in AXES if kind in self.kinds and kind != "command"]
-        pairs = [(config, kind) for kinds in (early, late) for config in self.configs for kind in kinds]
         return [
             Cell(kind, config, **values)
-            for config, kind in pairs
-            if config != tiny_unet.NAME or not (kind == "command" or kind.startswith(PEER))
+            for group in GROUPS
+            for config in self.configs
+            for kind in group
+            if kind in self.kinds and self._has(config, kind)
             for values in self._combinations(AXES[kind])
         ]
 
-    def _combinations(self, axes: Sequence[str]) -> Iterator[dict[str, str | int]]:
+    def _has(self, config: str, kind: str) -> bool:
+        if kind == "command":
+            return config == self.configs[0] != tiny_unet.NAME
+        return config != tiny_unet.NAME or not kind.startswith(PEER)
+
+    def _combinations(self, axes: Sequence[str]) -> Iterator[dict[str, Any]]:
         if not axes:
             yield {}
             return
         for rest in self._combinations(axes[1:]):
             for value in getattr(self, axes[0]):
                 yield {_FIELDS[axes[0]]: value, **rest}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line: the plan, where results go, and what holds for all cells. flags: as they are written down."""
+
+    plan: Plan
+    output: Path
+    repetitions: int
+    epoch_slices: int
+    peer_workers: int
+    peer_compiles: bool
+    time_limit_s: float | None
+    profile: bool
+    overrides: tuple[str, ...]
+    command: str
+    flags: dict[str, Any]
 
 
 def split_configs(words: Sequence[str]) -> tuple[str, ...]:
