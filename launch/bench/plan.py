@@ -37,8 +37,8 @@ KINDS = tuple(AXES)
 MODES = ("jit", "pmap")
 PRECISIONS = ("float32", "bfloat16")
 PEER = "peer_"
-# Plan's field → Cell's.
-_FIELDS = {
+# Field of Plan → field of Cell.
+FIELDS = {
     "modes": "mode",
     "precisions": "precision",
     "batch_sizes": "batch_size",
@@ -130,7 +130,7 @@ class Plan:
             return
         for rest in self._combinations(axes[1:]):
             for value in getattr(self, axes[0]):
-                yield {_FIELDS[axes[0]]: value, **rest}
+                yield {FIELDS[axes[0]]: value, **rest}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from dagm_jax.train.progress import write_atomically
 from launch import tiny_unet
 from launch.bench.hardware import VENDOR_SOURCE
+from launch.bench.plan import AXES, FIELDS
 from launch.bench.runner import Outcome, State
 from launch.tables import NOTHING, Table
 
@@ -30,16 +31,18 @@ class Origin:
     def lines(self) -> list[str]:
         """The same in words."""
         machine = self.hardware
+        units = {"bytes": "GB/s of memory"}
         peaks = [
-            f"{name} {tera(value)}TFLOP/s" for name, value in self.peaks.items() if name != "bytes" and value
+            f"{value / 1e9:.1f} {units.get(name, f'GFLOP/s in {name}')}"
+            for name, value in self.peaks.items()
+            if value
         ]
-        copied = self.peaks.get("bytes")
         return [
             f"Command: `{self.command}`",
             f"Device: {machine['num_local_devices']} x {machine['device']} ({machine['platform']}); processor "
             f"{machine['processor']}, {machine['num_cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, "
             f"{machine['system']}",
-            f"Measured peak of one device in this run: {', '.join([*peaks, f'memory {giga(copied)}GB/s'])}",
+            f"Measured peak of one device in this run: {', '.join(peaks) or 'not needed'}",
             "Versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()),
             "Flags: " + ", ".join(f"{name}={value}" for name, value in self.flags.items()),
         ]
@@ -53,20 +56,11 @@ def scaled(factor: float, decimals: int, unit: str = "") -> Format:
     return lambda value: f"{value * factor:.{decimals}f}{unit}"
 
 
-def tera(value: float | None) -> str:
-    """Value over 10^12, or NOTHING."""
-    return NOTHING if value is None else f"{value / 1e12:.2f} "
-
-
-def giga(value: float | None) -> str:
-    """Value over 10^9, or NOTHING."""
-    return NOTHING if value is None else f"{value / 1e9:.1f} "
-
-
 SECONDS, MILLISECONDS, RATE = scaled(1, 2), scaled(1e3, 2), scaled(1, 1)
-GIGA, PERCENT, MEGABYTES, RATIO = scaled(1e-9, 1), scaled(100, 1, " %"), scaled(2**-20, 1), scaled(1, 2, "x")
+GIGA, PERCENT, MEGABYTES, RATIO = scaled(1e-9, 2), scaled(100, 1, " %"), scaled(2**-20, 1), scaled(1, 2, "x")
 WHOLE = scaled(1, 0)
 Column = tuple[str, str, Format]
+AXIS_HEADINGS = {"config": "configuration", "batch_size": "batch", "num_devices": "devices"}
 
 _COSTS: tuple[Column, ...] = (
     ("GFLOP", "flop", GIGA),
@@ -81,12 +75,13 @@ _COSTS: tuple[Column, ...] = (
 )
 
 
-def _beside(what: str, name: str) -> tuple[Column, ...]:
+def _beside(what: str, name: str, unit: str = "ms") -> tuple[Column, ...]:
     """The columns of `compare.beside`."""
+    show = MILLISECONDS if unit == "ms" else SECONDS
     return (
-        (f"{what} ours, ms", f"{name}_ours_s", MILLISECONDS),
-        ("eager, ms", f"{name}_eager_s", MILLISECONDS),
-        ("compiled, ms", f"{name}_compiled_s", MILLISECONDS),
+        (f"{what} ours, {unit}", f"{name}_ours_s", show),
+        (f"eager, {unit}", f"{name}_eager_s", show),
+        (f"compiled, {unit}", f"{name}_compiled_s", show),
         ("ours/eager", f"{name}_ratio_eager", RATIO),
         ("ours/compiled", f"{name}_ratio_compiled", RATIO),
         ("ours/best", f"{name}_ratio", RATIO),
@@ -155,8 +150,8 @@ SECTIONS: dict[str, tuple[str, tuple[Column, ...]]] = {
         (
             ("images", "num_images", WHOLE),
             ("steps", "steps", WHOLE),
-            *_beside("first epoch", "first"),
-            *_beside("later epoch", "later"),
+            *_beside("first epoch", "first", "s"),
+            *_beside("later epoch", "later", "s"),
         ),
     ),
     "command": (
@@ -180,9 +175,10 @@ def section(kind: str, outcomes: Sequence[Outcome]) -> Table:
     """The table of one kind of cells; columns that none of them has a figure for are left out."""
     title, columns = SECTIONS[kind]
     filled = [c for c in columns if any(o.values.get(c[1]) is not None for o in outcomes)]
+    axes = ["config", *(FIELDS[axis] for axis in AXES[kind])]
     lines = [
         [
-            *map(str, list(o.cell.values().values())[1:]),
+            *(str(o.cell.values()[axis]) for axis in axes),
             *(_text(o.values.get(name), show) for _, name, show in filled),
         ]
         for o in outcomes
@@ -195,14 +191,7 @@ def section(kind: str, outcomes: Sequence[Outcome]) -> Table:
     notes = sorted(errors)
     if any(o.cell.config == tiny_unet.NAME for o in outcomes):
         notes.append(tiny_unet.PRINTED)
-    headings = [
-        "configuration",
-        "mode",
-        "precision",
-        "batch",
-        "devices",
-        *(heading for heading, _, _ in filled),
-    ]
+    headings = [*(AXIS_HEADINGS.get(axis, axis) for axis in axes), *(heading for heading, _, _ in filled)]
     return Table(title, (), notes, headings, lines)
 
 
