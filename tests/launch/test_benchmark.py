@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,10 @@ TINY = [
 def test_a_run_leaves_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: figures of another program than the configured one, work over other seconds, a lost failure."""
     monkeypatch.setattr(timing, "LEAST_BLOCK_S", 1e-3)
+    take = ours.take_devices
+    # Compiling is most of the work here; optimised code would not pay.
+    fast = {"xla_backend_optimization_level": 1}
+    monkeypatch.setattr(ours, "take_devices", lambda *a: replace(take(*a), compiler_options=fast))
     monkeypatch.setattr(hardware, "measure_peaks", lambda precisions: {"float32": 1e12, "bytes": 1e11})
     real, seen = session.measure, []
 
