@@ -40,7 +40,7 @@ class Origin:
         return [
             f"Command: `{self.command}`",
             f"Device: {machine['num_local_devices']} x {machine['device']} ({machine['platform']}); processor "
-            f"{machine['processor']}, {machine['num_cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, "
+            f"{machine['processor']}, cores {machine['num_cores']}, {machine['memory_bytes'] / 2**30:.0f} GiB, "
             f"{machine['system']}",
             f"Measured peak of one device in this run: {', '.join(peaks) or 'not needed'}",
             "Versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()),

@@ -59,11 +59,11 @@ def batches(number: int) -> list[Any]:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(number):
-        mask = (rng.random((3, 16, 32, 1)) > 0.7).astype(np.uint8)
+        mask = (rng.random((3, 64, 32, 1)) > 0.7).astype(np.uint8)
         mask[0] = 0
         found.append(
             {
-                "image": rng.integers(0, 256, (3, 16, 32, 1), dtype=np.uint8),
+                "image": rng.integers(0, 256, (3, 64, 32, 1), dtype=np.uint8),
                 "mask": mask,
                 "label": np.array([0, -1, 1], np.int32),
                 "valid": np.ones(3, bool),
@@ -110,11 +110,11 @@ def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch:
         assert float(sgd(example)) == pytest.approx(float(metrics["loss"]), rel=1e-5)
     after = snapshot(twin.module)
     expected = peer_step.make_twin(config, nnx.merge(network.graphdef, state.params, state.stats), MEAN, STD)
-    for key, ours in snapshot(expected.module).items():
+    for key, wanted in snapshot(expected.module).items():
         moved = np.abs(after[key] - before[key]).max()
         # A bias before batch statistics has no gradient but for rounding: 0 in ours, some 1e-7 in PyTorch.
-        np.testing.assert_allclose(after[key], ours, rtol=0, atol=1e-4 * np.abs(ours).max() + 5e-7)
-        assert moved > 1e-4 or ours.ndim == 1
+        np.testing.assert_allclose(after[key], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max() + 5e-7)
+        assert moved > 1e-4 or wanted.ndim == 1
 
 
 @pytest.mark.parametrize("task", [SegmentationConfig(dice_weight=2.0, iou_weight=0.5, focal_weight=0.25)])
