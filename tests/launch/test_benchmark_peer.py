@@ -42,7 +42,7 @@ from launch.bench.peer_data import Files, Strips, StripSet, Wishes, label_strips
 # As in test_peer.py.
 FAST_COMPILE = {"xla_backend_optimization_level": 1}
 MEAN, STD = 120.0, 40.0
-RATE = 0.05
+RATE = 0.02
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,11 +59,11 @@ def batches(number: int) -> list[Any]:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(number):
-        mask = (rng.random((3, 64, 32, 1)) > 0.7).astype(np.uint8)
+        mask = (rng.random((3, 32, 32, 1)) > 0.7).astype(np.uint8)
         mask[0] = 0
         found.append(
             {
-                "image": rng.integers(0, 256, (3, 64, 32, 1), dtype=np.uint8),
+                "image": rng.integers(0, 256, (3, 32, 32, 1), dtype=np.uint8),
                 "mask": mask,
                 "label": np.array([0, -1, 1], np.int32),
                 "valid": np.ones(3, bool),
