@@ -59,7 +59,7 @@ PRESETS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
             "precisions": "bfloat16",
             "epoch_slices": "2",
             "peer_workers": "8",
-            "time_limit_s": "540",
+            "time_limit_s": "450",
         },
         ("--config.data.procedural_defective=150", "--config.data.procedural_good=1000"),
     ),
