@@ -1,0 +1,150 @@
+"""The peer's input: PNG files decoded by threads, then strips of turned images by ``torch.utils.data.DataLoader``.
+
+The same slicing, moves and balance as ours, written anew for PyTorch. Free of jax: the loader's worker processes import
+this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+# (image, mask, label) of a strip or, batched, of a batch.
+Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+DECODE_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Files:
+    """The images of the training side: a file each and its mask's, None for a good one; in one size (h, w)."""
+
+    images: tuple[Path, ...]
+    masks: tuple[Path | None, ...]
+    shape: tuple[int, int]
+
+    @property
+    def defective(self) -> list[int]:
+        """Places of the images that have a mask."""
+        return [i for i, mask in enumerate(self.masks) if mask is not None]
+
+
+@dataclass(frozen=True)
+class Strips:
+    """How images are turned and cut: left edges and width of full-height strips; when one is positive."""
+
+    edges: tuple[int, ...]
+    slice_px: int
+    rotate90: bool
+    flip: bool
+    positive_share: float
+    positive_px: int
+
+
+class StripSet(Dataset[Example]):
+    """(place of an image, whether a positive strip is wanted, None for any) → a random strip of it.
+
+    Decoded images lie in shared memory, so that worker processes hold them once and may start before `decode`.
+    """
+
+    def __init__(self, files: Files, strips: Strips) -> None:
+        self.files, self.strips = files, strips
+        shape = (len(files.images), *files.shape)
+        self.images = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self.masks = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self._rng: np.random.Generator | None = None
+
+    def decode(self) -> None:
+        """Reads all files; Pillow decodes without the interpreter's lock."""
+        images, masks = self.images.numpy(), self.masks.numpy()
+
+        def read(place: int) -> None:
+            with Image.open(self.files.images[place]) as picture:
+                images[place] = np.asarray(picture)
+            mask = self.files.masks[place]
+            if mask is not None:
+                with Image.open(mask) as picture:
+                    masks[place] = np.asarray(picture) > 127
+
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+            list(pool.map(read, range(len(self.files.images))))
+
+    def __getitem__(self, wish: tuple[int, bool | None]) -> Example:
+        if self._rng is None:
+            # torch gives every worker a seed of its own.
+            self._rng = np.random.default_rng(torch.initial_seed() % 2**63)
+        rng, strips, (place, positive) = self._rng, self.strips, wish
+        image, mask = self.images[place].numpy(), self.masks[place].numpy()
+        if strips.flip and rng.random() < 0.5:
+            image, mask = image[:, ::-1], mask[:, ::-1]
+        if strips.rotate90:
+            turns = int(rng.integers(4))
+            image, mask = np.rot90(image, turns), np.rot90(mask, turns)
+        labels = label_strips(mask, strips)
+        fitting = np.flatnonzero((labels == 1) == positive) if positive is not None else ()
+        chosen = int(rng.choice(fitting)) if len(fitting) else int(rng.integers(len(labels)))
+        left = strips.edges[chosen]
+        cut = (slice(None), slice(left, left + strips.slice_px), None)
+        image, mask = np.ascontiguousarray(image[cut]), np.ascontiguousarray(mask[cut])
+        return torch.from_numpy(image), torch.from_numpy(mask), torch.tensor(int(labels[chosen]))
+
+
+def label_strips(mask: np.ndarray, strips: Strips) -> np.ndarray:
+    """1, 0 or -1 of each strip: enough of the mask, none of it, or something between."""
+    until = np.concatenate([[0], np.cumsum(mask.sum(axis=0, dtype=np.int32))])
+    left = np.array(strips.edges)
+    held = until[left + strips.slice_px] - until[left]
+    enough = held >= min(strips.positive_share * until[-1], strips.positive_px)
+    return np.where(held == 0, 0, np.where(enough, 1, -1))
+
+
+class Wishes(Sampler[tuple[int, bool | None]]):
+    """An epoch of ``number`` draws: turn about a positive strip of a defective image and another of any image.
+
+    Without ``balance`` strips come as they fall. Images are shuffled, and again when all have been drawn.
+    """
+
+    def __init__(self, files: Files, number: int, balance: bool, seed: int) -> None:
+        self.files, self.number, self.balance = files, number, balance
+        self.rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return self.number
+
+    def _shuffled(self, places: Sequence[int]) -> Iterator[int]:
+        while True:
+            yield from self.rng.permutation(places).tolist()
+
+    def __iter__(self) -> Iterator[tuple[int, bool | None]]:
+        everything = self._shuffled(range(len(self.files.images)))
+        defective = self._shuffled(self.files.defective)
+        for k in range(self.number):
+            if not self.balance:
+                yield next(everything), None
+            elif k % 2 == 0:
+                yield next(defective), True
+            else:
+                yield next(everything), False
+
+
+def make_loader(
+    dataset: StripSet, wishes: Wishes, batch_size: int, num_workers: int, pin_memory: bool
+) -> DataLoader[Example]:
+    """A loader whose worker processes stay from epoch to epoch."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=wishes,
+        num_workers=num_workers,
+        drop_last=True,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        # Forking a process in which jax has threads may hang.
+        multiprocessing_context="spawn" if num_workers else None,
+    )

@@ -1,0 +1,252 @@
+"""The peer's side: the twin's loss, training step and inference in PyTorch, as one would write them there.
+
+Same weights, batches, losses and optimiser as ours. Slices come as the data loader gives them, uint8 ``[b h w 1]``,
+whose NCHW view is torch's channels_last. On a GPU bfloat16 is autocast's, and float32 may use TF32, as JAX does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_msssim
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dagm_jax.config import RunConfig
+from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.train.optim import OptimConfig
+from dagm_jax.types import NetworkOutput, UserError
+from launch import peer
+from launch.bench.timing import Run
+
+# (image, mask, label) of a batch: uint8 [b h w 1], uint8 {0, 1} [b h w 1], int32 [b].
+Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Step = Callable[[Example], torch.Tensor]
+DICE_SMOOTHING = IOU_SMOOTHING = 1.0
+FOCAL_GAMMA = 2.0
+
+
+def check_task(config: RunConfig) -> SegmentationConfig:
+    """The task, if the twin has its loss. Raises UserError."""
+    task = config.task
+    if not isinstance(task, SegmentationConfig) or (task.ssim_weight and task.ssim_scales != 1):
+        scales = f" with task.ssim_scales={task.ssim_scales}" if isinstance(task, SegmentationConfig) else ""
+        raise UserError(
+            f"`--what` (=peer_…): PyTorch's side has the losses of segmentation with SSIM of one scale, not of "
+            f"{task.name}{scales}; leave the peer out"
+        )
+    return task
+
+
+# --- loss -----------------------------------------------------------------------------------------------------
+
+
+def pixel_loss(task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The weighted terms of one output's loss, each a mean over the batch; NCHW, float32."""
+    p = torch.sigmoid(logits)
+    loss = logits.new_zeros(())
+    dims = (1, 2, 3)
+    if task.bce_weight or task.focal_weight:
+        cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if task.bce_weight:
+        loss = loss + task.bce_weight * cross_entropy.mean()
+    if task.focal_weight:
+        wrong = torch.sigmoid((1 - 2 * targets) * logits)
+        loss = loss + task.focal_weight * (wrong**FOCAL_GAMMA * cross_entropy).mean()
+    if task.ssim_weight:
+        loss = loss + task.ssim_weight * (1 - pytorch_msssim.ssim(p, targets, data_range=1.0))
+    if task.dice_weight or task.iou_weight:
+        overlap, total = (p * targets).sum(dims), p.sum(dims) + targets.sum(dims)
+        dice = 1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
+        iou = 1 - (overlap + IOU_SMOOTHING) / (total - overlap + IOU_SMOOTHING)
+        loss = loss + task.dice_weight * dice.mean() + task.iou_weight * iou.mean()
+    return loss
+
+
+def batch_loss(
+    task: SegmentationConfig, output: NetworkOutput, targets: torch.Tensor, label: torch.Tensor
+) -> torch.Tensor:
+    """The mean of all outputs' losses, and the guided module's cross-entropy of the slices that have a label."""
+    outputs = (output.logits, *output.side_logits)
+    loss = sum((pixel_loss(task, logits, targets) for logits in outputs), targets.new_zeros(())) / len(
+        outputs
+    )
+    if output.class_logits is not None:
+        classes = functional.cross_entropy(output.class_logits, label.clamp(min=0).long(), reduction="none")
+        loss = loss + task.class_weight * torch.where(label >= 0, classes, 0.0).mean()
+    return loss
+
+
+# --- training and inference ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A network's twin on its device with our initial weights, and what its input looks like."""
+
+    module: nn.Module
+    task: SegmentationConfig
+    optim: OptimConfig
+    in_channels: int
+    mean: float
+    std: float
+    device: torch.device
+
+    def show(self, image: torch.Tensor) -> torch.Tensor:
+        """Standardised slices ``[b c h w]``, channels_last."""
+        x = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        x = x.expand(-1, self.in_channels, -1, -1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def loss(self, image: torch.Tensor, mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch on the device."""
+        targets = mask.permute(0, 3, 1, 2).float()
+        return batch_loss(self.task, self.module(self.show(image)), targets, label)
+
+    def predict(self, image: torch.Tensor) -> torch.Tensor:
+        """Defect probabilities ``[b 1 h w]``, gated where the network guides itself."""
+        output = self.module(self.show(image))
+        maps: torch.Tensor = torch.sigmoid(output.logits)
+        if output.class_logits is None:
+            return maps
+        return maps * torch.softmax(output.class_logits, dim=1)[:, 1, None, None, None]
+
+    def place(self, example: Example) -> Example:
+        """A batch on the device."""
+        image, mask, label = (part.to(self.device, non_blocking=True) for part in example)
+        return image, mask, label
+
+    def synchronize(self) -> None:
+        """Returns when the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def make_twin(config: RunConfig, model: Any, mean: float, std: float) -> Twin:
+    """The twin of our network ``model`` on a GPU if PyTorch finds one, else on the CPU."""
+    task = check_task(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = peer.build(config.model, in_channels=config.in_channels, out_channels=1)
+    peer.copy_weights(model, module)
+    module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    # A training side of one grey level has no spread.
+    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, device)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters that decay and those, vectors, that do not."""
+    parameters = list(module.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def make_step(twin: Twin, optimizer: torch.optim.Optimizer, loss: Callable[..., torch.Tensor]) -> Step:
+    """``step(batch) -> loss``: clipped gradients, one update; the learning rate is the optimiser's group's."""
+    module = twin.module.train()
+
+    def step(example: Example) -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(*twin.place(example))
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(module.parameters(), twin.optim.clip_norm)
+        optimizer.step()
+        return value.detach()
+
+    return step
+
+
+def make_adamw_step(twin: Twin, compiled: bool) -> Step:
+    """The training step with our optimiser's settings and its warm-up; its loss compiled by torch.compile if wanted."""
+    groups = decay_groups(twin.module, twin.optim.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=twin.optim.learning_rate, fused=True)
+    step = make_step(twin, optimizer, torch.compile(twin.loss) if compiled else twin.loss)
+    taken = 0
+
+    def warmed(example: Example) -> torch.Tensor:
+        nonlocal taken
+        taken += 1
+        share = min(1.0, taken / (twin.optim.warmup_steps + 1))
+        for group in optimizer.param_groups:
+            group["lr"] = twin.optim.learning_rate * share
+        return step(example)
+
+    return warmed
+
+
+def as_examples(batches: Sequence[Any]) -> list[Example]:
+    """Our host batches as torch's, sharing their memory."""
+    return [
+        tuple(torch.from_numpy(np.array(batch[name])) for name in ("image", "mask", "label"))  # type: ignore[misc]
+        for batch in batches
+    ]
+
+
+def run_steps(twin: Twin, step: Step, batches: Sequence[Any]) -> Run:
+    """Steps on batches that lie on the device already."""
+    placed = [twin.place(example) for example in as_examples(batches)]
+    place = 0
+
+    def run(number: int) -> None:
+        nonlocal place
+        for _ in range(number):
+            step(placed[place % len(placed)])
+            place += 1
+        twin.synchronize()
+
+    return run
+
+
+def run_training(twin: Twin, step: Step, examples: Iterator[Example]) -> Run:
+    """Steps on batches as they come."""
+
+    def run(number: int) -> None:
+        for _ in range(number):
+            step(next(examples))
+        twin.synchronize()
+
+    return run
+
+
+def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``predict(image on the device) -> maps``, in evaluation mode."""
+    twin.module.eval()
+    predict: Callable[[torch.Tensor], torch.Tensor] = (
+        torch.compile(twin.predict) if compiled else twin.predict
+    )
+
+    def without_gradients(image: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return predict(image)
+
+    return without_gradients
+
+
+def run_predictions(twin: Twin, predict: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Run:
+    """Maps of one batch that lies on the device."""
+    image = twin.place(as_examples([batch])[0])[0]
+
+    def run(number: int) -> None:
+        for _ in range(number):
+            predict(image)
+        twin.synchronize()
+
+    return run
+
+
+def run_answers(twin: Twin, predict: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Run:
+    """Maps of one batch from host memory to host memory, each waited for."""
+    image = as_examples([batch])[0][0]
+
+    def run(number: int) -> None:
+        for _ in range(number):
+            predict(image.to(twin.device)).cpu()
+
+    return run

@@ -1,0 +1,453 @@
+"""The benchmark: its arithmetic by hand, its plan, what becomes of failures, and one run of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dagm_jax.experiment import forward_gflop
+from dagm_jax.types import UserError
+from launch import benchmark, tiny_unet
+from launch.bench import hardware, ours, session, timing
+from launch.bench.arithmetic import all_reduce_bytes, efficiencies, fastest, over, percentile, speed_ratio
+from launch.bench.plan import Cell, Plan, split_configs
+from launch.bench.runner import State, run_cells
+from launch.bench.tables import Origin, as_json, markdown
+
+REPOSITORY = Path(__file__).parents[2]
+MACHINE = {
+    "device": "cpu",
+    "platform": "cpu",
+    "num_local_devices": 1,
+    "processor": "a processor",
+    "num_cores": 2,
+    "memory_bytes": 2**33,
+    "system": "Linux",
+}
+
+
+# --- arithmetic ---
+
+
+def test_percentiles_by_hand_and_as_numpy_has_them() -> None:
+    """Would catch: nearest ranks, n instead of n - 1 between the first and the last, unsorted values."""
+    assert percentile([4, 1, 3, 2], 50) == 2.5
+    assert percentile([4, 1, 3, 2], 90) == pytest.approx(3.7)
+    assert percentile([5], 99) == 5
+    values = np.random.default_rng(0).exponential(size=37).tolist()
+    for percent in (0, 50, 90, 95, 99, 100):
+        assert percentile(values, percent) == pytest.approx(np.percentile(values, percent))
+
+
+def test_ratios_say_how_much_faster_we_are() -> None:
+    """Would catch: a ratio the other way round, and a peer's missing form that counts as the fastest."""
+    assert speed_ratio(2.0, 3.0) == 1.5
+    assert fastest([3.0, None, 2.5]) == 2.5
+    assert speed_ratio(2.0, fastest([None])) is None
+    assert over(5.0, None) is None and over(None, 5.0) is None and over(5.0, 0) is None
+
+
+def step(batch_size: int, num_devices: int, slices_per_s: float, mode: str = "jit") -> dict[str, Any]:
+    cell = Cell("step", "a.py", mode, "float32", batch_size, num_devices)
+    return {**cell.values(), "slices_per_s": slices_per_s}
+
+
+def test_efficiency_is_that_per_device_over_that_of_the_fewest() -> None:
+    """Would catch: speed-up for efficiency, strong and weak scaling swapped, another mode's step as the measure."""
+    steps = [step(8, 1, 100), step(8, 2, 150), step(16, 2, 180), step(4, 1, 90, "pmap"), step(32, 4, 300)]
+    assert efficiencies(steps[1], steps) == {"strong_scaling": 0.75, "weak_scaling": None}
+    assert efficiencies(steps[2], steps) == {"strong_scaling": None, "weak_scaling": 0.9}
+    assert efficiencies(steps[4], steps) == {"strong_scaling": None, "weak_scaling": 0.75}
+    assert efficiencies(steps[0], steps) == {"strong_scaling": None, "weak_scaling": None}
+
+
+def test_all_reduces_are_counted_once_in_bytes_of_their_types() -> None:
+    """Would catch: operands counted beside results, a start and its done both, elements for bytes, long tuples lost."""
+    hlo = """
+  %a = (f32[3,4]{1,0}, f32[], /*index=5*/bf16[10]{0:T(8,128)}) all-reduce(f32[3,4]{1,0} %x, f32[] %y, bf16[10]{0} %z)
+  %s = f32[8]{0} all-reduce-start(f32[8]{0} %b), channel_id=1
+  %d = f32[8]{0} all-reduce-done(f32[8]{0} %s)
+  %g = f32[64]{0} all-gather(f32[8]{0} %d)
+  ROOT %p = pred[6]{0} all-reduce(pred[6]{0} %q), metadata={op_name="all-reduce(x)"}
+"""
+    assert all_reduce_bytes(hlo) == (12 * 4 + 4 + 10 * 2) + 32 + 6
+
+
+def test_xla_counts_two_flops_per_multiply_add_of_a_convolution() -> None:
+    """Would catch: a release of XLA that counts multiply-adds, or taps in the padding: every share would be another."""
+    b, h, w, c, d = 2, 9, 7, 3, 4
+    arguments = jnp.ones((b, h, w, c)), jnp.ones((3, 3, c, d))
+
+    def flops(padding: str) -> float:
+        def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        return float(jax.jit(convolve).lower(*arguments).cost_analysis()["flops"])
+
+    assert flops("VALID") == 2 * b * (h - 2) * (w - 2) * 9 * c * d
+    # Of three rows of taps one is outside at either border.
+    assert flops("SAME") == 2 * b * (3 * h - 2) * (3 * w - 2) * c * d
+
+
+def test_measured_peaks_are_work_over_the_fastest_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: n³ for 2·n³, a copy that counts one way, bits for bytes."""
+    monkeypatch.setattr(hardware, "_fastest", lambda *_, repetitions: 2.0)
+    peaks = hardware.measure_peaks(["float32"])
+    assert peaks == {"float32": 2048**3, "bytes": 64 * 2**20 * 4}
+    assert hardware.vendor_peaks("float32") == (None, None)
+
+
+# --- time ---
+
+
+class Clock:
+    """Time that passes in calls alone, so many seconds each."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[tuple[str, int]] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def run(self, name: str, seconds: Callable[[], float]) -> timing.Run:
+        def run(number: int) -> None:
+            self.calls.append((name, number))
+            self.now += sum(seconds() for _ in range(number))
+
+        return run
+
+
+def test_programs_are_timed_in_turn_by_blocks() -> None:
+    """Would catch: all blocks of one before the other's, warm-up in the figures, seconds of a block for those of a
+    call."""
+    clock = Clock()
+    # The first call of each compiles.
+    slow = iter([9.0, *[0.1] * 100])
+    runs = {"a": clock.run("a", lambda: next(slow)), "b": clock.run("b", lambda: 0.5)}
+    blocks = timing.time_alternately(runs, 3, clock)
+    assert blocks["a"].seconds == pytest.approx([0.1] * 3) and blocks["a"].num_calls == 3
+    assert blocks["b"].median_s == 0.5 and blocks["b"].p90_s == 0.5 and blocks["b"].num_calls == 1
+    assert clock.calls == [("a", 1), ("a", 1), ("b", 1), ("b", 1), *[("a", 3), ("b", 1)] * 3]
+
+
+# --- plan ---
+
+
+def plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "kinds": ("step",),
+        "configs": ("a.py", "tiny_unet"),
+        "modes": ("jit",),
+        "precisions": ("float32",),
+        "batch_sizes": (8,),
+        "inference_batches": (1,),
+        "devices": (1,),
+    }
+    return Plan(**values | changes)
+
+
+def test_cells_are_the_grid_of_what_each_kind_depends_on() -> None:
+    """Would catch: a grid with holes, repeated inference for every device count, a twin of a network without one."""
+    kinds = ("inference", "peer_step", "step", "command", "peer_epoch")
+    cells = plan(kinds=kinds, modes=("jit", "pmap"), batch_sizes=(8, 16), devices=(1, 2)).cells()
+    assert len(set(cells)) == len(cells)
+    counts = {(c.kind, c.config): sum((d.kind, d.config) == (c.kind, c.config) for d in cells) for c in cells}
+    assert counts == {
+        ("command", "a.py"): 1,
+        ("step", "a.py"): 8,
+        ("peer_step", "a.py"): 2,
+        ("step", "tiny_unet"): 8,
+        ("inference", "a.py"): 1,
+        ("inference", "tiny_unet"): 1,
+        ("peer_epoch", "a.py"): 2,
+    }
+    assert list(counts) == sorted(counts, key=list(counts).index) and cells[0].kind == "command"
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_options_of_a_configuration_may_hold_commas() -> None:
+    """Would catch: ``equal_width`` taken for a file."""
+    words = ["a.py:segmentation", "equal_width", "tiny_unet", "b.py", "c.py:x", "y"]
+    assert split_configs(words) == ("a.py:segmentation,equal_width", "tiny_unet", "b.py", "c.py:x,y")
+
+
+# --- failures ---
+
+
+def measured(cell: Cell) -> dict[str, Any]:
+    if cell.batch_size == 16:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile allocating 1 | 2")
+    return {"slices_per_s": 100.0, "step_median_s": 0.08, "share_of_vendor_peak": None}
+
+
+def test_a_failed_cell_is_listed_and_the_others_are_measured() -> None:
+    """Would catch: a run lost to one cell that is out of memory, and results kept back until the end."""
+    state, written = State(plan(configs=("a.py",), batch_sizes=(8, 16, 32)).cells()), []
+    origin = Origin("a command", MACHINE, {"jax": "1"}, {"modes": "jit"}, {"float32": 2e11, "bytes": 1e10})
+    run_cells(state, measured, lambda: written.append(len(state.waiting)), None)
+    assert written == [2, 1, 0]
+    content = json.loads(as_json(state, origin))
+    assert [cell["status"] for cell in content["cells"]] == ["measured", "failed", "measured"]
+    assert content["cells"][1]["error"].startswith("RuntimeError: RESOURCE_EXHAUSTED: Out of memory while")
+    assert content["command"] and content["hardware"] and content["versions"] and content["flags"]
+    text = markdown(state, origin)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert "| a.py | jit | float32 | 8 | 1 | 80.00 | 100.0 |" in rows
+    assert rows[-1].startswith(
+        "| step, a.py, jit, float32, batch 16, 1 device | RuntimeError: RESOURCE_EXHAUSTED"
+    )
+    assert "of printed peak" not in text and "200.0 GFLOP/s in float32, 10.0 GB/s of memory" in text
+
+
+def test_what_no_time_is_left_for_is_listed() -> None:
+    """Would catch: a preset that goes on past its limit, and cells that are left out silently."""
+    clock = Clock()
+    state = State(plan(configs=("a.py",), batch_sizes=(1, 2, 3, 4)).cells())
+
+    def measure(cell: Cell) -> dict[str, Any]:
+        clock.now += 30
+        return {"slices_per_s": 1.0}
+
+    run_cells(state, measure, lambda: None, 85, clock)
+    assert [bool(outcome.error) for outcome in state.outcomes] == [False, False, True, True]
+    assert state.failures[0].error == "not measured: 25 s of --time_limit_s were left"
+
+
+# --- command line ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--what=step,peers"], r"`--what` \(=peers\) must be of command, step, .*did you mean peer_step"),
+        (["--modes=pjit"], r"`--modes` \(=pjit\) must be of jit, pmap; did you mean jit\?"),
+        (["--precisions=float16"], r"`--precisions` \(=float16\) must be of float32, bfloat16"),
+        (["--batch_sizes=0"], r"`--batch_sizes` \(=0\) must be whole numbers from 1 on"),
+        (["--devices=1,1"], r"`--devices` \(=1,1\) must name at least one value, and each once"),
+        (["--preset=gpus"], r"`--preset` \(=gpus\) must be of gpu, cpu; did you mean gpu\?"),
+        (["--profile", "--what=step"], r"`--profile` \(=True\) traces the cells `whole`"),
+        (["--repetitions=0"], r"command line: .*repetitions"),
+        (["step"], r"command line: 'step' is not a flag"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
+    """Would catch: a traceback, and a mistake that is found after minutes of measuring."""
+    with pytest.raises(UserError, match=message) as caught:
+        benchmark.parse_flags(["benchmark", *arguments])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--configs=configs/none.py"], "is no file"),
+        (["--config.model.width=1"], r"`config.model.width` is not a field"),
+        (["--devices=99"], r"`--devices` \(=99\) must be at most the \d+ devices"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    """Would catch: an output folder of a run that cannot be."""
+    request = benchmark.parse_flags(["benchmark", f"--output={tmp_path / 'out'}", *arguments])
+    with pytest.raises(UserError, match=message):
+        session.run(request, "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_gives_way_to_flags() -> None:
+    """Would catch: a preset that overrides what is given, its overrides after those given, an unknown name in it."""
+    request = benchmark.parse_flags(
+        ["benchmark", "--preset=gpu", "--batch_sizes=4", "--config.data.procedural_good=9"]
+    )
+    assert request.plan.batch_sizes == (4,) and request.plan.precisions == ("bfloat16",)
+    assert request.time_limit_s is not None and request.time_limit_s < 600
+    assert request.overrides[-1] == "--config.data.procedural_good=9"
+    for preset in benchmark.PRESETS:
+        request = benchmark.parse_flags(["benchmark", f"--preset={preset}"])
+        configs = ours.read_configs(request.plan.configs, request.overrides)
+        session.check_tasks(request.plan, configs)
+        assert len(configs) >= 3 and request.plan.cells()
+
+
+def test_the_command_starts_and_says_what_it_takes() -> None:
+    """Would catch: a program that runs when called from Python and fails from the shell."""
+    command = [sys.executable, "-m", "launch.benchmark"]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--inference_batches" in done.stdout
+
+
+def test_the_module_that_workers_import_again_has_no_jax() -> None:
+    """Would catch: jax's seconds paid, or its backend started, by every worker process of grain and PyTorch."""
+    code = "import sys, launch.benchmark; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+# --- TinyUNet ---
+
+
+def tiny(base_channels: int = 32) -> Any:
+    config = tiny_unet.TinyUNetConfig(base_channels)
+    return nnx.eval_shape(lambda: config.build(in_channels=1, out_channels=1, rngs=nnx.Rngs(0)))
+
+
+def test_tiny_unet_has_the_printed_number_of_parameters() -> None:
+    """Would catch: another network than the one whose speed is printed."""
+    assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(tiny(), nnx.Param))) == 1_850_305
+
+
+def test_tiny_unet_has_the_flops_of_its_convolutions_by_hand() -> None:
+    """Would catch: a level at the wrong size: parameters would be the same. Printed with all taps: 36.7 GFLOP."""
+    graphdef, state = nnx.split(tiny())
+
+    def forward(state: Any, x: Any) -> Any:
+        return nnx.merge(graphdef, state)(x, train=False).logits
+
+    image = jax.ShapeDtypeStruct((1, 512, 512, 1), np.float32)
+    counted = jax.jit(forward).lower(state, image).cost_analysis()["flops"]
+
+    def conv(side: int, before: int, after: int, taps: int = 3) -> int:
+        inside = {3: 3 * side - 2, 2: 2 * side - 1, 1: side}[taps]
+        return 2 * inside**2 * before * after
+
+    levels = [(512, 1, 32), (256, 32, 32), (128, 32, 64), (64, 64, 128), (32, 128, 256)]
+    expected = sum(conv(side, a, b) + conv(side, b, b) for side, a, b in levels)
+    # (side, from below, up-sampled and skip, first, second)
+    ups = [
+        (64, 256, 128, 128, 128, 64),
+        (128, 64, 64, 64, 64, 32),
+        (256, 32, 32, 32, 32, 16),
+        (512, 16, 16, 32, 32, 32),
+    ]
+    for side, below, up, skip, first, second in ups:
+        expected += conv(side, below, up, 2) + conv(side, up + skip, first) + conv(side, first, second)
+    expected += conv(512, 32, 1, 1)
+    assert 0 < counted / expected - 1 < 0.01
+    assert abs(counted / 36.7e9 - 1) < 0.01
+
+
+def test_every_parameter_of_tiny_unet_reaches_the_output() -> None:
+    """Would catch: a skip or a level that is left out of the output, and columns and rows swapped on the way up."""
+    model = tiny_unet.TinyUNetConfig(2).build(in_channels=1, out_channels=1, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(model)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 16, 1)), jnp.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params: Any) -> Any:
+        return jnp.square(nnx.merge(graphdef, params)(x, train=True).logits).sum()
+
+    moving = [bool(jnp.abs(leaf).max() > 0) for leaf in jax.tree.leaves(gradient(params))]
+    assert all(moving)
+    image = np.arange(6.0).reshape(1, 2, 3, 1)
+    np.testing.assert_array_equal(
+        tiny_unet.upsample_nearest(jnp.asarray(image)), image.repeat(2, 1).repeat(2, 2)
+    )
+
+
+# --- a run ---
+
+TINY = [
+    *("--config.model.base_channels=1", "--config.slicing.slice_px=16", "--config.train.validate_every=1"),
+    *("--config.data.procedural_defective=6", "--config.data.procedural_good=6"),
+]
+
+
+def test_a_run_leaves_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: figures of another program than the configured one, work over other seconds, a lost failure."""
+    monkeypatch.setattr(timing, "LEAST_BLOCK_S", 1e-3)
+    take = ours.take_devices
+    # Compiling is most of the work here; optimised code would not pay.
+    fast = {"xla_backend_optimization_level": 1}
+    monkeypatch.setattr(ours, "take_devices", lambda *a: replace(take(*a), compiler_options=fast))
+    monkeypatch.setattr(hardware, "measure_peaks", lambda precisions: {"float32": 1e12, "bytes": 1e11})
+    real, seen = session.measure, []
+
+    def measure(cell: Cell, subjects: ours.Subjects, options: Any) -> Any:
+        if cell.kind == "whole":
+            raise RuntimeError("RESOURCE_EXHAUSTED")
+        seen.append(subjects.of(cell))
+        return real(cell, subjects, options)
+
+    monkeypatch.setattr(session, "measure", measure)
+    flags = ["--batch_sizes=4", "--inference_batches=2", "--repetitions=2", f"--output={tmp_path}", *TINY]
+    before = jax.config.jax_compilation_cache_dir
+    session.run(benchmark.parse_flags(["benchmark", *flags]), "")
+    assert jax.config.jax_compilation_cache_dir == before and not (tmp_path / "programs").exists()
+
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    cells = {cell["kind"]: cell["values"] for cell in content["cells"]}
+    assert [cell["kind"] for cell in content["cells"]] == ["step", "whole", "inference", "pipeline"]
+    assert content["cells"][1]["error"] == "RuntimeError: RESOURCE_EXHAUSTED"
+    assert (
+        content["hardware"]["num_cores"]
+        and content["flags"]["batch_sizes"] == "4"
+        and content["versions"]["jax"]
+    )
+
+    step, subject = cells["step"], seen[0]
+    assert step["slices_per_s"] == pytest.approx(4 / step["step_median_s"])
+    assert step["images_per_s"] == pytest.approx(step["slices_per_s"] / 32)
+    assert step["flop_per_s"] == pytest.approx(step["flop"] / step["step_median_s"])
+    assert step["share_of_measured_peak"] == pytest.approx(step["flop_per_s"] / 1e12)
+    assert step["bytes_per_s"] == pytest.approx(step["bytes_accessed"] / step["step_median_s"])
+    assert step["share_of_measured_bandwidth"] == pytest.approx(step["bytes_per_s"] / 1e11)
+    assert step["compile_cached_s"] < step["compile_cold_s"]
+    assert step["step_median_s"] <= step["step_p90_s"] and step["num_blocks"] == 2
+    assert step["all_reduce_bytes"] == 0 and step["device_peak_bytes"] is None
+    assert step["program_bytes"] > 3 * 4 * step["num_parameters"]
+
+    forward = forward_gflop(subject.setup, subject.setup.initial_state()) * 1e9
+    # A step is a forward pass and two of its size; a narrow network's norms and losses come to it.
+    assert 2.5 < step["flop"] / (4 * forward) < 4
+    inference = cells["inference"]
+    assert inference["flop"] / (2 * forward) == pytest.approx(1, abs=0.1)
+    assert inference["latency_p50_s"] <= inference["latency_p95_s"] <= inference["latency_p99_s"]
+    assert cells["pipeline"]["slices_per_core_s"] > 0
+
+    text = (tmp_path / "benchmark.md").read_text()
+    assert (
+        "## Training step" in text
+        and "| whole, configs/custom_unet.py, jit, float32, batch 4, 1 device |" in text
+    )
+    for name in ("training.png", "inference.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.long
+def test_steps_on_two_devices_in_both_modes(tmp_path: Path) -> None:
+    """Would catch: devices that are named and not used, scaling without its measure, all-reduces not found."""
+    command = [
+        *(sys.executable, "-m", "launch.benchmark", "--what=step,whole", "--modes=jit,pmap", "--devices=1,2"),
+        *("--batch_sizes=4", "--repetitions=1", "--profile", f"--output={tmp_path}", *TINY),
+    ]
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "64", "PATH": ""}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    cells = json.loads((tmp_path / "benchmark.json").read_text())["cells"]
+    assert [cell["status"] for cell in cells] == ["measured"] * 8
+    for cell in cells:
+        values, two = cell["values"], cell["num_devices"] == 2
+        if cell["kind"] == "step":
+            # Gradients at least; batch norm's sums and the loss come to them.
+            assert (values["all_reduce_bytes"] >= 4 * values["num_parameters"]) == two
+            assert (values["strong_scaling"] is not None) == two
+        else:
+            assert list((tmp_path / values["trace"]).rglob("*.xplane.pb"))

@@ -1,0 +1,329 @@
+"""PyTorch's side of the benchmark: its losses, optimiser and input against ours, and what is timed beside what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from PIL import Image
+
+pytestmark = pytest.mark.peer
+torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
+
+from dagm_jax.config import RunConfig  # noqa: E402
+from dagm_jax.data.augment import dihedral  # noqa: E402
+from dagm_jax.data.slicing import (  # noqa: E402
+    POSITIVE_MASK_PX,
+    POSITIVE_MASK_SHARE,
+    SlicingConfig,
+    make_slicer,
+    slice_labels,
+)
+from dagm_jax.detector import build_network  # noqa: E402
+from dagm_jax.main import read_config  # noqa: E402
+from dagm_jax.models import unet3plus  # noqa: E402
+from dagm_jax.tasks.segmentation import SegmentationConfig  # noqa: E402
+from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer  # noqa: E402
+from dagm_jax.train.step import NEVER, make_state, make_train_step  # noqa: E402
+from dagm_jax.types import UserError  # noqa: E402
+from launch import benchmark  # noqa: E402
+from launch.bench import compare, ours, peer_step, session, timing  # noqa: E402
+from launch.bench.peer_data import Files, Strips, StripSet, Wishes, label_strips, make_loader  # noqa: E402
+
+# As in test_peer.py.
+FAST_COMPILE = {"xla_backend_optimization_level": 1}
+MEAN, STD = 120.0, 40.0
+RATE = 0.02
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """PyTorch's threads wait for one another in busy loops: where cores are shared, small maps take minutes so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def batches(number: int) -> list[Any]:
+    """Random slices and masks; a slice without defect, one that is neither, one with it."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(number):
+        mask = (rng.random((3, 32, 32, 1)) > 0.7).astype(np.uint8)
+        mask[0] = 0
+        found.append(
+            {
+                "image": rng.integers(0, 256, (3, 32, 32, 1), dtype=np.uint8),
+                "mask": mask,
+                "label": np.array([0, -1, 1], np.int32),
+                "valid": np.ones(3, bool),
+            }
+        )
+    return found
+
+
+def narrow(name: str) -> RunConfig:
+    """A shipped configuration with a narrow network and gradients that are not clipped."""
+    config = read_config(f"configs/{name}.py")
+    return replace(
+        config, model=replace(config.model, base_channels=2), optim=OptimConfig(clip_norm=1e9, warmup_steps=0)
+    )
+
+
+def snapshot(module: Any) -> dict[str, np.ndarray]:
+    state = module.state_dict().items()
+    return {name: value.numpy().copy() for name, value in state if not name.endswith("num_batches_tracked")}
+
+
+# --- training ---
+
+
+@pytest.mark.parametrize("name", ["custom_unet", "conv_autoencoder", "unet3plus"])
+def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a loss that is another one, sums for means, an output or the guided module left out of it, labels
+    that do not count counted, another standardisation."""
+    # What dropout draws differs; a rate of 0 leaves all else of the guided module.
+    monkeypatch.setattr(unet3plus, "DROPOUT_RATE", 0.0)
+    config = narrow(name)
+    network, params, stats = build_network(config, MEAN, STD)
+    twin = peer_step.make_twin(config, nnx.merge(network.graphdef, params, stats), MEAN, STD)
+    for module in twin.module.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    sgd = peer_step.make_step(twin, torch.optim.SGD(twin.module.parameters(), lr=RATE), twin.loss)
+    rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
+    step = make_train_step(network, config.task, optax.identity(), rate, config.seed)
+    compiled = jax.jit(step, compiler_options=FAST_COMPILE)
+    state, before = make_state(params, stats, optax.identity()), snapshot(twin.module)
+    for batch, example in zip(batches(3), peer_step.as_examples(batches(3)), strict=True):
+        state, metrics = compiled(state, batch)
+        assert float(sgd(example)) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    after = snapshot(twin.module)
+    expected = peer_step.make_twin(config, nnx.merge(network.graphdef, state.params, state.stats), MEAN, STD)
+    for key, wanted in snapshot(expected.module).items():
+        moved = np.abs(after[key] - before[key]).max()
+        # A bias before batch statistics has no gradient but for rounding: 0 in ours, some 1e-7 in PyTorch.
+        np.testing.assert_allclose(after[key], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max() + 5e-7)
+        assert moved > 1e-4 or wanted.ndim == 1
+
+
+@pytest.mark.parametrize("task", [SegmentationConfig(dice_weight=2.0, iou_weight=0.5, focal_weight=0.25)])
+def test_weights_of_the_terms_are_heeded(task: SegmentationConfig) -> None:
+    """Would catch: a weight that is read as 0 or 1."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 16, 16, 1)).astype(np.float32)
+    targets = (rng.random((2, 16, 16, 1)) > 0.5).astype(np.float32)
+    expected = float(task.pixel_loss(jnp.asarray(logits), jnp.asarray(targets)).mean())
+    theirs = peer_step.pixel_loss(
+        task, *(torch.from_numpy(np.moveaxis(a, -1, 1).copy()) for a in (logits, targets))
+    )
+    assert float(theirs) == pytest.approx(expected, rel=1e-5)
+
+
+def test_adamw_is_ours_with_its_clip_decay_and_warm_up() -> None:
+    """Would catch: decay of vectors or of none, decay that is clipped or not decoupled, a clip left out, a constant
+    learning rate."""
+    config = OptimConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.3, clip_norm=0.5)
+    rng = np.random.default_rng(0)
+    start = {"weight": rng.normal(size=(3, 4)), "bias": rng.normal(size=3)}
+    start = {name: value.astype(np.float32) for name, value in start.items()}
+    gradients = [
+        {name: (scale * rng.normal(size=value.shape)).astype(np.float32) for name, value in start.items()}
+        for scale in (1.0, 0.01, 1.0, 1.0)
+    ]
+    ours, optimizer = dict(start), make_optimizer(config)
+    opt_state = optimizer.init(ours)
+    for step, gradient in enumerate(gradients):
+        direction, opt_state = optimizer.update(gradient, opt_state, ours)
+        rate = learning_rate(config, jnp.int32(step), jnp.full(2, NEVER))
+        ours = jax.tree.map(lambda p, d, rate=rate: p - rate * d, ours, direction)
+
+    module = torch.nn.Linear(4, 3)
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in start.items()})
+    given = iter(gradients)
+
+    def loss(*_: Any) -> Any:
+        gradient = next(given)
+        return sum((p * torch.from_numpy(gradient[name])).sum() for name, p in module.named_parameters())
+
+    twin: Any = SimpleNamespace(module=module, optim=config, loss=loss, place=lambda example: example)
+    take = peer_step.make_adamw_step(twin, compiled=False)
+    for _ in gradients:
+        take((torch.zeros(1),) * 3)
+    for name, value in ours.items():
+        np.testing.assert_allclose(module.state_dict()[name], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["custom_unet", "unet3plus"])
+def test_maps_are_ours(name: str) -> None:
+    """Would catch: logits timed for maps, a map that is not gated, dropout and batch statistics in judging."""
+    config = narrow(name)
+    network, params, stats = build_network(config, MEAN, STD)
+    twin = peer_step.make_twin(config, nnx.merge(network.graphdef, params, stats), MEAN, STD)
+    batch = batches(1)[0]
+
+    def predict(params: Any, stats: Any) -> Any:
+        forward, _ = network.bind(params, stats, train=False)
+        slices = network.show(batch["image"], batch["mask"], batch["label"], jnp.arange(3))
+        return config.task.judge(forward, slices).map
+
+    ours = jax.jit(predict, compiler_options=FAST_COMPILE)(params, stats)
+    theirs = peer_step.make_predict(twin, compiled=False)(torch.from_numpy(batch["image"]))
+    np.testing.assert_allclose(np.moveaxis(theirs.numpy(), 1, -1), ours, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("configs/custom_unet.py:reconstruction", "reconstruction"),
+        ("configs/unet3plus.py", "segmentation with task.ssim_scales=3"),
+    ],
+)
+def test_tasks_that_pytorch_s_side_lacks_are_refused(path: str, shown: str) -> None:
+    """Would catch: another loss timed beside ours."""
+    config = read_config(path)
+    if isinstance(config.task, SegmentationConfig):
+        config = replace(config, task=replace(config.task, ssim_scales=3))
+    with pytest.raises(UserError, match=f"not of {shown}; leave the peer out"):
+        peer_step.check_task(config)
+
+
+def test_a_compiler_that_fails_leaves_its_reason_and_the_eager_form() -> None:
+    """Would catch: a comparison lost to a machine without a C++ compiler, and an eager failure passed over."""
+
+    def make(compiled: bool) -> timing.Run:
+        if compiled:
+            raise RuntimeError("no compiler:\n g++ not found")
+        return lambda number: None
+
+    runs, notes = compare.peer_runs(make, compiles=True)
+    assert list(runs) == ["eager"]
+    assert notes["compiled_error"] == "RuntimeError: no compiler: g++ not found"
+    assert list(compare.peer_runs(make, compiles=False)[1]) == ["eager_first_call_s"]
+    values = compare.beside({"ours": 2.0, "eager": 3.0, "compiled": 2.5}, "step")
+    assert (values["step_ratio_eager"], values["step_ratio_compiled"], values["step_ratio"]) == (
+        1.5,
+        1.25,
+        1.25,
+    )
+
+
+# --- input ---
+
+SLICER = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 64, 64)
+STRIPS = Strips(SLICER.vertical_edges, 16, True, True, POSITIVE_MASK_SHARE, POSITIVE_MASK_PX)
+
+
+def test_labels_of_strips_are_ours() -> None:
+    """Would catch: another rule of what is positive, and so another balance of batches."""
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(50):
+        mask = np.zeros((64, 64), bool)
+        top, left = rng.integers(0, 48, 2)
+        mask[top : top + rng.integers(0, 40), left : left + rng.integers(1, 40)] = True
+        expected = slice_labels(SLICER.held(mask), mask.sum())
+        np.testing.assert_array_equal(label_strips(mask.view(np.uint8), STRIPS), expected)
+        seen |= set(expected.tolist())
+    assert seen == {-1, 0, 1}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """Two defective images and three good ones; the mask of the former is where they are bright."""
+    rng = np.random.default_rng(0)
+    images, masks = [], []
+    for number in range(5):
+        image = rng.integers(0, 100, (64, 64), dtype=np.uint8)
+        if number < 2:
+            image[5:30, 2 + 8 * number : 20] += 150
+            Image.fromarray(((image >= 150) * 255).astype(np.uint8)).save(tmp_path / f"{number}_label.png")
+        masks.append(tmp_path / f"{number}_label.png" if number < 2 else None)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        images.append(tmp_path / f"{number}.png")
+    return Files(tuple(images), tuple(masks), (64, 64))
+
+
+def test_strips_are_those_of_turned_images_with_their_masks(files: Files) -> None:
+    """Would catch: a mask that stays while its image turns, a move that is never drawn, a strip at no edge, a wish that
+    is not heeded."""
+    dataset = StripSet(files, STRIPS)
+    dataset.decode()
+    image = np.asarray(Image.open(files.images[0]))
+    views = {
+        (turns, flip, edge): dihedral(image, turns, flip)[:, edge : edge + 16]
+        for turns in range(4)
+        for flip in (False, True)
+        for edge in STRIPS.edges
+    }
+    found = set()
+    for _ in range(300):
+        strip, mask, _ = dataset[0, None]
+        assert strip.shape == mask.shape == (64, 16, 1) and strip.dtype == mask.dtype == torch.uint8
+        np.testing.assert_array_equal(mask.numpy() == 1, strip.numpy() >= 150)
+        found |= {name for name, view in views.items() if (view == strip[..., 0].numpy()).all()}
+    assert {name[:2] for name in found} == {(t, f) for t in range(4) for f in (False, True)}
+    assert {name[2] for name in found} == set(STRIPS.edges)
+    assert {int(dataset[0, True][2]) for _ in range(20)} == {1}
+    assert 1 not in {int(dataset[0, False][2]) for _ in range(20)}
+
+
+def test_half_of_a_batch_is_positive(files: Files) -> None:
+    """Would catch: an epoch without up-sampling, an image that is drawn twice before another is drawn once."""
+    wishes = list(Wishes(files, 20, balance=True, seed=0))
+    assert [wanted for _, wanted in wishes] == [True, False] * 10
+    assert {place for place, wanted in wishes if wanted} == {0, 1}
+    assert sorted(place for place, wanted in wishes[:10] if not wanted) == [0, 1, 2, 3, 4]
+    assert {wanted for _, wanted in Wishes(files, 4, balance=False, seed=0)} == {None}
+    dataset = StripSet(files, STRIPS)
+    dataset.decode()
+    loader = make_loader(dataset, Wishes(files, 11, True, 0), 4, 0, False)
+    seen = list(loader)
+    assert [tuple(image.shape) for image, _, _ in seen] == [(4, 64, 16, 1)] * 2
+    assert all((label == 1).sum() == 2 for _, _, label in seen)
+
+
+def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a comparison that fails where it is called, ratios of other seconds than those beside them."""
+    monkeypatch.setattr(timing, "LEAST_BLOCK_S", 1e-3)
+    take = ours.take_devices
+    monkeypatch.setattr(ours, "take_devices", lambda *a: replace(take(*a), compiler_options=FAST_COMPILE))
+    monkeypatch.setattr(compare, "WARM_UP_BATCHES", 1)
+    flags = [
+        *("--what=peer_step,peer_inference,peer_pipeline,peer_epoch", "--nopeer_compiles", "--repetitions=2"),
+        *("--batch_sizes=4", "--inference_batches=2", "--epoch_slices=1", f"--output={tmp_path}"),
+        *("--config.model.base_channels=1", "--config.slicing.slice_px=16"),
+        *("--config.data.procedural_defective=8", "--config.data.procedural_good=8"),
+    ]
+    states = []
+    run_cells = session.runner.run_cells
+    monkeypatch.setattr(
+        session.runner, "run_cells", lambda state, *rest: (states.append(state), run_cells(state, *rest))
+    )
+    session.run(benchmark.parse_flags(["benchmark", *flags]), "")
+    outcomes = {outcome.cell.kind: outcome for outcome in states[0].outcomes}
+    assert {kind: outcome.error for kind, outcome in outcomes.items()} == dict.fromkeys(outcomes, "")
+    assert list(outcomes) == ["peer_step", "peer_inference", "peer_pipeline", "peer_epoch"]
+    for kind, name in (("peer_step", "step"), ("peer_inference", "latency"), ("peer_epoch", "first")):
+        values = outcomes[kind].values
+        ratio = values[f"{name}_eager_s"] / values[f"{name}_ours_s"]
+        assert values[f"{name}_ratio"] == values[f"{name}_ratio_eager"] == pytest.approx(ratio)
+        assert values[f"{name}_compiled_s"] is None
+    pipeline, epoch = outcomes["peer_pipeline"].values, outcomes["peer_epoch"].values
+    expected = pipeline["ours_slices_per_core_s"] / pipeline["peer_slices_per_core_s"]
+    assert pipeline["ratio_per_core"] == pytest.approx(expected)
+    assert epoch["steps"] == epoch["num_images"] // 4
+    text = (tmp_path / "benchmark.md").read_text()
+    assert (
+        "Training step beside PyTorch" in text and "ours/eager" in text and (tmp_path / "peer.png").exists()
+    )
