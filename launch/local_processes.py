@@ -1,4 +1,6 @@
-"""Several processes of the main job on this machine: ``python -m launch.local_processes --num_processes=2 -- ARGUMENTS``
+"""Several processes of the main job on this machine.
+
+``python -m launch.local_processes --num_processes=2 -- --config=configs/smoke.py --workdir=DIR``
 
 What follows ``--`` goes to ``dagm_jax.main``, once in each process. Process 0 speaks as if it were alone; the lines of
 the others, who only complain, begin with their number. When one dies all are ended, and the last line says which;
@@ -72,11 +74,15 @@ def free_port() -> int:
     return port
 
 
-def start(index: int, count: int, port: int, gpus: int, arguments: Sequence[str]) -> subprocess.Popen[str]:
+def commands(count: int, port: int, arguments: Sequence[str]) -> list[list[str]]:
+    """The command line of each process of the main job."""
+    job = [sys.executable, "-m", "dagm_jax.main", f"--coordinator_address=127.0.0.1:{port}"]
+    return [[*job, f"--num_processes={count}", f"--process_id={i}", *arguments] for i in range(count)]
+
+
+def start(index: int, command: Sequence[str], gpus: int) -> subprocess.Popen[str]:
     """Process ``index``, in a session of its own: the terminal's Ctrl-C comes by this program alone, and what it
     starts is ended with it."""
-    command = [sys.executable, "-m", "dagm_jax.main", f"--coordinator_address=127.0.0.1:{port}"]
-    command += [f"--num_processes={count}", f"--process_id={index}", *arguments]
     environment = dict(os.environ)
     if gpus:
         environment["JAX_LOCAL_DEVICE_IDS"] = ",".join(str(index * gpus + i) for i in range(gpus))
@@ -170,15 +176,14 @@ def relay(index: int, process: subprocess.Popen[str]) -> threading.Thread:
     return thread
 
 
-def run(num_processes: int, gpus: int, arguments: Sequence[str]) -> int:
-    """The exit status of the job; nothing of it is left running."""
-    port = free_port()
+def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
+    """The exit status of a job of these processes; nothing of it is left running."""
     job = Job([])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, job.stop)
     try:
-        for index in range(num_processes):
-            job.processes.append(start(index, num_processes, port, gpus, arguments))
+        for index, command in enumerate(command_lines):
+            job.processes.append(start(index, command, gpus))
         relays = [relay(i, process) for i, process in enumerate(job.processes) if i]
         job.wait()
     finally:
@@ -195,8 +200,8 @@ def run(num_processes: int, gpus: int, arguments: Sequence[str]) -> int:
     if status not in (EXIT_USER_ERROR, EXIT_INTERRUPTED):
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
         print(
-            f"error: process {index} of {num_processes} {how}, and all were ended; the same command goes on from what "
-            "was saved last",
+            f"error: process {index} of {len(command_lines)} {how}, and all were ended; the same command goes on from "
+            "what was saved last",
             file=sys.stderr,
         )
     return status if status > 0 else 128 - status
@@ -204,7 +209,8 @@ def run(num_processes: int, gpus: int, arguments: Sequence[str]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the job of the command line; its exit status."""
-    return run(*parse(argv))
+    num_processes, gpus, arguments = parse(argv)
+    return run(commands(num_processes, free_port(), arguments), gpus)
 
 
 if __name__ == "__main__":
