@@ -1,11 +1,11 @@
-"""Several processes of a job played by threads of this one: for tests of what they exchange, without jax.distributed."""
+"""Several processes of a job played by threads of this one, for tests of what they exchange."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Barrier
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class FakeProcesses(Processes):
-    hub: Hub = Hub(1)
+    hub: Hub = field(kw_only=True)
 
     def any(self, flag: bool) -> bool:
         return any(self.gather(flag))
@@ -46,5 +46,5 @@ def run_as_processes(count: int, work: Callable[[Processes], T]) -> list[T]:
     """What ``work`` gives in each of ``count`` processes; an exception of one is raised here."""
     hub = Hub(count)
     with ThreadPoolExecutor(count) as pool:
-        futures = [pool.submit(work, FakeProcesses(i, count, None, hub)) for i in range(count)]
+        futures = [pool.submit(work, FakeProcesses(i, count, hub=hub)) for i in range(count)]
         return [future.result(TIMEOUT_S) for future in futures]
