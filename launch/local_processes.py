@@ -207,6 +207,12 @@ def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
     return status if status > 0 else 128 - status
 
 
+def keep(argv: Sequence[str]) -> list[str]:
+    """The whole command line for `main`; of absl's flags none is touched."""
+    flags.FLAGS(argv[:1])
+    return list(argv)
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the job of the command line; its exit status."""
     num_processes, gpus, arguments = parse(argv)
@@ -214,4 +220,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: guarded(main, argv), flags_parser=list)
+    app.run(lambda argv: guarded(main, argv), flags_parser=keep)

@@ -47,6 +47,7 @@ DISTRIBUTIONS = {
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 # The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
 TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/prepared"}
