@@ -196,9 +196,12 @@ def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
     if failed is None:
         return 0
     index, status = failed
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+    stuck = [i for i in range(len(command_lines)) if i not in job.ended]
+    if status in SECONDARY and stuck:
+        index, how = stuck[0], "was stuck and had to be killed"
     # These explain themselves.
     if status not in (EXIT_USER_ERROR, EXIT_INTERRUPTED):
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
         print(
             f"error: process {index} of {len(command_lines)} {how}, and all were ended; the same command goes on from "
             "what was saved last",

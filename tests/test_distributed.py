@@ -211,7 +211,8 @@ def test_two_processes_one_killed_and_started_again_make_the_detector_of_one(
     assert not (place.workdir / "report.json").exists()
     out = place.run(2)
     assert "resuming from the checkpoint of step 3" in out
-    assert out.count("judged is step") + out.count("test images") == out.count("test images") + 1
+    # One process speaks.
+    assert out.count("test images") == 1
     assert_same_run(place, whole, 2)
 
 
@@ -238,7 +239,7 @@ def test_four_processes_stop_together_and_go_on(make_place: Callable[[], Place],
     status, _, err = place.finish(job)
     assert status == 75, err
     assert any("stopped: no progress for" in line for line in err)
-    assert err[-1].startswith("error: process ")
+    assert err[-1].startswith("error: process 3 of 4 was stuck")
 
     place.run(4)
     assert_same_run(place, whole, 4)

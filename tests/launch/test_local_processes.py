@@ -110,6 +110,19 @@ def test_one_that_dies_ends_all_and_is_named(death: str, status: int, how: str, 
     assert not is_running(int(marks[1].read_text()))
 
 
+def test_one_that_is_frozen_is_named_by_those_that_gave_it_up(tmp_path: Path) -> None:
+    """Would catch: the blame on a process that only noticed, and a frozen one that is left behind."""
+    mark = tmp_path / "0"
+    gives_up = f"{waiting(mark)}\nimport sys; sys.exit(75)"
+    code, _, err = finish(launch(gives_up, f"{STUBBORN}@{mark}", gives_up))
+    assert code == 75
+    (line,) = err.splitlines()
+    assert line.startswith(
+        "error: process 1 of 3 was stuck and had to be killed, and all were ended; the same"
+    )
+    assert not is_running(int(mark.read_text()))
+
+
 def test_a_users_mistake_is_left_to_the_process_to_explain() -> None:
     """Would catch: a second line after the one that says what to mend."""
     mistake = "import sys; print('error: mend it', file=sys.stderr); sys.exit(2)"
