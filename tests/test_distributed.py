@@ -32,14 +32,17 @@ pytestmark = pytest.mark.timeout(1200)
 SIZE_PX = 64
 # Validation after 3 and 6 steps; 4 test images.
 SMALL = (
-    "--config=configs/smoke.py",
+    "--config=configs/conv_autoencoder.py",
     "--config.data.root=data",
     "--config.slicing.mode=tiles",
     "--config.slicing.slice_height_px=32",
     "--config.slicing.slice_px=32",
     "--config.slicing.overlap_px=8",
     "--config.model.base_channels=1",
+    "--config.model.bottleneck_channels=2",
     "--config.model.compute_dtype=float64",
+    "--config.optim.warmup_steps=2",
+    "--config.train.batch_size=4",
     "--config.train.num_steps=6",
     "--config.train.validate_every=3",
     "--config.train.log_every=1",
@@ -95,7 +98,8 @@ class Place:
             out, err = job.communicate(timeout=TIMEOUT_S)
         finally:
             job.terminate()
-        return job.returncode, out, err.splitlines()
+        # Gloo, which carries messages between CPUs, greets.
+        return job.returncode, out, [line for line in err.splitlines() if "[Gloo]" not in line]
 
     def run(self, count: int, *arguments: str) -> str:
         """What a job that finishes prints."""
@@ -172,19 +176,19 @@ def assert_same_run(place: Place, whole: Place, num_processes: int) -> None:
     assert place.steps() == whole.steps()
     with jax.enable_x64(True):
         for a, b in zip(arrays_of(place, 6), arrays_of(whole, 6), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     scores, expected = place.scores(), whole.scores()
     assert list(scores) == list(expected)
-    assert list(scores.values()) == pytest.approx(list(expected.values()), abs=1e-6)
+    assert list(scores.values()) == pytest.approx(list(expected.values()), abs=1e-9)
     rows, expected_rows = (read_history(p.workdir / "metrics.jsonl") for p in (place, whole))
     assert [(row["step"], row["kind"]) for row in rows] == [(r["step"], r["kind"]) for r in expected_rows]
     for row, expected_row in zip(rows, expected_rows, strict=True):
-        assert row["loss"] == pytest.approx(expected_row["loss"], rel=1e-6)
+        assert row["loss"] == pytest.approx(expected_row["loss"], rel=1e-9)
     report, expected_report = place.read("report.json"), whole.read("report.json")
     for name in ("tp", "fp", "fn", "tn", "num_images", "auroc"):
         assert report["test"][name] == expected_report["test"][name], name
     for name in ("dice_defective", "pixel_auroc", "average_precision"):
-        assert report["test"][name] == pytest.approx(expected_report["test"][name], abs=1e-3), name
+        assert report["test"][name] == pytest.approx(expected_report["test"][name], abs=1e-9), name
     assert report["data"]["sides"] == expected_report["data"]["sides"]
     assert f"of {num_processes} processes" in report["device"]
     figures = {path.name for path in (whole.workdir / "figures").iterdir()}
