@@ -71,7 +71,9 @@ class World:
     def loop(self, **changes: Any) -> Loop:
         parts: dict[str, Any] = {
             "config": self.config,
-            "devices": SimpleNamespace(shard_training_batch=lambda batch: batch, replicate=jnp.asarray),
+            "devices": SimpleNamespace(
+                prefetch=lambda batches: ((b, b) for b in batches), replicate=jnp.asarray
+            ),
             "step": self.step,
             "stream": grain.MapDataset.range(self.config.num_steps).map(MakeBatch()),
             "num_workers": 0,
