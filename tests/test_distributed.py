@@ -239,7 +239,7 @@ def test_four_processes_stop_together_and_go_on(make_place: Callable[[], Place],
     (saved,) = place.steps()
     assert stops == {f"at step {saved}; the same command goes on from there"}
 
-    job = place.start(4, "--peer_timeout_s=40")
+    job = place.start(4, "--peer_timeout_s=90")
     place.wait_for(job, lambda: len(read_history(history)) > saved)
     os.kill(process_of(job, 3), signal.SIGSTOP)
     status, _, err = place.finish(job)
