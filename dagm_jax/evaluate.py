@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -29,6 +29,7 @@ from dagm_jax.metrics import (
     average_precision,
     dice,
 )
+from dagm_jax.processes import ALONE, Processes, interleave
 from dagm_jax.tasks.base import Evidence
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import show
@@ -63,7 +64,8 @@ class Judge:
     """A compiled network with the weights to judge with; ``batch_size`` images go to the devices at a time.
 
     shape: (h, w) in px that the network was compiled for; smaller images are padded, and their maps cut to their size.
-    evidence: what the image score is read off (see ``tasks.base``).
+    evidence: what the image score is read off (see ``tasks.base``). devices: of this process alone; of several
+    ``processes`` each judges its share of the images, and all learn what the others found.
     """
 
     compiled: jax.stages.Compiled
@@ -74,6 +76,7 @@ class Judge:
     shape: tuple[int, int]
     verdict: VerdictConfig
     evidence: Evidence = "probability"
+    processes: Processes = ALONE
 
     def with_weights(self, params: Any, stats: Any) -> Judge:
         """The same compiled network with other weights."""
@@ -89,6 +92,7 @@ class Judge:
             mask_px[: len(chosen)] = [np.count_nonzero(mask) for _, mask in chosen]
             out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks, mask_px)))
             out = jax.device_get(out)
+            self.processes.beat()
             for i, (image, mask) in enumerate(chosen):
                 height, width = image.shape
                 smooth = smooth_map(out["map"][i][:height, :width], self.verdict.smoothing_px)
@@ -102,6 +106,36 @@ class Judge:
                 yield Judged(image, mask, smooth, score, float(out["loss"][i]), *counts)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a validation image was judged to be, less its pixels; an empty curve where no defect is marked."""
+
+    label: int
+    score: float
+    loss: float
+    num_right: int
+    num_counted: int
+    curve: DiceCurve
+
+
+def _judge_validation(
+    judge: Judge, cache: ImageCache, indices: Sequence[int], on_image: Callable[[], None] = lambda: None
+) -> tuple[list[_Told], DiceCurve]:
+    """What each of these images was judged to be, in order, and the Dice curve of them all.
+
+    Each is judged once over all processes; ``on_image`` is called at those of this one.
+    """
+    told = []
+    for judged in judge(cache[i] for i in judge.processes.share(indices)):
+        marked = is_marked(judged.mask)
+        curve = DiceCurve.from_map(judged.map, judged.mask) if marked else DiceCurve()
+        counts = judged.num_right, judged.num_counted
+        told.append(_Told(int(judged.mask.any()), judged.score, judged.loss, *counts, curve))
+        on_image()
+    told = interleave(judge.processes.gather(told))
+    return told, sum((one.curve for one in told), DiceCurve())
+
+
 def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
     """Loss, slice accuracy, image AUROC, balanced Dice, and the quality in [0, 1] that training is steered by.
 
@@ -113,19 +147,11 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
     are, and 1/(1 + loss on good images) where the task may not know of defects: there all else is for the reader alone.
     Figures that need a label which is not there, or decisions that the task does not make, are left out.
     """
-    labels, scores, losses = [], [], []
-    right = counted = 0
-    curve = DiceCurve()
-    for judged in judge(cache[i] for i in indices):
-        labels.append(int(judged.mask.any()))
-        scores.append(judged.score)
-        losses.append(judged.loss)
-        right, counted = right + judged.num_right, counted + judged.num_counted
-        if is_marked(judged.mask):
-            curve += DiceCurve.from_map(judged.map, judged.mask)
+    told, curve = _judge_validation(judge, cache, indices)
+    labels, scores, losses = ([getattr(one, name) for one in told] for name in ("label", "score", "loss"))
     figures = {"loss": float(np.mean(losses))}
-    if counted:
-        figures["accuracy"] = right / counted
+    if counted := sum(one.num_counted for one in told):
+        figures["accuracy"] = sum(one.num_right for one in told) / counted
     area, balanced, defective = auroc(labels, scores), curve.balanced_dice(), curve.mean_dice()
     if area is not None:
         figures["auroc"] = area
@@ -150,14 +176,9 @@ def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: S
     Where defects may not be known of, or only which slices hold them, the image threshold, which is on the same scale,
     is that of the pixels too.
     """
-    scores = []
-    curve = DiceCurve()
-    with show("calibrating on validation images", len(indices)) as bar:
-        for judged in judge(cache[i] for i in indices):
-            scores.append(judged.score)
-            if is_marked(judged.mask):
-                curve += DiceCurve.from_map(judged.map, judged.mask)
-            bar.advance()
+    with show("calibrating on validation images", len(judge.processes.share(indices))) as bar:
+        told, curve = _judge_validation(judge, cache, indices, bar.advance)
+    scores = [one.score for one in told]
     threshold, evidence = fit_threshold(labels, scores, judge.verdict)
     pixel_threshold = threshold if judge.evidence == "deviation" else curve.best_threshold()
     if pixel_threshold is None and judge.evidence == "slices":
@@ -178,7 +199,7 @@ def is_marked(mask: np.ndarray) -> bool:
 
 @dataclass
 class TestResult:
-    """The test side judged with a fixed rule, filled image by image; lists are in the order of the records.
+    """The test side judged with a fixed rule; lists are in the order of the records.
 
     example: the first defective image, of those with masks where there are any, for a picture of what was done to it.
     """
@@ -227,44 +248,84 @@ class TestResult:
         return report
 
 
+@dataclass(frozen=True)
+class _Verdict:
+    """What a test image was judged to be, less its pixels. overlap, defect: None where no pixel is marked as either."""
+
+    score: float
+    decision: bool
+    overlap: OverlapCounts | None
+    defect: dict[str, Any] | None
+
+
+class _TestShare:
+    """One process's share of the test side, judged: verdicts in order, and what is added up or shown of the images."""
+
+    def __init__(self, rule: DecisionRule) -> None:
+        self._rule = rule
+        self.verdicts: list[_Verdict] = []
+        self.pixels = PixelHistogram.empty()
+        self.hardest = _Hardest(rule)
+        self.example: Judged | None = None
+        # Of the images that could be the example the one that is: marked before not marked, then in order.
+        self.example_rank = (2, 0)
+        self.seconds = 0.0
+
+    def judge(self, judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None) -> None:
+        """Judges the records; raises UserError for a file that has become unreadable."""
+        judged_images = judge(_readable(records, shape))
+        with show("judging test images", len(records)) as bar:
+            for record in records:
+                start_s = time.perf_counter()
+                judged = next(judged_images)
+                decision = bool(self._rule.decide([judged.score])[0])
+                self.seconds += time.perf_counter() - start_s
+                self._add(record, judged, decision)
+                bar.advance()
+
+    def _add(self, record: Record, judged: Judged, decision: bool) -> None:
+        self.hardest.offer(record, judged, decision)
+        marked = is_marked(judged.mask)
+        rank = (0 if marked else 1, len(self.verdicts))
+        if record.label and rank < self.example_rank:
+            self.example, self.example_rank = judged, rank
+        overlap = defect = None
+        if marked:
+            prediction = judged.map >= self._rule.pixel_threshold
+            self.pixels += PixelHistogram.from_map(judged.map, judged.mask)
+            overlap = OverlapCounts.from_masks(prediction, judged.mask)
+            if record.label:
+                areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
+                defect = {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
+        self.verdicts.append(_Verdict(judged.score, decision, overlap, defect))
+
+
 def judge_test_side(
     judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None, rule: DecisionRule
 ) -> TestResult:
     """Every record once, from its file to its verdict; ``shape``: (h, w) that every image must have, None for any.
 
-    ``executing_time_s`` is the wall time of just that (decode, cut, network, stitch, score, decide); measuring pixel
-    figures and collecting the gallery are not in it, and the network is compiled before.
+    ``executing_time_s`` is the wall time of just that (decode, cut, network, stitch, score, decide), of several
+    processes the longest; measuring pixel figures and collecting the gallery are not in it, and the network is compiled
+    before.
     """
-    result = TestResult()
-    gallery = _Hardest(rule)
-    judged_images = judge(_readable(records, shape))
-    seconds = 0.0
-    with show("judging test images", len(records)) as bar:
-        for record in records:
-            start_s = time.perf_counter()
-            judged = next(judged_images)
-            decision = bool(rule.decide([judged.score])[0])
-            seconds += time.perf_counter() - start_s
-            result.image_ids.append(record.image_id)
-            result.labels.append(record.label)
-            result.scores.append(judged.score)
-            result.decisions.append(decision)
-            gallery.offer(record, judged, decision)
-            prediction = judged.map >= rule.pixel_threshold
-            shown = result.example
-            if record.label and (shown is None or (is_marked(judged.mask) and not is_marked(shown.mask))):
-                result.example = judged
-            if record.label and is_marked(judged.mask):
-                areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
-                result.defects.append(
-                    {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
-                )
-            if is_marked(judged.mask):
-                result.pixels += PixelHistogram.from_map(judged.map, judged.mask)
-                result.overlap += OverlapCounts.from_masks(prediction, judged.mask)
-            bar.advance()
-    result.hardest, result.executing_time_s = gallery.items(), seconds
-    return result
+    processes, share = judge.processes, _TestShare(rule)
+    processes.together(lambda: share.judge(judge, processes.share(records), shape))
+    verdicts: list[_Verdict] = interleave(processes.gather(share.verdicts))
+    ranks = [(rank, place) for place, rank in enumerate(processes.gather(share.example_rank))]
+    shown = processes.gather(share.example if min(ranks)[1] == processes.index else None)
+    return TestResult(
+        image_ids=[record.image_id for record in records],
+        labels=[record.label for record in records],
+        scores=[verdict.score for verdict in verdicts],
+        decisions=[verdict.decision for verdict in verdicts],
+        pixels=sum(processes.gather(share.pixels), PixelHistogram.empty()),
+        overlap=sum((v.overlap for v in verdicts if v.overlap is not None), OverlapCounts()),
+        defects=[verdict.defect for verdict in verdicts if verdict.defect is not None],
+        hardest=share.hardest.gathered(processes).items(),
+        example=shown[min(ranks)[1]],
+        executing_time_s=max(processes.gather(share.seconds)),
+    )
 
 
 def _readable(records: Sequence[Record], shape: tuple[int, int] | None) -> Iterator[Pixels]:
@@ -296,6 +357,19 @@ class _Hardest:
         heapq.heappush(heap, (hardness, record.image_id, item))
         if len(heap) > MAX_GALLERY_ITEMS // 2:
             heapq.heappop(heap)
+
+    def gathered(self, processes: Processes) -> _Hardest:
+        """The hardest of all processes' images; only these are sent."""
+        own = {label: [entry[:2] for entry in heap] for label, heap in self._heaps.items()}
+        keys = processes.gather(own)
+        whole = _Hardest(self._rule)
+        for label, heap in self._heaps.items():
+            kept = sorted((key for part in keys for key in part[label]), reverse=True)[
+                : MAX_GALLERY_ITEMS // 2
+            ]
+            chosen = [entry for entry in heap if entry[:2] in kept]
+            whole._heaps[label] = [entry for part in processes.gather(chosen) for entry in part]
+        return whole
 
     def items(self) -> list[GalleryItem]:
         """Hardest first, defective images before good ones."""

@@ -16,7 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,11 +40,12 @@ from dagm_jax.data.split import Split, split_records
 from dagm_jax.detector import CHECKPOINTS, CONFIG, REPORT, RULE, build_network, compile_judge, make_slicers
 from dagm_jax.metrics import ImageCounts
 from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
+from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Loop, Position
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
-from dagm_jax.train.progress import Record, console, read_history, show, write_atomically
+from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Network, TrainState, make_state, make_train_step
 from dagm_jax.types import Manifest, Photo, Skip, UserError
 from dagm_jax.verdict import DecisionRule
@@ -56,32 +57,41 @@ FREE_FIELDS = frozenset(
 PACKAGES = ("dagm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def run(config: RunConfig, workdir: Path, xla_flags: str = "") -> dict[str, Any]:
+def run(
+    config: RunConfig, workdir: Path, xla_flags: str = "", processes: Processes = ALONE
+) -> dict[str, Any]:
     """The report of the run, which is also in ``workdir`` with all that it made.
 
-    In a finished workdir nothing is done again. Raises UserError, Interrupted.
+    In a finished workdir nothing is done again. Of several ``processes``, which share the workdir, all call this; the
+    first writes. Raises UserError, Interrupted.
     """
-    with locked(workdir):
-        check_same_run(config, workdir)
-        if (workdir / REPORT).exists():
+    with ExitStack() as holding:
+
+        def open_workdir() -> dict[str, Any] | None:
+            holding.enter_context(locked(workdir))
+            check_same_run(config, workdir)
+            path = workdir / REPORT
+            return json.loads(path.read_text()) if path.exists() else None
+
+        report = processes.by_the_first(open_workdir)
+        if report is not None:
             console.print(f"{workdir} holds a finished run; its report:")
-            report: dict[str, Any] = json.loads((workdir / REPORT).read_text())
         else:
-            report = _run_stages(config, workdir, xla_flags)
+            report = _run_stages(config, workdir, xla_flags, processes)
         print_report(report, workdir)
     return report
 
 
-def _run_stages(config: RunConfig, workdir: Path, xla_flags: str) -> dict[str, Any]:
-    data = prepare_data(config, workdir)
-    setup = Setup(config, data, make_devices(config.parallel, xla_flags))
+def _run_stages(config: RunConfig, workdir: Path, xla_flags: str, processes: Processes) -> dict[str, Any]:
+    data = prepare_data(config, workdir, processes)
+    setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes)
     # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
-    write_atomically(workdir / CONFIG, to_json(config) + "\n")
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+    processes.by_the_first(lambda: write_atomically(workdir / CONFIG, to_json(config) + "\n"))
+    with Checkpoints(workdir / CHECKPOINTS, processes) as checkpoints:
         position = train(setup, checkpoints, workdir)
         best_step, state = choose_state(setup, checkpoints, position.step, workdir)
     report = judge(setup, state, best_step, position, workdir)
-    if not config.data.cache_dir:
+    if not config.data.cache_dir and processes.is_first:
         shutil.rmtree(workdir / "cache", ignore_errors=True)
     return report
 
@@ -110,15 +120,26 @@ class Data:
         return [i for i in indices if self.labels[i] == label]
 
 
-def prepare_data(config: RunConfig, workdir: Path) -> Data:
-    """The images that ``config.data`` names, decoded, checked and split. Raises UserError where they do not suffice."""
+def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE) -> Data:
+    """The images that ``config.data`` names, decoded, checked and split.
+
+    Raises UserError where they do not suffice, and where the processes find different ones.
+    """
     found, shape = find_images(config.data, config.seed)
     console.print(f"data: {found.description}")
     if config.task.learns_from_masks:
         found = with_masks(found, config.task.name)
     directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir / "cache"
     with show("decoding images", len(found.records)) as bar:
-        manifest, cache = build_cache(found, directory, shape, bar.advance)
+
+        def on_image() -> None:
+            processes.beat()
+            bar.advance()
+
+        manifest, cache = processes.in_turns(lambda: build_cache(found, directory, shape, on_image))
+    ids = [[record.image_id, record.label] for record in manifest.records]
+    processes.check_same("the configuration", to_json(config))
+    processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
     if manifest.skipped:
         shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
         rest = ", …" if len(manifest.skipped) > 3 else ""
@@ -177,6 +198,7 @@ class Setup:
     config: RunConfig
     data: Data
     devices: Devices
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -201,7 +223,7 @@ class Setup:
         return self.devices.replicate(state)  # type: ignore[no-any-return]
 
     def stream(self) -> grain.MapDataset:
-        """The training batches of the whole run."""
+        """The training batches of the whole run, of each this process's part."""
         train, config = self.data.split.train, self.config
         learns = config.task.learns_from_defects
         return make_training_stream(
@@ -214,6 +236,7 @@ class Setup:
             num_batches=config.train.num_steps,
             balance=config.train.balance and learns,
             seed=config.seed,
+            part=(self.processes.index, self.processes.count),
         )
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
@@ -233,11 +256,21 @@ class Setup:
         return self.devices.compile_step(step, state, self.devices.shard_training_batch(batch))
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
-        return compile_judge(self.config, self.network, *state.judged, slicer, self.devices, batch_size)
+        """Compiled for this process's devices; of several processes each judges its share of the images."""
+        params, stats = self.devices.localize(state.judged)
+        devices = self.devices.local()
+        judge = compile_judge(self.config, self.network, params, stats, slicer, devices, batch_size)
+        return replace(judge, processes=self.processes)
+
+    def validate(self, judge: evaluate.Judge, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
+        """The figures of the state's weights on these images, the same on all processes."""
+        params, stats = self.devices.localize(state.judged)
+        figures = evaluate.validate(judge.with_weights(params, stats), self.data.cache, indices)
+        return self.processes.of_the_first(figures)
 
     @property
     def judge_batch_size(self) -> int:
-        return self.config.train.judge_batch_size * self.devices.num_devices
+        return self.config.train.judge_batch_size * self.devices.local().num_devices
 
     def validation_sample(self) -> list[int]:
         """The validation images that training is watched on: evenly from each label, at most so many of each."""
@@ -265,11 +298,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
     watch = setup.compile_judge(state, setup.data.slicer.disjoint(), setup.judge_batch_size)
     logging.info("compiled in %.1f s", time.perf_counter() - start_s)
     sample = setup.validation_sample()
-
-    def validate(state: TrainState) -> dict[str, float]:
-        return evaluate.validate(watch.with_weights(*state.judged), setup.data.cache, sample)
-
-    record = Record(workdir, position.step)
+    record = Record(workdir, position.step) if setup.processes.is_first else NoRecord()
     try:
         loop = Loop(
             config=config.train,
@@ -277,11 +306,12 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
             step=step_function,
             stream=stream,
             num_workers=config.data.num_workers,
-            validate=validate,
+            validate=lambda state: setup.validate(watch, state, sample),
             checkpoints=checkpoints,
             record=record,
             image_ids=[r.image_id for r in setup.data.manifest.records],
             meta={"config": json.loads(to_json(config)), "mean": setup.data.mean, "std": setup.data.std},
+            processes=setup.processes,
         )
         return loop.run(state, position)
     finally:
@@ -310,8 +340,7 @@ def choose_state(
     quality = {}
     for step, state in states.items():
         console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
-        one = judge.with_weights(*state.judged)
-        quality[step] = evaluate.validate(one, data.cache, data.split.validation)["quality"]
+        quality[step] = setup.validate(judge, state, data.split.validation)["quality"]
     chosen = max(quality, key=quality.__getitem__)
     shown = ", ".join(f"{value:.4f} at step {step}" for step, value in quality.items())
     console.print(f"judged is step {chosen}; quality {shown}")
@@ -322,15 +351,34 @@ def judge(
     setup: Setup, state: TrainState, best_step: int, position: Position, workdir: Path
 ) -> dict[str, Any]:
     """The report of the best state: calibrated on validation, then the test side once; files in the workdir."""
-    data, config = setup.data, setup.config
+    data, processes = setup.data, setup.processes
     start_s = time.perf_counter()
     judge = setup.compile_judge(state, data.judging_slicer, setup.judge_batch_size)
     compile_s = time.perf_counter() - start_s
     validation = data.split.validation
-    rule = evaluate.calibrate(judge, data.cache, validation, [data.labels[i] for i in validation])
-    write_atomically(workdir / RULE, rule.to_json())
+    rule = processes.of_the_first(
+        evaluate.calibrate(judge, data.cache, validation, [data.labels[i] for i in validation])
+    )
+    processes.by_the_first(lambda: write_atomically(workdir / RULE, rule.to_json()))
     records = [data.manifest.records[i] for i in data.split.test]
     result = evaluate.judge_test_side(judge, records, data.cache.shape, rule)
+    return processes.by_the_first(
+        lambda: write_report(setup, state, best_step, position, rule, result, compile_s, workdir)
+    )
+
+
+def write_report(
+    setup: Setup,
+    state: TrainState,
+    best_step: int,
+    position: Position,
+    rule: DecisionRule,
+    result: evaluate.TestResult,
+    compile_s: float,
+    workdir: Path,
+) -> dict[str, Any]:
+    """The report of a judged test side, written into the workdir after all that belongs to it."""
+    data, config = setup.data, setup.config
     report = {
         "model": config.model.name,
         "task": config.task.name,
@@ -343,7 +391,7 @@ def judge(
         },
         "cost_of_running": {
             "executing_time_s": result.executing_time_s,
-            "images_per_s": len(records) / result.executing_time_s,
+            "images_per_s": len(result.labels) / result.executing_time_s,
             "compile_time_s": compile_s,
             "num_parameters": sum(int(p.size) for p in jax.tree.leaves(state.params)),
             "gflop_per_slice": forward_gflop(setup, state),
@@ -357,7 +405,7 @@ def judge(
             / (position.step * config.train.batch_size),
         },
         "baselines": evaluate.judge_baselines(
-            data.cache, validation, data.split.test, data.labels, config.verdict
+            data.cache, data.split.validation, data.split.test, data.labels, config.verdict
         ),
         "data": describe_data(data, config),
         "seed": config.seed,

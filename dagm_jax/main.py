@@ -6,13 +6,16 @@ Short on purpose, and free of jax at import: grain's worker processes import thi
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -21,15 +24,30 @@ from dagm_jax.types import UserError
 
 if TYPE_CHECKING:
     from dagm_jax.config import RunConfig
+    from dagm_jax.processes import Processes
 
 EXIT_USER_ERROR = 2
+EXIT_PEER_LOST = 75
 EXIT_INTERRUPTED = 130
+# How long process 0, with which jax's service ends, waits before it leaves a job of several that failed.
+LAST_WORDS_S = 3.0
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Python file with get_config(), as FILE or FILE:TASK.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run keeps everything; default: runs/ and a name made from the configuration."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "One of several processes of a cluster that jax detects: SLURM, Cloud TPU, GKE, MPI.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, elsewhere.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the job has.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+_PEER_TIMEOUT_S = flags.DEFINE_integer(
+    "peer_timeout_s", 600, "Without progress for so long, a job of several processes ends.", lower_bound=1
 )
 
 
@@ -116,8 +134,93 @@ def main(argv: Sequence[str]) -> int:
 
     config = from_config_dict(_CONFIG.value)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(to_json(config))
-    experiment.run(config, workdir, os.environ.get("XLA_FLAGS", ""))
+    processes = join_processes()
+    try:
+        experiment.run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes)
+    except BaseException as error:
+        if processes.count > 1:
+            leave(error, processes)
+        raise
     return 0
+
+
+def join_processes() -> Processes:
+    """The job's processes as the flags name them; the others than the first say nothing but errors."""
+    import jax
+
+    from dagm_jax.processes import ALONE, connect
+    from dagm_jax.train.progress import console
+
+    given: dict[str, Any] = {f.name: f.value for f in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given) and not _DISTRIBUTED.value:
+        return ALONE
+    if missing and len(missing) < len(given):
+        raise UserError(
+            f"`--{missing[0]}` is missing; give --coordinator_address, --num_processes and --process_id together, or "
+            "--distributed alone on a cluster that jax detects"
+        )
+    if not missing and int(given["process_id"]) >= int(given["num_processes"]):
+        raise UserError(
+            f"`--process_id` (={_PROCESS_ID.value}) must be below `--num_processes` (={_NUM_PROCESSES.value}); "
+            "the first is 0"
+        )
+    # Its handler of SIGTERM would take the place of ours, by which the processes agree on the step to stop at.
+    jax.config.update("jax_enable_preemption_service", False)
+    processes = connect(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _PEER_TIMEOUT_S.value, on_silence
+    )
+    console.quiet = not processes.is_first
+    return processes
+
+
+def on_silence(seconds: float) -> None:
+    """Ends this process, which has waited too long for another, from whichever thread."""
+    end_at_once(
+        f"stopped: no progress for {seconds:.0f} s (--peer_timeout_s): a process of the job, maybe this one, is stuck "
+        "or dead; the same command goes on from what was saved last",
+        EXIT_PEER_LOST,
+    )
+
+
+def leave(error: BaseException, processes: Processes) -> NoReturn:
+    """Says why, and ends this process of several at once.
+
+    An orderly end would wait for the others, who may be waiting for this one; and jax aborts where one does not come.
+    """
+    from dagm_jax.processes import speaks_of_a_lost_process
+
+    if (known := explain(error)) is not None:
+        line, status = known
+    elif speaks_of_a_lost_process(error):
+        first_line = (str(error).splitlines() or [""])[0]
+        line = f"stopped: another process of the job is gone ({first_line}); the same command goes on from what was "
+        line, status = f"{line}saved last", EXIT_PEER_LOST
+    else:
+        line, status = "".join(traceback.format_exception(error)).rstrip(), 1
+    end_at_once(line, status, LAST_WORDS_S if processes.is_first else 0.0)
+
+
+def end_at_once(line: str, status: int, after_s: float = 0.0) -> NoReturn:
+    """Prints the line and ends the process and its workers, whatever its other threads wait for."""
+    print(line, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(after_s)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(status)
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """(line, exit status) of a user's mistake or an interruption; None for any other error."""
+    from dagm_jax.types import Interrupted
+
+    if isinstance(error, UserError):
+        return f"error: {error}", EXIT_USER_ERROR
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return f"stopped: {str(error) or 'interrupted'}", EXIT_INTERRUPTED
+    return None
 
 
 def guarded(function: Any, argv: Sequence[str]) -> Any:
@@ -131,12 +234,11 @@ def guarded(function: Any, argv: Sequence[str]) -> Any:
     signal.signal(signal.SIGTERM, interrupt)
     try:
         return function(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except (Interrupted, KeyboardInterrupt) as error:
-        print(f"stopped: {error or 'interrupted'}", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except BaseException as error:
+        if (known := explain(error)) is None:
+            raise
+        print(known[0], file=sys.stderr)
+        sys.exit(known[1])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ ROOT = PACKAGE.parent
 
 LEVELS = {
     "types": 0,
+    "processes": 1,
     "models": 1,
     "tasks": 1,
     "data": 1,
@@ -46,6 +47,7 @@ DISTRIBUTIONS = {
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 # The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
 TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/prepared"}
@@ -179,7 +181,9 @@ def test_configurations_import_configurations_only(path: Path) -> None:
     [
         (under("os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv"), {"main"}),
         (under("absl.flags", "absl.app", "ml_collections.config_flags"), {"main"}),
-        (under("jax.config", "jax.distributed"), set()),
+        (under("jax.config"), {"main"}),
+        (under("jax.distributed", "jax.process_index", "jax.process_count"), {"processes", "train/parallel"}),
+        (under("jax.experimental.multihost_utils"), {"processes"}),
         (under("orbax"), {"train/checkpoint"}),
         (under("jax.sharding", "jax.experimental.shard_map"), {"train/parallel"}),
         (under("jax.make_mesh", "jax.pmap", "jax.shard_map", "jax.device_put"), {"train/parallel"}),
@@ -193,6 +197,8 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         "environment",
         "flags",
         "jax settings",
+        "jax processes",
+        "exchange",
         "orbax",
         "sharding",
         "placement",

@@ -12,6 +12,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 import pytest
+from fake_processes import run_as_processes
 from flax import nnx
 from PIL import Image
 from sklearn import metrics as sk
@@ -21,6 +22,7 @@ from dagm_jax.data.slicing import SlicingConfig, make_slicer
 from dagm_jax.evaluate import Judge, Judged, TestResult, calibrate, judge_test_side, validate
 from dagm_jax.figures import MAX_GALLERY_ITEMS
 from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig
+from dagm_jax.processes import Processes
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.step import make_judge, make_network
@@ -447,3 +449,64 @@ def test_few_images_are_all_hardest(records: list[Record]) -> None:
     for record in records[:3]:
         hardest.offer(record, Judged(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
     assert len(hardest.items()) == 3
+
+
+# --- several processes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3, 25])
+def test_several_processes_validate_and_calibrate_like_one(count: int) -> None:
+    """Would catch: an image that two processes judge or none does, a mean of means, and an order by process.
+
+    25 processes: more than there are images.
+    """
+    images, indices = make_images(11), [7, 0, 3, 10, 4, 1, 6]
+    labels = [int(images[i][1].any()) for i in indices]
+    caches = [Cache(images) for _ in range(count)]
+
+    def work(processes: Processes) -> Any:
+        judge = replace(brightness_judge(2), processes=processes)
+        cache = cast(Any, caches[processes.index])
+        return validate(judge, cache, indices), calibrate(judge, cache, indices, labels)
+
+    alone = cast(Any, Cache(images))
+    judge = brightness_judge(2)
+    expected = validate(judge, alone, indices), calibrate(judge, alone, indices, labels)
+    assert run_as_processes(count, work) == [expected] * count
+    # Once to validate, once to calibrate.
+    assert sorted(i for cache in caches for i in cache.asked) == sorted(indices * 2)
+
+
+@pytest.mark.parametrize("count", [2, 3, 25])
+def test_several_processes_judge_the_test_side_like_one(records: list[Record], count: int) -> None:
+    """Would catch: scores beside another image, pixels counted twice, and a gallery of one process's images."""
+
+    def work(processes: Processes) -> TestResult:
+        return judge_test_side(
+            replace(brightness_judge(4), processes=processes), records, SHAPE, DecisionRule(0.78, 0.25, "f1")
+        )
+
+    whole = judge_test_side(brightness_judge(4), records, SHAPE, DecisionRule(0.78, 0.25, "f1"))
+    for result in run_as_processes(count, work):
+        assert result.to_report(PLAIN) == whole.to_report(PLAIN)
+        for name in ("image_ids", "labels", "scores", "decisions", "defects"):
+            assert getattr(result, name) == getattr(whole, name)
+        assert [item.title for item in result.hardest] == [item.title for item in whole.hardest]
+        for a, b in zip(result.hardest, whole.hardest, strict=True):
+            np.testing.assert_array_equal(a.image, b.image)
+        assert result.example is not None and whole.example is not None
+        np.testing.assert_array_equal(result.example.image, whole.example.image)
+
+
+def test_a_file_that_one_process_cannot_read_stops_all(records: list[Record]) -> None:
+    """Would catch: processes that wait for ever for the one that met the broken file."""
+    cast(Path, records[9].image).write_bytes(b"")
+    stopped: list[int] = []
+
+    def work(processes: Processes) -> None:
+        with pytest.raises(UserError, match=r"9\.png"):
+            judge_test_side(replace(brightness_judge(4), processes=processes), records, SHAPE, RULE)
+        stopped.append(processes.index)
+
+    run_as_processes(3, work)
+    assert sorted(stopped) == [0, 1, 2]

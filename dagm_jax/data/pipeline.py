@@ -75,8 +75,12 @@ def make_training_stream(
     num_batches: int,
     balance: bool,
     seed: int,
+    part: tuple[int, int] = (0, 1),
 ) -> grain.MapDataset:
     """A dataset of ``num_batches`` training batches.
+
+    ``part`` (i, n): of each only the block i of n, which has to divide ``batch_size``; side by side the blocks of all n
+    are the batch. Nothing of the other blocks is made.
 
     ``balance``: every second slice is a positive one of a defective image, the others are not positive and come from
     all images; images are shuffled anew each epoch. Without it slices come from all images as they fall, the defective
@@ -102,7 +106,9 @@ def make_training_stream(
     else:
         elements = draw(everything, "any", 1, num_slices)
     moved = elements.seed(seed + 2).random_map(DrawSlice(cache, slicer, augment_config))
-    return moved.batch(batch_size, drop_remainder=True)[:num_batches]
+    index, count = part
+    blocks = moved.batch(batch_size // count, drop_remainder=True)
+    return blocks[index::count][:num_batches]
 
 
 def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> grain.DatasetIterator:

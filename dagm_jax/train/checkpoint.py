@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
+from dagm_jax.processes import ALONE, Processes
 from dagm_jax.types import UserError
 
 NUM_LATEST = 2
@@ -26,10 +27,11 @@ class Checkpoints:
     """Checkpoints of one folder; each holds a pytree of arrays (``state``) and a JSON value (``meta``).
 
     A checkpoint is written aside and renamed, so one that is visible is whole. The two latest and the best by
-    quality are kept. Use as a context manager: leaving it waits for writes that are under way.
+    quality are kept. Use as a context manager: leaving it waits for writes that are under way. Several processes, which
+    share the folder, all call the same methods in the same order.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, processes: Processes = ALONE) -> None:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(NUM_LATEST),
@@ -48,6 +50,7 @@ class Checkpoints:
             ),
         )
         self._deleted = directory.absolute() / DELETED
+        self._processes = processes
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -61,6 +64,8 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Frees the disk of checkpoints that are no longer kept; a kill leaves a part of one, where none looks."""
+        if not self._processes.is_first:
+            return
         # The folder itself stays: orbax's thread may be about to rename a checkpoint into it.
         for dropped in self._deleted.glob("*"):
             shutil.rmtree(dropped, ignore_errors=True)
@@ -101,19 +106,17 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for place, step in enumerate(steps):
+            restored, reason = None, ""
             try:
-                state, meta = self.restore(step, like())
+                restored = self.restore(step, like())
+            except Exception as error:  # orbax raises many kinds for damaged files
+                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            # What one process cannot read none may take.
+            if not self._processes.any(restored is None) and restored is not None:
                 for damaged in steps[:place]:
                     self._manager.delete(damaged)
-                return step, state, meta
-            except Exception as error:  # orbax raises many kinds for damaged files
-                reason = (str(error).splitlines() or [""])[0][:200]
-                logging.warning(
-                    "checkpoint of step %d cannot be read (%s: %s); trying the one before",
-                    step,
-                    type(error).__name__,
-                    reason,
-                )
+                return step, *restored
+            logging.warning("checkpoint of step %d cannot be read (%s); trying the one before", step, reason)
         if steps:
             raise UserError(
                 f"`workdir` (={self._manager.directory}): none of the checkpoints of steps {steps} can be read; "

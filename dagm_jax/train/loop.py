@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from dagm_jax.data.pipeline import iterate
+from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import Bar, Record, console, show
@@ -142,6 +143,7 @@ class Loop:
     record: Record
     image_ids: Sequence[str]
     meta: dict[str, Any]
+    processes: Processes = ALONE
 
     def run(self, state: TrainState, position: Position) -> Position:
         """The position after the last step; state and position are saved along the way.
@@ -158,7 +160,8 @@ class Loop:
                     bar.set_total(position.end_step or self.config.num_steps)
                 if position.is_end(self.config):
                     return position
-                if stopping_requested:
+                # All processes stop at the same step, whichever was asked to.
+                if self.processes.any(bool(stopping_requested)):
                     if not position.validated and position.step > 0:
                         self._save(state, position, None)
                     raise Interrupted(f"at step {position.step}; the same command goes on from there")
@@ -194,6 +197,7 @@ class Loop:
         rows = []
         for step, metrics, image_index in pending:
             rows.append({name: float(value) for name, value in metrics.items()})
+            self.processes.beat()
             if not all(math.isfinite(value) for value in rows[-1].values()):
                 raise self._non_finite(step, rows[-1], image_index)
         elapsed_s = time.monotonic() - start_s
@@ -223,7 +227,8 @@ class Loop:
         self.checkpoints.save(position.step, state, {**self.meta, "position": asdict(position)}, quality)
 
     def _non_finite(self, step: int, values: dict[str, float], image_index: np.ndarray) -> NonFinite:
-        names = sorted({self.image_ids[int(i)] for i in image_index})
+        parts = self.processes.gather(image_index)
+        names = sorted({self.image_ids[int(i)] for part in parts for i in part})
         bad = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
         return NonFinite(
             f"training stopped at step {step}: {bad}; learning rate {values['learning_rate']:.2e}, "

@@ -1,10 +1,10 @@
-"""The one file that knows devices: the mesh over this machine's devices, shardings, compilation."""
+"""The one file that knows devices: the mesh over the devices of all processes, shardings, compilation."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -22,7 +22,7 @@ EIGEN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the training step is laid over the local devices.
+    """How the training step is laid over the devices, which are those of all processes.
 
     mode: jit over a mesh, one global program that XLA splits; or pmap, one program per device with its part of the
     batch, which sums over the devices by name. Both take the same steps. cpu_convolutions: read on CPUs only.
@@ -37,7 +37,10 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class Devices:
-    """All local devices as a mesh of one axis; batches are split along it, everything else is replicated."""
+    """Devices as a mesh of one axis; batches are split along it, everything else is replicated.
+
+    Those of a process lie side by side and processes follow in their order, so that each holds one block of a batch.
+    """
 
     mesh: Mesh
     compiler_options: dict[str, str] | None
@@ -53,12 +56,17 @@ class Devices:
         return int(self.mesh.devices.size)
 
     @property
+    def num_processes(self) -> int:
+        return len({device.process_index for device in self.mesh.devices.flat})
+
+    @property
     def platform(self) -> str:
         return str(self.mesh.devices.flat[0].platform)
 
     @property
     def kind(self) -> str:
-        return f"{self.num_devices} x {self.mesh.devices.flat[0].device_kind} ({self.platform})"
+        processes = f" of {self.num_processes} processes" if self.num_processes > 1 else ""
+        return f"{self.num_devices} x {self.mesh.devices.flat[0].device_kind} ({self.platform}){processes}"
 
     @property
     def num_shards(self) -> int:
@@ -84,14 +92,15 @@ class Devices:
             )
 
     def shard_batch(self, batch: Any) -> Any:
-        """Host arrays whose first dimension is the global batch → device arrays split over the mesh."""
-        return jax.device_put(batch, self.split)
+        """Host arrays whose first dimension is this process's block of the global batch → device arrays of all of it,
+        split over the mesh."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.split, x), batch)
 
     def shard_training_batch(self, batch: Any) -> Any:
         """A host batch as the compiled step takes it: as `shard_batch`, under pmap with an axis of devices first."""
         if self.mode == "jit":
             return self.shard_batch(batch)
-        num = self.num_devices
+        num = self.num_devices // self.num_processes
         return self.shard_batch(jax.tree.map(lambda x: np.reshape(x, (num, -1, *np.shape(x)[1:])), batch))
 
     def prefetch(self, batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
@@ -104,8 +113,25 @@ class Devices:
         yield from waiting
 
     def replicate(self, tree: Any) -> Any:
-        """Any pytree of arrays → the same on every device."""
-        return jax.device_put(tree, self.replicated)
+        """Any pytree of arrays → the same on every device; every process gives the same."""
+        if self.replicated.is_fully_addressable:
+            return jax.device_put(tree, self.replicated)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree
+        )
+
+    def local(self) -> Devices:
+        """Those of this process alone, on which it works without the others."""
+        if self.num_processes == 1:
+            return self
+        own = [device for device in self.mesh.devices.flat if device.process_index == jax.process_index()]
+        return replace(self, mesh=_mesh_of(own))
+
+    def localize(self, tree: Any) -> Any:
+        """Replicated arrays of this mesh → the same on the mesh of `local`."""
+        if self.replicated.is_fully_addressable:
+            return tree
+        return self.local().replicate(jax.tree.map(lambda x: x.addressable_data(0), tree))
 
     def compile_step(self, step: Callable[..., Any], *example: Any) -> jax.stages.Compiled:
         """``step(state, batch)`` compiled for the example's shapes; the state's memory is reused (donated).
@@ -147,12 +173,23 @@ class Devices:
         return jitted.lower(*example).compile()
 
 
-def make_devices(config: ParallelConfig, xla_flags: str = "") -> Devices:
-    """The mesh over all local devices. ``xla_flags`` (the user's XLA_FLAGS) wins over the options set here.
+def _mesh_of(devices: Sequence[Any]) -> Mesh:
+    return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
-    Raises UserError where this jaxlib refuses the option that ``parallel.cpu_convolutions`` asks for.
+
+def make_devices(config: ParallelConfig, xla_flags: str = "") -> Devices:
+    """The mesh over the devices of all processes. ``xla_flags`` (the user's XLA_FLAGS) wins over the options set here.
+
+    Raises UserError where this jaxlib refuses the option that ``parallel.cpu_convolutions`` asks for, and where
+    processes have unequal numbers of devices.
     """
-    mesh = Mesh(np.array(jax.local_devices()), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    counts = Counter(device.process_index for device in devices)
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            f"the processes have {', '.join(map(str, counts.values()))} devices; each must have as many as the others"
+        )
+    mesh = _mesh_of(devices)
     options = None
     if jax.default_backend() == "cpu" and config.cpu_convolutions == "eigen":
         flag = next(iter(EIGEN_CONVOLUTIONS))

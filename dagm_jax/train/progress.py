@@ -89,6 +89,19 @@ class Record:
         self._board.close()
 
 
+class NoRecord(Record):
+    """Keeps nothing: of several processes one writes the history."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The rows of a ``metrics.jsonl``; a last line that a kill cut short is left out."""
     if not path.exists():

@@ -126,6 +126,24 @@ def test_a_seed_moves_images_as_well_as_it_orders_them(stream: Callable[..., Str
     assert orders[0] != orders[1]
 
 
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("balance", [True, False])
+def test_blocks_of_several_processes_are_the_batch_in_its_order(
+    stream: Callable[..., Stream], count: int, balance: bool
+) -> None:
+    """Would catch: slices that two processes draw both, or that stand elsewhere in the batch than in a job of one."""
+    whole = stream(batch_size=8, num_batches=5, balance=balance)
+    parts = [
+        stream(batch_size=8, num_batches=5, balance=balance, part=(index, count)) for index in range(count)
+    ]
+    assert [len(part) for part in parts] == [5] * count
+    for step in range(5):
+        blocks = [part[step] for part in parts]
+        check_equal(
+            {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, whole[step]
+        )
+
+
 @pytest.mark.parametrize("start", [0, 1, 5, 11])
 @pytest.mark.parametrize("balance", [True, False])
 def test_the_rest_of_the_stream_resumes_it(stream: Callable[..., Stream], start: int, balance: bool) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dagm_jax.processes import Processes
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import OptimConfig, make_optimizer
 from dagm_jax.train.step import TrainState, make_state
@@ -189,6 +190,24 @@ def test_damage_to_the_newest_costs_one_step_back(
     assert_same(state, make_arrays(1))
     messages = [record.getMessage() for record in caplog.records]
     assert any("checkpoint of step 2 cannot be read" in message for message in messages)
+
+
+def test_what_another_process_cannot_read_is_not_taken(tmp_path: Path) -> None:
+    """Would catch: processes that go on from different steps, because the disk was damaged for one of them only."""
+
+    class OtherCannotReadTheNewest(Processes):
+        def any(self, flag: bool) -> bool:
+            asked.append(flag)
+            return flag or len(asked) == 1
+
+    asked: list[bool] = []
+    fill(tmp_path, {1: 0.3, 2: 0.4})
+    with Checkpoints(tmp_path, OtherCannotReadTheNewest()) as checkpoints:
+        step, state, _ = checkpoints.restore_latest(make_arrays) or pytest.fail("none")
+    assert asked == [False, False]
+    assert step == 1
+    assert_same(state, make_arrays(1))
+    assert steps_in(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("damage", [cut_arrays, drop_state])

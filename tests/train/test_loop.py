@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +15,9 @@ import grain
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_processes import run_as_processes
 
+from dagm_jax.processes import Processes
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Loop, NonFinite, Position, TrainConfig
 from dagm_jax.train.progress import Record, read_history, write_atomically
@@ -69,7 +71,9 @@ class World:
     def loop(self, **changes: Any) -> Loop:
         parts: dict[str, Any] = {
             "config": self.config,
-            "devices": SimpleNamespace(shard_training_batch=lambda batch: batch, replicate=jnp.asarray),
+            "devices": SimpleNamespace(
+                prefetch=lambda batches: ((b, b) for b in batches), replicate=jnp.asarray
+            ),
             "step": self.step,
             "stream": grain.MapDataset.range(self.config.num_steps).map(MakeBatch()),
             "num_workers": 0,
@@ -343,6 +347,33 @@ def test_signal_in_the_last_step_lets_the_run_finish() -> None:
     world = World(SHORT)
     world.on_validation = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
     assert world.loop().run(start(), Position()).step == 6
+
+
+def test_all_processes_stop_at_the_step_at_which_one_was_asked_to() -> None:
+    """Would catch: a process that stops alone, and one that only some of the others follow."""
+
+    def work(processes: Processes) -> tuple[str, list[Event]]:
+        world = World(SHORT)
+
+        @dataclass(frozen=True)
+        class Asked:
+            """Process 1 is asked to stop after its second step; a thread has no signals of its own."""
+
+            def any(self, flag: bool) -> bool:
+                return processes.any(processes.index == 1 and len(world.of_kind("step")) >= 3)
+
+            def beat(self) -> None: ...
+
+        with pytest.raises(Interrupted) as stopped:
+            world.loop(processes=Asked()).run(start(), Position())
+        return str(stopped.value), world.events
+
+    # Only the main thread may set handlers.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "signal", lambda number, handler: handler)
+        ends = run_as_processes(3, work)
+    assert [message for message, _ in ends] == ["at step 3; the same command goes on from there"] * 3
+    assert [events[-1] for _, events in ends] == [("save", 3, None)] * 3
 
 
 def test_second_signal_stops_at_once() -> None:

@@ -111,3 +111,18 @@ def test_batches_are_split_and_states_copied_over_the_devices() -> None:
     assert batch["image"].sharding == devices.split
     assert devices.replicate(np.zeros(3)).sharding == devices.replicated
     assert devices.platform in devices.kind
+
+
+def test_devices_are_in_the_order_of_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: blocks of a batch that go to other processes than made them, and processes of unequal size."""
+    devices = [SimpleNamespace(process_index=p, id=i) for i, p in enumerate([1, 0, 1, 0])]
+    monkeypatch.setattr(parallel.jax, "devices", lambda: devices)
+    monkeypatch.setattr(parallel, "_mesh_of", lambda chosen: SimpleNamespace(devices=np.array(chosen)))
+    made = make_devices(ParallelConfig(cpu_convolutions="default"))
+    assert [(d.process_index, d.id) for d in made.mesh.devices.flat] == [(0, 1), (0, 3), (1, 0), (1, 2)]
+    assert (made.num_devices, made.num_processes) == (4, 2)
+    devices.pop()
+    with pytest.raises(
+        UserError, match="the processes have 1, 2 devices; each must have as many as the others"
+    ):
+        make_devices(ParallelConfig(cpu_convolutions="default"))

@@ -1,0 +1,230 @@
+"""The processes of one job: what each knows told to all, what one does for all, and an end when one is lost.
+
+A job of one process, which is the usual one, is ``ALONE``: nothing is exchanged then, and nobody watches. In a job of
+several all run the same program over the same workdir, on a file system that they share, and everything here is called
+by all of them in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dagm_jax.types import UserError
+
+T = TypeVar("T")
+
+# How messages begin in which a collective or jax's own service says that it has lost another process.
+SIGNS_OF_LOSS = (
+    "gloo",
+    "nccl",
+    "coordination service",
+    "connection reset",
+    "connection closed",
+    "socket closed",
+)
+# Messages are padded to a power of two of at least so many bytes: each size is compiled once.
+LEAST_BYTES = 1024
+
+
+class Watchdog:
+    """A thread that calls ``on_silence(seconds)`` once, if ``beat`` was not called for ``timeout_s``.
+
+    A process whose peer is stuck hangs inside a collective, where no exception reaches it.
+    """
+
+    def __init__(self, timeout_s: float, on_silence: Callable[[float], None]) -> None:
+        self._timeout_s, self._on_silence = timeout_s, on_silence
+        self._beat_s, self._is_paused = time.monotonic(), False
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def beat(self) -> None:
+        """There was progress."""
+        self._beat_s = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block silence is right."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self.beat()
+            self._is_paused = False
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._timeout_s / 4))
+            silence_s = time.monotonic() - self._beat_s
+            if silence_s > self._timeout_s and not self._is_paused:
+                self._on_silence(silence_s)
+                return
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place ``index`` among ``count``; the first, 0, is the one that writes."""
+
+    index: int = 0
+    count: int = 1
+    watchdog: Watchdog | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    def beat(self) -> None:
+        """Tells the watchdog that there was progress."""
+        if self.watchdog is not None:
+            self.watchdog.beat()
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part of the items; `interleave` puts what was made of the parts in order again."""
+        return items[self.index :: self.count]
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value (anything that can be pickled), in their order, on every process."""
+        return [value] if self.count == 1 else self._exchange(value, range(self.count))
+
+    def of_the_first(self, value: T) -> T:
+        """Process 0's value on every process: what they must not differ in, even by a rounding."""
+        return value if self.count == 1 else self._exchange(value, [0])[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds on any process."""
+        return flag if self.count == 1 else bool(multihost_utils.process_allgather(np.int32(flag)).any())
+
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """What ``work()`` gives on every process; a UserError of one of them is raised on all."""
+        value, message = None, None
+        try:
+            value = work()
+        except UserError as error:
+            if self.count == 1:
+                raise
+            message = str(error)
+        outcomes = self.gather((value, message))
+        for _, message in outcomes:
+            if message is not None:
+                raise UserError(message)
+        return [value for value, _ in outcomes]  # type: ignore[misc]
+
+    def by_the_first(self, work: Callable[[], T]) -> T:
+        """What ``work()`` gives on process 0, which alone does it; the others wait, for as long as it takes.
+
+        Their watchdogs sleep meanwhile; that of process 0 does not.
+        """
+        if self.is_first:
+            return self.together(work)[0]
+        with self._patience():
+            return self.together(lambda: None)[0]  # type: ignore[return-value]
+
+    def in_turns(self, work: Callable[[], T]) -> T:
+        """What ``work()`` gives here, done by process 0, then by one process of each other machine, then by the rest.
+
+        For work that finds what an earlier turn has left on disk, be it shared by all machines or each machine's own.
+        """
+        if self.count == 1:
+            return work()
+        machines = self.gather(platform.node())
+        leads = machines.index(machines[self.index]) == self.index
+        turn = 0 if self.is_first else 1 if leads else 2
+        value: list[T] = []
+        for now in range(3):
+            if now == turn:
+                self.together(lambda: value.append(work()))
+            else:
+                with self._patience():
+                    self.together(lambda: None)
+        return value[0]
+
+    def check_same(self, what: str, text: str) -> None:
+        """Raises UserError where the processes differ in ``text``, from which they would compute different things."""
+        digests = self.gather(hashlib.sha256(text.encode()).hexdigest())
+        other = next((i for i, digest in enumerate(digests) if digest != digests[0]), None)
+        if other is not None:
+            raise UserError(
+                f"process {other} of {self.count} differs from process 0 in {what}; start all by one command over "
+                "one file system"
+            )
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        if self.watchdog is None:
+            yield
+        else:
+            with self.watchdog.paused():
+                yield
+
+    def _exchange(self, value: T, sources: Sequence[int]) -> list[T]:
+        """The values of these processes, on all; one after the other, so that no more memory is held than they need."""
+        own = np.frombuffer(pickle.dumps(value), np.uint8)
+        sizes = multihost_utils.process_allgather(np.uint32(own.size))
+        received: list[T] = []
+        for source in sources:
+            size = int(sizes[source])
+            message = np.zeros(max(LEAST_BYTES, 1 << (size - 1).bit_length()), np.uint8)
+            if source == self.index:
+                message[:size] = own
+            message = multihost_utils.broadcast_one_to_all(message, is_source=source == self.index)
+            received.append(pickle.loads(np.asarray(message)[:size].tobytes()))
+        return received
+
+
+ALONE = Processes()
+
+
+def connect(
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout_s: int,
+    on_silence: Callable[[float], None],
+) -> Processes:
+    """The processes of this job, once all of them are there; where all three are None, as jax detects the cluster.
+
+    To be called before anything that starts jax's backend. A dead process is noticed within twice ``timeout_s``, one
+    that is stuck after it (see `Watchdog`). Raises UserError where there is no cluster.
+    """
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            cluster_detection_method="deactivate" if coordinator_address else None,
+            initialization_timeout=timeout_s,
+            # The watchdog, which says in one line what happened, comes first.
+            heartbeat_timeout_seconds=2 * timeout_s,
+            shutdown_timeout_seconds=timeout_s,
+        )
+    except (ValueError, RuntimeError) as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        where = coordinator_address or "of a cluster that jax detects"
+        raise UserError(
+            f"the other processes could not be reached by the coordinator {where} ({first_line}); on a cluster "
+            "that jax does not know give --coordinator_address, --num_processes and --process_id"
+        ) from error
+    watchdog = Watchdog(timeout_s, on_silence) if jax.process_count() > 1 else None
+    return Processes(jax.process_index(), jax.process_count(), watchdog)
+
+
+def speaks_of_a_lost_process(error: BaseException) -> bool:
+    """Whether an error of jax says that another process of the job is gone."""
+    return any(sign in str(error).lower() for sign in SIGNS_OF_LOSS)
+
+
+def interleave(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """The items whose `Processes.share` parts these are, in their order."""
+    count, total = len(parts), sum(map(len, parts))
+    return [parts[i % count][i // count] for i in range(total)]

@@ -1,0 +1,259 @@
+"""Whole runs of several processes: the same detector as of one, and the same command after whatever happened.
+
+In double precision, where the order of sums cannot hide or feign a difference.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+from dagm_jax.train.progress import read_history
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Far above what a job needs on a machine that does nothing else.
+TIMEOUT_S = 600
+pytestmark = pytest.mark.timeout(1200)
+SIZE_PX = 64
+# Validation after 3 and 6 steps; 4 test images.
+SMALL = (
+    "--config=configs/conv_autoencoder.py",
+    "--config.data.root=data",
+    "--config.slicing.mode=tiles",
+    "--config.slicing.slice_height_px=32",
+    "--config.slicing.slice_px=32",
+    "--config.slicing.overlap_px=8",
+    "--config.model.base_channels=1",
+    "--config.model.bottleneck_channels=2",
+    "--config.model.compute_dtype=float64",
+    "--config.optim.warmup_steps=2",
+    "--config.train.batch_size=4",
+    "--config.train.num_steps=6",
+    "--config.train.validate_every=3",
+    "--config.train.log_every=1",
+    "--workdir=run",
+)
+
+
+def write_images(root: Path) -> None:
+    """12 good images and 12 with a dark block, in folders."""
+    rng = np.random.default_rng(0)
+    for folder in ("good", "defect", "masks"):
+        (root / folder).mkdir(parents=True)
+    for i in range(24):
+        grey = rng.integers(90, 130, (SIZE_PX, SIZE_PX)).astype(np.uint8)
+        if i < 12:
+            row, column = rng.integers(4, 40, 2)
+            mask = np.zeros_like(grey)
+            mask[row : row + 18, column : column + 12] = 255
+            grey[mask > 0] = 40
+            Image.fromarray(mask).save(root / "masks" / f"{i:02d}.png")
+        Image.fromarray(grey).save(root / ("defect" if i < 12 else "good") / f"{i:02d}.png")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with the images, where a job is run over ``run``."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def workdir(self) -> Path:
+        return self.folder / "run"
+
+    def start(self, count: int, *arguments: str) -> subprocess.Popen[str]:
+        """The job with its images, as ``count`` processes or as the command alone."""
+        if not (self.folder / "data").exists():
+            write_images(self.folder / "data")
+        launcher = ("launch.local_processes", f"--num_processes={count}", "--")
+        program = launcher if count > 1 else ("dagm_jax.main",)
+        return subprocess.Popen(
+            [sys.executable, "-m", *program, *SMALL, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, job: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
+        """(exit status, stdout, lines of stderr)."""
+        try:
+            out, err = job.communicate(timeout=TIMEOUT_S)
+        finally:
+            job.terminate()
+        # Gloo, which carries messages between CPUs, greets.
+        return job.returncode, out, [line for line in err.splitlines() if "[Gloo]" not in line]
+
+    def run(self, count: int, *arguments: str) -> str:
+        """What a job that finishes prints."""
+        status, out, err = self.finish(self.start(count, *arguments))
+        assert status == 0, err
+        assert err == []
+        return out
+
+    def wait_for(self, job: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert job.poll() is None, f"ended too early: {self.finish(job)}"
+            assert time.monotonic() < end_s, "the moment never came"
+            time.sleep(0.01)
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are visible."""
+        folder = self.workdir / "checkpoints"
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.workdir / name).read_text())
+
+    def scores(self) -> dict[str, float]:
+        with (self.workdir / "predictions.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert len({row["image"] for row in rows}) == len(rows)
+        return {row["image"]: float(row["score"]) for row in rows}
+
+
+def process_of(launcher: subprocess.Popen[str], index: int) -> int:
+    """The process id of process ``index`` of a running job."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    (pid,) = (
+        int(pid)
+        for pid in children
+        if f"--process_id={index}" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    )
+    return pid
+
+
+@pytest.fixture(scope="module")
+def make_place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Place]:
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = kept | {
+        "PYTHONPATH": str(REPOSITORY),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "COLUMNS": "120",
+    }
+    return lambda: Place(tmp_path_factory.mktemp("place"), environment)
+
+
+@pytest.fixture(scope="module")
+def whole(make_place: Callable[[], Place]) -> Place:
+    """A run of one process."""
+    place = make_place()
+    place.run(1)
+    return place
+
+
+def arrays_of(place: Place, step: int) -> list[np.ndarray]:
+    """The arrays of a checkpoint as one process sees them."""
+    folder = (place.workdir / "checkpoints" / str(step) / "state").absolute()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        state = checkpointer.restore(folder, args=ocp.args.StandardRestore(fallback_sharding=here))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def assert_same_run(place: Place, whole: Place, num_processes: int) -> None:
+    """Parameters, history, thresholds, scores and report of the run of one process, up to the order of sums."""
+    assert place.steps() == whole.steps()
+    with jax.enable_x64(True):
+        for a, b in zip(arrays_of(place, 6), arrays_of(whole, 6), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+    scores, expected = place.scores(), whole.scores()
+    assert list(scores) == list(expected)
+    assert list(scores.values()) == pytest.approx(list(expected.values()), abs=1e-9)
+    rows, expected_rows = (read_history(p.workdir / "metrics.jsonl") for p in (place, whole))
+    assert [(row["step"], row["kind"]) for row in rows] == [(r["step"], r["kind"]) for r in expected_rows]
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert row["loss"] == pytest.approx(expected_row["loss"], rel=1e-9)
+    report, expected_report = place.read("report.json"), whole.read("report.json")
+    for name in ("tp", "fp", "fn", "tn", "num_images", "auroc"):
+        assert report["test"][name] == expected_report["test"][name], name
+    for name in ("dice_defective", "pixel_auroc", "average_precision"):
+        assert report["test"][name] == pytest.approx(expected_report["test"][name], abs=1e-9), name
+    assert report["data"]["sides"] == expected_report["data"]["sides"]
+    assert f"of {num_processes} processes" in report["device"]
+    figures = {path.name for path in (whole.workdir / "figures").iterdir()}
+    assert {path.name for path in (place.workdir / "figures").iterdir()} == figures
+    assert not (place.workdir / "cache").exists()
+    assert not list(place.workdir.rglob("*.partial"))
+    assert len(list((place.workdir / "tensorboard").iterdir())) >= 1
+
+
+def test_two_processes_one_killed_and_started_again_make_the_detector_of_one(
+    make_place: Callable[[], Place], whole: Place
+) -> None:
+    """Would catch: batches, batch norm, sums or scores that depend on the number of processes, two that write one
+    file, a job that outlives a part of it, and checkpoints that only a whole job could use."""
+    place = make_place()
+    job = place.start(2)
+    place.wait_for(job, lambda: bool(place.steps()))
+    os.kill(process_of(job, 1), signal.SIGKILL)
+    status, _, err = place.finish(job)
+    assert status == 128 + signal.SIGKILL
+    assert err[-1].startswith(
+        "error: process 1 of 2 was ended by SIGKILL, and all were ended; the same command"
+    )
+    assert not (place.workdir / "report.json").exists()
+    out = place.run(2)
+    assert "resuming from the checkpoint of step 3" in out
+    # One process speaks.
+    assert out.count("test images") == 1
+    assert_same_run(place, whole, 2)
+
+
+@pytest.mark.long
+def test_four_processes_stop_together_and_go_on(make_place: Callable[[], Place], whole: Place) -> None:
+    """Would catch: processes that stop at different steps, of which only one was asked to, and a frozen one that is
+    waited for for ever.
+    """
+    place = make_place()
+    history = place.workdir / "metrics.jsonl"
+    job = place.start(4)
+    place.wait_for(job, lambda: bool(read_history(history)))
+    os.kill(process_of(job, 2), signal.SIGTERM)
+    status, _, err = place.finish(job)
+    assert status == 130, err
+    stops = {line.partition("stopped: ")[2] for line in err}
+    assert len(err) == 4 and len(stops) == 1, err
+    (saved,) = place.steps()
+    assert stops == {f"at step {saved}; the same command goes on from there"}
+
+    job = place.start(4, "--peer_timeout_s=90")
+    place.wait_for(job, lambda: len(read_history(history)) > saved)
+    os.kill(process_of(job, 3), signal.SIGSTOP)
+    status, _, err = place.finish(job)
+    assert status == 75, err
+    assert any("stopped: no progress for" in line for line in err)
+    assert err[-1].startswith("error: process 3 of 4 was stuck")
+
+    place.run(4)
+    assert_same_run(place, whole, 4)
+
+
+@pytest.mark.long
+def test_pmap_over_two_processes_takes_the_same_steps(make_place: Callable[[], Place], whole: Place) -> None:
+    """Would catch: a pmap that sums over its own process's devices alone."""
+    place = make_place()
+    place.run(2, "--config.parallel.mode=pmap")
+    assert_same_run(place, whole, 2)

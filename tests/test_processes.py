@@ -1,0 +1,254 @@
+"""Real processes of jax.distributed over nothing but messages: what they tell one another, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_processes import run_as_processes
+
+from dagm_jax.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
+from dagm_jax.types import UserError
+from launch.local_processes import free_port
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 120
+
+# The middle of `dagm_jax.main.main`, with another work than an experiment.
+PROGRAM = """
+import os, signal, sys, time
+from absl import flags
+from dagm_jax import main
+from dagm_jax.types import UserError
+flags.FLAGS(sys.argv)
+processes = main.join_processes()
+work = sys.stdin.read()
+try:
+    exec(work)
+except BaseException as error:
+    main.leave(error, processes)
+"""
+
+
+def start(work: str, count: int = 2, timeout_s: int = 60) -> list[subprocess.Popen[str]]:
+    """``count`` processes that do ``work``, in which ``processes`` is what they are of."""
+    port = free_port()
+    job = []
+    for index in range(count):
+        flags = [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}"]
+        flags += [f"--process_id={index}", f"--peer_timeout_s={timeout_s}"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *flags],
+            cwd=REPOSITORY,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None
+        process.stdin.write(work)
+        process.stdin.close()
+        process.stdin = None
+        job.append(process)
+    return job
+
+
+def finish(job: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """(exit status, stdout, stderr less what gloo says) of each."""
+    ends = []
+    try:
+        for process in job:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+            lines = [line for line in err.splitlines(keepends=True) if "[Gloo]" not in line]
+            out = "".join(line for line in out.splitlines(keepends=True) if "[Gloo]" not in line)
+            ends.append((process.returncode, out, "".join(lines)))
+    finally:
+        for process in job:
+            process.kill()
+    return ends
+
+
+def test_messages_arrive_whole_and_in_order() -> None:
+    """Would catch: a message cut at its padding, one taken for another, and a first that is not process 0."""
+    ends = finish(
+        start(
+            "mine = {'index': processes.index, 'bytes': bytes(range(256)) * (1 + 99 * processes.index)}\n"
+            "told = processes.gather(mine)\n"
+            "assert [one['index'] for one in told] == [0, 1, 2], told\n"
+            "assert [len(one['bytes']) for one in told] == [256, 25600, 50944], told\n"
+            "assert all(one['bytes'][:256] == bytes(range(256)) for one in told)\n"
+            "assert processes.of_the_first(processes.index + 7) == 7\n"
+            "assert processes.any(processes.index == 2) and not processes.any(False)\n"
+            "assert processes.by_the_first(lambda: processes.index) == 0\n"
+            "print(processes.index, processes.count)\n",
+            count=3,
+        )
+    )
+    assert ends == [(0, f"{i} 3\n", "") for i in range(3)]
+
+
+def test_the_mistake_of_one_is_the_end_of_all() -> None:
+    """Would catch: processes that wait for ever for one that has stopped with an error."""
+    ends = finish(
+        start("def work():\n  if processes.index == 1: raise UserError('mend it')\nprocesses.together(work)")
+    )
+    assert ends == [(2, "", "error: mend it\n")] * 2
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_dead_process_ends_the_other(lost: int) -> None:
+    """Would catch: a job that hangs for minutes because one of its processes was killed.
+
+    Where jax's service dies with process 0 it may be it that ends the other one, by SIGABRT.
+    """
+    begin_s = time.monotonic()
+    job = start(
+        "processes.any(True)\n"
+        f"if processes.index == {lost}: os.kill(os.getpid(), signal.SIGKILL)\nprocesses.any(True)",
+        timeout_s=TIMEOUT_S,
+    )
+    ends = finish(job)
+    assert time.monotonic() - begin_s < TIMEOUT_S
+    assert ends[lost][0] == -signal.SIGKILL
+    status, _, err = ends[1 - lost]
+    if status == -signal.SIGABRT:
+        assert lost == 0
+    else:
+        assert status == 75
+        assert "stopped: another process of the job is gone" in err
+        assert "the same command goes on" in err
+
+
+def test_a_frozen_process_ends_the_other() -> None:
+    """Would catch: a job that waits for ever for a process that is there and does nothing."""
+    job = start(
+        "processes.any(True)\n"
+        "if processes.index == 1: os.kill(os.getpid(), signal.SIGSTOP)\nprocesses.any(True)",
+        timeout_s=3,
+    )
+    ends = finish(job[:1])
+    job[1].kill()
+    job[1].communicate()
+    status, _, err = ends[0]
+    assert status == 75, err
+    (line,) = err.splitlines()
+    assert line.startswith("stopped: no progress for ")
+    assert "--peer_timeout_s" in line
+
+
+def test_waiting_for_the_first_is_no_silence() -> None:
+    """Would catch: processes that end while process 0 decodes images or draws figures for longer than the timeout."""
+    work = (
+        "def slow():\n  for _ in range(9):\n    time.sleep(0.4)\n    processes.beat()\n  return 'done'\n"
+        "print(processes.by_the_first(slow), processes.in_turns(lambda: 'all'))"
+    )
+    assert finish(start(work, timeout_s=2)) == [(0, "done all\n", "")] * 2
+
+
+def test_a_part_of_the_flags_is_refused() -> None:
+    """Would catch: a job that starts with a part of its flags, each process alone and over the others' workdir."""
+    code = (
+        "import sys; from absl import flags; from dagm_jax import main\n"
+        "for argv in sys.argv[1:]:\n"
+        "  flags.FLAGS.unparse_flags(); flags.FLAGS(['main', *argv.split()])\n"
+        "  try: main.join_processes()\n"
+        "  except main.UserError as error: print(error)\n"
+        "  flags.FLAGS['coordinator_address'].value = None; flags.FLAGS['process_id'].value = None\n"
+    )
+    two = "--num_processes=2"
+    cases = (two, f"--coordinator_address=a:1 {two}", f"--coordinator_address=a:1 {two} --process_id=2")
+    command = [sys.executable, "-c", code, *cases]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert [line.partition(";")[0] for line in lines] == [
+        "`--coordinator_address` is missing",
+        "`--process_id` is missing",
+        "`--process_id` (=2) must be below `--num_processes` (=2)",
+    ]
+
+
+# --- without jax.distributed --------------------------------------------------------------------------------
+
+
+def test_a_job_of_one_exchanges_nothing() -> None:
+    """Would catch: a run of one process that pickles, compiles or waits for what it has already."""
+    value = [lambda: 1]  # cannot be pickled
+    assert ALONE.gather(value) == [value]
+    assert ALONE.of_the_first(value) is value
+    assert ALONE.by_the_first(lambda: value) is ALONE.in_turns(lambda: value) is value
+    assert ALONE.share([1, 2]) == [1, 2]
+    with pytest.raises(UserError, match="once"):
+        ALONE.together(lambda: (_ for _ in ()).throw(UserError("once")))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("total", [0, 1, 5, 12])
+def test_shares_are_disjoint_and_whole(count: int, total: int) -> None:
+    """Would catch: an item in two shares or in none, and parts put together in another order."""
+    parts = [Processes(i, count).share(range(total)) for i in range(count)]
+    assert interleave(parts) == list(range(total))
+
+
+def test_turns_come_one_after_the_other() -> None:
+    """Would catch: two processes of a machine that decode the same images into the same file."""
+    events: list[str] = []
+
+    def work(processes: Processes) -> int:
+        def step() -> int:
+            events.append(f"begin {processes.index}")
+            time.sleep(0.05)
+            events.append(f"end {processes.index}")
+            return processes.index
+
+        return processes.in_turns(step)
+
+    assert run_as_processes(3, work) == [0, 1, 2]
+    # All on this machine: process 0 first, alone.
+    assert events[:2] == ["begin 0", "end 0"]
+    assert sorted(events[2:]) == ["begin 1", "begin 2", "end 1", "end 2"]
+
+
+def test_processes_that_differ_are_told_so() -> None:
+    """Would catch: processes that train on different images, each by its own step."""
+
+    def work(processes: Processes) -> None:
+        processes.check_same("the seed", "same")
+        with pytest.raises(UserError, match=r"process 2 of 3 differs from process 0 in the seed; start all"):
+            processes.check_same("the seed", "other" if processes.index == 2 else "same")
+
+    run_as_processes(3, work)
+
+
+def test_the_watchdog_barks_once_after_silence_only() -> None:
+    """Would catch: an end in the midst of progress, or in a pause, and none at all."""
+    heard: list[float] = []
+    watchdog = Watchdog(0.6, heard.append)
+    for _ in range(6):
+        time.sleep(0.2)
+        watchdog.beat()
+    with watchdog.paused():
+        time.sleep(1.2)
+    assert heard == []
+    end_s = time.monotonic() + TIMEOUT_S
+    while not heard and time.monotonic() < end_s:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert len(heard) == 1
+    assert heard[0] > 0.6
+
+
+def test_other_errors_are_not_blamed_on_processes() -> None:
+    """Would catch: a lack of memory, or a mistake of ours, reported as another process's end."""
+    gone = ValueError(
+        "UNKNOWN: Gloo AllGather failed: [pair.cc:538] Read error [127.0.0.1]: Connection reset by peer"
+    )
+    assert speaks_of_a_lost_process(gone)
+    assert not speaks_of_a_lost_process(RuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+    assert not speaks_of_a_lost_process(KeyError("loss"))
