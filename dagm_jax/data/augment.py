@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,23 +54,52 @@ def rotate_and_crop(
     return moved, moved_mask.astype(bool)
 
 
+@dataclass(frozen=True)
+class Move:
+    """A move of an image within its frame: `dihedral`, then, unless all three are 0, `rotate_and_crop`."""
+
+    quarter_turns: int
+    flip: bool
+    angle_deg: float
+    shift_px: tuple[float, float]
+
+    @property
+    def is_dihedral(self) -> bool:
+        return not self.angle_deg and not any(self.shift_px)
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``) moved; views where only axes change."""
+        image, mask = (dihedral(array, self.quarter_turns, self.flip) for array in (image, mask))
+        if self.is_dihedral:
+            return image, mask
+        return rotate_and_crop(
+            np.ascontiguousarray(image), np.ascontiguousarray(mask), self.angle_deg, self.shift_px
+        )
+
+    def line_sums(self, down: np.ndarray, across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The sums down the columns and across the rows of a dihedrally moved array, from those of the array."""
+        if self.flip:
+            down = down[::-1]
+        for _ in range(self.quarter_turns):
+            # A turn to the left makes the last column the first row.
+            down, across = across, down[::-1]
+        return down, across
+
+
 def augment(
     image: np.ndarray, mask: np.ndarray, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One random move of ``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``); their shape stays.
+    """One random move of ``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``); their shape stays."""
+    return draw_move(image.shape, config, rng)(image, mask)
 
-    An image that is not square turns by 0° or 180° only.
-    """
+
+def draw_move(shape: Sequence[int], config: AugmentConfig, rng: np.random.Generator) -> Move:
+    """One random move of images of ``shape`` (h, w); one that is not square turns by 0° or 180° only."""
     # All numbers are drawn whatever the options, so that one option does not change another one's draws.
     quarter_turns, flip = int(rng.integers(4)), bool(rng.integers(2))
     angle, row_shift, column_shift = rng.uniform(-1, 1, 3)
-    if image.shape[0] != image.shape[1]:
+    if shape[0] != shape[1]:
         quarter_turns -= quarter_turns % 2
     quarter_turns, flip = quarter_turns * config.rotate90, flip and config.flip
-    image, mask = dihedral(image, quarter_turns, flip), dihedral(mask, quarter_turns, flip)
-    if config.max_angle_deg or config.max_shift_px:
-        shift = (row_shift * config.max_shift_px, column_shift * config.max_shift_px)
-        image, mask = rotate_and_crop(
-            np.ascontiguousarray(image), np.ascontiguousarray(mask), angle * config.max_angle_deg, shift
-        )
-    return image, mask
+    shift_px = (row_shift * config.max_shift_px, column_shift * config.max_shift_px)
+    return Move(quarter_turns, flip, angle * config.max_angle_deg, shift_px)

@@ -58,15 +58,32 @@ class ImageCache:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         row = self._row(index)
         h, w = self.shapes[index]
-        image = np.asarray(row[: h * w]).reshape(h, w)
+        image = row[: h * w].reshape(h, w)
         mask = np.unpackbits(row[h * w :], count=h * w).view(bool).reshape(h, w)
         return image, mask
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        # A plain array: each slice of a memmap would be one too, and making these takes longer than reading them.
+        return np.asarray(np.memmap(self.path, np.uint8, "r"))
 
     def _row(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         start, end = self._offsets[index : index + 2]
-        return np.memmap(self.path, np.uint8, "r", offset=start, shape=(end - start,))
+        return self._bytes[start:end]
+
+    @cached_property
+    def _line_sums(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    def mask_line_sums(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The mask's sums down its columns, int32 ``[w]``, and across its rows, int32 ``[h]``; kept once computed."""
+        sums = self._line_sums.get(index)
+        if sums is None:
+            _, mask = self[index]
+            sums = self._line_sums[index] = mask.sum(0, dtype=np.int32), mask.sum(1, dtype=np.int32)
+        return sums
 
     def mask_px(self, index: int) -> int:
         """How many pixels of the image's mask are set."""

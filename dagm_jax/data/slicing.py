@@ -154,10 +154,19 @@ class Slicer:
             return mask.sum(dtype=np.int32)[None]
         if self.mode == "tiles":
             return self._held_by_tiles(mask, xp)
+        down, across = mask.sum(axis=0, dtype=np.int32), mask.sum(axis=1, dtype=np.int32)
+        return self.held_by_strips(down, across, xp)
+
+    @property
+    def is_strips(self) -> bool:
+        """Whether slices are whole columns or rows of the image, so that `held_by_strips` knows what they hold."""
+        return self.mode in ("strips", "two_orientations")
+
+    def held_by_strips(self, down: Any, across: Any, xp: ModuleType = np) -> Any:
+        """`held` from the mask's sums down its columns, int32 ``[w]``, and across its rows, int32 ``[h]``."""
         parts = []
-        for axis, edges in ((0, self.vertical_edges), (1, self.horizontal_edges)):
+        for sums, edges in ((down, self.vertical_edges), (across, self.horizontal_edges)):
             if edges:
-                sums = mask.sum(axis=axis, dtype=np.int32)
                 until = xp.concatenate([xp.zeros(1, np.int32), xp.cumsum(sums, dtype=np.int32)])
                 left = np.array(edges)
                 parts.append(until[left + self.slice_px] - until[left])
@@ -231,8 +240,10 @@ def pad(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     The same array where it has that shape. An image and its mask stay with each other. Raises ValueError where it is
     larger.
     """
+    if array.shape == shape:
+        return array
     more = [(0, wanted - length) for wanted, length in zip(shape, array.shape, strict=True)]
-    return np.pad(array, more, mode="symmetric") if any(after for _, after in more) else array
+    return np.pad(array, more, mode="symmetric")
 
 
 def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dagm_jax.data.augment import AugmentConfig, augment, dihedral, rotate_and_crop
+from dagm_jax.data.augment import AugmentConfig, Move, augment, dihedral, rotate_and_crop
 from dagm_jax.types import UserError
 
 ALL_MOVES = [(turns, flip) for turns in range(4) for flip in (False, True)]
@@ -254,3 +254,22 @@ def test_config_refuses(values: dict[str, Any], message: str) -> None:
     """Would catch: turns beyond 45°, which rotate90 covers, and bounds below zero."""
     with pytest.raises(UserError, match=re.escape(message)):
         AugmentConfig(**values)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("quarter_turns", range(4))
+def test_line_sums_move_with_the_array(quarter_turns: int, flip: bool) -> None:
+    """Would catch: a turn to the wrong side, rows and columns exchanged, an order not reversed."""
+    mask = np.random.default_rng(0).random((5, 5)) < 0.4
+    move = Move(quarter_turns, flip, 0.0, (0.0, 0.0))
+    assert move.is_dihedral
+    _, moved = move(np.zeros((5, 5), np.uint8), mask)
+    down, across = move.line_sums(mask.sum(0), mask.sum(1))
+    np.testing.assert_array_equal(down, moved.sum(0))
+    np.testing.assert_array_equal(across, moved.sum(1))
+
+
+@pytest.mark.parametrize("move", [Move(0, False, 3.0, (0.0, 0.0)), Move(1, True, 0.0, (0.0, -2.0))])
+def test_other_moves_are_not_dihedral(move: Move) -> None:
+    """Would catch: sums of the unmoved mask taken for those of one that was turned by degrees or shifted."""
+    assert not move.is_dihedral

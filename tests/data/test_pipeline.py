@@ -18,7 +18,7 @@ from PIL import Image
 
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.cache import ImageCache, build_cache
-from dagm_jax.data.pipeline import full_batch, iterate, make_training_stream
+from dagm_jax.data.pipeline import Epochs, full_batch, iterate, make_training_stream
 from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer, padded_shape, slice_labels
 from dagm_jax.data.split import split_records
 from dagm_jax.types import Manifest, Record, UserError
@@ -183,8 +183,22 @@ def test_the_first_slices_are_pinned(stream: Callable[..., Stream]) -> None:
 
     To regenerate after a change on purpose: print(facts(stream())[:10]).
     """
-    pinned = [(1, 1), (10, 0), (2, 1), (5, 0), (4, 1), (7, 0), (5, 1), (3, 0), (9, 1), (8, 0)]
+    pinned = [(4, 1), (1, 0), (6, 1), (21, 0), (2, 1), (7, 0), (7, 1), (17, 0), (3, 1), (16, 0)]
     assert facts(stream())[:10] == pinned
+
+
+def test_every_epoch_holds_every_index_once_in_an_order_of_its_own() -> None:
+    """Would catch: indices left out or doubled, epochs in one order, a seed that changes nothing, order by reading."""
+    source = Epochs([3, 5, 8, 13, 21, 34, 55], 25, seed=4)
+    assert len(source) == 25
+    drawn = [source[k] for k in range(25)]
+    epochs = [drawn[k : k + 7] for k in (0, 7, 14)]
+    assert all(sorted(epoch) == [3, 5, 8, 13, 21, 34, 55] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [Epochs([3, 5, 8, 13, 21, 34, 55], 25, seed=5)[k] for k in range(25)] != drawn
+    again = Epochs([3, 5, 8, 13, 21, 34, 55], 25, seed=4)
+    places = np.random.default_rng(0).permutation(25)
+    assert [again[int(k)] for k in places] == [drawn[k] for k in places]
 
 
 # --- what is drawn ---
