@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-THUMBNAIL_SIDE_PX = 192
+THUMBNAIL_SIDE_PX = 176
+THUMBNAIL_QUALITY = 35
 PICTURE_SIDE_PX = 1024
-_PICTURE_QUALITY = 60
+PICTURE_QUALITY = 60
 # Anchors of matplotlib's "inferno", red, green, blue at 0, 1/8, ... 1.
 _HEAT = np.array(
     [
@@ -88,7 +89,7 @@ def draw_pictures(
     pixel_threshold: float,
     true_mask: Mask | None = None,
     side_px: int = THUMBNAIL_SIDE_PX,
-    quality: int = 40,
+    quality: int = THUMBNAIL_QUALITY,
 ) -> Pictures:
     """The image and its overlay, both with the longer side at most ``side_px``, as lossy WebP.
 
@@ -127,7 +128,7 @@ def _draw_overlay(heat: NDArray[np.floating], pixel_threshold: float) -> UInt8:
     strength = np.interp(np.nan_to_num(heat), *anchors)
     places = np.linspace(0, 1, len(_HEAT))
     colours = [np.interp(strength, places, _HEAT[:, channel]) for channel in range(3)]
-    opacity = np.round(255 * _HEAT_OPACITY * strength / _OPACITY_STEP) * _OPACITY_STEP
+    opacity = np.round(255 * _HEAT_OPACITY * strength**1.5 / _OPACITY_STEP) * _OPACITY_STEP
     return np.stack([*colours, opacity], axis=-1).astype(np.uint8)
 
 

@@ -137,6 +137,16 @@
     return String(Number(value.toPrecision(digits)));
   }
 
+  /** The threshold with as few digits as leave every decision as it is. */
+  function shortText(threshold) {
+    const place = lowerBound(distinct, threshold);
+    for (let digits = 4; digits < 17; digits += 1) {
+      const short = Number(threshold.toPrecision(digits));
+      if (lowerBound(distinct, short) === place) return String(short);
+    }
+    return String(threshold);
+  }
+
   const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 2 : 1)} %`;
   const labelText = (entry) => (entry.label === null ? "no label" : `label ${entry.label ? "defective" : "good"}`);
 
@@ -302,9 +312,9 @@
     };
   }
 
-  /** A probability with two digits, counted from 1 where it is near 1. */
+  /** A probability in short, counted from 1 where it is near 1. */
   function probabilityText(value) {
-    return value > 0.9 ? `1 - ${(1 - value).toPrecision(1)}`.replace("e-", "e-") : String(Number(value.toPrecision(2)));
+    return value > 0.9 ? `1 - ${Number((1 - value).toPrecision(1))}` : String(Number(value.toPrecision(2)));
   }
 
   // --- threshold ----------------------------------------------------------------------------------------------
@@ -320,7 +330,7 @@
     state.threshold = threshold;
     state.place = lowerBound(distinct, threshold);
     slider.value = state.place;
-    if (!typed) field.value = threshold;
+    if (!typed) field.value = shortText(threshold);
     showCounts();
     refresh();
   }
@@ -337,6 +347,7 @@
   function showCounts() {
     const counts = countsAt(state.place), { tp, fp, fn, tn, called, cleared } = counts;
     const total = judged.length;
+    byId("counts").textContent = `${called} of ${total} images judged defective`;
     byId("num-defective").textContent = called;
     byId("num-good").textContent = cleared;
     byId("defective-detail").textContent = total ? `${percent(called / total)} of ${total} images` : "";
@@ -571,7 +582,9 @@
     byId("viewer-detail").textContent =
       `${verdict.told}, ${labelText(entry)}, score ${scoreText(entry.score)} (${entry.place + 1} of ${view.entries.length})`;
     const image = byId("viewer-image"), map = byId("viewer-map");
-    image.src = entry.picture ?? WEBP + entry.thumbnail;
+    const source = entry.picture ?? (entry.thumbnail && WEBP + entry.thumbnail);
+    image.hidden = !source;
+    image.src = source;
     image.alt = entry.name;
     const overlay = entry.picture ? entry.pictureOverlay : entry.overlay && WEBP + entry.overlay;
     map.hidden = !overlay;
@@ -637,7 +650,7 @@
   function hideWhatLacks() {
     for (const part of document.querySelectorAll(".labelled")) part.hidden = !isLabelled;
     for (const part of document.querySelectorAll(".unknown")) part.hidden = !hasUnlabelled;
-    byId("scores-heading").parentElement.hidden = judged.length === 0;
+    for (const part of document.querySelectorAll(".unlabelled")) part.hidden = isLabelled;
     const last = distinct.length;
     byId("curves").hidden = !(below.defective[last] && below.good[last]);
   }
