@@ -257,7 +257,7 @@ def third_party(folder: Path, pattern: str) -> set[str]:
         ("dagm_jax", "*.py", ()),
         ("configs", "*.py", ()),
         ("launch", "*.py", ("peer",)),
-        ("tests", "test_*.py", ("test", "peer", "tfds-test")),
+        ("tests", "test_*.py", ("test", "peer", "tfds-test", "browser")),
     ],
 )
 def test_every_import_is_declared(folder: str, pattern: str, extras: tuple[str, ...]) -> None:

@@ -142,7 +142,7 @@
     const place = lowerBound(distinct, threshold);
     for (let digits = 4; digits < 17; digits += 1) {
       const short = Number(threshold.toPrecision(digits));
-      if (lowerBound(distinct, short) === place) return String(short);
+      if (Number.isFinite(short) && lowerBound(distinct, short) === place) return String(short);
     }
     return String(threshold);
   }
@@ -426,7 +426,9 @@
     // Equal scores keep the order of names, whatever the order of the file.
     view.entries = byName.filter((entry) => isShown(entry, chosen)).sort(order);
     view.entries.forEach((entry, place) => { entry.place = place; });
-    if (!view.entries.includes(view.active)) view.active = view.entries[0] ?? null;
+    // Whoever looks at one image keeps it, wherever it has moved to.
+    const isHeld = gallery.contains(document.activeElement) && view.entries.includes(view.active);
+    if (!isHeld) view.active = view.entries[0] ?? null;
     const isAll = view.entries.length === judged.length;
     byId("shown").textContent = isAll
       ? `${judged.length} images` : `${view.entries.length} of ${judged.length} images`;
@@ -569,6 +571,7 @@
   // --- viewer -------------------------------------------------------------------------------------------------
 
   const viewer = byId("viewer");
+  let inViewer = null;
 
   function openViewer(entry) {
     showInViewer(entry);
@@ -577,7 +580,7 @@
 
   function showInViewer(entry) {
     const verdict = verdictOf(entry);
-    activate(entry);
+    inViewer = entry;
     byId("viewer-name").textContent = entry.name;
     byId("viewer-detail").textContent =
       `${verdict.told}, ${labelText(entry)}, score ${scoreText(entry.score)} (${entry.place + 1} of ${view.entries.length})`;
@@ -597,7 +600,7 @@
   }
 
   function stepViewer(step) {
-    const entry = view.entries[view.active.place + step];
+    const entry = view.entries[inViewer.place + step];
     if (entry) showInViewer(entry);
   }
 
@@ -624,7 +627,7 @@
     viewer.addEventListener("keydown", handleViewerKey);
     viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
     // Back to the image that was looked at last, which need not be the one that opened the viewer.
-    viewer.addEventListener("close", () => { if (view.active) focusPlace(view.active.place); });
+    viewer.addEventListener("close", () => focusPlace(inViewer.place));
   }
 
   // --- start --------------------------------------------------------------------------------------------------
@@ -699,9 +702,8 @@
 
   function chooseCell(cell) {
     const wasChosen = cell.getAttribute("aria-pressed") === "true";
-    filters.elements.label.value = wasChosen ? "" : cell.dataset.label;
-    filters.elements.verdict.value = wasChosen ? "" : cell.dataset.verdict;
-    filters.elements.errors.value = "";
+    const chosen = { ...(wasChosen ? { label: "", verdict: "" } : cell.dataset), errors: "" };
+    for (const one of filters.querySelectorAll("input[type=radio]")) one.checked = one.value === chosen[one.name];
     refresh();
   }
 
