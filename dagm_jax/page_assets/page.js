@@ -3,9 +3,10 @@
   const WEBP = "data:image/webp;base64,";
   // The normal quantile of 0.975.
   const Z = 1.959963984540054;
-  const CAPTION_PX = 62, GAP_PX = 12, SMALLEST_CARD_PX = 148, SPARE_PX = 600;
+  const CAPTION_PX = 50, GAP_PX = 12, SMALLEST_CARD_PX = 148, SPARE_PX = 600;
   const LOGIT_CLIP = 1e-6;
-  const NUM_BARS = 48;
+  // Of the histogram: its bars, and the share of its width that is free at either end.
+  const NUM_BARS = 48, MARGIN = 0.03;
   const SVG = "http://www.w3.org/2000/svg";
   const byId = (id) => document.getElementById(id);
   const collator = new Intl.Collator("en", { numeric: true });
@@ -247,7 +248,8 @@
     const width = high / 2 - low / 2;
     const share = (value) => (width > 0 ? (spread(value) / 2 - low / 2) / width : 0.5);
     const value = (part) => unspread(low * (1 - part) + high * part);
-    return { share: (score) => 0.03 + 0.94 * share(score), value: (part) => value((part - 0.03) / 0.94), isBounded };
+    const inner = 1 - 2 * MARGIN;
+    return { share: (score) => MARGIN + inner * share(score), value: (part) => value((part - MARGIN) / inner), isBounded };
   }
 
   function barHeights(axis, label) {
@@ -278,7 +280,7 @@
       svg("path", { class: `bars ${kind}`, d: path }, chart);
     }
     svg("path", { class: "grid", d: `M0,${height}h${width}` }, chart);
-    for (const part of [0.03, 0.265, 0.5, 0.735, 0.97]) {
+    for (const part of [MARGIN, 0.265, 0.5, 0.735, 1 - MARGIN]) {
       const x = part * width, side = part < 0.1 ? "" : part > 0.9 ? " end" : " middle";
       svg("path", { class: "grid", d: `M${x},${height}v4` }, chart);
       const text = axis.isBounded ? probabilityText(axis.value(part)) : scoreText(axis.value(part));
@@ -295,8 +297,11 @@
     let isDragged = false;
     const choose = (event) => {
       const box = chart.getBoundingClientRect();
-      const part = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
-      moveTo(lowerBound(distinct, axis.value(part)));
+      const part = (event.clientX - box.left) / box.width;
+      // Beyond the ends there is no score, whatever the logit axis has cut off.
+      if (part < MARGIN) moveTo(0);
+      else if (part > 1 - MARGIN) moveTo(distinct.length);
+      else moveTo(lowerBound(distinct, axis.value(part)));
     };
     chart.addEventListener("pointerdown", (event) => {
       isDragged = true;
@@ -314,7 +319,7 @@
 
   /** A probability in short, counted from 1 where it is near 1. */
   function probabilityText(value) {
-    return value > 0.9 ? `1 - ${Number((1 - value).toPrecision(1))}` : String(Number(value.toPrecision(2)));
+    return value > 0.99 ? `1 - ${Number((1 - value).toPrecision(1))}` : String(Number(value.toPrecision(2)));
   }
 
   // --- threshold ----------------------------------------------------------------------------------------------
@@ -653,6 +658,7 @@
   function hideWhatLacks() {
     for (const part of document.querySelectorAll(".labelled")) part.hidden = !isLabelled;
     for (const part of document.querySelectorAll(".unknown")) part.hidden = !hasUnlabelled;
+    byId("scores").hidden = judged.length === 0;
     for (const part of document.querySelectorAll(".unlabelled")) part.hidden = isLabelled;
     const last = distinct.length;
     byId("curves").hidden = !(below.defective[last] && below.good[last]);
@@ -679,7 +685,8 @@
 
   function connectGallery() {
     filters.addEventListener("submit", (event) => event.preventDefault());
-    filters.addEventListener("input", refresh);
+    filters.addEventListener("change", refresh);
+    byId("search").addEventListener("input", refresh);
     // The fields are empty only after the event.
     filters.addEventListener("reset", () => setTimeout(() => { showMaps(); refresh(); }));
     byId("maps").addEventListener("change", showMaps);
