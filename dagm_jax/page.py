@@ -199,7 +199,9 @@ def open_page(
     finite.
     """
     if not (math.isfinite(threshold) and math.isfinite(pixel_threshold)):
-        raise ValueError(f"`threshold` (={threshold}) and `pixel_threshold` (={pixel_threshold}) must be finite")
+        raise ValueError(
+            f"`threshold` (={threshold}) and `pixel_threshold` (={pixel_threshold}) must be finite"
+        )
     head, tail, script = _template(title)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -330,6 +330,24 @@ def test_every_record_once_in_order(records: list[Record]) -> None:
     assert result.scores == pytest.approx([image.max() / 255 for image, _ in images])
     assert result.decisions == [score >= 0.5 for score in result.scores]
     assert all(type(decision) is bool for decision in result.decisions)
+
+
+def test_each_image_is_shown_outside_the_executing_time(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: an image shown beside another one's record, and pictures drawn at the detector's expense."""
+    now_s = [0.0]
+    monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now_s[0])
+    shown: list[tuple[Record, Judged]] = []
+
+    def show_image(record: Record, judged: Judged) -> None:
+        shown.append((record, judged))
+        now_s[0] += 1000
+
+    result = judge_test_side(brightness_judge(4), records, SHAPE, RULE, show_image)
+    assert [record for record, _ in shown] == records
+    assert [judged.score for _, judged in shown] == result.scores
+    assert result.executing_time_s == 0
     assert result.executing_time_s > 0
     assert result.overlap.num_defective == sum(result.labels)
     dice = [

@@ -86,7 +86,9 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert hostile.facts["title"] == HOSTILE and hostile.facts["summary"] == [[HOSTILE, HOSTILE]]
 
 
-@pytest.mark.parametrize("name", ["$entries", "${facts}", "$$", "Grüße 表面 🏭", "rtl \u202e gnp.exe", "\x00\n\t"])
+@pytest.mark.parametrize(
+    "name", ["$entries", "${facts}", "$$", "Grüße 表面 🏭", "rtl \u202e gnp.exe", "\x00\n\t"]
+)
 def test_names_come_through_as_they_are(tmp_path: Path, name: str) -> None:
     """Would catch: a name taken for a place of the template, or one that loses characters on its way."""
     reader = written(tmp_path, [PageEntry(name, 0, 0.1)], title=name)
@@ -200,15 +202,17 @@ def test_page_is_written_image_by_image(tmp_path: Path) -> None:
 
 def test_page_appears_in_whole_or_not_at_all(tmp_path: Path) -> None:
     """Would catch: half a page left by an interruption in place of the last whole one, or its part left beside it."""
-    written(tmp_path, [PageEntry("before", 0, 0.5)])
-    with (
-        pytest.raises(KeyboardInterrupt),
-        open_page(tmp_path / "index.html", title="t", threshold=0.5, pixel_threshold=0.5) as one,
-    ):
-        one.add(PageEntry("after", 0, 0.5))
+
+    def interrupted() -> Iterator[PageEntry]:
+        yield PageEntry("after", 0, 0.5)
         raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
-    assert "before" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+    path = tmp_path / "index.html"
+    written(tmp_path, [PageEntry("before", 0, 0.5)])
+    with pytest.raises(KeyboardInterrupt):
+        write_page(path, interrupted(), title="t", threshold=0.5, pixel_threshold=0.5)
+    assert list(tmp_path.iterdir()) == [path]
+    assert "before" in path.read_text(encoding="utf-8")
 
 
 def test_summary_may_be_filled_to_the_end(tmp_path: Path) -> None:
