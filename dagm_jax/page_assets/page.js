@@ -394,14 +394,24 @@
   const cards = new Map();
   const view = { entries: [], active: null, columns: 1, cardPx: SMALLEST_CARD_PX };
 
-  const ORDERS = {
+  const COMPARE = {
     falling: (a, b) => b.score - a.score,
     rising: (a, b) => a.score - b.score,
     nearest: (a, b) => distance(a) - distance(b),
-    name: (a, b) => collator.compare(a.name, b.name),
-    "name-falling": (a, b) => collator.compare(b.name, a.name),
   };
   const distance = (entry) => Math.abs(entry.score / 2 - state.threshold / 2);
+
+  const orders = new Map();
+  /** All judged images in an order, equal ones by name; only the distance to the threshold has to be sorted again. */
+  function inOrder(order) {
+    if (order === "nearest" || !orders.has(order)) {
+      const made = [...byName];
+      if (order === "name-falling") made.reverse();
+      else if (order !== "name") made.sort(COMPARE[order]);
+      orders.set(order, made);
+    }
+    return orders.get(order);
+  }
 
   const IS_OF = {
     errors: (entry) => entry.label !== null && (entry.label === 1) !== isCalled(entry),
@@ -427,9 +437,8 @@
 
   /** Brings the gallery up to date with threshold, filters and order. */
   function refresh() {
-    const chosen = chosenFilters(), order = ORDERS[byId("order").value];
-    // Equal scores keep the order of names, whatever the order of the file.
-    view.entries = byName.filter((entry) => isShown(entry, chosen)).sort(order);
+    const chosen = chosenFilters();
+    view.entries = inOrder(byId("order").value).filter((entry) => isShown(entry, chosen));
     view.entries.forEach((entry, place) => { entry.place = place; });
     // Whoever looks at one image keeps it, wherever it has moved to.
     const isHeld = gallery.contains(document.activeElement) && view.entries.includes(view.active);
