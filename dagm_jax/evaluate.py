@@ -208,6 +208,7 @@ class TestResult:
     labels: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     decisions: list[bool] = field(default_factory=list)
+    drawn: list[Any] = field(default_factory=list)
     pixels: PixelHistogram = field(default_factory=PixelHistogram.empty)
     overlap: OverlapCounts = field(default_factory=OverlapCounts)
     defects: list[dict[str, Any]] = field(default_factory=list)
@@ -256,13 +257,14 @@ class _Verdict:
     decision: bool
     overlap: OverlapCounts | None
     defect: dict[str, Any] | None
+    drawn: Any
 
 
 class _TestShare:
     """One process's share of the test side, judged: verdicts in order, and what is added up or shown of the images."""
 
-    def __init__(self, rule: DecisionRule) -> None:
-        self._rule = rule
+    def __init__(self, rule: DecisionRule, draw: Callable[[Record, Judged], Any]) -> None:
+        self._rule, self._draw = rule, draw
         self.verdicts: list[_Verdict] = []
         self.pixels = PixelHistogram.empty()
         self.hardest = _Hardest(rule)
@@ -297,19 +299,25 @@ class _TestShare:
             if record.label:
                 areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
                 defect = {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
-        self.verdicts.append(_Verdict(judged.score, decision, overlap, defect))
+        self.verdicts.append(_Verdict(judged.score, decision, overlap, defect, self._draw(record, judged)))
 
 
 def judge_test_side(
-    judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None, rule: DecisionRule
+    judge: Judge,
+    records: Sequence[Record],
+    shape: tuple[int, int] | None,
+    rule: DecisionRule,
+    draw: Callable[[Record, Judged], Any] = lambda record, judged: None,
 ) -> TestResult:
     """Every record once, from its file to its verdict; ``shape``: (h, w) that every image must have, None for any.
 
     ``executing_time_s`` is the wall time of just that (decode, cut, network, stitch, score, decide), of several
-    processes the longest; measuring pixel figures and collecting the gallery are not in it, and the network is compiled
-    before.
+    processes the longest; measuring pixel figures, collecting the gallery and drawing are not in it, and the network is
+    compiled before.
+
+    draw: what is to be kept of each image to show it; small, because it is kept of all.
     """
-    processes, share = judge.processes, _TestShare(rule)
+    processes, share = judge.processes, _TestShare(rule, draw)
     processes.together(lambda: share.judge(judge, processes.share(records), shape))
     verdicts: list[_Verdict] = interleave(processes.gather(share.verdicts))
     ranks = [(rank, place) for place, rank in enumerate(processes.gather(share.example_rank))]
@@ -319,6 +327,7 @@ def judge_test_side(
         labels=[record.label for record in records],
         scores=[verdict.score for verdict in verdicts],
         decisions=[verdict.decision for verdict in verdicts],
+        drawn=[verdict.drawn for verdict in verdicts],
         pixels=sum(processes.gather(share.pixels), PixelHistogram.empty()),
         overlap=sum((v.overlap for v in verdicts if v.overlap is not None), OverlapCounts()),
         defects=[verdict.defect for verdict in verdicts if verdict.defect is not None],

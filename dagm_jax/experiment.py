@@ -39,6 +39,13 @@ from dagm_jax.data.sources import find_images
 from dagm_jax.data.split import Split, split_records
 from dagm_jax.detector import CHECKPOINTS, CONFIG, REPORT, RULE, build_network, compile_judge, make_slicers
 from dagm_jax.metrics import ImageCounts
+from dagm_jax.page import (
+    PICTURE_QUALITY,
+    PICTURE_SIDE_PX,
+    PageEntry,
+    draw_pictures,
+    write_page,
+)
 from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
 from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.checkpoint import Checkpoints
@@ -48,12 +55,16 @@ from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Network, TrainState, make_state, make_train_step
 from dagm_jax.types import Manifest, Photo, Skip, UserError
+from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 
 # Fields whose change does not make another run of a workdir's run.
 FREE_FIELDS = frozenset(
     {"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions", "parallel.mode"}
 )
+PAGE, PICTURES = "index.html", "images"
+# Of the test images judged right, and of those judged wrong, so many at most lie in PICTURES.
+MAX_PICTURES = 250
 PACKAGES = ("dagm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -361,7 +372,9 @@ def judge(
     )
     processes.by_the_first(lambda: write_atomically(workdir / RULE, rule.to_json()))
     records = [data.manifest.records[i] for i in data.split.test]
-    result = evaluate.judge_test_side(judge, records, data.cache.shape, rule)
+    processes.by_the_first(lambda: clear_folder(workdir / PICTURES))
+    draw = TestPictures(rule, workdir, processes)
+    result = evaluate.judge_test_side(judge, records, data.cache.shape, rule, draw)
     return processes.by_the_first(
         lambda: write_report(setup, state, best_step, position, rule, result, compile_s, workdir)
     )
@@ -415,11 +428,66 @@ def write_report(
     }
     draw_figures(result, rule.threshold, read_history(workdir / "metrics.jsonl"), workdir)
     draw_pipeline(result.example, rule, data.slicer, config, workdir)
+    draw_page(result, rule, data, config, workdir)
     write_atomically(workdir / "predictions.csv", predictions_csv(result))
     # The report comes last: a workdir that has one is finished.
     text = json.dumps(evaluate.finite_or_none(report), indent=2, allow_nan=False)
     write_atomically(workdir / REPORT, text + "\n")
     return json.loads(text)  # type: ignore[no-any-return]
+
+
+class TestPictures:
+    """What the report page shows of the test images: thumbnails of all, of the first of either outcome files beside it.
+
+    Of several processes each draws the images that it judges.
+    """
+
+    def __init__(self, rule: DecisionRule, workdir: Path, processes: Processes) -> None:
+        self._rule, self._workdir, self._processes = rule, workdir, processes
+        self._num_written = {True: 0, False: 0}
+
+    def __call__(self, record: ImageRecord, judged: evaluate.Judged) -> PageEntry:
+        mask = judged.mask if evaluate.is_marked(judged.mask) else None
+        draw = partial(draw_pictures, judged.image, judged.map, self._rule.pixel_threshold, mask)
+        is_right = bool(self._rule.decide([judged.score])[0]) == bool(record.label)
+        paths: tuple[str | None, str | None] = (None, None)
+        if self._num_written[is_right] < MAX_PICTURES // self._processes.count:
+            name = f"{PICTURES}/{self._processes.index}_{sum(self._num_written.values()):04d}"
+            self._num_written[is_right] += 1
+            pictures = draw(side_px=PICTURE_SIDE_PX, quality=PICTURE_QUALITY)
+            paths = f"{name}.webp", f"{name}_map.webp"
+            for path, file in zip(paths, (pictures.image, pictures.overlay), strict=True):
+                (self._workdir / path).write_bytes(file)
+        return PageEntry(record.image_id, record.label, judged.score, draw(), *paths)
+
+
+def clear_folder(folder: Path) -> None:
+    """Makes the folder, empty: what an interrupted try left may belong to other images."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+
+def draw_page(
+    result: evaluate.TestResult, rule: DecisionRule, data: Data, config: RunConfig, workdir: Path
+) -> None:
+    """Writes the report page of the test side; what was left out of the data is listed on it."""
+    summary = {
+        "model": config.model.name,
+        "task": config.task.name,
+        "data": data.manifest.description,
+        "threshold chosen by": f"{rule.calibration} on {len(data.split.validation)} validation images",
+    }
+    left_out = [
+        PageEntry(skip.what, None, None, error=f"left out: {skip.reason}") for skip in data.manifest.skipped
+    ]
+    write_page(
+        workdir / PAGE,
+        [*left_out, *result.drawn],
+        title=f"{config.model.name}, {config.task.name}: test images",
+        threshold=rule.threshold,
+        pixel_threshold=rule.pixel_threshold,
+        summary=summary,
+    )
 
 
 def forward_gflop(setup: Setup, state: TrainState) -> float:

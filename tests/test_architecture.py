@@ -1,8 +1,8 @@
 """The arrows of the architecture, held on the syntax tree: who may import whom, and who alone knows what.
 
 L0 types; L1 models, tasks, data, metrics, verdict, which do not know one another; L2 train, and baselines and figures
-beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes, and
-the detector that a run trains; L5 the experiment; main on top.
+beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes, the
+detector that a run trains, and the report page; L5 the experiment; main on top.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ LEVELS = {
     "evaluate": 3,
     "config": 3,
     "detector": 4,
+    "page": 4,
     "recipes": 4,
     "experiment": 5,
     "main": 6,
@@ -148,7 +149,7 @@ def test_main_imports_the_package_late() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [m for m in MODULES if group_of(m) in ("data", "types", "verdict", "metrics") or "__init__" in m],
+    [m for m in MODULES if group_of(m) in ("data", "types", "verdict", "metrics", "page") or "__init__" in m],
 )
 def test_data_and_package_know_no_jax(module: str) -> None:
     """Would catch: a backend started in grain's workers, or jax's seconds paid by `import dagm_jax`."""
@@ -256,7 +257,7 @@ def third_party(folder: Path, pattern: str) -> set[str]:
         ("dagm_jax", "*.py", ()),
         ("configs", "*.py", ()),
         ("launch", "*.py", ("peer",)),
-        ("tests", "test_*.py", ("test", "peer", "tfds-test")),
+        ("tests", "test_*.py", ("test", "peer", "tfds-test", "browser")),
     ],
 )
 def test_every_import_is_declared(folder: str, pattern: str, extras: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,6 +148,11 @@ class Run:
         with (self.workdir / "predictions.csv").open(newline="") as stream:
             return list(csv.DictReader(stream))
 
+    def page_rows(self) -> list[list[Any]]:
+        """The images of the report page: name, label, score, …, paths of the pictures, error."""
+        text = (self.workdir / "index.html").read_text(encoding="utf-8")
+        return [json.loads(row) for row in re.findall(r'class="entry">(.*)</script>', text)]
+
 
 def finished(done: subprocess.CompletedProcess[str], workdir: Path) -> Run:
     assert done.returncode == 0, done.stderr[-3000:]
@@ -176,6 +182,16 @@ def test_workdir_holds_everything(whole: Run) -> None:
     assert not list(whole.workdir.rglob("*.partial"))
     for line in ("built-in procedural images", "validation", "auroc", "dice_defective", "executing time"):
         assert line in whole.output, line
+
+
+def test_page_shows_the_test_side(whole: Run) -> None:
+    """Would catch: a page of other images, labels or scores than the predictions, or with links that lead nowhere."""
+    rows = whole.page_rows()
+    expected = [(row["image"], int(row["label"]), float(row["score"])) for row in whole.predictions()]
+    assert [(name, label, score) for name, label, score, *_ in rows] == expected
+    linked = [Path(url) for row in rows for url in row[5:7]]
+    assert sorted(linked) == sorted(p.relative_to(whole.workdir) for p in whole.workdir.glob("images/*"))
+    assert len(linked) == 2 * len(rows)
 
 
 @pytest.mark.parametrize("task", ["reconstruction", "classification"])
@@ -519,6 +535,8 @@ def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path
     sides = {name: (side["images"], side["defective_images"]) for name, side in data["sides"].items()}
     assert sides == {"train": (13, 5), "validation": (2, 1), "test": (4, 2)}
     assert "layout A" in data["source"]
+    listed = {row[0]: row[7] for row in run.page_rows() if row[2] is None}
+    assert listed == {what: f"left out: {reason}" for what, reason in reasons.items()}
     names = [row["image"] for row in run.predictions()]
     assert len(names) == 4
     assert all("Class1" in name for name in names)
