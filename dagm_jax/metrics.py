@@ -515,9 +515,9 @@ def score_drift(scores: ArrayLike, reference: ArrayLike) -> Drift:
     """The drift of ``scores`` [n] against ``reference`` [m], both of images that should be alike, such as good ones.
 
     index = sum over bins of (p - q)·ln(p/q), with p and q the shares of scores and reference in the bins that the
-    deciles of the reference make, each count raised by 1/2 so that an empty bin has a logarithm. by_chance = (bins - 1)·
-    (1/n + 1/m), the mean of the chi-square that n·m/(n + m) times the index then follows (Yurdakul 2018). Scores below
-    the reference's lowest count in the lowest bin, those above its highest in the highest.
+    deciles of the reference make, each count raised by 1/2 so that an empty bin has a logarithm. by_chance =
+    (bins - 1)·(1/n + 1/m), the mean of the chi-square that n·m/(n + m) times the index then follows (Yurdakul 2018).
+    Scores below the reference's lowest count in the lowest bin, those above its highest in the highest.
     """
     values, known = np.asarray(scores, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if values.size < LEAST_DRIFT_SCORES or known.size < LEAST_DRIFT_REFERENCE:
