@@ -118,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
     """Judges what the command line names; the exit status."""
     request = parse_flags(argv)
     from dagm_jax.data.incoming import make_source
+    from dagm_jax.data.layouts import printable
     from dagm_jax.experiment import locked
     from dagm_jax.folder import OVERLAYS, FolderJudge
     from dagm_jax.inspector import Inspector
@@ -125,7 +126,8 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.train.progress import console
 
     source = make_source(request.images, request.output)
-    console.print(f"images: {source.description}")
+    # Names of files may hold what a terminal would take for markup, or bytes that are no text.
+    console.print(f"images: {printable(source.description)}", markup=False)
     inspector = Inspector.load(request.model, request.threshold, os.environ.get("XLA_FLAGS", ""))
     batch_size = inspector.check_batch_size(request.batch_size)
     with locked(request.output, "output"):
@@ -149,12 +151,14 @@ def main(argv: Sequence[str]) -> int:
 
 def judge_source(judge: FolderJudge, source: Any, request: Request) -> tuple[Tally, float]:
     """(what was judged now, seconds of compilation before) of all files of the source, or of those that arrive."""
+    from dagm_jax.data.layouts import printable
     from dagm_jax.folder import watch
     from dagm_jax.train.progress import console, show
 
     if request.watch:
         compile_s = compile_engine(judge)
-        console.print(f"watching {request.images}; {len(judge.predictions)} files are recorded")
+        known = f"{len(judge.predictions)} files are recorded"
+        console.print(f"watching {printable(request.images)}; {known}", markup=False)
         with stopped_by_signals() as stop:
             total = watch(
                 judge,
@@ -262,7 +266,6 @@ def finish(
 
 def print_summary(summary: dict[str, Any], output: Path) -> None:
     """The summary as a table on the terminal, with what could not be read and a plain word on drift."""
-    from rich.markup import escape
     from rich.table import Table
 
     from dagm_jax.data.layouts import printable
@@ -286,7 +289,7 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
     table.add_row("score drift", describe_drift(summary["drift"]))
     console.print(table)
     for one in summary["unreadable"][:10]:
-        console.print(f"unreadable: {escape(printable(one['image']))}: {escape(one['error'])}")
+        console.print(f"unreadable: {printable(one['image'])}: {printable(one['error'])}", markup=False)
     if summary["num_unreadable"] > 10:
         console.print(f"… and {summary['num_unreadable'] - 10} more; all are listed in predictions.jsonl")
     if summary["drift"]["level"] == "large":
@@ -294,7 +297,7 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
             "warning: the scores have moved far from those of the good validation images: light, camera, material or "
             "the share of defective images has changed; look at the images before trusting the threshold"
         )
-    console.print(f"verdicts: {escape(printable(output))}")
+    console.print(f"verdicts: {printable(output)}", markup=False)
 
 
 def describe_drift(drift: dict[str, Any]) -> str:

@@ -607,6 +607,18 @@ def test_mistakes_on_the_command_line_are_told(arguments: list[str], match: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_named_like_markup_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: a job that ends with a complaint about the terminal's markup, after all its work or before."""
+    images = tmp_path / "[/red]in"
+    save(images / "a.png", 100)
+    (images / "[/b].png").write_bytes(b"x")
+    assert run(images, tmp_path / "[/red]out") == predict.EXIT_UNREADABLE
+    text = capsys.readouterr().out
+    assert "unreadable: [/b].png: " in text and "[/red]out" in text
+
+
 def test_an_empty_folder_is_a_mistake(tmp_path: Path) -> None:
     """Would catch: a wrong folder that looks like a clean one."""
     (tmp_path / "in").mkdir()
