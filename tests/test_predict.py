@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from PIL import Image
 
 from dagm_jax import predict
 from dagm_jax.data.incoming import fits, make_source
+from dagm_jax.folder import FolderJudge, Tally, watch
 from dagm_jax.inspector import Inspector
 from dagm_jax.overlay import boxes_of, draw_overlay, write_overlay
 from dagm_jax.predictions import Prediction, Predictions, summarise, write_table
@@ -355,33 +357,58 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
 # --- watching -----------------------------------------------------------------------------------------------
 
-QUICK = ("--watch", "--poll_s=0.05", "--patience_s=0.5", "--idle_exit_s=1")
 
-
-def test_watching_takes_whole_files_once(tmp_path: Path) -> None:
-    """Would catch: half a file judged or listed while it is still being written, a file that comes late left out."""
+def test_watching_waits_for_the_end_of_a_file(tmp_path: Path) -> None:
+    """Would catch: half a file judged, or listed as unreadable while it is still being written."""
     incoming = tmp_path / "in"
-    incoming.mkdir()
     save(incoming / "first.png", 100)
-    (incoming / "never.png").write_bytes(b"no image")
     data = save(tmp_path / "whole.png", 250).read_bytes()
+    stop = threading.Event()
 
     def write_slowly() -> None:
         with (incoming / "slow.png").open("wb") as stream:
-            for place in range(0, len(data), len(data) // 12 + 1):
-                stream.write(data[place : place + len(data) // 12 + 1])
+            for place in range(0, len(data), len(data) // 8 + 1):
+                stream.write(data[place : place + len(data) // 8 + 1])
                 stream.flush()
                 time.sleep(0.1)
 
+    arrived = Tally()
+
+    def note(found: Tally) -> None:
+        nonlocal arrived
+        arrived += found
+        if arrived.files == 2:
+            stop.set()
+
     writer = threading.Thread(target=write_slowly)
-    writer.start()
-    try:
-        assert run(incoming, tmp_path / "out", *QUICK) == predict.EXIT_UNREADABLE
-    finally:
-        writer.join()
-    rows = {row["image"]: row["defective"] for row in table(tmp_path / "out")}
-    assert rows == {"first.png": "0", "never.png": "", "slow.png": "1"}
-    assert Counter(row["image"] for row in lines(tmp_path / "out")) == Counter(rows)
+    (tmp_path / "out" / "overlays").mkdir(parents=True)
+    with closing(Predictions(tmp_path / "out")) as predictions:
+        judge = FolderJudge(Inspector.of_engine(bright.Bright()), predictions, tmp_path / "out", 1)
+        source = make_source(str(incoming), tmp_path / "out")
+        writer.start()
+        try:
+            # Patience and the way out are far beyond what a busy machine makes of the writer's pauses.
+            watch(judge, source, stop, poll_s=0.02, patience_s=120, idle_exit_s=120, on_arrival=note)
+        finally:
+            writer.join()
+    assert {row["image"]: row["score"] for row in lines(tmp_path / "out")} == {
+        "first.png": pytest.approx(100 / 255),
+        "slow.png": pytest.approx(250 / 255),
+    }
+    assert (arrived.judged, arrived.unreadable) == (2, 0)
+
+
+def test_watching_lists_what_stays_unreadable(tmp_path: Path) -> None:
+    """Would catch: a broken file that is waited for without end, or listed again at every look."""
+    save(tmp_path / "in" / "good.png", 100)
+    (tmp_path / "in" / "never.png").write_bytes(b"no image")
+    quick = ("--watch", "--poll_s=0.02", "--patience_s=0.3", "--idle_exit_s=0.5")
+    assert run(tmp_path / "in", tmp_path / "out", *quick) == predict.EXIT_UNREADABLE
+    assert {row["image"]: row["defective"] for row in table(tmp_path / "out")} == {
+        "good.png": "0",
+        "never.png": "",
+    }
+    assert len(lines(tmp_path / "out")) == 2
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
