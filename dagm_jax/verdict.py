@@ -323,7 +323,9 @@ def fit_escape_rate(labels: ArrayLike, scores: ArrayLike, target: float) -> tupl
     truth, values = _checked_validation(labels, scores, VerdictConfig(calibration="false_alarm_rate"))
     num_defective = int(truth.sum())
     candidates = _make_candidates(truth, values)
-    bounds = np.array([escape_bound(int(missed), num_defective) for missed in candidates.num_fn])
+    # Candidates share counts of misses.
+    bound_of = {missed: escape_bound(missed, num_defective) for missed in set(candidates.num_fn.tolist())}
+    bounds = np.array([bound_of[missed] for missed in candidates.num_fn.tolist()])
     kept = np.flatnonzero(bounds <= target)
     if not kept.size:
         raise UserError(
