@@ -1,1 +1,17 @@
 """Surface-defect detection in JAX/Flax: from a folder of images to a trained, calibrated inspector."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dagm_jax.inspector import Inspector
+
+__all__ = ["Inspector"]
+
+
+def __getattr__(name: str) -> Any:
+    """``Inspector``, imported when it is first asked for: the package's own import must not cost jax's seconds."""
+    if name == "Inspector":
+        from dagm_jax.inspector import Inspector
+
+        return Inspector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

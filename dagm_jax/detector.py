@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from dagm_jax.types import UserError
 from dagm_jax.verdict import DecisionRule
 
 CONFIG, REPORT, RULE, CHECKPOINTS = "config.json", "report.json", "decision_rule.json", "checkpoints"
+VALIDATION_SCORES = "validation_scores.csv"
 
 
 def build_network(
@@ -117,16 +119,11 @@ def load_detector(workdir: Path) -> Detector:
 
     Raises UserError where there is no finished run, or a part of it is missing or damaged.
     """
-    report = _read_json(
+    report = read_json(
         workdir, REPORT, "finish the run first: python -m dagm_jax.main with the same --workdir"
     )
-    config = from_config_dict(_read_json(workdir, CONFIG, "restore it from a copy"))
-    try:
-        rule = DecisionRule.from_json((workdir / RULE).read_text())
-    except OSError as error:
-        raise UserError(
-            f"`model` (={workdir}) lacks {RULE} ({error.strerror}); restore it from a copy"
-        ) from error
+    config = from_config_dict(read_json(workdir, CONFIG, "restore it from a copy"))
+    rule = read_rule(workdir)
     step, data = report["training"]["best_step"], report["data"]
     network, params, stats = build_network(config, mean=0.0, std=1.0)
     averaged = config.optim.average_decay > 0
@@ -146,7 +143,36 @@ def load_detector(workdir: Path) -> Detector:
     return Detector(config, network, params, stats, (height_px, width_px), data["white"], rule, model_id)
 
 
-def _read_json(workdir: Path, name: str, remedy: str) -> Any:
+def read_validation_scores(workdir: Path) -> tuple[list[int], list[float]]:
+    """(labels, scores) of the validation images of the finished run in ``workdir``; raises UserError."""
+    path = workdir / VALIDATION_SCORES
+    try:
+        with path.open(newline="") as stream:
+            rows = [(int(row["label"]), float(row["score"])) for row in csv.DictReader(stream)]
+    except OSError as error:
+        raise UserError(
+            f"`model` (={workdir}) lacks {VALIDATION_SCORES} ({error.strerror}), which runs of this version write; "
+            "train again"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"`model` (={workdir}): {VALIDATION_SCORES} is damaged ({error}); restore it from a copy"
+        ) from error
+    return [label for label, _ in rows], [score for _, score in rows]
+
+
+def read_rule(workdir: Path) -> DecisionRule:
+    """The decision rule in ``workdir``; raises UserError where it is missing or damaged."""
+    try:
+        return DecisionRule.from_json((workdir / RULE).read_text())
+    except OSError as error:
+        raise UserError(
+            f"`model` (={workdir}) lacks {RULE} ({error.strerror}); restore it from a copy"
+        ) from error
+
+
+def read_json(workdir: Path, name: str, remedy: str) -> Any:
+    """What the JSON file ``name`` of ``workdir`` holds; raises UserError, with ``remedy`` where it is missing."""
     try:
         return json.loads((workdir / name).read_text())
     except OSError as error:

@@ -170,8 +170,12 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
     return figures | {"quality": (figures["auroc"] + figures[second]) / 2}
 
 
-def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]) -> DecisionRule:
-    """The rule fitted to the validation images: image threshold as configured, pixel threshold by best Dice.
+def calibrate(
+    judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
+) -> tuple[DecisionRule, list[float]]:
+    """(the rule fitted to the validation images, their scores in order).
+
+    The image threshold is found as configured, the pixel threshold by best Dice.
 
     Where defects may not be known of, or only which slices hold them, the image threshold, which is on the same scale,
     is that of the pixels too.
@@ -185,7 +189,7 @@ def calibrate(judge: Judge, cache: ImageCache, indices: Sequence[int], labels: S
         pixel_threshold = threshold
     if pixel_threshold is None:
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
-    return DecisionRule(threshold, pixel_threshold, judge.verdict.calibration, evidence)
+    return DecisionRule(threshold, pixel_threshold, judge.verdict.calibration, evidence), scores
 
 
 def is_marked(mask: np.ndarray) -> bool:

@@ -37,7 +37,16 @@ from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.data.sources import find_images
 from dagm_jax.data.split import Split, split_records
-from dagm_jax.detector import CHECKPOINTS, CONFIG, REPORT, RULE, build_network, compile_judge, make_slicers
+from dagm_jax.detector import (
+    CHECKPOINTS,
+    CONFIG,
+    REPORT,
+    RULE,
+    VALIDATION_SCORES,
+    build_network,
+    compile_judge,
+    make_slicers,
+)
 from dagm_jax.metrics import ImageCounts
 from dagm_jax.page import (
     PICTURE_QUALITY,
@@ -367,9 +376,11 @@ def judge(
     judge = setup.compile_judge(state, data.judging_slicer, setup.judge_batch_size)
     compile_s = time.perf_counter() - start_s
     validation = data.split.validation
-    rule = processes.of_the_first(
-        evaluate.calibrate(judge, data.cache, validation, [data.labels[i] for i in validation])
-    )
+    labels = [data.labels[i] for i in validation]
+    rule, scores = processes.of_the_first(evaluate.calibrate(judge, data.cache, validation, labels))
+    names = [data.manifest.records[i].image_id for i in validation]
+    table = scores_csv(names, labels, scores)
+    processes.by_the_first(lambda: write_atomically(workdir / VALIDATION_SCORES, table))
     processes.by_the_first(lambda: write_atomically(workdir / RULE, rule.to_json()))
     records = [data.manifest.records[i] for i in data.split.test]
     processes.by_the_first(lambda: clear_folder(workdir / PICTURES))
@@ -570,6 +581,15 @@ def predictions_csv(result: evaluate.TestResult) -> str:
     writer.writerow(["image", "label", "score", "defective"])
     for row in zip(result.image_ids, result.labels, result.scores, result.decisions, strict=True):
         writer.writerow([row[0], row[1], repr(float(row[2])), int(row[3])])
+    return stream.getvalue()
+
+
+def scores_csv(names: Sequence[str], labels: Sequence[int], scores: Sequence[float]) -> str:
+    """``image,label,score`` of every validation image; scores with all their digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "label", "score"])
+    writer.writerows((n, label, repr(float(s))) for n, label, s in zip(names, labels, scores, strict=True))
     return stream.getvalue()
 
 

@@ -128,6 +128,23 @@ def at_least_float32(x: Any) -> Any:
 ComputeDtype = Literal["float32", "bfloat16", "float64"]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """What is said of one image.
+
+    score: higher is more defective; defective: score >= threshold. map: float32 [h w], the evidence for a defect at
+    each pixel, on the scale of the score; mask: bool [h w], the pixels where it is enough. model_id: 12 hex digits that
+    any other weights, configuration or rule change.
+    """
+
+    defective: bool
+    score: float
+    map: np.ndarray
+    mask: np.ndarray
+    threshold: float
+    model_id: str
+
+
 # An image and its mask: uint8 [h w] and bool [h w].
 Pixels = tuple[np.ndarray, np.ndarray]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from dagm_jax.types import UserError
 
@@ -23,6 +23,8 @@ Score = Literal["max", "top_mean"]
 SCORE_CLIP = 1e-6
 # Costs and F1 are computed from integers; equal counts must not differ by a rounding.
 _TIE_TOLERANCE = 1e-12
+# The probability with which a bound on the escape rate may be too low.
+_RISK = 0.05
 
 FloatArray = NDArray[np.float64]
 
@@ -277,14 +279,21 @@ def fit_threshold(
     images). Raises UserError for scores that are not finite and for a missing class.
     """
     truth, values = _checked_validation(labels, scores, config)
-    num_defective, num_good = int(truth.sum()), int((~truth).sum())
     if config.calibration == "normals":
         threshold, num_equal = normals_threshold(values[~truth], config.max_false_alarm_rate), 1
     else:
         threshold, num_equal = _best_candidate(truth, values, config)
+    return threshold, _evidence(truth, values, threshold, num_equal)
+
+
+def _evidence(
+    truth: NDArray[np.bool_], values: FloatArray, threshold: float, num_equal: int
+) -> dict[str, Any]:
+    """What the validation images say of a threshold, as JSON values."""
     called = values >= threshold
+    num_defective, num_good = int(truth.sum()), int((~truth).sum())
     num_fp, num_fn = int((called & ~truth).sum()), int((~called & truth).sum())
-    evidence: dict[str, Any] = {
+    return {
         "tp": num_defective - num_fn,
         "fp": num_fp,
         "fn": num_fn,
@@ -295,7 +304,55 @@ def fit_threshold(
         "highest_good_score": float(values[~truth].max()),
         "lowest_defective_score": float(values[truth].min()) if num_defective else None,
     }
-    return threshold, evidence
+
+
+def fit_escape_rate(labels: ArrayLike, scores: ArrayLike, target: float) -> tuple[float, dict[str, Any]]:
+    """The highest threshold whose escape rate is at most ``target`` with 95 % confidence, and the evidence for it.
+
+    Escape rate: the share of defective images called good. How many of n images may be missed, `escape_bound`(k, n) <=
+    target, follows from n alone; so the promise holds although the same images choose the threshold (Wilks 1941: the
+    rate below the (k + 1)-th lowest score is Beta(k + 1, n - k)), as long as defects come as they did in validation.
+    Evidence: as of `fit_threshold`, and escape_bound_95. Raises UserError where so few defective validation images
+    promise no such rate even if none is missed, and names how many would.
+    """
+    if not 0 < target < 1:
+        raise UserError(
+            f"`target` (={target!r}) must lie between 0 and 1; 0.05 lets one defect in twenty pass"
+        )
+    # Good images are all that the candidates need; the lack of defective ones is told below.
+    truth, values = _checked_validation(labels, scores, VerdictConfig(calibration="false_alarm_rate"))
+    num_defective = int(truth.sum())
+    candidates = _make_candidates(truth, values)
+    # Candidates share counts of misses.
+    bound_of = {missed: escape_bound(missed, num_defective) for missed in set(candidates.num_fn.tolist())}
+    bounds = np.array([bound_of[missed] for missed in candidates.num_fn.tolist()])
+    kept = np.flatnonzero(bounds <= target)
+    if not kept.size:
+        raise UserError(
+            f"`target` (={target!r}) cannot be promised: with none of {num_defective} defective validation images "
+            f"missed the escape rate may still be {bounds[0]:.3f} (95 % confidence); it takes "
+            f"{images_to_promise(target)} defective validation images, or a higher target"
+        )
+    chosen = int(kept[-1])
+    threshold = float(candidates.threshold[chosen])
+    evidence = _evidence(truth, values, threshold, 1)
+    return threshold, evidence | {"escape_bound_95": float(bounds[chosen])}
+
+
+def escape_bound(num_missed: int, num_defective: int) -> float:
+    """The one-sided 95 % upper bound on the share of defective images missed (Clopper and Pearson 1934); 1 for none.
+
+    The rate p at which so few as ``num_missed`` of ``num_defective`` are missed with probability 0.05: the 0.95
+    quantile of Beta(missed + 1, defective - missed); without a miss 1 - 0.05^(1/defective).
+    """
+    if num_missed >= num_defective:
+        return 1.0
+    return float(stats.beta.ppf(1 - _RISK, num_missed + 1, num_defective - num_missed))
+
+
+def images_to_promise(target: float) -> int:
+    """The least number of defective images of which none missed gives an `escape_bound` of at most ``target``."""
+    return math.ceil(math.log(_RISK) / math.log1p(-target))
 
 
 def _best_candidate(truth: NDArray[np.bool_], values: FloatArray, config: VerdictConfig) -> tuple[float, int]:

@@ -1,8 +1,9 @@
 """The arrows of the architecture, held on the syntax tree: who may import whom, and who alone knows what.
 
 L0 types; L1 models, tasks, data, metrics, verdict, which do not know one another; L2 train, and baselines and figures
-beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes, the
-detector that a run trains, and the report page; L5 the experiment; main on top.
+beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes, the detector that a run
+trains, and the report page; L5 the experiment, and the inspector beside it; then the main job, and the other commands on
+top, which share its way to say what is wrong.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ LEVELS = {
     "data": 1,
     "metrics": 1,
     "verdict": 1,
+    "overlay": 1,
     "train": 2,
     "baselines": 2,
     "figures": 2,
+    "predictions": 2,
     "pipeline_figure": 3,
     "evaluate": 3,
     "config": 3,
@@ -39,7 +42,12 @@ LEVELS = {
     "page": 4,
     "recipes": 4,
     "experiment": 5,
+    "inspector": 5,
+    "folder": 6,
     "main": 6,
+    "command_line": 7,
+    "predict": 8,
+    "calibrate": 8,
 }
 # Import name → distribution name, where they differ by more than - and _.
 DISTRIBUTIONS = {
@@ -52,6 +60,7 @@ DISTRIBUTIONS = {
 }
 # The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
 TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/prepared"}
+COMMANDS = {"main", "command_line", "predict", "calibrate"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
 
 
@@ -180,8 +189,8 @@ def test_configurations_import_configurations_only(path: Path) -> None:
 @pytest.mark.parametrize(
     ("is_one", "owners"),
     [
-        (under("os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv"), {"main"}),
-        (under("absl.flags", "absl.app", "ml_collections.config_flags"), {"main"}),
+        (under("os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv"), {"main", "predict"}),
+        (under("absl.flags", "absl.app", "ml_collections.config_flags"), COMMANDS),
         (under("jax.config"), {"main"}),
         (under("jax.distributed", "jax.process_index", "jax.process_count"), {"processes", "train/parallel"}),
         (under("jax.experimental.multihost_utils"), {"processes"}),

@@ -8,31 +8,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+import small_run
 
-from dagm_jax import experiment
 from dagm_jax.config import from_config_dict
 from dagm_jax.data.decode import load
 from dagm_jax.data.sources import find_images
 from dagm_jax.detector import load_detector
-from dagm_jax.main import read_config
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.types import UserError
-
-SMALL = (
-    "--config.model.base_channels=1",
-    "--config.slicing.num_slices=8",
-    "--config.data.procedural_defective=8",
-    "--config.data.procedural_good=12",
-    "--config.train.num_steps=4",
-    "--config.train.validate_every=2",
-)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "run"
-    experiment.run(read_config("configs/smoke.py", SMALL), folder)
-    return folder
+    return small_run.built_in_run(tmp_path_factory)
 
 
 def test_the_detector_judges_as_its_run_did(workdir: Path) -> None:

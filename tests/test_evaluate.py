@@ -228,7 +228,7 @@ def test_defects_without_masks_count_as_images_and_not_as_pixels() -> None:
     assert set(figures) == {"loss", "accuracy", "auroc", "quality"}
     assert figures["quality"] == pytest.approx((figures["auroc"] + figures["accuracy"]) / 2)
     labels = [int(mask.any()) for _, mask in images]
-    rule = calibrate(judge, cast(Any, Cache(images)), range(11), labels)
+    rule, _ = calibrate(judge, cast(Any, Cache(images)), range(11), labels)
     assert rule.pixel_threshold == rule.threshold
     with pytest.raises(UserError, match="pixel threshold needs defective validation images with masks"):
         calibrate(brightness_judge(4), cast(Any, Cache(images)), range(11), labels)
@@ -256,7 +256,7 @@ def test_quality_is_made_of_what_the_task_may_know() -> None:
     assert residuals["quality"] == pytest.approx(1 / (1 + loss), rel=1e-5)
     good = validate(replace(brightness_judge(2), evidence="deviation"), cache, [1, 3])
     assert not {"auroc", "balanced_dice"} & good.keys()
-    rule = calibrate(
+    rule, _ = calibrate(
         replace(
             brightness_judge(2, VerdictConfig(smoothing_px=0, calibration="normals")), evidence="deviation"
         ),
@@ -283,8 +283,9 @@ def test_calibration_sees_the_given_images_only() -> None:
         images[i][0][0, :2] = 0
     labels = [int(images[i][1].any()) for i in indices]
     cache = Cache(images)
-    rule = calibrate(brightness_judge(2), cast(Any, cache), indices, labels)
+    rule, scores = calibrate(brightness_judge(2), cast(Any, cache), indices, labels)
     assert cache.asked == indices
+    assert scores == pytest.approx([0.8, 0.2, 0.8, 0.4, 0.2])
     assert rule.calibration == "f1"
     assert 0.4 < rule.threshold < 0.8
     assert rule.evidence["highest_good_score"] == pytest.approx(0.4)
@@ -300,7 +301,7 @@ def test_calibration_sees_the_given_images_only() -> None:
     changed = [
         (255 - image, ~mask) if i not in indices else (image, mask) for i, (image, mask) in enumerate(images)
     ]
-    again = calibrate(brightness_judge(3), cast(Any, Cache(changed)), indices, labels)
+    again, _ = calibrate(brightness_judge(3), cast(Any, Cache(changed)), indices, labels)
     assert again == rule
 
 

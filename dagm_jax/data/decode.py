@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ _HALF = 127
 DECODE_THREADS = 4
 _DRAWN_SIZE_PX = 512
 _SIZE_OF_SET, _SIZE_OF_IMAGE = "the size of this data set's images", "the size of its image"
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -35,7 +36,12 @@ def read_image(path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
     in effect: fewer bits, equal colour channels, a palette of greys, an opaque alpha channel. Raises BadImage
     for the others.
     """
-    return _grey(path, shape, _SIZE_OF_SET)
+    return decode_image(read_bytes(path), path, shape)
+
+
+def decode_image(data: bytes, path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """`read_image` of a file whose bytes have been read already; raises BadImage."""
+    return _grey_of(data, path, shape, _SIZE_OF_SET)
 
 
 def read_mask(path: Path, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
@@ -43,7 +49,7 @@ def read_mask(path: Path, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
 
     ``shape`` and files as in ``read_image``. Raises BadImage.
     """
-    return _grey(path, shape, _SIZE_OF_IMAGE) > _HALF
+    return _grey_of(read_bytes(path), path, shape, _SIZE_OF_IMAGE) > _HALF
 
 
 def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -101,14 +107,16 @@ def load_all(
     return in_threads(attempt, records)
 
 
-def in_threads(function: Callable[[Record], _Result], records: Sequence[Record]) -> Iterator[_Result]:
-    """``function`` of each record in order, by threads and a bounded number ahead."""
+def in_threads(
+    function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Generator[_Result, None, None]:
+    """``function`` of each item in order, by threads and a bounded number ahead."""
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        waiting = iter(records)
-        pending = [pool.submit(function, record) for record in islice(waiting, 4 * DECODE_THREADS)]
+        waiting = iter(items)
+        pending = [pool.submit(function, item) for item in islice(waiting, 4 * DECODE_THREADS)]
         while pending:
             yield pending.pop(0).result()
-            pending += [pool.submit(function, record) for record in islice(waiting, 1)]
+            pending += [pool.submit(function, item) for item in islice(waiting, 1)]
 
 
 def _draw(
@@ -141,13 +149,8 @@ def _read_stored(
     return image, _grey_of(found.mask, f"{name}, mask", size, _SIZE_OF_IMAGE) > _HALF
 
 
-def _grey(path: Path, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8]:
-    """Grey values uint8 [h w] of a PNG file; ``why`` says in a message where the expected shape comes from."""
-    return _grey_of(read_bytes(path), path, shape, why)
-
-
 def _grey_of(data: bytes, path: Path | str, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8]:
-    """Grey values uint8 [h w] of a PNG in memory; ``path`` is what messages call it."""
+    """Grey values uint8 [h w] of a PNG in memory; messages call it ``path``, and ``why`` is where ``shape`` is from."""
     header = check_png(data, path)
     if header.depth == 16:
         raise BadImage(f"{printable(path)}: 16-bit image; DAGM images are 8-bit grey; convert")

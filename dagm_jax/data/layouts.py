@@ -144,6 +144,11 @@ def _class_folders(root: Path) -> dict[int, list[Path]]:
     return folders
 
 
+def class_numbers(root: Path) -> tuple[int, ...]:
+    """The classes whose folders `read_tree` finds under ``root``, rising; none where it is not DAGM's tree."""
+    return tuple(sorted(_class_folders(root)))
+
+
 def _root_class(root: Path) -> re.Match[str] | None:
     """The match of the root's own name, also where it is given as "." or is a link to a class folder."""
     names = (os.path.basename(os.path.abspath(root)), os.path.basename(os.path.realpath(root)))
@@ -215,7 +220,7 @@ def list_folder(folder: Path) -> list[Entry]:
     """The folder's entries sorted by name, without litter; raises UserError if it cannot be listed."""
     try:
         with os.scandir(folder) as scan:
-            entries = [_entry(item, folder) for item in scan if not _is_litter(item.name)]
+            entries = [_entry(item, folder) for item in scan if not is_litter(item.name)]
     except OSError as error:
         raise UserError(
             f"`data.root`: the folder {printable(folder)} cannot be listed ({error.strerror});"
@@ -231,7 +236,8 @@ def _entry(item: os.DirEntry[str], folder: Path) -> Entry:
         return Entry(item.name, folder / item.name, False, False)
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name is the file system's own or hidden, and nothing to speak of."""
     return name.startswith(".") or name.lower() in _LITTER
 
 

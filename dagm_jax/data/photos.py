@@ -31,9 +31,20 @@ def read_photo(photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]
     ``shape`` is the (h, w) that it must have, None for any. Takes PNG, JPEG, BMP and TIFF of one picture. Raises
     BadImage.
     """
-    values = _photo_values(photo.path, shape, "the size of this data set's images")
+    return decode_photo(read_bytes(photo.path), photo, shape)
+
+
+def decode_photo(data: bytes, photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """`read_photo` of a file whose bytes have been read already; raises BadImage."""
+    return to_8_bits(
+        _photo_values(data, photo.path, shape, "the size of this data set's images"), photo.white
+    )
+
+
+def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int) -> NDArray[np.uint8]:
+    """uint8 values as they are, uint16 values as 255 · value / white, rounded; white and more become 255."""
     if values.dtype == np.uint16:
-        values = np.clip(np.rint(values * (255 / photo.white)), 0, 255)
+        values = np.clip(np.rint(values * (255 / white)), 0, 255)
     grey: NDArray[np.uint8] = values.astype(np.uint8, copy=False)
     return grey
 
@@ -43,7 +54,8 @@ def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
     Largest values below 32 are such numbers. In colours the strongest channel counts. Raises BadImage.
     """
-    values = _photo_values(photo.path, shape, "the size of its image", strongest=True)
+    data = read_bytes(photo.path)
+    values = _photo_values(data, photo.path, shape, "the size of its image", strongest=True)
     largest = int(values.max())
     return values > (largest / 2 if largest >= _LEAST_MASK_WHITE else 0)
 
@@ -58,7 +70,7 @@ def find_white(photos: Sequence[Photo]) -> int:
         try:
             if not _is_16_bit(photo.path):
                 return 0
-            return int(_photo_values(photo.path, None, "").max())
+            return int(_photo_values(read_bytes(photo.path), photo.path, None, "").max())
         except BadImage:
             return 0
 
@@ -77,13 +89,12 @@ def _is_16_bit(path: Path) -> bool:
 
 
 def _photo_values(
-    path: Path, shape: tuple[int, int] | None, why: str, strongest: bool = False
+    data: bytes, path: Path, shape: tuple[int, int] | None, why: str, strongest: bool = False
 ) -> NDArray[np.uint8 | np.uint16]:
-    """Grey values uint8 or uint16 [h w] of a file; ``why`` says where ``shape`` comes from.
+    """Grey values uint8 or uint16 [h w] of a file's bytes; ``why`` says where ``shape`` comes from.
 
     Colours by their luma, or by their ``strongest`` channel.
     """
-    data = read_bytes(path)
     name = printable(path)
     if data.startswith(SIGNATURE):
         header = check_png(data, path)

@@ -1,0 +1,85 @@
+"""How files and arrays become what a network was trained on: the rules of its training images, kept for later ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dagm_jax.data.decode import decode_image
+from dagm_jax.data.files import BadImage, read_bytes
+from dagm_jax.data.layouts import printable
+from dagm_jax.data.photos import decode_photo, to_8_bits
+from dagm_jax.types import Photo, UserError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an image may be, and how it becomes uint8 grey [h w].
+
+    shape: the (h, w) in px that every image must have, None for any. largest: the greatest (h, w) that can be judged.
+    white: the value that becomes 255 where an image has 16 bits; None: images are 8-bit grey PNG files, as DAGM's are.
+    """
+
+    shape: tuple[int, int] | None
+    largest: tuple[int, int]
+    white: int | None
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """The image in a file, uint8 [h w]; raises BadImage."""
+        return self.decode(read_bytes(path), path)
+
+    def decode(self, data: bytes, path: Path) -> NDArray[np.uint8]:
+        """The image in a file's bytes, uint8 [h w]; ``path`` is what messages call it. Raises BadImage."""
+        if self.white is None:
+            image = decode_image(data, path, self.shape)
+        else:
+            image = decode_photo(data, Photo(path, self.white), self.shape)
+        if refusal := self._refusal(image.shape):
+            raise BadImage(f"{printable(path)}: {refusal}")
+        return image
+
+    def of_array(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        """The image uint8 [h w] in an array [h w], [h w 1] or [h w 3] (RGB), as a file of these values would give it.
+
+        uint8, or uint16 without colours where the model knows 16-bit images. Raises UserError.
+        """
+        found = f"`image` ({array.dtype} {array.shape})"
+        if array.ndim == 3 and array.shape[2] == 1:
+            array = array[..., 0]
+        is_colour = array.ndim == 3 and array.shape[2] == 3
+        if not (array.ndim == 2 or is_colour) or 0 in array.shape:
+            raise UserError(f"{found} must be of shape [h w], [h w 1] or [h w 3]")
+        if array.dtype == np.uint16 and not is_colour and self.white is not None:
+            array = to_8_bits(array, self.white)
+        if array.dtype != np.uint8:
+            remedy = "scale it as its files would be" if self.white is None else "16 bits are taken in grey"
+            raise UserError(f"{found} must be uint8; {remedy}")
+        if is_colour:
+            array = self._grey(array, found)
+        refusal = self._refusal(array.shape)
+        if self.shape is not None and array.shape != self.shape:
+            refusal = f"must be {self.shape[0]}x{self.shape[1]} px, the size of this data set's images"
+        if refusal:
+            raise UserError(f"{found} {refusal}")
+        return array
+
+    def _grey(self, array: NDArray[np.uint8], found: str) -> NDArray[np.uint8]:
+        if self.white is not None:
+            return np.asarray(Image.fromarray(array).convert("L"))
+        if (array != array[..., :1]).any():
+            raise UserError(f"{found} must be grey: this model was trained on grey images; convert it")
+        return np.ascontiguousarray(array[..., 0])
+
+    def _refusal(self, shape: tuple[int, ...]) -> str | None:
+        """Why an image of this size cannot be judged; None if it can."""
+        if shape[0] <= self.largest[0] and shape[1] <= self.largest[1]:
+            return None
+        return (
+            f"size {shape[0]}x{shape[1]} (height x width) is beyond {self.largest[0]}x{self.largest[1]} px, the limit "
+            "of this model; cut it into pieces or train on images of this size"
+        )

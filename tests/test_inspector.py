@@ -1,0 +1,284 @@
+"""The inspector says of an image what the run said that it was trained in, however the image is given."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_run
+from bright import Bright
+from numpy.typing import NDArray
+from PIL import Image
+
+import dagm_jax
+from dagm_jax.config import from_config_dict
+from dagm_jax.data import procedural
+from dagm_jax.data.files import BadImage
+from dagm_jax.data.slicing import SlicingConfig
+from dagm_jax.data.sources import find_images
+from dagm_jax.detector import load_detector
+from dagm_jax.inspector import NUM_PROGRAMS, Inspector, RunEngine, as_dense, shape_for
+from dagm_jax.types import Drawn, UserError
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run.own_run(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def inspector(own: Path) -> Inspector:
+    return Inspector.load(own)
+
+
+def rows_of(workdir: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((workdir / "predictions.csv").read_text().splitlines()))
+
+
+# --- the same verdicts as the run ---------------------------------------------------------------------------
+
+
+def test_files_get_the_verdicts_of_their_run(own: Path, inspector: Inspector) -> None:
+    """Would catch: 16 bits read as of another white, another padding of small images, another rule, order mixed up."""
+    rows = rows_of(own)
+    root = own.parent / "own"
+    verdicts = inspector.inspect([root / row["image"] for row in rows])
+    assert len(verdicts) == len(rows) >= 4
+    assert len({verdict.map.shape for verdict in verdicts}) > 1
+    for row, verdict in zip(rows, verdicts, strict=True):
+        assert verdict.score == pytest.approx(float(row["score"]), rel=1e-6)
+        assert verdict.defective == bool(int(row["defective"]))
+
+
+def test_strict_files_get_the_verdicts_of_their_run(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Would catch: images of a fixed size read as photos are, and a model of them that takes other sizes or depths."""
+    workdir = small_run.built_in_run(tmp_path_factory)
+    config = from_config_dict(json.loads((workdir / "config.json").read_text()))
+    records = {record.image_id: record for record in find_images(config.data, config.seed)[0].records}
+    inspector = Inspector.load(workdir)
+    for row in rows_of(workdir)[:2]:
+        record = records[row["image"]]
+        drawn = record.image
+        assert isinstance(drawn, Drawn)
+        image = procedural.draw(
+            drawn.class_id, drawn.index, seed=drawn.seed, defective=bool(record.label), size_px=512
+        ).image
+        Image.fromarray(image).save(tmp_path / "a.png")
+        verdict = inspector.inspect(str(tmp_path / "a.png"))
+        assert verdict.score == pytest.approx(float(row["score"]), rel=1e-5)
+    Image.fromarray(image[:500]).save(tmp_path / "small.png")
+    with pytest.raises(BadImage, match=r"expected 512x512"):
+        inspector.inspect(tmp_path / "small.png")
+    with pytest.raises(UserError, match=r"must be 512x512 px"):
+        inspector.inspect(image[:500])
+    with pytest.raises(UserError, match=r"uint16.* must be uint8"):
+        inspector.inspect(image.astype(np.uint16))
+    Image.fromarray(image).save(tmp_path / "a.jpg")
+    with pytest.raises(BadImage, match="not a PNG image"):
+        inspector.inspect(tmp_path / "a.jpg")
+
+
+def test_any_way_to_give_an_image_gives_the_same(own: Path, inspector: Inspector, tmp_path: Path) -> None:
+    """Would catch: an array scaled otherwise than its file, channels in another order, a batch taken for one image."""
+    values = small_run.picture(900, True)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    of_file = inspector.inspect(tmp_path / "a.png")
+    grey = np.clip(np.rint(values * (255 / small_run.WHITE)), 0, 255).astype(np.uint8)
+    for given in (values, grey, grey[..., None]):
+        verdict = inspector.inspect(given)
+        assert not isinstance(verdict, list)
+        assert verdict.score == of_file.score
+    stacked = inspector.inspect(np.stack([grey, grey[::-1]]))
+    assert isinstance(stacked, list) and len(stacked) == 2
+    assert stacked[0].score == pytest.approx(of_file.score, rel=1e-5)
+    colour = np.random.default_rng(0).integers(0, 256, (*small_run.LARGEST, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    of_colour = inspector.inspect(colour)
+    assert not isinstance(of_colour, list)
+    assert of_colour.score == inspector.inspect(tmp_path / "colour.png").score
+
+
+def test_a_verdict_is_of_its_own_image(inspector: Inspector) -> None:
+    """Would catch: a map or mask of the padded size or of a neighbour in the batch, a decision by another threshold."""
+    shapes = [(48, 80), (17, 33), (48, 20), (40, 80)]
+    images = [
+        np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8) for i, shape in enumerate(shapes)
+    ]
+    verdicts = inspector.inspect(images)
+    for image, verdict in zip(images, verdicts, strict=True):
+        assert verdict.map.shape == verdict.mask.shape == image.shape
+        assert verdict.map.dtype == np.float32 and verdict.mask.dtype == bool
+        np.testing.assert_array_equal(verdict.mask, verdict.map >= inspector.rule.pixel_threshold)
+        assert verdict.defective == (verdict.score >= verdict.threshold)
+        assert verdict.score == pytest.approx(float(verdict.map.max()))
+        alone = inspector.inspect(image)
+        assert not isinstance(alone, list)
+        assert alone.score == pytest.approx(verdict.score, rel=1e-5)
+
+
+# --- sizes --------------------------------------------------------------------------------------------------
+
+
+def test_larger_images_are_judged_where_they_stand(inspector: Inspector) -> None:
+    """Would catch: a large image squeezed, cut off or refused; its verdict dependent on what came before it."""
+    small = np.full((48, 80), 90, np.uint8)
+    large = np.full((100, 150), 90, np.uint8)
+    large[70:82, 120:132] = 250
+    first = inspector.inspect([large, small, large])
+    assert first[0].map.shape == (100, 150)
+    assert first[0].score == pytest.approx(first[2].score, rel=1e-6)
+    again = inspector.inspect(large)
+    assert not isinstance(again, list)
+    assert again.score == pytest.approx(first[0].score, rel=1e-6)
+    # The network has learnt little, but what it says changes at the square, not somewhere else.
+    empty = inspector.inspect(np.full((100, 150), 90, np.uint8))
+    assert not isinstance(empty, list)
+    change = np.abs(first[0].map - empty.map)
+    top, left = np.unravel_index(int(change.argmax()), change.shape)
+    assert 60 <= top < 92 and 110 <= left < 142
+
+
+def test_sizes_share_few_programs(own: Path) -> None:
+    """Would catch: a compilation for every size, and programs piling up without end."""
+    detector = load_detector(own)
+    assert detector.shape == small_run.LARGEST
+    shapes = {shape_for((h, w), detector) for h in range(1, 193) for w in range(1, 321)}
+    assert len(shapes) <= 25
+    assert all(shape[0] >= 48 and shape[1] >= 80 for shape in shapes)
+    for image in ((48, 80), (1, 1), (49, 80), (192, 320), (20, 81)):
+        shape = shape_for(image, detector)
+        assert shape[0] >= image[0] and shape[1] >= image[1]
+    assert shape_for((30, 80), detector) == (48, 80)
+    square = replace(detector, shape=(64, 64))
+    assert shape_for((65, 10), square)[0] == shape_for((65, 10), square)[1]
+    assert NUM_PROGRAMS < 25
+
+
+def test_wide_images_are_cut_as_densely(own: Path) -> None:
+    """Would catch: fewer views of each pixel in a wide image than the threshold was calibrated with."""
+    detector = load_detector(own)
+    usual = detector.config.slicing.num_slices
+    assert as_dense(detector, (48, 80)).config.slicing.num_slices == usual
+    assert as_dense(detector, (96, 80)).config.slicing.num_slices == usual
+    assert as_dense(detector, (48, 160)).config.slicing.num_slices == 2 * usual
+
+
+def test_what_cannot_be_judged_is_refused_by_size(own: Path, inspector: Inspector, tmp_path: Path) -> None:
+    """Would catch: memory for an image of any size, and squeezed images judged at another scale."""
+    with pytest.raises(UserError, match=r"193x80 .* beyond 192x320 px"):
+        inspector.inspect(np.zeros((193, 80), np.uint8))
+    Image.fromarray(np.zeros((40, 321), np.uint8)).save(tmp_path / "wide.png")
+    with pytest.raises(BadImage, match=r"wide\.png: size 40x321 .* beyond 192x320 px"):
+        inspector.inspect(tmp_path / "wide.png")
+    detector = load_detector(own)
+    squeezed = replace(detector, config=replace(detector.config, slicing=SlicingConfig(mode="squeeze")))
+    engine = inspector.engine
+    assert isinstance(engine, RunEngine)
+    assert RunEngine(squeezed, engine._devices).reading.largest == small_run.LARGEST
+
+
+# --- batches ------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_held_a_batch_at_a_time() -> None:
+    """Would catch: a generator read to its end before the first verdict, batches of other sizes than compiled for."""
+    engine, taken = Bright(), []
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        for i in range(8):
+            taken.append(i)
+            yield np.full((4, 5), 30 * i, np.uint8)
+
+    verdicts = Inspector.of_engine(engine).inspect_all(images())
+    assert taken == []
+    first = next(verdicts)
+    assert taken == [0, 1, 2]
+    assert [first.score, *(verdict.score for verdict in verdicts)] == [30 * i / 255 for i in range(8)]
+    assert engine.calls == [(3, 3), (3, 3), (2, 3)]
+
+
+def test_one_image_is_not_judged_as_a_full_batch() -> None:
+    """Would catch: a single image that costs as much as a batch."""
+    engine = Bright()
+    Inspector.of_engine(engine).inspect(np.zeros((4, 5), np.uint8))
+    assert engine.calls == [(1, 1)]
+
+
+def test_no_images_no_verdicts() -> None:
+    """Would catch: an empty batch handed to a compiled program."""
+    assert Inspector.of_engine(Bright()).inspect([]) == []
+
+
+# --- thresholds and mistakes --------------------------------------------------------------------------------
+
+
+def test_a_threshold_of_ones_own_decides_and_shows_in_the_id() -> None:
+    """Would catch: a threshold that is taken and not used, and verdicts by it that cannot be told from the rule's."""
+    image = np.full((4, 5), 153, np.uint8)
+    usual = Inspector.of_engine(Bright())
+    strict = Inspector.of_engine(Bright(), 0.7)
+    of_usual, of_strict = usual.inspect(image), strict.inspect(image)
+    assert not isinstance(of_usual, list) and not isinstance(of_strict, list)
+    assert (of_usual.defective, of_strict.defective) == (True, False)
+    assert of_strict.threshold == 0.7
+    assert len(of_strict.model_id) == 12
+    assert len({usual.model_id, strict.model_id, Inspector.of_engine(Bright(), 0.6).model_id}) == 3
+    with pytest.raises(UserError, match=r"`threshold` \(=nan\) must be a finite number"):
+        Inspector.of_engine(Bright(), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (np.zeros((4, 5), np.float32), r"`image` \(float32 \(4, 5\)\) must be uint8"),
+        (np.zeros((4, 5, 3), np.uint16), "must be uint8; 16 bits are taken in grey"),
+        (np.zeros((0, 5), np.uint8), "must be of shape"),
+        (np.zeros(5, np.uint8), "must be of shape"),
+        ([np.zeros((4, 5, 2, 2), np.uint8)], "must be of shape"),
+        ([[1, 2], [3, 4]], r"`image` \(a list\) must be a numpy array or a path"),
+        (iter([]), "inspect_all takes any iterable"),
+    ],
+)
+def test_what_is_no_image_is_refused(given: Any, match: str) -> None:
+    """Would catch: floats in [0, 1] judged as black, a traceback from inside numpy."""
+    with pytest.raises(UserError, match=match) as caught:
+        Inspector.of_engine(Bright()).inspect(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_size_below_one_is_refused() -> None:
+    """Would catch: an endless loop, or no verdicts at all."""
+    with pytest.raises(UserError, match=r"`batch_size` \(=0\) must be at least 1"):
+        list(Inspector.of_engine(Bright()).inspect_all([], batch_size=0))
+
+
+def test_a_file_in_place_of_a_workdir_is_told(tmp_path: Path) -> None:
+    """Would catch: a traceback where an exported file, or nothing, is named."""
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    with pytest.raises(UserError, match="is a file; name the workdir of a finished run"):
+        Inspector.load(tmp_path / "model.onnx")
+    with pytest.raises(UserError, match="has no report"):
+        Inspector.load(tmp_path / "nothing")
+
+
+def test_the_package_gives_the_inspector_without_importing_jax_before() -> None:
+    """Would catch: jax's seconds paid by ``import dagm_jax``, and an Inspector that cannot be had from it."""
+    code = (
+        "import sys, dagm_jax\n"
+        "assert 'jax' not in sys.modules\n"
+        "from dagm_jax.inspector import Inspector\n"
+        "assert dagm_jax.Inspector is Inspector\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'Inspektor'"):
+        _ = dagm_jax.Inspektor

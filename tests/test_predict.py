@@ -1,0 +1,653 @@
+"""A folder judged by ``predict``: every file accounted for exactly once, whatever it holds, whenever it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import bright
+import numpy as np
+import pytest
+import small_dagm
+import small_run
+from PIL import Image
+
+from dagm_jax import predict
+from dagm_jax.data.incoming import fits, make_source
+from dagm_jax.folder import FolderJudge, Tally, watch
+from dagm_jax.inspector import Inspector
+from dagm_jax.overlay import boxes_of, draw_overlay, write_overlay
+from dagm_jax.predictions import Prediction, Predictions, summarise, write_table
+from dagm_jax.types import UserError, Verdict
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 300
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No network is loaded, but in tests that ask for a run of one."""
+    if "own" not in request.fixturenames:
+        monkeypatch.setattr(Inspector, "load", staticmethod(bright.load))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run.own_run(tmp_path_factory)
+
+
+def save(path: Path, level: int, shape: tuple[int, int] = (20, 30)) -> Path:
+    """A picture of that brightest level."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.full(shape, level // 2, np.uint8)
+    values[5:9, 10:16] = level
+    Image.fromarray(values).save(path, format="PNG")
+    return path
+
+
+def run(images: Path | str, output: Path, *more: str, model: str = "bright") -> int:
+    return predict.main(["predict", f"--model={model}", f"--images={images}", f"--output={output}", *more])
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    text = (output / "predictions.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def table(output: Path) -> list[dict[str, str]]:
+    path = output / "predictions.csv"
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return list(csv.DictReader(stream))
+
+
+def summary(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    return found
+
+
+BROKEN: dict[str, Callable[[Path], object]] = {
+    "zero.png": lambda path: path.write_bytes(b""),
+    "text.png": lambda path: path.write_text("not an image"),
+    "cut.png": lambda path: save(path, 200) and path.write_bytes(path.read_bytes()[:-30]),
+    "bomb.png": lambda path: _bomb(path),
+    "wide.png": lambda path: save(path, 200, (20, 1001)),
+    "link.png": lambda path: path.symlink_to("nowhere"),
+    "loop.png": lambda path: path.symlink_to("loop.png"),
+    "pipe.png": lambda path: os.mkfifo(path),
+}
+
+
+def _bomb(path: Path) -> None:
+    """A whole PNG file of few bytes that says that it holds ten thousand million pixels."""
+    import struct
+    import zlib
+
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in (
+        (b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(1000))),
+        (b"IEND", b""),
+    ):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        data += struct.pack(">I", len(content)) + kind + content + checksum
+    path.write_bytes(data)
+
+
+def mixed(root: Path, num_readable: int) -> set[str]:
+    """Fills the folder; the names of all files that are to be accounted for."""
+    special = [
+        "ä ö ü.png",
+        "面.PNG",
+        'a,"b".png',
+        "two\nlines.png",
+        "return\r.png",
+        "sub/deep/er/x.png",
+        "sub/x.png",
+    ]
+    special += [
+        os.fsdecode(b"raw\xff.png"),
+        "[1].png",
+        "[red]x[/red].jpg",
+        "x.png",
+        "x.tif",
+        "-f.png",
+        " .png",
+    ]
+    names = special + [f"many/{i:05d}.png" for i in range(num_readable - len(special))]
+    for i, name in enumerate(names):
+        save(root / name, 60 + 150 * (i % 3 == 0) + i % 40)
+    for name, write in BROKEN.items():
+        (root / "broken").mkdir(exist_ok=True)
+        write(root / "broken" / name)
+    (root / "notes.txt").write_text("no image")
+    (root / ".hidden.png").write_bytes(b"")
+    (root / "sub" / "round").symlink_to(root, target_is_directory=True)
+    return set(names) | {f"broken/{name}" for name in BROKEN}
+
+
+# --- accounting ---------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch: a file left out, judged twice or ending the job; a name that breaks the table; a loop followed.
+
+    The output lies in the folder of the images, and must not be taken for images at the second time.
+    """
+    names = mixed(tmp_path / "in", 50)
+    output = tmp_path / "in" / "out"
+    assert run(tmp_path / "in", output) == predict.EXIT_UNREADABLE
+    found = lines(output)
+    assert Counter(row["image"] for row in found) == Counter(names)
+    assert Counter(row["image"] for row in table(output)) == Counter(names)
+    by_name = {row["image"]: row for row in found}
+    for name in names:
+        row, path = by_name[name], tmp_path / "in" / name
+        if name.startswith("broken/"):
+            assert row["score"] is row["defective"] is row["boxes"] is row["overlay"] is None
+            assert row["error"] and "\n" not in row["error"] and "broken/" not in row["error"]
+        else:
+            with Image.open(path) as picture:
+                level = int(np.asarray(picture).max())
+            assert row["score"] == pytest.approx(level / 255)
+            assert row["defective"] == int(level / 255 >= 0.5)
+            assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+            assert row["error"] is None and row["latency_s"] > 0
+            assert (row["boxes"] == [[10, 5, 6, 4]]) == bool(row["defective"])
+    told = summary(output)
+    assert (told["num_files"], told["num_judged"], told["num_unreadable"]) == (len(names), 50, len(BROKEN))
+    assert told["num_defective"] == sum(row["defective"] or 0 for row in found)
+    assert {one["image"] for one in told["unreadable"]} == {f"broken/{name}" for name in BROKEN}
+    text = capsys.readouterr().out
+    assert "unreadable: broken/bomb.png: 100000x100000 pixels are more than the limit" in text
+    before = (output / "predictions.jsonl").read_bytes()
+    assert run(tmp_path / "in", output) == predict.EXIT_UNREADABLE
+    assert (output / "predictions.jsonl").read_bytes() == before
+
+
+def test_each_judged_image_has_an_overlay_of_its_own(tmp_path: Path) -> None:
+    """Would catch: names that collide once the folders and odd characters are gone, overlays of unreadable files."""
+    names = [
+        "a/x.png",
+        "a_x.png",
+        "a x.png",
+        "a-x.png",
+        "b/x.png",
+        "ä.png",
+        "ö.png",
+        "x" * 200 + ".png",
+        "..png",
+    ]
+    for i, name in enumerate(names[:-1]):
+        save(tmp_path / "in" / name, 100 + i)
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    run(tmp_path / "in", tmp_path / "out")
+    rows = [row for row in lines(tmp_path / "out") if row["overlay"]]
+    assert len({row["overlay"] for row in rows}) == len(rows) == len(names) - 1
+    on_disk = {f"overlays/{path.name}" for path in (tmp_path / "out" / "overlays").iterdir()}
+    assert on_disk == {row["overlay"] for row in rows}
+    for row in rows:
+        with Image.open(tmp_path / "out" / row["overlay"]) as picture:
+            assert picture.size == (30, 20) and picture.mode == "RGB"
+
+
+def test_a_clean_folder_ends_with_0(tmp_path: Path) -> None:
+    """Would catch: a status that cries wolf, so that nobody looks at it."""
+    save(tmp_path / "in" / "a.png", 100)
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert table(tmp_path / "out") == [
+        {"image": "a.png", "label": "", "score": repr(100 / 255), "defective": "0"}
+    ]
+
+
+def test_batches_are_full_whatever_lies_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: batches thinned out by unreadable files, another size than asked for, verdicts shifted by them."""
+    used = bright.Bright()
+    monkeypatch.setattr(Inspector, "load", staticmethod(lambda *rest: Inspector.of_engine(used)))
+    for i in range(20):
+        path = save(tmp_path / "in" / f"{i:02d}.png", 100 + i)
+        if i % 3 == 1:
+            path.write_bytes(b"x")
+    run(tmp_path / "in", tmp_path / "out", "--batch_size=4")
+    # The first is the one that compiles.
+    assert used.calls == [(1, 4), (4, 4), (4, 4), (4, 4), (1, 4)]
+    scores = {row["image"]: row["score"] for row in lines(tmp_path / "out")}
+    assert scores == {f"{i:02d}.png": None if i % 3 == 1 else (100 + i) / 255 for i in range(20)}
+
+
+@pytest.mark.long
+def test_thousands_of_files_in_flat_memory(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: images or verdicts piling up, a network that stumbles over what the test's engine bears."""
+    names = mixed(tmp_path / "in", 2000)
+    arguments = [f"--model={own}", f"--images={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
+    peak_kb = []
+
+    def watch_memory(tally: Any) -> None:
+        if tally.files % 500 == 0:
+            peak_kb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+    def watched(judge: Any, source: Any, request: Any) -> Any:
+        return judge.judge(source.files(), on_file=watch_memory), 0.0
+
+    monkeypatch.setattr(predict, "judge_source", watched)
+    assert predict.main(["predict", *arguments]) == predict.EXIT_UNREADABLE
+    assert Counter(row["image"] for row in lines(tmp_path / "out")) == Counter(names)
+    assert peak_kb[-1] - peak_kb[0] < 30_000
+
+
+# --- with a network -----------------------------------------------------------------------------------------
+
+
+def test_the_runs_own_test_images_get_its_verdicts(own: Path, tmp_path: Path) -> None:
+    """Would catch: files decoded otherwise than in training, another rule, labels or masks of own folders not known."""
+    images = own.parent / "own"
+    assert predict.main(["predict", f"--model={own}", f"--images={images}", f"--output={tmp_path}"]) == 0
+    rows = {row["image"]: row for row in table(tmp_path)}
+    assert set(rows) == {path.relative_to(images).as_posix() for path in images.glob("[gd]*/*.png")}
+    with (own / "predictions.csv").open(newline="") as stream:
+        expected = list(csv.DictReader(stream))
+    for row in expected:
+        mine = rows[row["image"]]
+        assert (mine["label"], mine["defective"]) == (row["label"], row["defective"])
+        assert float(mine["score"]) == pytest.approx(float(row["score"]), rel=1e-6)
+    told = summary(tmp_path)
+    assert sum(told["confusion"].values()) == len(rows)
+    assert told["drift"]["compared"] == "images known to be good"
+    assert told["drift"]["num_validation_normals"] > 0
+
+
+# --- going on -----------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_new_or_changed_is_judged(tmp_path: Path) -> None:
+    """Would catch: a second verdict on the same content, a changed file taken for the old one, a touched file anew."""
+    for name in ("a", "b", "c"):
+        save(tmp_path / "in" / f"{name}.png", 100)
+    (tmp_path / "in" / "late.png").write_bytes(b"")
+    output = tmp_path / "out"
+    run(tmp_path / "in", output)
+    os.utime(tmp_path / "in" / "a.png", ns=(1, 1))
+    save(tmp_path / "in" / "b.png", 250)
+    save(tmp_path / "in" / "late.png", 240)
+    save(tmp_path / "in" / "d.png", 90)
+    assert run(tmp_path / "in", output) == 0
+    assert [row["image"] for row in lines(output)] == [
+        *("a.png", "b.png", "c.png", "late.png"),
+        *("b.png", "d.png", "late.png"),
+    ]
+    rows = {row["image"]: row for row in table(output)}
+    assert sorted(rows) == ["a.png", "b.png", "c.png", "d.png", "late.png"]
+    assert (rows["b.png"]["defective"], rows["late.png"]["defective"]) == ("1", "1")
+    assert summary(output)["num_unreadable"] == 0
+
+
+def test_a_line_cut_short_is_judged_again(tmp_path: Path) -> None:
+    """Would catch: a torn last line that ends the next run, or that is continued into one line with the next record."""
+    for name in ("a", "b"):
+        save(tmp_path / "in" / f"{name}.png", 100)
+    output = tmp_path / "out"
+    run(tmp_path / "in", output)
+    whole = (output / "predictions.jsonl").read_bytes()
+    for cut in (1, 40):
+        (output / "predictions.jsonl").write_bytes(whole[:-cut])
+        assert run(tmp_path / "in", output) == 0
+        assert [row["image"] for row in lines(output)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("damage", ['{"image": "a.png"}', "nonsense", "[]"])
+def test_a_damaged_line_is_told(tmp_path: Path, damage: str) -> None:
+    """Would catch: a record that is silently dropped, so that its image is judged twice."""
+    save(tmp_path / "in" / "a.png", 100)
+    run(tmp_path / "in", tmp_path / "out")
+    path = tmp_path / "out" / "predictions.jsonl"
+    path.write_text(damage + "\n" + path.read_text())
+    with pytest.raises(UserError, match=r"line 1 of predictions\.jsonl is damaged"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_verdicts_of_two_models_or_folders_do_not_mix(tmp_path: Path) -> None:
+    """Would catch: a table of which nobody can say who judged, and names of another folder taken for known."""
+    save(tmp_path / "in" / "a.png", 100)
+    save(tmp_path / "other" / "a.png", 100)
+    run(tmp_path / "in", tmp_path / "out")
+    first = bright.Bright("bright").model_id
+    second = bright.Bright("another").model_id
+    with pytest.raises(UserError, match=f"verdicts of model {first}.* is {second}; name another folder"):
+        run(tmp_path / "in", tmp_path / "out", model="another")
+    with pytest.raises(UserError, match=f"verdicts of model {first}"):
+        run(tmp_path / "in", tmp_path / "out", "--threshold=0.3")
+    with pytest.raises(UserError, match=r"verdicts on images of .*in, and .*other"):
+        run(tmp_path / "other", tmp_path / "out")
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: verdicts lost in the writer's thread while the others go on."""
+    for i in range(12):
+        save(tmp_path / "in" / f"{i:02d}.png", 100)
+
+    def full(path: Path, *rest: Any) -> None:
+        if path.name.startswith("05"):
+            raise OSError(28, "No space left on device")
+        write_overlay(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dagm_jax.folder.write_overlay", full)
+        with pytest.raises(UserError, match=r"cannot be written .No space left on device"):
+            run(tmp_path / "in", tmp_path / "out")
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    names = [row["image"] for row in lines(tmp_path / "out")]
+    assert sorted(names) == [f"{i:02d}.png" for i in range(12)]
+
+
+# --- watching -----------------------------------------------------------------------------------------------
+
+
+def test_watching_waits_for_the_end_of_a_file(tmp_path: Path) -> None:
+    """Would catch: half a file judged, or listed as unreadable while it is still being written."""
+    incoming = tmp_path / "in"
+    save(incoming / "first.png", 100)
+    data = save(tmp_path / "whole.png", 250).read_bytes()
+    stop = threading.Event()
+
+    def write_slowly() -> None:
+        with (incoming / "slow.png").open("wb") as stream:
+            for place in range(0, len(data), len(data) // 8 + 1):
+                stream.write(data[place : place + len(data) // 8 + 1])
+                stream.flush()
+                time.sleep(0.1)
+
+    arrived = Tally()
+
+    def note(found: Tally) -> None:
+        nonlocal arrived
+        arrived += found
+        if arrived.files == 2:
+            stop.set()
+
+    writer = threading.Thread(target=write_slowly)
+    (tmp_path / "out" / "overlays").mkdir(parents=True)
+    with closing(Predictions(tmp_path / "out")) as predictions:
+        judge = FolderJudge(Inspector.of_engine(bright.Bright()), predictions, tmp_path / "out", 1)
+        source = make_source(str(incoming), tmp_path / "out")
+        writer.start()
+        try:
+            # Patience and the way out are far beyond what a busy machine makes of the writer's pauses.
+            watch(judge, source, stop, poll_s=0.02, patience_s=120, idle_exit_s=120, on_arrival=note)
+        finally:
+            writer.join()
+    assert {row["image"]: row["score"] for row in lines(tmp_path / "out")} == {
+        "first.png": pytest.approx(100 / 255),
+        "slow.png": pytest.approx(250 / 255),
+    }
+    assert (arrived.judged, arrived.unreadable) == (2, 0)
+
+
+def test_watching_lists_what_stays_unreadable(tmp_path: Path) -> None:
+    """Would catch: a broken file that is waited for without end, or listed again at every look."""
+    save(tmp_path / "in" / "good.png", 100)
+    (tmp_path / "in" / "never.png").write_bytes(b"no image")
+    quick = ("--watch", "--poll_s=0.02", "--patience_s=0.3", "--idle_exit_s=0.5")
+    assert run(tmp_path / "in", tmp_path / "out", *quick) == predict.EXIT_UNREADABLE
+    assert {row["image"]: row["defective"] for row in table(tmp_path / "out")} == {
+        "good.png": "0",
+        "never.png": "",
+    }
+    assert len(lines(tmp_path / "out")) == 2
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "tests" / "bright.py"), *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end_s, "it never came"
+        time.sleep(0.01)
+
+
+def num_lines(output: Path) -> int:
+    path = output / "predictions.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_watcher_killed_and_restarted_judges_each_once(tmp_path: Path) -> None:
+    """Would catch: verdicts that are lost with the process, or given again after its restart.
+
+    The last is ended by SIGTERM, which is its usual end: it finishes and writes the table.
+    """
+    incoming, output = tmp_path / "in", tmp_path / "out"
+    for i in range(30):
+        save(incoming / f"{i:02d}.png", 100 + i)
+    arguments = ("--model=slow", f"--images={incoming}", f"--output={output}", "--watch", "--poll_s=0.05")
+    process = start(*arguments)
+    try:
+        wait_for(lambda: num_lines(output) >= 5, process)
+    finally:
+        process.kill()
+        process.communicate()
+    after_kill = num_lines(output)
+    assert 5 <= after_kill < 30
+    save(incoming / "new.png", 250)
+    process = start(*arguments)
+    try:
+        wait_for(lambda: num_lines(output) >= 31, process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, errors
+    assert Counter(row["image"] for row in lines(output)) == Counter(
+        [f"{i:02d}.png" for i in range(30)] + ["new.png"]
+    )
+    assert len(table(output)) == 31
+
+
+# --- which files, which labels ------------------------------------------------------------------------------
+
+
+def names_of(images: Path | str, output: Path) -> list[str]:
+    return [file.name for file in make_source(str(images), output).files()]
+
+
+def test_globs_and_files_name_what_they_say(tmp_path: Path) -> None:
+    """Would catch: a glob that reaches too far or not into folders, a folder whose name looks like a glob."""
+    for name in ("a/1.png", "a/b/2.png", "a/b/c/3.png", "x[1]/4.png", "5.png"):
+        save(tmp_path / name, 100)
+    out = tmp_path / "out"
+    assert names_of(f"{tmp_path}/a/*.png", out) == ["1.png"]
+    assert names_of(f"{tmp_path}/**/2.png", out) == ["a/b/2.png"]
+    assert names_of(f"{tmp_path}/a/**/*.png", out) == ["1.png", "b/2.png", "b/c/3.png"]
+    assert names_of(f"{tmp_path}/x[1]", out) == ["4.png"]
+    assert names_of(tmp_path / "x[1]" / "4.png", out) == ["4.png"]
+    assert names_of(f"{tmp_path}/?.png", out) == ["5.png"]
+    with pytest.raises(UserError, match=r"`--images` .* does not exist"):
+        make_source(f"{tmp_path}/nothing", out)
+    with pytest.raises(UserError, match=r"is the folder of the images"):
+        make_source(str(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "pattern", "expected"),
+    [
+        (("a", "b.png"), ("**", "*.png"), True),
+        (("b.png",), ("**", "*.png"), True),
+        (("a", "b.png"), ("*.png",), False),
+        (("a", "b", "c.png"), ("a", "**", "c.png"), True),
+        (("a", "b", "c.png"), ("a", "*", "d.png"), False),
+    ],
+)
+def test_two_stars_stand_for_any_folders(
+    parts: tuple[str, ...], pattern: tuple[str, ...], expected: bool
+) -> None:
+    """Would catch: ** that needs a folder, or * that crosses one."""
+    assert fits(parts, pattern) == expected
+
+
+def test_labels_come_from_the_place_of_a_file(tmp_path: Path) -> None:
+    """Would catch: masks judged as images, and labels that are guessed or swapped."""
+    dagm = small_dagm.layout_a(tmp_path / "dagm")
+    for images in (dagm, dagm / "Class1", dagm / "Class1" / "Train"):
+        files = list(make_source(str(images), tmp_path / "out").files())
+        labels = {int(file.path.stem): file.label for file in files}
+        wanted = range(11, 23) if images.name == "Train" else range(1, 23)
+        assert labels == {number: int(number in small_dagm.DEFECTIVE) for number in wanted}
+        assert len(files) == len(labels)
+    for name in ("train/good/1", "test/good/2", "test/hole/3", "ground_truth/hole/3_mask", "4"):
+        save(tmp_path / "mvtec" / f"{name}.png", 100)
+    found = {f.name: f.label for f in make_source(str(tmp_path / "mvtec"), tmp_path / "out").files()}
+    assert found == {"train/good/1.png": 0, "test/good/2.png": 0, "test/hole/3.png": 1, "4.png": None}
+    save(tmp_path / "plain" / "1.png", 100)
+    source = make_source(str(tmp_path / "plain"), tmp_path / "out")
+    assert [file.label for file in source.files()] == [None]
+    assert source.description == "labels are not known"
+
+
+# --- pieces -------------------------------------------------------------------------------------------------
+
+
+def test_boxes_are_those_of_connected_parts() -> None:
+    """Would catch: x and y exchanged, an edge off by one, parts that touch by a corner taken for two."""
+    mask = np.zeros((10, 20), bool)
+    mask[1, 2] = mask[2, 3] = True
+    mask[5:9, 10:17] = True
+    assert boxes_of(mask) == [(2, 1, 2, 2), (10, 5, 7, 4)]
+    assert boxes_of(np.zeros((3, 3), bool)) == []
+
+
+def test_overlay_shows_where_the_map_is_high() -> None:
+    """Would catch: an overlay of another image's map, tinted where nothing is, without an outline."""
+    image = np.full((20, 30), 120, np.uint8)
+    evidence = np.zeros((20, 30), np.float32)
+    evidence[4:14, 8:22] = 0.9
+    picture = draw_overlay(image, Verdict(True, 0.9, evidence, evidence >= 0.5, 0.5, "0" * 12), 0.5)
+    assert picture.shape == (20, 30, 3) and picture.dtype == np.uint8
+    outside = np.ones((20, 30), bool)
+    outside[4:14, 8:22] = False
+    assert (picture[outside] == 120).all()
+    assert tuple(picture[4, 8]) == tuple(picture[13, 21]) == (213, 94, 0)
+    red, _, blue = map(int, picture[9, 15])
+    assert red > 150 and blue < 80
+
+
+def prediction(name: str, score: float | None, label: int | None = None) -> Prediction:
+    decided = None if score is None else int(score >= 0.5)
+    error = "bad" if score is None else None
+    return Prediction(name, label, score, decided, 0.5, "0" * 12, "ab", 1, 2, (3, 4), [], 0.1, None, error)
+
+
+def test_figures_of_a_summary() -> None:
+    """Would catch: unreadable files among the judged, a confusion matrix with its cells exchanged."""
+    rows = [
+        prediction("a", 0.9, 1),
+        prediction("b", 0.1, 1),
+        prediction("c", 0.8, 0),
+        prediction("d", 0.2, 0),
+        prediction("e", 0.3, 0),
+        prediction("f", None),
+    ]
+    told = summarise(iter(rows), [])
+    assert told["confusion"] == {"tp": 1, "fp": 1, "fn": 1, "tn": 2}
+    assert (told["num_files"], told["num_judged"], told["num_defective"]) == (6, 5, 2)
+    assert told["unreadable"] == [{"image": "f", "error": "bad"}]
+    assert told["drift"]["level"] == "too few"
+    assert summarise(iter([prediction("f", None)]), [])["latency_s"] is None
+
+
+def test_drift_is_told_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch: scores that have all moved and nobody is told, or a warning where nothing has moved."""
+    rng = np.random.default_rng(0)
+    normals = list(rng.normal(0.2, 0.02, 200))
+
+    def told(scores: Iterator[float]) -> dict[str, Any]:
+        found = summarise((prediction(str(i), s) for i, s in enumerate(scores)), normals)
+        shown = found | {"model_id": "x", "threshold": 0.5, "images_per_s": None}
+        predict.print_summary(shown, tmp_path)
+        drift: dict[str, Any] = found["drift"]
+        return drift
+
+    assert told(iter(rng.normal(0.2, 0.02, 300)))["level"] == "stable"
+    assert "warning" not in capsys.readouterr().out
+    assert told(iter(rng.normal(0.25, 0.02, 300)))["level"] == "large"
+    assert "warning: the scores have moved far" in capsys.readouterr().out
+
+
+def test_table_and_lines_give_any_name_back(tmp_path: Path) -> None:
+    """Would catch: a carriage return, a quote or bytes that are no UTF-8 lost on the way."""
+    names = ["a\rb", "a\nb", 'a"b,c', os.fsdecode(b"\xff\xfe"), " a ", "=1+1", "\u2028"]
+    predictions = Predictions(tmp_path)
+    for name in names:
+        predictions.append(prediction(name, 0.5))
+    predictions.close()
+    again = Predictions(tmp_path)
+    assert [row.image for row in again.latest()] == names
+    write_table(again.latest(), tmp_path / "predictions.csv")
+    again.close()
+    assert [row["image"] for row in table(tmp_path)] == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--images=a", "--output=b"], "`--model` is missing"),
+        (["--model=a", "--output=b"], "`--images` is missing"),
+        (["--model=a", "--images=b"], "`--output` is missing"),
+        (["--model=a", "--images=b", "--output=c", "--batch_size=0"], r"`--batch_size` \(=0\)"),
+        (["--model=a", "--images=b", "--output=c", "--poll_s=2"], "`--poll_s` holds with --watch alone"),
+        (
+            ["--model=a", "--images=b", "--output=c", "--watch", "--poll_s=nan"],
+            r"`--poll_s` \(=nan\) must be",
+        ),
+        (["--model=a", "--images=b", "--output=c", "more"], "'more' is not a flag"),
+        (["--model=a", "--images=b", "--output=c", "--wach"], "Unknown command line flag 'wach'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told(arguments: list[str], match: str) -> None:
+    """Would catch: an option that is taken and does nothing, a traceback."""
+    with pytest.raises(UserError, match=match) as caught:
+        predict.parse_flags(["predict", *arguments])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_named_like_markup_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: a job that ends with a complaint about the terminal's markup, after all its work or before."""
+    images = tmp_path / "[/red]in"
+    save(images / "a.png", 100)
+    (images / "[/b].png").write_bytes(b"x")
+    assert run(images, tmp_path / "[/red]out") == predict.EXIT_UNREADABLE
+    text = capsys.readouterr().out
+    assert "unreadable: [/b].png: " in text and "[/red]out" in text
+
+
+def test_an_empty_folder_is_a_mistake(tmp_path: Path) -> None:
+    """Would catch: a wrong folder that looks like a clean one."""
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match=r"holds no image file"):
+        run(tmp_path / "in", tmp_path / "out")
