@@ -640,7 +640,7 @@ def test_a_folder_named_like_markup_is_printed_as_it_is(
     """Would catch: a job that ends with a complaint about the terminal's markup, after all its work or before."""
     images = tmp_path / "[/red]in"
     save(images / "a.png", 100)
-    (images / "[/b].png").write_bytes(b"x")
+    save(images / "[/b].png", 100).write_bytes(b"x")
     assert run(images, tmp_path / "[/red]out") == predict.EXIT_UNREADABLE
     text = capsys.readouterr().out
     assert "unreadable: [/b].png: " in text and "[/red]out" in text
