@@ -172,6 +172,8 @@ def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.Capture
     assert {one["image"] for one in told["unreadable"]} == {f"broken/{name}" for name in BROKEN}
     text = capsys.readouterr().out
     assert "unreadable: broken/bomb.png: 100000x100000 pixels are more than the limit" in text
+    page = (output / "index.html").read_text()
+    assert page.count('class="entry"') == len(names)
     before = (output / "predictions.jsonl").read_bytes()
     assert run(tmp_path / "in", output) == predict.EXIT_UNREADABLE
     assert (output / "predictions.jsonl").read_bytes() == before
