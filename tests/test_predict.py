@@ -383,7 +383,8 @@ def test_watching_waits_for_the_end_of_a_file(tmp_path: Path) -> None:
             stop.set()
 
     writer = threading.Thread(target=write_slowly)
-    (tmp_path / "out" / "overlays").mkdir(parents=True)
+    for name in ("overlays", "thumbnails"):
+        (tmp_path / "out" / name).mkdir(parents=True)
     with closing(Predictions(tmp_path / "out")) as predictions:
         judge = FolderJudge(Inspector.of_engine(bright.Bright()), predictions, tmp_path / "out", 1)
         source = make_source(str(incoming), tmp_path / "out")
