@@ -22,10 +22,11 @@ from dagm_jax.data.incoming import Incoming, Source, Stamp, stamp_of
 from dagm_jax.data.layouts import printable
 from dagm_jax.inspector import Inspector
 from dagm_jax.overlay import boxes_of, write_overlay
+from dagm_jax.page import PageEntry, Pictures, draw_pictures
 from dagm_jax.predictions import Prediction, Predictions
 from dagm_jax.types import UserError, Verdict
 
-OVERLAYS = "overlays"
+OVERLAYS, THUMBNAILS = "overlays", "thumbnails"
 # Verdicts on their way to the disk; each holds an image and its map.
 _MAX_UNWRITTEN = 4
 _LONGEST_STEM = 60
@@ -130,6 +131,11 @@ class FolderJudge:
             rule = self.inspector.rule
             try:
                 write_overlay(self.output / overlay, one.image, verdict, rule.pixel_threshold)
+                # Kept as files, so that the page can be made of all that any earlier try has judged.
+                thumbnail = draw_pictures(one.image, verdict.map, rule.pixel_threshold)
+                image_path, map_path = _thumbnails(self.output, overlay)
+                image_path.write_bytes(thumbnail.image)
+                map_path.write_bytes(thumbnail.overlay)
             except OSError as error:
                 raise UserError(
                     f"`--output` (={printable(self.output)}) cannot be written ({error.strerror}); make room and run "
@@ -153,6 +159,22 @@ class FolderJudge:
                 error=one.error,
             )
         )
+
+
+def _thumbnails(output: Path, overlay: str) -> tuple[Path, Path]:
+    """Where the thumbnail, and its map, of the image with this overlay lie."""
+    stem = Path(overlay).stem
+    return output / THUMBNAILS / f"{stem}.webp", output / THUMBNAILS / f"{stem}_map.webp"
+
+
+def page_entry(one: Prediction, output: Path) -> PageEntry:
+    """What the report page in ``output`` says of a record; without a thumbnail where its files are gone."""
+    if one.overlay is None:
+        return PageEntry(one.image, one.label, one.score, error=one.error or "")
+    files = _thumbnails(output, one.overlay)
+    is_there = all(path.exists() for path in files)
+    thumbnail = Pictures(*(path.read_bytes() for path in files)) if is_there else None
+    return PageEntry(one.image, one.label, one.score, thumbnail, one.overlay)
 
 
 class _Writer:

@@ -3,9 +3,10 @@
 ``python -m dagm_jax.predict --model=WORKDIR --images=DIR|GLOB --output=DIR [--batch_size=8] [--threshold=0.5]
 [--watch [--idle_exit_s=60] [--poll_s=1] [--patience_s=10]]``
 
-Writes predictions.csv, predictions.jsonl, overlays/ and summary.json into the output folder; docs/inspector.md says
-what is in them. The same command goes on where it was stopped and judges what has come or changed since. With --watch
-it goes on until it gets SIGTERM or SIGINT (Ctrl-C), ends what it has begun and writes the table and the summary.
+Writes index.html (the report page), predictions.csv, predictions.jsonl, overlays/ and summary.json into the output
+folder; docs/inspector.md says what is in them. The same command goes on where it was stopped and judges what has come
+or changed since. With --watch it goes on until it gets SIGTERM or SIGINT (Ctrl-C), ends what it has begun and writes
+the table, the page and the summary.
 
 Exit status: 0 every file was judged; 3 some could not be read, which are listed; 2 a mistake that the one-line message
 explains; 130 interrupted (without --watch, or twice): the same command goes on.
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 EXIT_UNREADABLE = 3
 # Which model and images the records of an output folder are of.
 ORIGIN = "origin.json"
+PAGE = "index.html"
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.data.incoming import make_source
     from dagm_jax.data.layouts import printable
     from dagm_jax.experiment import locked
-    from dagm_jax.folder import OVERLAYS, FolderJudge
+    from dagm_jax.folder import OVERLAYS, THUMBNAILS, FolderJudge
     from dagm_jax.inspector import Inspector
     from dagm_jax.predictions import Predictions
     from dagm_jax.train.progress import console
@@ -132,7 +134,8 @@ def main(argv: Sequence[str]) -> int:
     batch_size = inspector.check_batch_size(request.batch_size)
     with locked(request.output, "output"):
         check_origin(request, inspector, source.root)
-        (request.output / OVERLAYS).mkdir(exist_ok=True)
+        for name in (OVERLAYS, THUMBNAILS):
+            (request.output / name).mkdir(exist_ok=True)
         with closing(Predictions(request.output)) as predictions:
             judge = FolderJudge(inspector, predictions, request.output, batch_size)
             start_s = time.perf_counter()
@@ -244,8 +247,11 @@ def check_origin(request: Request, inspector: Inspector, root: Path) -> None:
 def finish(
     request: Request, inspector: Inspector, predictions: Predictions, timing: dict[str, Any]
 ) -> dict[str, Any]:
-    """The summary, after the table and the summary are written."""
+    """The summary, after the table, the report page and the summary are written."""
+    from dagm_jax.data.layouts import printable
     from dagm_jax.evaluate import finite_or_none
+    from dagm_jax.folder import page_entry
+    from dagm_jax.page import write_page
     from dagm_jax.predictions import SUMMARY, TABLE, summarise, write_table
     from dagm_jax.train.progress import write_atomically
 
@@ -260,6 +266,20 @@ def finish(
         **timing,
     }
     text = json.dumps(finite_or_none(summary), indent=2, allow_nan=False)
+    rule = inspector.rule
+    write_page(
+        request.output / PAGE,
+        (page_entry(one, request.output) for one in predictions.latest()),
+        title=f"Verdicts on {printable(request.images)}",
+        threshold=rule.threshold,
+        pixel_threshold=rule.pixel_threshold,
+        summary={
+            "model": f"{printable(request.model)} ({inspector.model_id})",
+            "images": printable(request.images),
+            "threshold chosen by": rule.calibration if request.threshold is None else "--threshold",
+            "score drift": describe_drift(summary["drift"]),
+        },
+    )
     write_atomically(request.output / SUMMARY, text + "\n")
     return summary
 

@@ -172,6 +172,8 @@ def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.Capture
     assert {one["image"] for one in told["unreadable"]} == {f"broken/{name}" for name in BROKEN}
     text = capsys.readouterr().out
     assert "unreadable: broken/bomb.png: 100000x100000 pixels are more than the limit" in text
+    page = (output / "index.html").read_text()
+    assert page.count('class="entry"') == len(names)
     before = (output / "predictions.jsonl").read_bytes()
     assert run(tmp_path / "in", output) == predict.EXIT_UNREADABLE
     assert (output / "predictions.jsonl").read_bytes() == before
@@ -381,7 +383,8 @@ def test_watching_waits_for_the_end_of_a_file(tmp_path: Path) -> None:
             stop.set()
 
     writer = threading.Thread(target=write_slowly)
-    (tmp_path / "out" / "overlays").mkdir(parents=True)
+    for name in ("overlays", "thumbnails"):
+        (tmp_path / "out" / name).mkdir(parents=True)
     with closing(Predictions(tmp_path / "out")) as predictions:
         judge = FolderJudge(Inspector.of_engine(bright.Bright()), predictions, tmp_path / "out", 1)
         source = make_source(str(incoming), tmp_path / "out")
@@ -640,7 +643,7 @@ def test_a_folder_named_like_markup_is_printed_as_it_is(
     """Would catch: a job that ends with a complaint about the terminal's markup, after all its work or before."""
     images = tmp_path / "[/red]in"
     save(images / "a.png", 100)
-    (images / "[/b].png").write_bytes(b"x")
+    save(images / "[/b].png", 100).write_bytes(b"x")
     assert run(images, tmp_path / "[/red]out") == predict.EXIT_UNREADABLE
     text = capsys.readouterr().out
     assert "unreadable: [/b].png: " in text and "[/red]out" in text
