@@ -6,19 +6,25 @@ take: gathers with fixed indices, convolutions and top-k.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Array, Bool, Float, UInt8
 
 from dagm_jax.detector import Detector, make_slicers
+from dagm_jax.runtimes import INPUT, OUTPUTS
 from dagm_jax.train.step import make_judge
+from dagm_jax.types import UserError
 from dagm_jax.verdict import VerdictConfig, gaussian_weights
 
-INPUT = "image"
-OUTPUTS = ("score", "defective", "map", "mask")
+PLATFORMS = ("cpu", "cuda", "tpu")
+OPSET = 23
+# jax2onnx forbids the orbax that checkpoints are written with, and never imports it.
+ONNX_COMMAND = "pip install 'dagm-jax[onnx]' && pip install --no-deps 'jax2onnx>=0.17.1'"
 
 
 def make_program(
@@ -107,3 +113,41 @@ def slices_score(scores: Float[Array, "b n"], config: VerdictConfig) -> Float[Ar
     """`verdict.slices_score` of each image."""
     num_top = 1 if config.score == "max" else min(config.top_slices, scores.shape[1])
     return jax.lax.top_k(scores, num_top)[0].mean(axis=1)
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def to_stablehlo(detector: Detector) -> bytes:
+    """The program as serialised StableHLO for CPUs, NVIDIA GPUs and TPUs, for any number of images."""
+    exported = export.export(jax.jit(make_program(detector)), platforms=PLATFORMS)(_symbolic_images(detector))
+    return bytes(exported.serialize())
+
+
+def to_onnx(detector: Detector) -> bytes:
+    """The program as an ONNX model of opset ``OPSET``, for any number of images; raises UserError."""
+    if detector.config.model.compute_dtype != "float32":
+        raise UserError(
+            f"`--format` (=onnx) needs a network that computes in float32, which onnxruntime has convolutions for, not "
+            f"`model.compute_dtype` (={detector.config.model.compute_dtype}); export as stablehlo"
+        )
+    try:
+        import jax2onnx
+    except ModuleNotFoundError as error:
+        raise UserError(f"`--format` (=onnx) needs the package {error.name}: {ONNX_COMMAND}") from error
+    # It says of every fixed shape that it has no type.
+    logging.getLogger("onnx_ir.serde").setLevel(logging.ERROR)
+    model = jax2onnx.to_onnx(
+        make_program(detector),
+        [_symbolic_images(detector)],
+        opset=OPSET,
+        input_names=[INPUT],
+        output_names=list(OUTPUTS),
+    )
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _symbolic_images(detector: Detector) -> jax.ShapeDtypeStruct:
+    (batch,) = export.symbolic_shape("b")
+    return jax.ShapeDtypeStruct((batch, *detector.shape), jnp.uint8)
