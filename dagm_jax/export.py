@@ -2,10 +2,10 @@
 
 ``python -m dagm_jax.export --model=WORKDIR --format=stablehlo|onnx --output=FILE [--num_checked=32]``
 
-The file takes uint8 images and gives score, verdict, map and mask; FILE.json beside it is its contract, FILE.md its model
-card; docs/export.md says how to run it. Before it gets its name, it is loaded in a process of its own, without this
-package, and judges images of the run's test side; where a score differs from the run's by more than 1e-4 of it, or a
-decision differs, nothing is left.
+The file takes uint8 images and gives score, verdict, map and mask; FILE.json beside it is its contract, FILE.md its
+model card; docs/export.md says how to run it. Before it gets its name, it is loaded in a process of its own, without
+this package, and judges images of the run's test side; where a score differs from the run's by more than 1e-4 of it, or
+a decision differs, nothing is left.
 
 Exit status: 0 the file is there and judges as the run does; 2 a mistake or a difference, which the one-line message
 explains.
@@ -187,8 +187,8 @@ def judge_apart(format: str, file: Path, images: np.ndarray) -> dict[str, np.nda
 
 def expected(request: Request, detector: Detector) -> tuple[list[str], np.ndarray, np.ndarray]:
     """(names, uint8 images [n h w], float64 scores [n]): test images, half of them defective if there are enough."""
-    from dagm_jax.data.files import BadImage
     from dagm_jax.data.decode import load
+    from dagm_jax.data.files import BadImage
     from dagm_jax.data.slicing import pad
 
     records, shape = chosen_records(request, detector)

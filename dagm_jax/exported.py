@@ -85,8 +85,8 @@ class Exported:
         if images.ndim != 3 or images.shape[1:] != self.shape or images.dtype != np.uint8:
             wanted = "x".join(map(str, self.shape))
             raise UserError(
-                f"`images` ({images.dtype} {images.shape}) must be uint8 [b h w] of {wanted} px, for which the file was "
-                "exported"
+                f"`images` ({images.dtype} {images.shape}) must be uint8 [b h w] of {wanted} px, for which the file "
+                "was exported"
             )
         names = [output["name"] for output in self.contract["outputs"]]
         return dict(zip(names, self.program(images), strict=True))
@@ -135,8 +135,8 @@ def read_contract(path: Path) -> dict[str, Any]:
         contract: dict[str, Any] = json.loads(beside.read_text())
     except OSError as error:
         raise UserError(
-            f"`model` (={path}) has no contract {beside.name} beside it ({error.strerror}); copy both, or name the workdir "
-            "of a finished run"
+            f"`model` (={path}) has no contract {beside.name} beside it ({error.strerror}); copy both, or name the "
+            "workdir of a finished run"
         ) from error
     except ValueError as error:
         raise UserError(f"`model` (={path}): {beside.name} is not JSON ({error}); export again") from error

@@ -116,12 +116,12 @@ def make_card(contract: dict[str, Any], name: str) -> str:
             for item in (contract["input"], *contract["outputs"])
         ),
         "",
-        f"Threshold {contract['threshold']:.6f}, pixel threshold {contract['pixel_threshold']:.6f}, both inside the file.",
+        f"Threshold {contract['threshold']:.6f}, pixel threshold {contract['pixel_threshold']:.6f}, both inside.",
         "",
         "## Check",
         "",
-        f"Reloaded by {checked['runtime']} in a process of its own, {checked['num_images']} images of the test side: equal "
-        f"decisions, scores equal to {checked['largest_relative_difference']:.1e} relative.",
+        f"Reloaded by {checked['runtime']} in a process of its own, {checked['num_images']} images of the test side: "
+        f"equal decisions, scores equal to {checked['largest_relative_difference']:.1e} relative.",
         "",
         "## Limits",
         "",

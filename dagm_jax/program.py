@@ -33,7 +33,7 @@ def make_program(
     [UInt8[Array, "b h w"]],
     tuple[Float[Array, " b"], Bool[Array, " b"], Float[Array, "b h w"], Bool[Array, "b h w"]],
 ]:
-    """``program(image uint8 [b h w]) -> (score float32 [b], defective bool [b], map float32 [b h w], mask bool [b h w])``.
+    """``program(image uint8 [b h w])``: (score float32 [b], defective bool [b], map float32, mask bool [b h w]).
 
     h, w: the detector's shape; b: any, also symbolic. The weights are constants inside. Scores and maps are those of
     `evaluate.Judge`, decisions those of the detector's rule.
