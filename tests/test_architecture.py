@@ -1,9 +1,9 @@
 """The arrows of the architecture, held on the syntax tree: who may import whom, and who alone knows what.
 
-L0 types; L1 models, tasks, data, metrics, verdict, which do not know one another; L2 train, and baselines and figures
-beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes, the detector that a run
-trains, and the report page; L5 the experiment, and the inspector beside it; then the main job, and the other commands on
-top, which share its way to say what is wrong.
+L0 types; L1 models, tasks, data, metrics, verdict, runtimes, which do not know one another; L2 train, and baselines and
+figures beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes, the detector that a
+run trains, and the report page; L5 the experiment, and the inspector and the exported program beside it; then the main
+job, and the other commands on top, which share its way to say what is wrong.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ DISTRIBUTIONS = {
 # The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
 TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/prepared"}
 COMMANDS = {"main", "command_line", "predict", "calibrate", "export"}
+# What no extra can name, because its pins contradict ours; docs/export.md has the command.
+UNDECLARABLE = {"jax2onnx"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
 
 
@@ -283,4 +285,4 @@ def third_party(folder: Path, pattern: str) -> set[str]:
 )
 def test_every_import_is_declared(folder: str, pattern: str, extras: tuple[str, ...]) -> None:
     """Would catch: a package that is only there because another one happens to need it, missing on a fresh machine."""
-    assert third_party(ROOT / folder, pattern) - declared(*extras) == set()
+    assert third_party(ROOT / folder, pattern) - declared(*extras) - UNDECLARABLE == set()
