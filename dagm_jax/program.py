@@ -86,7 +86,9 @@ def smooth(maps: Float[Array, "b h w"], smoothing_px: float) -> Float[Array, "b 
     for dim, kernel in ((1, weights[:, None]), (2, weights[None, :])):
         x = mirrored(maps, dim, radius, radius)[:, None]
         # Of a convolution's own precision, TPUs and some GPUs would keep three digits.
-        y = jax.lax.conv(x, kernel[None, None], (1, 1), "VALID", precision=jax.lax.Precision.HIGHEST)
+        y = jax.lax.conv(
+            x, jnp.asarray(kernel[None, None]), (1, 1), "VALID", precision=jax.lax.Precision.HIGHEST
+        )
         maps = y[:, 0]
     return maps
 

@@ -48,7 +48,8 @@ def main(format: str, file: str, images: str, outputs: str) -> None:
     program, pixels = RUNTIMES[format](Path(file)), np.load(images)
     parts = [program(pixels[i : i + CHECK_BATCH]) for i in range(0, len(pixels), CHECK_BATCH)]
     joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    np.savez(outputs, **dict(zip(OUTPUTS, joined, strict=True)))
+    named: dict[str, Any] = dict(zip(OUTPUTS, joined, strict=True))
+    np.savez(outputs, **named)
 
 
 if __name__ == "__main__":
