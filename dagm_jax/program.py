@@ -7,6 +7,7 @@ take: gathers with fixed indices, convolutions and top-k.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -133,19 +134,22 @@ def to_onnx(detector: Detector) -> bytes:
             f"`--format` (=onnx) needs a network that computes in float32, which onnxruntime has convolutions for, not "
             f"`model.compute_dtype` (={detector.config.model.compute_dtype}); export as stablehlo"
         )
-    try:
-        import jax2onnx
-    except ModuleNotFoundError as error:
-        raise UserError(f"`--format` (=onnx) needs the package {error.name}: {ONNX_COMMAND}") from error
-    # It says of every fixed shape that it has no type.
-    logging.getLogger("onnx_ir.serde").setLevel(logging.ERROR)
-    model = jax2onnx.to_onnx(
-        make_program(detector),
-        [_symbolic_images(detector)],
-        opset=OPSET,
-        input_names=[INPUT],
-        output_names=list(OUTPUTS),
-    )
+    # Of examples that it cannot import, of fixed shapes that have no type, and of float64 that it asks JAX for.
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import jax2onnx
+        except ModuleNotFoundError as error:
+            raise UserError(f"`--format` (=onnx) needs the package {error.name}: {ONNX_COMMAND}") from error
+        model = jax2onnx.to_onnx(
+            make_program(detector),
+            [_symbolic_images(detector)],
+            opset=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+        )
     content: bytes = model.SerializeToString()
     return content
 

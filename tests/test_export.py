@@ -82,6 +82,8 @@ def untrained(task: str, shape: tuple[int, int]) -> tuple[Detector, list[float],
     network, params, stats = build_network(config, mean=90.0, std=40.0)
     keys = iter(jax.random.split(jax.random.key(0), 1000))
     stats = jax.tree.map(lambda x: x + 0.3 * jax.random.uniform(next(keys), x.shape), stats)
+    # Biases that keep most of the few channels from dying behind their ReLU, where the image would not matter.
+    params = jax.tree.map(lambda x: x + 0.3 if x.ndim == 1 else x, params)
     detector = Detector(config, network, params, stats, shape, None, DecisionRule(0, 0, "f1"), "0" * 12)
     devices = make_devices(config.parallel)
     judge = detector.compile_judge(devices, devices.num_devices)
