@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from dagm_jax.data.layouts import DAGM_SHAPE
 from dagm_jax.data.reading import Reading
-from dagm_jax.detector import REPORT, VALIDATION_SCORES, Detector, load_detector, read_validation_scores
+from dagm_jax.detector import VALIDATION_SCORES, Detector, load_detector, read_validation_scores
 from dagm_jax.evaluate import Judge
+from dagm_jax.exported import load_exported
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.types import UserError, Verdict
 from dagm_jax.verdict import DecisionRule
@@ -163,17 +164,15 @@ class Inspector:
 
     @classmethod
     def load(cls, model: str | Path, threshold: float | None = None, xla_flags: str = "") -> Inspector:
-        """The inspector of a finished run's workdir. threshold: in place of the rule's; the id then changes with it.
+        """The inspector of a finished run's workdir, or of a file that was exported from one.
+
+        threshold: in place of the rule's; the id then changes with it.
 
         xla_flags: the process's XLA_FLAGS, which win over the options set here. Raises UserError where there is no
-        finished run, or a part of it is missing or damaged.
+        finished run, or a part of it or of what lies beside the file is missing or damaged.
         """
         path = Path(model).expanduser()
-        if path.is_file():
-            raise UserError(
-                f"`model` (={path}) is a file; name the workdir of a finished run, which holds {REPORT}"
-            )
-        engine = RunEngine.load(path, xla_flags)
+        engine = load_exported(path) if path.is_file() else RunEngine.load(path, xla_flags)
         return cls.of_engine(engine, threshold)
 
     @classmethod

@@ -143,6 +143,13 @@ def smooth_map(values: ArrayLike, smoothing_px: float) -> NDArray[np.float32]:
     return smoothed
 
 
+def gaussian_weights(smoothing_px: float) -> FloatArray:
+    """The weights that `smooth_map` gives to a pixel and its neighbours along an axis: float64 [2·int(4σ + .5) + 1]."""
+    radius = int(4 * smoothing_px + 0.5)
+    weights = np.exp(-((np.arange(-radius, radius + 1) / smoothing_px) ** 2) / 2)
+    return np.asarray(weights / weights.sum())
+
+
 def image_score(smoothed: NDArray[np.float32], config: VerdictConfig) -> float:
     """The score of one image from its smoothed map [h w]: higher = more defective.
 

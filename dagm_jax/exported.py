@@ -1,0 +1,146 @@
+"""A file that was exported from a run, read back: its contract, which lies beside it, and the program that it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dagm_jax.data.layouts import DAGM_SHAPE
+from dagm_jax.data.reading import Reading
+from dagm_jax.data.slicing import pad
+from dagm_jax.runtimes import RUNTIMES, Program
+from dagm_jax.types import UserError
+from dagm_jax.verdict import DecisionRule
+
+# What the packages of an extra are installed by, where the import of this module fails.
+NEEDED = {
+    "stablehlo": ("flatbuffers", "pip install flatbuffers"),
+    "onnx": ("onnxruntime", "pip install onnxruntime"),
+}
+
+
+def contract_path(path: Path) -> Path:
+    """Where the contract of an exported file lies: FILE.json."""
+    return path.with_name(f"{path.name}.json")
+
+
+def card_path(path: Path) -> Path:
+    """Where the model card of an exported file lies: FILE.md."""
+    return path.with_name(f"{path.name}.md")
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file as an engine of `inspector.Inspector`. contract: what FILE.json holds.
+
+    Smaller images than the file takes are continued by their mirror images; the score is then that of the whole, the
+    map is cut back.
+    """
+
+    program: Program
+    contract: dict[str, Any]
+    rule: DecisionRule
+
+    # Slices of one image fill a CPU's cores, and two images a small accelerator.
+    batch_size: int = 2
+
+    @property
+    def model_id(self) -> str:
+        return str(self.contract["model_id"])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) in px of the images that the program takes."""
+        _, height, width = self.contract["input"]["shape"]
+        return height, width
+
+    @property
+    def reading(self) -> Reading:
+        white = self.contract["input"]["white"]
+        return Reading(DAGM_SHAPE if white is None else None, self.shape, white)
+
+    @property
+    def normal_scores(self) -> Sequence[float]:
+        scores: list[float] = self.contract["validation_normal_scores"]
+        return scores
+
+    def __call__(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """score float32 ``[b]``, defective bool ``[b]``, map float32 and mask bool ``[b h w]`` of uint8 ``[b h w]``.
+
+        Raises UserError for images of another size or type than the contract's.
+        """
+        if images.ndim != 3 or images.shape[1:] != self.shape or images.dtype != np.uint8:
+            wanted = "x".join(map(str, self.shape))
+            raise UserError(
+                f"`images` ({images.dtype} {images.shape}) must be uint8 [b h w] of {wanted} px, for which the file "
+                "was exported"
+            )
+        names = [output["name"] for output in self.contract["outputs"]]
+        return dict(zip(names, self.program(images), strict=True))
+
+    def judge(
+        self, images: Sequence[NDArray[np.uint8]], batch_size: int
+    ) -> list[tuple[float, NDArray[np.float32]]]:
+        """As `inspector.Engine.judge` says."""
+        batch = np.stack([pad(image, self.shape) for image in images])
+        if self.contract["format"] == "stablehlo":
+            empty = np.zeros((batch_size - len(batch), *self.shape), np.uint8)
+            batch = np.concatenate([batch, empty])
+        out = self(batch)
+        found = zip(images, out["score"], out["map"], strict=False)
+        return [(float(score), map_[: one.shape[0], : one.shape[1]]) for one, score, map_ in found]
+
+
+def load_exported(path: Path) -> Exported:
+    """The exported file ``path``, whose contract is in FILE.json beside it.
+
+    Raises UserError where either is missing, they do not belong together, or what runs the file is not installed.
+    """
+    contract = read_contract(path)
+    format = contract["format"]
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise UserError(f"`model` (={path}) cannot be read ({error.strerror}); export it again") from error
+    if found != contract["sha256"]:
+        raise UserError(
+            f"`model` (={path}) has SHA-256 {found[:12]}…, and {contract_path(path).name} speaks of one with "
+            f"{contract['sha256'][:12]}…; export again or restore both from a copy"
+        )
+    module, command = NEEDED[format]
+    try:
+        program = RUNTIMES[format](path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"`model` (={path}) needs the package {module}: {command}") from error
+    return Exported(program, contract, DecisionRule.from_json(json.dumps(contract["rule"])))
+
+
+def read_contract(path: Path) -> dict[str, Any]:
+    """What FILE.json beside the exported file ``path`` holds; raises UserError."""
+    beside = contract_path(path)
+    try:
+        contract: dict[str, Any] = json.loads(beside.read_text())
+    except OSError as error:
+        raise UserError(
+            f"`model` (={path}) has no contract {beside.name} beside it ({error.strerror}); copy both, or name the "
+            "workdir of a finished run"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"`model` (={path}): {beside.name} is not JSON ({error}); export again") from error
+    needed = {"format", "sha256", "model_id", "input", "outputs", "rule", "validation_normal_scores"}
+    if not isinstance(contract, dict) or needed - set(contract) or contract["format"] not in RUNTIMES:
+        raise UserError(f"`model` (={path}): {beside.name} is no contract of an exported file; export again")
+    return contract

@@ -1,0 +1,56 @@
+"""Runs an exported file without the rest of this package: with jax alone, or with onnxruntime alone.
+
+``python runtimes.py stablehlo|onnx FILE IMAGES.npy OUTPUTS.npz`` judges uint8 images [n h w]. It imports nothing of
+``dagm_jax``, so that the check of an exported file is one of what the file itself holds; it may be copied beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+INPUT = "image"
+OUTPUTS = ("score", "defective", "map", "mask")
+# Not a divisor of most numbers of images, so that another batch size is seen at the end.
+CHECK_BATCH = 3
+
+# uint8 [b h w] → (score float32 [b], defective bool [b], map float32 [b h w], mask bool [b h w]).
+Program = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], ...]]
+
+
+def open_stablehlo(path: Path) -> Program:
+    """The program in a StableHLO file, compiled by jax for each batch size that it meets."""
+    import jax
+    from jax import export
+
+    call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    return lambda images: tuple(np.asarray(output) for output in call(images))
+
+
+def open_onnx(path: Path) -> Program:
+    """The program in an ONNX file, run by onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: tuple(session.run(list(OUTPUTS), {INPUT: images}))
+
+
+RUNTIMES: dict[str, Callable[[Path], Program]] = {"stablehlo": open_stablehlo, "onnx": open_onnx}
+
+
+def main(format: str, file: str, images: str, outputs: str) -> None:
+    """Writes what the file says of the images, an array of each of OUTPUTS."""
+    program, pixels = RUNTIMES[format](Path(file)), np.load(images)
+    parts = [program(pixels[i : i + CHECK_BATCH]) for i in range(0, len(pixels), CHECK_BATCH)]
+    joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    named: dict[str, Any] = dict(zip(OUTPUTS, joined, strict=True))
+    np.savez(outputs, **named)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,319 @@
+"""A run as one file: the same scores, maps and decisions as the run's own, from a process that knows the file alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export as jax_export
+from scipy import ndimage
+
+from dagm_jax import Inspector, experiment, program
+from dagm_jax import export as command
+from dagm_jax.config import RunConfig
+from dagm_jax.data.augment import AugmentConfig
+from dagm_jax.data.slicing import SlicingConfig
+from dagm_jax.detector import Detector, build_network, load_detector
+from dagm_jax.exported import contract_path, load_exported
+from dagm_jax.main import read_config
+from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.tasks.classification import ClassificationConfig
+from dagm_jax.tasks.reconstruction import ReconstructionConfig
+from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.train.parallel import make_devices
+from dagm_jax.types import UserError
+from dagm_jax.verdict import (
+    DecisionRule,
+    VerdictConfig,
+    deviation_map,
+    image_score,
+    slices_score,
+)
+
+SMALL = (
+    "--config.model.base_channels=1",
+    "--config.slicing.num_slices=8",
+    "--config.data.procedural_defective=8",
+    "--config.data.procedural_good=12",
+    "--config.train.num_steps=2",
+    "--config.train.validate_every=2",
+)
+TASKS = {task.name: task for task in (SegmentationConfig(), ReconstructionConfig(), ClassificationConfig())}
+needs_onnx = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "jax2onnx"))),
+    reason="needs the extra `onnx` and jax2onnx",
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    experiment.run(read_config("configs/smoke.py", SMALL), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stablehlo(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(workdir, tmp_path_factory.mktemp("exported") / "inspector.stablehlo")
+
+
+def write(workdir: Path, file: Path, format: str = "stablehlo") -> Path:
+    argv = ["export", f"--model={workdir}", f"--format={format}", f"--output={file}", "--num_checked=3"]
+    assert command.main(argv) == 0
+    return file
+
+
+def untrained(task: str, shape: tuple[int, int]) -> tuple[Detector, list[float], list[np.ndarray]]:
+    """A detector of random weights and norm statistics, and its scores and maps of `noise`, which its rule splits."""
+    config = RunConfig(
+        model=CustomUNetConfig(base_channels=1),
+        task=TASKS[task],
+        slicing=SlicingConfig(num_slices=4, slice_px=32),
+        augment=AugmentConfig(),
+    )
+    network, params, stats = build_network(config, mean=90.0, std=40.0)
+    keys = iter(jax.random.split(jax.random.key(0), 1000))
+    stats = jax.tree.map(lambda x: x + 0.3 * jax.random.uniform(next(keys), x.shape), stats)
+    # Biases that keep most of the few channels from dying behind their ReLU, where the image would not matter.
+    params = jax.tree.map(lambda x: x + 0.3 if x.ndim == 1 else x, params)
+    detector = Detector(config, network, params, stats, shape, None, DecisionRule(0, 0, "f1"), "0" * 12)
+    devices = make_devices(config.parallel)
+    judge = detector.compile_judge(devices, devices.num_devices)
+    judged = list(judge((image, np.zeros(shape, bool)) for image in noise(shape)))
+    scores = [one.score for one in judged]
+    middle = sum(sorted(scores)[1:3]) / 2
+    return replace(detector, rule=DecisionRule(middle, middle, "f1")), scores, [one.map for one in judged]
+
+
+def noise(shape: tuple[int, int]) -> np.ndarray:
+    """Five images of different contrast, uint8 [5 h w]."""
+    rng = np.random.default_rng(0)
+    return np.stack([rng.normal(100, 10 * k + 5, shape).clip(0, 255).astype(np.uint8) for k in range(5)])
+
+
+# --- what happens after the network, against numpy and scipy ---
+
+
+@pytest.mark.parametrize(
+    ("shape", "sigma"), [((40, 23), 2.0), ((5, 60), 3.0), ((30, 30), 0.6)], ids=["usual", "narrow", "fine"]
+)
+def test_smoothing_is_scipys(shape: tuple[int, int], sigma: float) -> None:
+    """Would catch: another border, another cut of the Gaussian, rows for columns, a radius beyond the image."""
+    maps = np.random.default_rng(0).random((2, *shape), np.float32)
+    oracle = [ndimage.gaussian_filter(one, sigma, mode="reflect", truncate=4.0) for one in maps]
+    np.testing.assert_allclose(program.smooth(jnp.asarray(maps), sigma), oracle, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (8, 6)], ids=["odd", "even"])
+def test_deviation_is_from_the_median(shape: tuple[int, int]) -> None:
+    """Would catch: the median of an even number of pixels off by one place, or that of the whole batch."""
+    maps = np.random.default_rng(1).random((3, *shape), np.float32)
+    expected = [deviation_map(one) for one in maps]
+    np.testing.assert_allclose(program.deviation(jnp.asarray(maps)), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("verdict", [VerdictConfig(), VerdictConfig(score="top_mean", top_fraction=0.07)])
+def test_scores_are_those_of_the_verdict(verdict: VerdictConfig) -> None:
+    """Would catch: too many of the highest pixels or slices in the mean, or the lowest."""
+    maps = np.random.default_rng(2).random((3, 11, 13), np.float32)
+    expected = [image_score(one, verdict) for one in maps]
+    np.testing.assert_allclose(program.image_score(jnp.asarray(maps), verdict), expected, rtol=1e-6)
+    slices = maps[:, 0, :2]
+    expected = [slices_score(one, verdict) for one in slices]
+    np.testing.assert_allclose(program.slices_score(jnp.asarray(slices), verdict), expected, rtol=1e-6)
+
+
+def test_a_threshold_between_float32_numbers_decides_as_in_float64() -> None:
+    """Would catch: a threshold rounded down, which a score below it then reaches."""
+    below = np.float32(0.3)
+    for threshold in (0.3, float(below), float(np.nextafter(below, np.float32(1)))):
+        for score in (np.nextafter(below, np.float32(0)), below, np.nextafter(below, np.float32(1))):
+            assert (score >= program.float32_at_least(threshold)) == (float(score) >= threshold)
+
+
+# --- the program ---
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_program_judges_as_the_run_does_from_any_batch(task: str) -> None:
+    """Would catch: another padding, another cut, a map where slices count, a batch size that is fixed, one platform."""
+    detector, scores, their_maps = untrained(task, (60, 75) if task == "segmentation" else (64, 64))
+    images = noise(detector.shape)
+    exported = jax_export.deserialize(bytearray(program.to_stablehlo(detector)))
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    outputs = [exported.call(batch) for batch in (images[:1], images[1:3], images[3:])]
+    score, defective, maps, mask = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    np.testing.assert_allclose(score, scores, rtol=1e-5)
+    np.testing.assert_allclose(maps, their_maps, atol=1e-5)
+    np.testing.assert_array_equal(defective, detector.rule.decide(scores))
+    assert set(defective) == {False, True}
+    np.testing.assert_array_equal(mask, maps >= detector.rule.pixel_threshold)
+
+
+# --- the command ---
+
+
+def test_the_file_is_an_inspector_like_its_run(workdir: Path, stablehlo: Path) -> None:
+    """Would catch: other verdicts or another id from the file, small images refused, thresholds lost on the way."""
+    run, file = Inspector.load(workdir), Inspector.load(stablehlo)
+    assert (file.model_id, file.rule) == (run.model_id, run.rule)
+    images = list(noise((512, 512)))[:3]
+    for ours, theirs in zip(run.inspect(images), file.inspect(images), strict=True):
+        assert theirs.score == pytest.approx(ours.score, rel=1e-4)
+        assert theirs.defective == ours.defective
+        np.testing.assert_allclose(theirs.map, ours.map, atol=1e-5)
+    assert list(file.engine.normal_scores) == list(run.engine.normal_scores) != []
+
+
+def test_the_contract_says_what_the_file_takes_and_gives(workdir: Path, stablehlo: Path) -> None:
+    """Would catch: a contract that other programs cannot follow, or that speaks of another file."""
+    contract = json.loads(contract_path(stablehlo).read_text())
+    file = load_exported(stablehlo)
+    out = file(np.zeros((2, 512, 512), np.uint8))
+    assert contract["input"]["shape"] == ["b", 512, 512] and contract["input"]["dtype"] == "uint8"
+    for told in contract["outputs"]:
+        array = out[told["name"]]
+        assert str(array.dtype) == told["dtype"]
+        assert list(array.shape) == [2 if length == "b" else length for length in told["shape"]]
+    assert contract["threshold"] == load_detector(workdir).rule.threshold
+    assert contract["checked"]["num_images"] == 3
+    assert contract["licence"]["training_images"].startswith("Apache-2.0")
+    card = stablehlo.with_name("inspector.stablehlo.md").read_text()
+    assert contract["model_id"] in card and "| score |" in card
+    assert not list(stablehlo.parent.glob("*.partial"))
+    with pytest.raises(UserError, match="512x512"):
+        file(np.zeros((1, 64, 64), np.uint8))
+
+
+def test_a_file_that_is_not_the_contracts_is_refused(stablehlo: Path, tmp_path: Path) -> None:
+    """Would catch: a damaged or exchanged file that judges parts, or one whose threshold nobody knows."""
+    file = tmp_path / stablehlo.name
+    shutil.copy(stablehlo, file)
+    with pytest.raises(UserError, match="no contract"):
+        load_exported(file)
+    shutil.copy(contract_path(stablehlo), contract_path(file))
+    load_exported(file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="SHA-256"):
+        load_exported(file)
+    contract_path(file).write_text("{}")
+    with pytest.raises(UserError, match="is no contract"):
+        load_exported(file)
+
+
+@pytest.mark.parametrize("wrong", ["threshold", "broken"])
+def test_a_file_that_judges_otherwise_is_not_kept(
+    wrong: str, workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: success reported for a file with another threshold, or for one that does not run."""
+    if wrong == "broken":
+        monkeypatch.setattr(program, "to_stablehlo", lambda detector: b"nothing")
+    else:
+        monkeypatch.setattr(
+            program, "float32_at_least", lambda value: np.float32(2.0 if value < 0.5 else 0.0)
+        )
+    with pytest.raises(UserError, match={"threshold": "decides", "broken": "does not run"}[wrong]):
+        write(workdir, tmp_path / "inspector.stablehlo")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda out: out | {"score": out["score"] * np.float32(1.0002)}, "scores"),
+        (lambda out: out | {"score": out["score"] * np.float32(np.nan)}, "scores nan"),
+        (lambda out: out | {"defective": ~out["defective"]}, "decides"),
+        (lambda out: out | {"mask": ~out["mask"]}, "mask"),
+        (lambda out: out | {"score": out["score"] * np.float32(1.00005)}, None),
+    ],
+    ids=["scores", "no number", "decisions", "mask", "rounding"],
+)
+def test_the_check_sees_every_output(
+    change: Any, named: str | None, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a NaN or a difference that the comparison lets pass, or rounding taken for one."""
+    detector = load_detector(workdir)
+    request = command.Request(workdir, "stablehlo", Path("unused"), 4)
+    _, images, scores = command.expected(request, detector)
+    maps = np.zeros(images.shape, np.float32)
+    right = {
+        "score": scores.astype(np.float32),
+        "defective": detector.rule.decide(scores),
+        "map": maps,
+        "mask": maps >= detector.rule.pixel_threshold,
+    }
+    monkeypatch.setattr(command, "judge_apart", lambda *_: change(right))
+    if named is None:
+        assert command.check(request, detector, Path("unused"))["num_images"] == 4
+        return
+    with pytest.raises(UserError, match=named):
+        command.check(request, detector, Path("unused"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "--model"),
+        (("--model={workdir}", "--format=onx"), "did you mean onnx"),
+        (("--model={workdir}", "--format=onnx"), "--output"),
+        (("--model={workdir}", "--format=onnx", "--output={tmp}/none/file"), "no folder"),
+        (("--model={workdir}", "--format=onnx", "--output={tmp}"), "is a folder"),
+        (("--model={tmp}", "--format=stablehlo", "--output={tmp}/file"), "report.json"),
+        (("--model={workdir}", "--format=onnx", "--output={tmp}/file", "--num_checked=0"), "num_checked"),
+    ],
+    ids=["nothing", "format", "output", "folder", "a folder", "no run", "no check"],
+)
+def test_mistakes_are_named(arguments: tuple[str, ...], named: str, workdir: Path, tmp_path: Path) -> None:
+    """Would catch: a traceback, or an hour's export that ends at a folder which is not there."""
+    argv = [argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments]
+    with pytest.raises(UserError, match=named):
+        command.main(["export", *argv])
+
+
+# --- ONNX ---
+
+
+@pytest.mark.onnx
+@needs_onnx
+@pytest.mark.parametrize("task", TASKS)
+def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_path: Path) -> None:
+    """Would catch: an operation that is converted to another, a batch size that is fixed."""
+    from dagm_jax.runtimes import open_onnx
+
+    detector, scores, their_maps = untrained(task, (64, 64))
+    images = noise(detector.shape)
+    (tmp_path / "file").write_bytes(program.to_onnx(detector))
+    run = open_onnx(tmp_path / "file")
+    outputs = [run(batch) for batch in (images[:1], images[1:3], images[3:])]
+    score, defective, maps, _ = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    np.testing.assert_allclose(score, scores, rtol=1e-4)
+    np.testing.assert_allclose(maps, their_maps, atol=1e-5)
+    np.testing.assert_array_equal(defective, detector.rule.decide(scores))
+
+
+@pytest.mark.onnx
+@needs_onnx
+def test_the_onnx_file_is_an_inspector_like_its_run(workdir: Path, tmp_path: Path) -> None:
+    """Would catch: an ONNX file that the command refuses, or that the inspector cannot load."""
+    file = Inspector.load(write(workdir, tmp_path / "inspector.onnx", "onnx"))
+    images = list(noise((512, 512)))[:2]
+    for ours, theirs in zip(Inspector.load(workdir).inspect(images), file.inspect(images), strict=True):
+        assert theirs.score == pytest.approx(ours.score, rel=1e-4)
+        assert theirs.defective == ours.defective
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax2onnx") is not None, reason="jax2onnx is installed")
+def test_without_the_converter_its_command_is_named(tmp_path: Path) -> None:
+    """Would catch: a traceback of an import in place of the command that mends it."""
+    with pytest.raises(UserError, match="pip install"):
+        program.to_onnx(untrained("segmentation", (64, 64))[0])
