@@ -316,6 +316,26 @@ def test_filters(open_entries: Opener) -> None:
     assert page.is_seen("empty") and not page.names()
 
 
+def test_cards_say_their_verdict(open_entries: Opener) -> None:
+    """Would catch: an escape or overkill that only its colour tells; a verdict of the threshold before."""
+    said = {(1, True): "defective", (1, False): "escape", (0, True): "overkill", (0, False): "good"}
+    said |= {(None, True): "defective", (None, False): "good"}
+    entries = [
+        PageEntry(f"{label} {score}", label, score, THUMBNAIL)
+        for label in (0, 1, None)
+        for score in (0.3, 0.7)
+    ]
+    page = open_entries(entries)
+    for threshold in (0.5, 0.8, 0.2):
+        page["threshold"].clear()
+        page["threshold"].send_keys(str(threshold))
+        badges = page.script(
+            "return [...document.querySelectorAll('.card')].map(c => [c.title, c.querySelector('.badge').innerText])"
+        )
+        expected = {entry.name: said[entry.label, (entry.score or 0) >= threshold] for entry in entries}
+        assert dict(badges) == expected
+
+
 def test_cells_of_the_confusion_matrix_filter(open_entries: Opener) -> None:
     """Would catch: a cell that shows another cell's images, or that cannot be left again."""
     page = open_entries(labelled())
