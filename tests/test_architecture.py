@@ -1,9 +1,9 @@
 """The arrows of the architecture, held on the syntax tree: who may import whom, and who alone knows what.
 
-L0 types; L1 models, tasks, data, metrics, verdict, runtimes, which do not know one another; L2 train, and baselines and
-figures beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes, the detector that a
-run trains, and the report page; L5 the experiment, and the inspector and the exported program beside it; then the main
-job, and the other commands on top, which share its way to say what is wrong.
+L0 types; L1 models, tasks, data, metrics, verdict, runtimes, which do not know one another; L2 train, and baselines
+and figures beside it; L3 evaluate, and the configuration, which gathers the parts' own ones; L4 recipes, the detector
+that a run trains, and the report page; L5 the experiment, and the inspector and the exported program beside it; then
+the main job, and the other commands on top, which share its way to say what is wrong.
 """
 
 from __future__ import annotations
