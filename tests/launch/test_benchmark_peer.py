@@ -105,16 +105,21 @@ def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch:
     step = make_train_step(network, config.task, optax.identity(), rate, config.seed)
     compiled = jax.jit(step, compiler_options=FAST_COMPILE)
     state, before = make_state(params, stats, optax.identity()), snapshot(twin.module)
-    for batch, example in zip(batches(3), peer_step.as_examples(batches(3)), strict=True):
+    for i, (batch, example) in enumerate(zip(batches(3), peer_step.as_examples(batches(3)), strict=True)):
         state, metrics = compiled(state, batch)
         assert float(sgd(example)) == pytest.approx(float(metrics["loss"]), rel=1e-5)
-    after = snapshot(twin.module)
-    expected = peer_step.make_twin(config, nnx.merge(network.graphdef, state.params, state.stats), MEAN, STD)
-    for key, wanted in snapshot(expected.module).items():
-        moved = np.abs(after[key] - before[key]).max()
-        # A bias before batch statistics has no gradient but for rounding: 0 in ours, some 1e-7 in PyTorch.
-        np.testing.assert_allclose(after[key], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max() + 5e-7)
-        assert moved > 1e-4 or wanted.ndim == 1
+        expected = nnx.merge(network.graphdef, state.params, state.stats)
+        # A bias before batch statistics has no gradient but for rounding: 0 in ours, some 1e-7 in PyTorch. Later a
+        # rounding may take a pixel to the other side of a ReLU's kink, and the updates apart by as much as it moves.
+        floor = 5e-7 if i == 0 else 2e-5
+        after = snapshot(twin.module)
+        for key, wanted in snapshot(peer_step.make_twin(config, expected, MEAN, STD).module).items():
+            atol = 1e-4 * np.abs(wanted).max() + floor
+            np.testing.assert_allclose(
+                after[key], wanted, rtol=0, atol=atol, err_msg=f"{key}, update {i + 1}"
+            )
+    for key, value in after.items():
+        assert value.ndim == 1 or np.abs(value - before[key]).max() > 1e-5
 
 
 @pytest.mark.parametrize("task", [SegmentationConfig(dice_weight=2.0, iou_weight=0.5, focal_weight=0.25)])
