@@ -294,7 +294,7 @@ class FakeJudge:
 
 @pytest.mark.parametrize(("at_best", "at_last", "chosen"), [(0.8, 0.9, 12), (0.9, 0.8, 4), (0.9, 0.9, 4)])
 def test_best_and_last_state_are_compared_on_the_whole_validation_side(
-    at_best: float, at_last: float, chosen: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    at_best: float, at_last: float, chosen: int, tmp_path: Path
 ) -> None:
     """Catches a choice by the quick validation alone, one by a part of the images, and the worse of the two."""
     states = {4: SimpleNamespace(params=at_best, stats=None), 12: SimpleNamespace(params=at_last, stats=None)}
@@ -308,15 +308,18 @@ def test_best_and_last_state_are_compared_on_the_whole_validation_side(
     data = SimpleNamespace(
         judging_slicer=slicer, cache=None, split=SimpleNamespace(validation=(3, 5)), slicer=None
     )
-    setup = SimpleNamespace(
-        data=data, compile_judge=compile_judge, judge_batch_size=2, initial_state=lambda: None
-    )
 
-    def validate(judge: FakeJudge, cache: None, indices: tuple[int, ...]) -> dict[str, float]:
+    def validate(judge: FakeJudge, state: Any, indices: tuple[int, ...]) -> dict[str, float]:
         assert indices == (3, 5)
-        return {"quality": judge.params}
+        return {"quality": state.params}
 
-    monkeypatch.setattr(experiment.evaluate, "validate", validate)
+    setup = SimpleNamespace(
+        data=data,
+        compile_judge=compile_judge,
+        judge_batch_size=2,
+        initial_state=lambda: None,
+        validate=validate,
+    )
     step, state = experiment.choose_state(cast(Any, setup), cast(Any, checkpoints), 12, tmp_path)
     assert (step, state.params) == (chosen, max(at_best, at_last))
 
