@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,14 @@ MACHINE = {
     "memory_bytes": 2**33,
     "system": "Linux",
 }
+
+
+@pytest.fixture
+def quick_compiles() -> Iterator[None]:
+    """Compiling, above all what draws initial weights, is most of the work here; optimised code would not pay."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # --- arithmetic ---
@@ -341,6 +348,7 @@ def test_tiny_unet_has_the_flops_of_its_convolutions_by_hand() -> None:
     assert abs(counted / 36.7e9 - 1) < 0.01
 
 
+@pytest.mark.usefixtures("quick_compiles")
 def test_every_parameter_of_tiny_unet_reaches_the_output() -> None:
     """Would catch: a skip or a level that is left out of the output, and columns and rows swapped on the way up."""
     model = tiny_unet.TinyUNetConfig(2).build(in_channels=1, out_channels=1, rngs=nnx.Rngs(0))
@@ -368,13 +376,10 @@ TINY = [
 ]
 
 
+@pytest.mark.usefixtures("quick_compiles")
 def test_a_run_leaves_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: figures of another program than the configured one, work over other seconds, a lost failure."""
     monkeypatch.setattr(timing, "LEAST_BLOCK_S", 1e-3)
-    take = ours.take_devices
-    # Compiling is most of the work here; optimised code would not pay.
-    fast = {"xla_backend_optimization_level": 1}
-    monkeypatch.setattr(ours, "take_devices", lambda *a: replace(take(*a), compiler_options=fast))
     monkeypatch.setattr(hardware, "measure_peaks", lambda precisions: {"float32": 1e12, "bytes": 1e11})
     real, seen = session.measure, []
 

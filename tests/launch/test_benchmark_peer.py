@@ -28,15 +28,14 @@ from dagm_jax.data.slicing import (  # noqa: E402
     make_slicer,
     slice_labels,
 )
-from dagm_jax.detector import build_network  # noqa: E402
 from dagm_jax.main import read_config  # noqa: E402
 from dagm_jax.models import unet3plus  # noqa: E402
 from dagm_jax.tasks.segmentation import SegmentationConfig  # noqa: E402
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer  # noqa: E402
-from dagm_jax.train.step import NEVER, make_state, make_train_step  # noqa: E402
-from dagm_jax.types import UserError  # noqa: E402
+from dagm_jax.train.step import NEVER, Network, make_state, make_train_step  # noqa: E402
+from dagm_jax.types import NetworkOutput, UserError  # noqa: E402
 from launch import benchmark  # noqa: E402
-from launch.bench import compare, ours, peer_step, session, timing  # noqa: E402
+from launch.bench import compare, peer_step, session, timing  # noqa: E402
 from launch.bench.peer_data import Files, Strips, StripSet, Wishes, label_strips, make_loader  # noqa: E402
 
 # As in test_peer.py.
@@ -52,6 +51,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def quick_compiles() -> Iterator[None]:
+    """Compiling, above all what draws initial weights, is most of the work here; optimised code would not pay."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def batches(number: int) -> list[Any]:
@@ -80,6 +87,26 @@ def narrow(name: str) -> RunConfig:
     )
 
 
+def make_weights(config: RunConfig) -> tuple[Network, Any, Any]:
+    """(network, parameters, statistics): random numbers for all parameters, drawn without compiling anything."""
+    model = nnx.eval_shape(
+        lambda: config.model.build(in_channels=config.in_channels, out_channels=1, rngs=nnx.Rngs(0))
+    )
+    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        if "mean" in name or "var" in name:
+            return jnp.full(leaf.shape, float("var" in name))
+        fan_in = leaf.shape[0] if leaf.shape[1:3] == (2, 2) else np.prod(leaf.shape[:-1])
+        std = (2 / fan_in) ** 0.5 if len(leaf.shape) == 4 else 0.3
+        return jnp.asarray(rng.normal(float("scale" in name), std, leaf.shape), jnp.float32)
+
+    params, stats = jax.tree_util.tree_map_with_path(draw, (params, stats))
+    return Network(graphdef, config.in_channels, MEAN, STD), params, stats
+
+
 def snapshot(module: Any) -> dict[str, np.ndarray]:
     state = module.state_dict().items()
     return {name: value.numpy().copy() for name, value in state if not name.endswith("num_batches_tracked")}
@@ -88,14 +115,16 @@ def snapshot(module: Any) -> dict[str, np.ndarray]:
 # --- training ---
 
 
-@pytest.mark.parametrize("name", ["custom_unet", "conv_autoencoder", "unet3plus"])
+@pytest.mark.parametrize(
+    "name", ["custom_unet", "conv_autoencoder", pytest.param("unet3plus", marks=pytest.mark.long)]
+)
 def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: a loss that is another one, sums for means, an output or the guided module left out of it, labels
     that do not count counted, another standardisation."""
     # What dropout draws differs; a rate of 0 leaves all else of the guided module.
     monkeypatch.setattr(unet3plus, "DROPOUT_RATE", 0.0)
     config = narrow(name)
-    network, params, stats = build_network(config, MEAN, STD)
+    network, params, stats = make_weights(config)
     twin = peer_step.make_twin(config, nnx.merge(network.graphdef, params, stats), MEAN, STD)
     for module in twin.module.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -122,17 +151,43 @@ def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch:
         assert value.ndim == 1 or np.abs(value - before[key]).max() > 1e-5
 
 
-@pytest.mark.parametrize("task", [SegmentationConfig(dice_weight=2.0, iou_weight=0.5, focal_weight=0.25)])
-def test_weights_of_the_terms_are_heeded(task: SegmentationConfig) -> None:
-    """Would catch: a weight that is read as 0 or 1."""
+@pytest.mark.parametrize(
+    "task",
+    [
+        SegmentationConfig(dice_weight=2.0, iou_weight=0.5, focal_weight=0.25),
+        SegmentationConfig(
+            bce_weight=0, dice_weight=0, focal_weight=1, ssim_weight=1, iou_weight=1, class_weight=0.7
+        ),
+    ],
+    ids=["weights", "unet3plus"],
+)
+def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig) -> None:
+    """Would catch: a weight that is read as 0 or 1, an output or the guided module left out, labels that do not count
+    counted, sums for means."""
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(2, 16, 16, 1)).astype(np.float32)
-    targets = (rng.random((2, 16, 16, 1)) > 0.5).astype(np.float32)
-    expected = float(task.pixel_loss(jnp.asarray(logits), jnp.asarray(targets)).mean())
-    theirs = peer_step.pixel_loss(
-        task, *(torch.from_numpy(np.moveaxis(a, -1, 1).copy()) for a in (logits, targets))
-    )
-    assert float(theirs) == pytest.approx(expected, rel=1e-5)
+    mask = (rng.random((3, 16, 16, 1)) > 0.5).astype(np.uint8)
+    label = np.array([0, -1, 1], np.int32)
+    arrays = [rng.normal(size=(3, 16, 16, 1)).astype(np.float32) for _ in range(3)]
+    arrays.append(rng.normal(size=(3, 2)).astype(np.float32))
+
+    def loss(arrays: Any) -> Any:
+        output = NetworkOutput(arrays[0], tuple(arrays[1:3]), arrays[3])
+        slices: Any = {"x": None, "mask": mask, "label": label}
+        return task.learn(lambda x, key: output, slices, jax.random.key(0)).loss.mean()
+
+    expected, gradients = jax.jit(jax.value_and_grad(loss), compiler_options=FAST_COMPILE)(arrays)
+    leaves = [
+        torch.from_numpy(np.moveaxis(a, -1, 1).copy() if a.ndim == 4 else a).requires_grad_() for a in arrays
+    ]
+    output = NetworkOutput(leaves[0], tuple(leaves[1:3]), leaves[3])
+    targets = torch.from_numpy(np.moveaxis(mask, -1, 1).copy()).float()
+    theirs = peer_step.batch_loss(task, output, targets, torch.from_numpy(label))
+    theirs.backward()
+    assert float(theirs) == pytest.approx(float(expected), rel=1e-5)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        found = leaf.grad.numpy()
+        found = np.moveaxis(found, 1, -1) if found.ndim == 4 else found
+        np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-4 * np.abs(gradient).max())
 
 
 def test_adamw_is_ours_with_its_clip_decay_and_warm_up() -> None:
@@ -173,7 +228,7 @@ def test_adamw_is_ours_with_its_clip_decay_and_warm_up() -> None:
 def test_maps_are_ours(name: str) -> None:
     """Would catch: logits timed for maps, a map that is not gated, dropout and batch statistics in judging."""
     config = narrow(name)
-    network, params, stats = build_network(config, MEAN, STD)
+    network, params, stats = make_weights(config)
     twin = peer_step.make_twin(config, nnx.merge(network.graphdef, params, stats), MEAN, STD)
     batch = batches(1)[0]
 
@@ -298,11 +353,10 @@ def test_half_of_a_batch_is_positive(files: Files) -> None:
     assert all((label == 1).sum() == 2 for _, _, label in seen)
 
 
+@pytest.mark.usefixtures("quick_compiles")
 def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: a comparison that fails where it is called, ratios of other seconds than those beside them."""
     monkeypatch.setattr(timing, "LEAST_BLOCK_S", 1e-3)
-    take = ours.take_devices
-    monkeypatch.setattr(ours, "take_devices", lambda *a: replace(take(*a), compiler_options=FAST_COMPILE))
     monkeypatch.setattr(compare, "WARM_UP_BATCHES", 1)
     flags = [
         *("--what=peer_step,peer_inference,peer_pipeline,peer_epoch", "--nopeer_compiles", "--repetitions=2"),
