@@ -183,7 +183,7 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
     targets = torch.from_numpy(np.moveaxis(mask, -1, 1).copy()).float()
     theirs = peer_step.batch_loss(task, output, targets, torch.from_numpy(label))
     theirs.backward()
-    assert float(theirs) == pytest.approx(float(expected), rel=1e-5)
+    assert theirs.item() == pytest.approx(float(expected), rel=1e-5)
     for leaf, gradient in zip(leaves, gradients, strict=True):
         found = leaf.grad.numpy()
         found = np.moveaxis(found, 1, -1) if found.ndim == 4 else found
