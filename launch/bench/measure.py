@@ -118,7 +118,8 @@ def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
         **times(blocks, "step"),
         **throughput(subject, blocks.median_s),
         **costs(subject.step, subject.step_flop(), blocks.median_s, cell, options),
-        "all_reduce_bytes": all_reduce_bytes(subject.step.as_text() or ""),
+        # pmap sums over one device too, which sends nothing.
+        "all_reduce_bytes": all_reduce_bytes(subject.step.as_text() or "") if cell.num_devices > 1 else 0,
         "num_parameters": subject.num_parameters,
     }
 
