@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ VALIDATION_SCORES = "validation_scores.csv"
 
 
 def build_network(
-    config: RunConfig, mean: float, std: float, axis_name: str | None = None
+    config: RunConfig, mean: float, std: float, axis_name: str | None = None, drawn: bool = True
 ) -> tuple[Network, Any, Any]:
     """(network, initial parameters, initial norm statistics) of a configuration.
 
     mean, std: of the training side's grey levels in [0, 255]. axis_name: the mapped axis that a batch is spread over.
+    drawn: whether there are initial values, or only shapes and types (see `make_network`).
     Raises UserError for float64 where JAX has not switched it on.
     """
     if config.model.compute_dtype == "float64" and jnp.result_type(float) != jnp.float64:
@@ -47,7 +49,9 @@ def build_network(
             in_channels=config.in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
         )
 
-    return make_network(build, seed=config.seed, in_channels=config.in_channels, mean=mean, std=std)
+    return make_network(
+        build, seed=config.seed, in_channels=config.in_channels, mean=mean, std=std, drawn=drawn
+    )
 
 
 def make_slicers(config: RunConfig, height_px: int, width_px: int) -> tuple[Slicer, Slicer]:
@@ -125,9 +129,11 @@ def load_detector(workdir: Path) -> Detector:
     config = from_config_dict(read_json(workdir, CONFIG, "restore it from a copy"))
     rule = read_rule(workdir)
     step, data = report["training"]["best_step"], report["data"]
-    network, params, stats = build_network(config, mean=0.0, std=1.0)
+    network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
     averaged = config.optim.average_decay > 0
-    like = make_state(params, stats, make_optimizer(config.optim), averaged=averaged)
+    initial = partial(make_state, optimizer=make_optimizer(config.optim), averaged=averaged)
+    shapes = jax.eval_shape(initial, params, stats)
+    like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
         try:
             state, meta = checkpoints.restore(step, like)

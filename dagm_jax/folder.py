@@ -75,7 +75,7 @@ class FolderJudge:
     def judge(
         self,
         files: Iterable[Incoming],
-        is_final: Callable[[Incoming], bool] = lambda file: True,
+        is_final: Callable[[Loaded], bool] = lambda one: True,
         stopped: Callable[[], bool] = lambda: False,
         on_file: Callable[[Tally], None] = lambda tally: None,
     ) -> Tally:
@@ -92,7 +92,7 @@ class FolderJudge:
                 now_s = time.perf_counter()
                 for one in group:
                     verdict = next(verdicts) if one.image is not None else None
-                    if verdict is None and (one.changed or not is_final(one.file)):
+                    if verdict is None and not is_final(one):
                         continue
                     writer.put(one, verdict, now_s - one.start_s)
                     tally += Tally(verdict is not None, bool(verdict and verdict.defective), verdict is None)
@@ -111,12 +111,16 @@ class FolderJudge:
             image = self.inspector.engine.reading.decode(data, file.path)
         except BadImage as problem:
             error = _without_path(str(problem), file.path)
-        changed = stamp_of(file.path) != file.stamp
-        return Loaded(file, None if changed else image, error, sha256, changed, start_s)
+        if stamp_of(file.path) != file.stamp:
+            # Half of one content and half of another may still decode. The record names neither: whatever is there
+            # when the command is run again is judged then.
+            error = error or "changed while it was read; run the same command again"
+            return Loaded(file, None, error, None, True, start_s)
+        return Loaded(file, image, error, sha256, False, start_s)
 
     def _unless_known(self, one: Loaded) -> Loaded | None:
         """None for a content that is recorded under this name already."""
-        if one.changed or not self.predictions.has_content(one.file.name, one.sha256):
+        if not self.predictions.has_content(one.file.name, one.sha256):
             return one
         self.predictions.touch(one.file)
         return None
@@ -276,7 +280,8 @@ def _judge_ready(
     patience_s: float,
     stop: threading.Event,
 ) -> Tally:
-    def is_final(file: Incoming) -> bool:
-        return time.monotonic() - waiting[file.name][1] >= patience_s
+    def is_final(one: Loaded) -> bool:
+        # What has changed is another file at the next look.
+        return not one.changed and time.monotonic() - waiting[one.file.name][1] >= patience_s
 
     return judge.judge(ready, is_final, stop.is_set) if ready else Tally()

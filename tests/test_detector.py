@@ -7,13 +7,15 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 import small_run
 
 from dagm_jax.config import from_config_dict
 from dagm_jax.data.decode import load
 from dagm_jax.data.sources import find_images
-from dagm_jax.detector import load_detector
+from dagm_jax.detector import build_network, load_detector
+from dagm_jax.main import read_config
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.types import UserError
 
@@ -65,3 +67,21 @@ def test_what_is_missing_is_named(workdir: Path, tmp_path: Path, damage, named: 
     damage(copy)
     with pytest.raises(UserError, match=named):
         load_detector(copy)
+
+
+@pytest.mark.parametrize("name", ["custom_unet", "conv_autoencoder", "unet3plus"])
+def test_a_network_has_its_shapes_without_being_drawn(name: str) -> None:
+    """Would catch: dozens of compilations for weights that are read from a file; a network that needs them."""
+    compiled: list[str] = []
+
+    def note(event: str, *rest: object, **more: object) -> None:
+        compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        _, params, stats = build_network(read_config(f"configs/{name}.py"), mean=1.0, std=2.0, drawn=False)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert not [event for event in compiled if "backend_compile" in event]
+    leaves = jax.tree.leaves((params, stats))
+    assert len(leaves) > 20 and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)

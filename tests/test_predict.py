@@ -26,6 +26,7 @@ import small_run
 from PIL import Image
 
 from dagm_jax import predict
+from dagm_jax.data.files import read_bytes
 from dagm_jax.data.incoming import fits, make_source
 from dagm_jax.folder import FolderJudge, Tally, watch
 from dagm_jax.inspector import Inspector
@@ -295,6 +296,36 @@ def test_only_what_is_new_or_changed_is_judged(tmp_path: Path) -> None:
     assert sorted(rows) == ["a.png", "b.png", "c.png", "d.png", "late.png"]
     assert (rows["b.png"]["defective"], rows["late.png"]["defective"]) == ("1", "1")
     assert summary(output)["num_unreadable"] == 0
+
+
+def test_a_file_that_changes_while_it_is_read_is_told_and_judged_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a verdict on half of an old and half of a new content, and a file that silently gets none."""
+    save(tmp_path / "in" / "a.png", 100)
+    save(tmp_path / "in" / "gone.png", 100)
+    (tmp_path / "out").mkdir()
+
+    def read(path: Path) -> bytes:
+        if path.name == "gone.png":
+            path.unlink()
+        else:
+            save(path, 250)
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dagm_jax.folder.read_bytes", read)
+        assert run(tmp_path / "in", tmp_path / "out") == predict.EXIT_UNREADABLE
+    told = {row["image"]: row["error"] for row in lines(tmp_path / "out")}
+    assert told == {
+        "a.png": "changed while it was read; run the same command again",
+        "gone.png": "file is missing",
+    }
+    run(tmp_path / "in", tmp_path / "out")
+    assert {row["image"]: row["defective"] for row in table(tmp_path / "out")} == {
+        "a.png": "1",
+        "gone.png": "",
+    }
 
 
 def test_a_line_cut_short_is_judged_again(tmp_path: Path) -> None:

@@ -79,10 +79,24 @@ class Network:
 
 
 def make_network(
-    build: Callable[[nnx.Rngs], nnx.Module], *, seed: int, in_channels: int, mean: float, std: float
+    build: Callable[[nnx.Rngs], nnx.Module],
+    *,
+    seed: int,
+    in_channels: int,
+    mean: float,
+    std: float,
+    drawn: bool = True,
 ) -> tuple[Network, Any, Any]:
-    """(network, parameters, norm statistics), initialised from ``seed``."""
-    graphdef, params, stats = nnx.split(build(nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+    """(network, parameters, norm statistics) initialised from ``seed``; not ``drawn``: their shapes and types instead.
+
+    Drawing compiles a program for each shape, which is lost on weights that are about to be read from a file.
+    """
+
+    def initial() -> nnx.Module:
+        return build(nnx.Rngs(seed))
+
+    module = initial() if drawn else nnx.eval_shape(initial)
+    graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     # A training side of one grey level has no spread; 1 leaves it finite.
     return Network(graphdef, in_channels, mean, std if std > 0 else 1.0), params, stats
 
