@@ -213,7 +213,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
         (under("flax"), {"models", "train/step", "detector"}),
         (under("onnxruntime"), {"runtimes"}),
-        (under("jax2onnx"), {"program"}),
+        (under("jax2onnx", "onnx"), {"program"}),
     ],
     ids=[
         "environment",

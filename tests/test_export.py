@@ -133,8 +133,9 @@ def test_scores_are_those_of_the_verdict(verdict: VerdictConfig) -> None:
 
 def test_a_threshold_between_float32_numbers_decides_as_in_float64() -> None:
     """Would catch: a threshold rounded down, which a score below it then reaches."""
-    below = np.float32(0.3)
-    for threshold in (0.3, float(below), float(np.nextafter(below, np.float32(1)))):
+    below = np.float32(0.7)
+    assert float(below) < 0.7
+    for threshold in (0.7, float(below), float(np.nextafter(below, np.float32(1)))):
         for score in (np.nextafter(below, np.float32(0)), below, np.nextafter(below, np.float32(1))):
             assert (score >= program.float32_at_least(threshold)) == (float(score) >= threshold)
 
@@ -232,11 +233,12 @@ def test_a_file_that_judges_otherwise_is_not_kept(
     [
         (lambda out: out | {"score": out["score"] * np.float32(1.0002)}, "scores"),
         (lambda out: out | {"score": out["score"] * np.float32(np.nan)}, "scores nan"),
+        (lambda out: out | {"score": out["score"] - np.float32(1e-4)}, "scores"),
         (lambda out: out | {"defective": ~out["defective"]}, "decides"),
         (lambda out: out | {"mask": ~out["mask"]}, "mask"),
         (lambda out: out | {"score": out["score"] * np.float32(1.00005)}, None),
     ],
-    ids=["scores", "no number", "decisions", "mask", "rounding"],
+    ids=["scores", "no number", "a shift", "decisions", "mask", "rounding"],
 )
 def test_the_check_sees_every_output(
     change: Any, named: str | None, workdir: Path, monkeypatch: pytest.MonkeyPatch
@@ -299,6 +301,22 @@ def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_p
     np.testing.assert_allclose(score, scores, rtol=1e-4)
     np.testing.assert_allclose(maps, their_maps, atol=1e-5)
     np.testing.assert_array_equal(defective, detector.rule.decide(scores))
+
+
+@pytest.mark.onnx
+@needs_onnx
+def test_small_probabilities_keep_their_digits(tmp_path: Path) -> None:
+    """Would catch: a sigmoid that is exact to 1e-8 alone, which is 2e-3 of the score of a plainly good image."""
+    from dagm_jax.runtimes import open_onnx
+
+    detector, _, _ = untrained("segmentation", (64, 64))
+    bias = detector.params["head"]["bias"]
+    bias[...] = bias[...] - 13.0
+    (tmp_path / "file").write_bytes(program.to_onnx(detector))
+    images = noise(detector.shape)
+    expected = jax.jit(program.make_program(detector))(images)[0]
+    assert float(expected.max()) < 1e-4
+    np.testing.assert_allclose(open_onnx(tmp_path / "file")(images)[0], expected, rtol=1e-4)
 
 
 @pytest.mark.onnx
