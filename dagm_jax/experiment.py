@@ -593,10 +593,10 @@ def scores_csv(names: Sequence[str], labels: Sequence[int], scores: Sequence[flo
     return stream.getvalue()
 
 
-def package_versions() -> dict[str, str]:
-    """The installed versions of the packages that a result depends on."""
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The installed versions of these packages, by default of those that a result depends on."""
     versions = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
+from dagm_jax import command_line
 from dagm_jax.main import guarded
 from dagm_jax.types import UserError, nearest
-from launch import command_line
 
 if TYPE_CHECKING:
     from launch.bench.plan import Request

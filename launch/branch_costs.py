@@ -23,10 +23,10 @@ from jaxtyping import Array
 from rich.console import Console
 from rich.table import Table
 
+from dagm_jax import command_line
 from dagm_jax.main import guarded
 from dagm_jax.models.blocks import upsample
 from dagm_jax.models.unet3plus import NUM_LEVELS, upsampled_conv3x3
-from launch import command_line
 
 SLICE_PX = (512, 64)
 Branch = Callable[[Array, Array, int], Array]

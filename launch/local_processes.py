@@ -24,9 +24,9 @@ from types import FrameType
 
 from absl import app, flags
 
+from dagm_jax import command_line
 from dagm_jax.main import EXIT_INTERRUPTED, EXIT_PEER_LOST, EXIT_USER_ERROR, guarded
 from dagm_jax.types import UserError
-from launch import command_line
 
 # How long the others may take to end by themselves when one has failed, and then to heed SIGTERM.
 GRACE_S = 8.0

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from dagm_jax import command_line
 from dagm_jax.data.layouts import printable
 from dagm_jax.main import guarded
 from dagm_jax.types import Manifest, UserError
-from launch import command_line
 
 SHEET = "contact_sheet.png"
 _PROCEDURAL_ONLY = ("num_defective", "num_good", "seed")

@@ -21,11 +21,11 @@ from absl import flags
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from dagm_jax import command_line
 from dagm_jax.data.decode import read_image, read_mask
 from dagm_jax.data.procedural import CLASSES, draw
 from dagm_jax.main import guarded
 from dagm_jax.types import UserError
-from launch import command_line
 
 SIZE_PX = 512
 TILE_PX = 150

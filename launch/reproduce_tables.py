@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
+from dagm_jax import command_line
 from dagm_jax.main import guarded, read_config
 from dagm_jax.types import UserError
-from launch import command_line
 
 if TYPE_CHECKING:
     from launch.cells import Plan

@@ -23,6 +23,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from dagm_jax import command_line
 from dagm_jax.config import RunConfig
 from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
@@ -31,7 +32,6 @@ from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.step import Network, make_state, make_train_step
 from dagm_jax.types import NetworkOutput
-from launch import command_line
 
 SLICE_PX = (512, 64)
 STEPS_IN_A_CALL = 4

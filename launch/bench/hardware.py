@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -65,14 +64,8 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the figures depend on; those that are installed."""
-    found = {"python": platform.python_version(), **package_versions()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    """Versions of Python and of the packages that the figures depend on."""
+    return {"python": platform.python_version(), **package_versions(), **package_versions(PACKAGES)}
 
 
 def measure_peaks(precisions: Sequence[str], repetitions: int = 5) -> dict[str, Number]:
