@@ -19,8 +19,9 @@ from torch.nn import functional
 from dagm_jax.config import RunConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig
-from dagm_jax.types import NetworkOutput, UserError
+from dagm_jax.types import NetworkOutput
 from launch import peer
+from launch.bench.runner import check_task
 from launch.bench.timing import Run
 
 # (image, mask, label) of a batch: uint8 [b h w 1], uint8 {0, 1} [b h w 1], int32 [b].
@@ -28,18 +29,6 @@ Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Step = Callable[[Example], torch.Tensor]
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
-
-
-def check_task(config: RunConfig) -> SegmentationConfig:
-    """The task, if the twin has its loss. Raises UserError."""
-    task = config.task
-    if not isinstance(task, SegmentationConfig) or (task.ssim_weight and task.ssim_scales != 1):
-        scales = f" with task.ssim_scales={task.ssim_scales}" if isinstance(task, SegmentationConfig) else ""
-        raise UserError(
-            f"`--what` (=peer_…): PyTorch's side has the losses of segmentation with SSIM of one scale, not of "
-            f"{task.name}{scales}; leave the peer out"
-        )
-    return task
 
 
 # --- loss -----------------------------------------------------------------------------------------------------

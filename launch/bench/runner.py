@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from dagm_jax.config import RunConfig
+from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.progress import console, show
 from dagm_jax.types import UserError
 from launch.bench.arithmetic import efficiencies
@@ -117,3 +119,15 @@ def check_peer(plan: Plan) -> None:
         raise UserError(
             "`--what` (=peer_…) needs PyTorch, which is not installed; pip install -e '.[peer]' or leave the peer out"
         )
+
+
+def check_task(config: RunConfig) -> SegmentationConfig:
+    """The task, if the twin has its loss. Raises UserError."""
+    task = config.task
+    if not isinstance(task, SegmentationConfig) or (task.ssim_weight and task.ssim_scales != 1):
+        scales = f" with task.ssim_scales={task.ssim_scales}" if isinstance(task, SegmentationConfig) else ""
+        raise UserError(
+            f"`--what` (=peer_…): PyTorch's side has the losses of segmentation with SSIM of one scale, not of "
+            f"{task.name}{scales}; leave the peer out"
+        )
+    return task

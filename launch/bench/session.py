@@ -50,9 +50,7 @@ def run(request: Request, xla_flags: str) -> None:
 def check_tasks(plan: Plan, configs: dict[str, RunConfig]) -> None:
     """Raises UserError where PyTorch's side lacks the loss of a configuration that it is asked for."""
     for name in {cell.config for cell in plan.cells() if cell.kind.startswith(PEER)}:
-        from launch.bench.peer_step import check_task
-
-        check_task(configs[name])
+        runner.check_task(configs[name])
 
 
 def on_files(config: RunConfig, folder: Path) -> RunConfig:

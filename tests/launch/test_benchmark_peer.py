@@ -35,7 +35,7 @@ from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer  # n
 from dagm_jax.train.step import NEVER, Network, make_state, make_train_step  # noqa: E402
 from dagm_jax.types import NetworkOutput, UserError  # noqa: E402
 from launch import benchmark  # noqa: E402
-from launch.bench import compare, peer_step, session, timing  # noqa: E402
+from launch.bench import compare, peer_step, runner, session, timing  # noqa: E402
 from launch.bench.peer_data import Files, Strips, StripSet, Wishes, label_strips, make_loader  # noqa: E402
 
 # As in test_peer.py.
@@ -255,7 +255,7 @@ def test_tasks_that_pytorch_s_side_lacks_are_refused(path: str, shown: str) -> N
     if isinstance(config.task, SegmentationConfig):
         config = replace(config, task=replace(config.task, ssim_scales=3))
     with pytest.raises(UserError, match=f"not of {shown}; leave the peer out"):
-        peer_step.check_task(config)
+        runner.check_task(config)
 
 
 def test_a_compiler_that_fails_leaves_its_reason_and_the_eager_form() -> None:
