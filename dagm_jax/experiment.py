@@ -236,11 +236,16 @@ class Setup:
         """A fresh state, replicated over the devices."""
         _, params, stats = self._network_and_arrays
         optimizer = make_optimizer(self.config.optim)
-        # Copies: the step donates its state, and the initial arrays may be asked for again.
-        state = jax.tree.map(
-            jnp.copy, make_state(params, stats, optimizer, averaged=self.config.optim.average_decay > 0)
-        )
-        return self.devices.replicate(state)  # type: ignore[no-any-return]
+
+        # One program for all arrays, each of which would else be one of its own.
+        @jax.jit
+        def make(params: Any, stats: Any) -> TrainState:
+            state = make_state(params, stats, optimizer, averaged=self.config.optim.average_decay > 0)
+            # Copies: the step donates its state, and the initial arrays may be asked for again.
+            copied: TrainState = jax.tree.map(jnp.copy, state)
+            return copied
+
+        return self.devices.replicate(make(params, stats))  # type: ignore[no-any-return]
 
     def stream(self) -> grain.MapDataset:
         """The training batches of the whole run, of each this process's part."""

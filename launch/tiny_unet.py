@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dagm_jax.config import RunConfig
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.models.blocks import max_pool
+from dagm_jax.models.initial import he_normal
 from dagm_jax.types import NetworkOutput
 
 NAME = "tiny_unet"
@@ -67,9 +68,7 @@ class TinyUNet(nnx.Module):
         self, config: TinyUNetConfig, *, in_channels: int, out_channels: int, rngs: nnx.Rngs
     ) -> None:
         dtype = jnp.dtype(config.compute_dtype)
-        conv = partial(
-            nnx.Conv, padding="SAME", dtype=dtype, kernel_init=nnx.initializers.he_normal(), rngs=rngs
-        )
+        conv = partial(nnx.Conv, padding="SAME", dtype=dtype, kernel_init=he_normal, rngs=rngs)
         c = [config.base_channels * factor for factor in (1, 1, 2, 4, 8)]
         self.dtype = dtype
         self.encoder = nnx.List(

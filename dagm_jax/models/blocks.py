@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from dagm_jax.models.initial import he_normal, lecun_normal
 from dagm_jax.types import at_least_float32
 
 NormKind = Literal["batch", "group", "none"]
@@ -172,7 +173,7 @@ class ConvNormRelu(nnx.Module):
             use_bias=norm == "none",
             dtype=dtype,
             param_dtype=parameter_dtype(dtype),
-            kernel_init=nnx.initializers.he_normal(),
+            kernel_init=he_normal,
             rngs=rngs,
         )
         self.norm: BatchNorm | GroupNorm | None
@@ -224,10 +225,8 @@ class ConvTranspose2x2(nnx.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         # Every output pixel sees one tap: the fan-in is in_channels, not 4·in_channels.
-        init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2, 3))
-        self.kernel = nnx.Param(
-            init(rngs.params(), (in_channels, 2, 2, out_channels), parameter_dtype(dtype))
-        )
+        kernel = lecun_normal(rngs.params(), (in_channels, 4 * out_channels), parameter_dtype(dtype))
+        self.kernel = nnx.Param(kernel.reshape(in_channels, 2, 2, out_channels))
         self.bias = nnx.Param(jnp.zeros((out_channels,), parameter_dtype(dtype)))
         self.dtype = dtype
 
@@ -245,7 +244,14 @@ class UpConv(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         kept = parameter_dtype(dtype)
         self.conv = nnx.Conv(
-            in_channels, out_channels, (3, 3), padding="SAME", dtype=dtype, param_dtype=kept, rngs=rngs
+            in_channels,
+            out_channels,
+            (3, 3),
+            padding="SAME",
+            dtype=dtype,
+            param_dtype=kept,
+            kernel_init=lecun_normal,
+            rngs=rngs,
         )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:

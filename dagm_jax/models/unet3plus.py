@@ -20,6 +20,7 @@ from dagm_jax.models.blocks import (
     upsample,
     upsample_phases,
 )
+from dagm_jax.models.initial import he_normal
 from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
 
 NUM_LEVELS = 5
@@ -69,8 +70,8 @@ class ConvBatchNormRelu(nnx.Module):
         axis_name: str | None,
         rngs: nnx.Rngs,
     ) -> None:
-        init, kept = nnx.initializers.he_normal(), parameter_dtype(dtype)
-        self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels, out_channels), kept))
+        kept = parameter_dtype(dtype)
+        self.kernel = nnx.Param(he_normal(rngs.params(), (3, 3, in_channels, out_channels), kept))
         self.bias = nnx.Param(jnp.zeros((out_channels,), kept))
         self.norm = BatchNorm(out_channels, dtype=dtype, axis_name=axis_name)
         self.factor = factor
@@ -206,7 +207,7 @@ class UNet3Plus(nnx.Module):
             nnx.Conv,
             dtype=self.dtype,
             param_dtype=parameter_dtype(self.dtype),
-            kernel_init=nnx.initializers.he_normal(),
+            kernel_init=he_normal,
             padding="SAME",
             rngs=rngs,
         )

@@ -553,13 +553,15 @@ def run_on_devices(script: str, *arguments: str, number: int = 4, **more: str) -
     assert done.stdout.strip().endswith("equal")
 
 
+# The short form of both is that of double precision below.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "config",
     [
         "custom_unet.py:classification",
-        pytest.param("custom_unet.py:reconstruction", marks=pytest.mark.long),
-        pytest.param("conv_autoencoder.py:segmentation", marks=pytest.mark.long),
-        pytest.param("unet3plus.py:classification", marks=pytest.mark.long),
+        "custom_unet.py:reconstruction",
+        "conv_autoencoder.py:segmentation",
+        "unet3plus.py:classification",
     ],
 )
 def test_pmap_equals_one_device(config: str) -> None:
@@ -571,6 +573,7 @@ def test_pmap_equals_one_device(config: str) -> None:
     run_on_devices(PMAP, config)
 
 
+@pytest.mark.long
 def test_four_devices_equal_one() -> None:
     """Catches batch statistics, loss or gradients of one device's share instead of the global batch.
 

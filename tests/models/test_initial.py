@@ -1,0 +1,71 @@
+"""Initial weights: their distribution against scipy's and JAX's, and that none is compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+from jax import monitoring
+
+from dagm_jax.models.initial import he_normal, lecun_normal, scaled_normal
+
+SHAPE = (3, 3, 40, 50)
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """What has been compiled since."""
+    seen: list[str] = []
+
+    def note(event: str, duration: float, **_: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            seen.append(event)
+
+    monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.0])
+def test_values_are_a_cut_normal_distribution_of_the_variance(gain: float) -> None:
+    """Would catch: a fan-in of the wrong dimensions, a variance that the cut has shrunk, tails or clipped values."""
+    values = np.asarray(scaled_normal(gain)(jax.random.key(0), SHAPE, np.float32)).ravel()
+    std = np.sqrt(gain / (3 * 3 * 40))
+    assert values.std() == pytest.approx(std, rel=0.02) and abs(values.mean()) < 0.02 * std
+    cut = std / scipy.stats.truncnorm(-2, 2).std()
+    assert scipy.stats.kstest(values / cut, scipy.stats.truncnorm(-2, 2).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(he_normal, jax.nn.initializers.he_normal()), (lecun_normal, jax.nn.initializers.lecun_normal())],
+)
+def test_the_names_mean_what_they_mean_in_jax(ours: object, theirs: object) -> None:
+    """Would catch: gains that are exchanged, and another convention of the fan-in."""
+    mine, its = (np.asarray(init(jax.random.key(1), SHAPE, np.float32)) for init in (ours, theirs))  # type: ignore[operator]
+    assert mine.dtype == its.dtype and mine.std() == pytest.approx(its.std(), rel=0.02)
+    assert np.abs(mine).max() == pytest.approx(np.abs(its).max(), rel=0.02)
+
+
+def test_draws_depend_on_the_key_alone_also_under_jit() -> None:
+    """Would catch: a global generator, a key that is not used, and one draw for a program that is called twice."""
+    first, again, other = (np.asarray(he_normal(jax.random.key(k), (3, 4, 5), np.float32)) for k in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.any(first == other)
+    draw = jax.jit(lambda key: he_normal(key, (3, 4, 5), np.float32))
+    np.testing.assert_array_equal(draw(jax.random.key(3)), first)
+    np.testing.assert_array_equal(draw(jax.random.key(4)), other)
+
+
+def test_a_new_shape_compiles_nothing(compilations: list[str]) -> None:
+    """Would catch: a program for each shape of a kernel, seconds of every start."""
+    key = jax.random.key(0)
+    he_normal(key, (5, 7), np.float32)
+    compilations.clear()
+    he_normal(key, (3, 3, 11, 13), np.float32)
+    assert not compilations
+    jax.random.normal(key, (3, 11, 13))
+    assert compilations, "the listener hears what is compiled"
