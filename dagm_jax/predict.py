@@ -1,6 +1,6 @@
-"""Judges a folder of images by a finished run.
+"""Judges a folder of images by a finished run or by a file exported from one.
 
-``python -m dagm_jax.predict --model=WORKDIR --images=DIR|GLOB --output=DIR [--batch_size=8] [--threshold=0.5]
+``python -m dagm_jax.predict --model=WORKDIR|FILE --images=DIR|GLOB --output=DIR [--batch_size=8] [--threshold=0.5]
 [--watch [--idle_exit_s=60] [--poll_s=1] [--patience_s=10]]``
 
 Writes index.html (the report page), predictions.csv, predictions.jsonl, overlays/ and summary.json into the output
@@ -64,7 +64,7 @@ def make_flags() -> flags.FlagValues:
     """The flags of this command."""
     values = command_line.make_flags()
     for name, meaning in (
-        ("model", "The workdir of a finished run."),
+        ("model", "The workdir of a finished run, or a file that dagm_jax.export has made of one."),
         ("images", "A folder, which is looked through with all that is in it, a file, or a glob in quotes."),
         ("output", "Where the verdicts are written."),
     ):
