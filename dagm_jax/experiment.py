@@ -182,6 +182,8 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
         f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items()
     )
     console.print(f"data: {sizes}; split {config.data.split}")
+    if config.data.split != "official" and {record.half for record in manifest.records} >= {"train", "test"}:
+        console.print("data: the set's own halves are mixed; --config.data.split=official keeps them")
     if not config.task.learns_from_defects:
         console.print(f"data: {config.task.name} trains on the defect-free images alone")
     for name, side in sides.items():

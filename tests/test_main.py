@@ -593,6 +593,7 @@ def test_own_images_of_many_sizes_and_depths_make_a_detector(shell: Shell, tmp_p
     assert run.report["test"]["dice_defective"] is not None
     assert len(run.predictions()) == run.report["test"]["num_images"] == 4
     assert (run.workdir / "figures" / "hardest.png").exists()
+    assert "the set's own halves are mixed; --config.data.split=official keeps them" in run.output
 
 
 def test_own_images_without_masks_make_a_detector_of_images(shell: Shell, tmp_path: Path) -> None:

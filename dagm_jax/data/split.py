@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,12 +43,14 @@ def split_records(
     Validation is ``validation_share`` of each label of the rest. Raises UserError where a side would lack a label
     that the manifest has, or (official) where the halves are not both there.
     """
-    halves = {record.half for record in records}
-    if rule == "official" and halves != {"train", "test"}:
-        there = ", ".join(sorted(str(half) for half in halves))
+    halves = Counter(record.half for record in records)
+    if rule == "official" and halves.keys() != {"train", "test"}:
+        there = ", ".join(
+            f"{halves[half]} of {half or 'neither'}" for half in ("train", "test", None) if halves[half]
+        )
         raise UserError(
-            f"`data.split` (=official) needs images of both official halves, found: {there}; "
-            "add the missing half or use random80_20"
+            f"`data.split` (=official) needs each image in one of both official halves, found: {there}; "
+            "add the missing half (of a table: fill its column `split`) or use random80_20"
         )
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for place, record in enumerate(records):

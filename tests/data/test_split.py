@@ -199,8 +199,18 @@ def test_random_split_ignores_the_halves() -> None:
 @pytest.mark.parametrize("half", ["train", "test", None])
 def test_official_needs_both_halves(half: Half | None) -> None:
     """Would catch: an official split of one half alone that quietly tests on nothing, or trains on nothing."""
-    with pytest.raises(UserError, match=rf"`data\.split` \(=official\) needs .*found: {half}; .*random80_20"):
+    found = half or "neither"
+    with pytest.raises(
+        UserError, match=rf"`data\.split` \(=official\) .*found: 40 of {found}; .*random80_20"
+    ):
         split_records(records_of(1, 20, 20, half), "official", 0.15, 0)
+
+
+def test_official_takes_no_image_of_neither_half() -> None:
+    """Would catch: a blank in a table's column `split` that quietly puts its image into training."""
+    records = [*both_halves(), *records_of(1, 2, 3, None)]
+    with pytest.raises(UserError, match=r"found: \d+ of train, \d+ of test, 5 of neither; .*column `split`"):
+        split_records(records, "official", 0.15, 0)
 
 
 @pytest.mark.parametrize(
