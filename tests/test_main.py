@@ -298,7 +298,7 @@ def test_best_and_last_state_are_compared_on_the_whole_validation_side(
 ) -> None:
     """Catches a choice by the quick validation alone, one by a part of the images, and the worse of the two."""
     states = {4: SimpleNamespace(params=at_best, stats=None), 12: SimpleNamespace(params=at_last, stats=None)}
-    checkpoints = SimpleNamespace(best_step=lambda: 4, restore=lambda step, like: (states[step], {}))
+    checkpoints = SimpleNamespace(best_step=lambda: 4, restore_or_warn=lambda step, like: (states[step], {}))
     slicer = object()
 
     def compile_judge(state: Any, given: object, batch_size: int) -> FakeJudge:

@@ -12,7 +12,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 PLAIN_LINE_EVERY_S = 15.0
 
@@ -76,13 +78,20 @@ class Record:
         kept = [row for row in read_history(self._path) if row["step"] <= resume_step]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stream = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        # tensorboardX's usual writer has a thread of its own, which a full disk ends; the run would then wait for it.
+        self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+        # TensorBoard forgets what an earlier try has written of later steps.
+        restart = SessionLog(status=SessionLog.START)
+        self._board.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=restart))
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         self._stream.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._stream.flush()
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            summary = scalar(f"{kind}/{name}", value)
+            self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._board.flush()
 
     def close(self) -> None:
         self._stream.close()
