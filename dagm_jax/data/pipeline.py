@@ -12,8 +12,9 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Literal
 
 import grain
@@ -162,14 +163,17 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator
     if num_workers:
         workers = grain.MultiprocessingOptions(num_workers=num_workers)
         dataset = dataset.mp_prefetch(workers, worker_init_fn=_end_with_parent)
-    iterator = iter(dataset)
+    # What is started with signals held never gets them: a terminal's Ctrl-C goes to all of its processes, and the loop
+    # needs batches up to the step at which it saves.
+    held = _signals_held if num_workers else nullcontext
+    with held():
+        iterator = iter(dataset)
     try:
-        # The first batch starts the processes, to which what is held here never comes: a terminal's Ctrl-C reaches all,
-        # and the loop needs batches up to the step at which it saves.
-        with _signals_held():
+        with held():
             batch = next(iterator, None)
         while batch is not None:
-            yield batch
+            # A copy: what lies in shared memory would stay there for as long as anyone looks at it.
+            yield {name: np.array(values) for name, values in batch.items()} if num_workers else batch
             batch = next(iterator, None)
     except RuntimeError as error:
         if not str(error).startswith(WORKER_LOST):
@@ -198,7 +202,9 @@ def _end_with_parent(index: int, count: int) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM wait; what is started in it never gets them."""
+    """Within the block SIGINT and SIGTERM wait; processes that are started in it never get them."""
+    # Where multiprocessing starts its tracker of resources, it lets them through again.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
