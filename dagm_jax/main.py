@@ -226,6 +226,12 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
+def ignore_late_futures(unraisable: Any) -> None:
+    """As Python's own hook, less the traces of tensorstore's futures that come when orbax has failed, and said so."""
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def guarded(function: Any, argv: Sequence[str]) -> Any:
     """``function(argv)``; a user's mistake or an interruption becomes one line and an exit status."""
     from dagm_jax.types import Interrupted
@@ -235,6 +241,7 @@ def guarded(function: Any, argv: Sequence[str]) -> Any:
 
     # The training loop has a handler of its own, which saves first.
     signal.signal(signal.SIGTERM, interrupt)
+    sys.unraisablehook = ignore_late_futures
     try:
         return function(argv)
     except BaseException as error:

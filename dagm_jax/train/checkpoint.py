@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from logging import LogRecord
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,6 +56,7 @@ class Checkpoints:
             ),
         )
         self._deleted = directory.absolute() / DELETED
+        logging.get_absl_logger().addFilter(_is_told_nowhere_else)
         # orbax keeps such figures too, but one that is damaged keeps it from opening the folder.
         self._qualities = processes.of_the_first(self._read_qualities() if processes.is_first else {})
 
@@ -78,9 +80,12 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._plain_disk_errors():
-            self._manager.wait_until_finished()
-            self._manager.close()
+        try:
+            with self._plain_disk_errors():
+                self._manager.wait_until_finished()
+                self._manager.close()
+        finally:
+            logging.get_absl_logger().removeFilter(_is_told_nowhere_else)
         self._sweep()
 
     def _sweep(self) -> None:
@@ -138,6 +143,9 @@ class Checkpoints:
 
     def restore_or_warn(self, step: int, like: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
         """As `restore`; None, and a line in the log, where the checkpoint is damaged for any of the processes."""
+        # A write that the disk has refused is an error, not a checkpoint that is missing.
+        with self._plain_disk_errors():
+            self._manager.wait_until_finished()
         restored, reason = None, "another process cannot read it"
         try:
             restored = self.restore(step, like())
@@ -184,6 +192,11 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-NUM_LATEST:], self._best_step()}
         return [step in kept for step in steps]
+
+
+def _is_told_nowhere_else(record: LogRecord) -> bool:
+    """False for the traces that orbax's threads log of errors which it raises at the next call anyway."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _digest(state: Any, meta: dict[str, Any], quality: float | None) -> str:
