@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -113,8 +114,8 @@ def finish(shell: Shell, command: tuple[str, ...]) -> float:
 def arrays(workdir: Path) -> list[bytes]:
     """The arrays of the last checkpoint, read by orbax alone."""
     folder = workdir / "checkpoints"
-    last = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-    assert last == 12
+    last = json.loads((workdir / "report.json").read_text())["training"]["last_step"]
+    assert last == max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         state = checkpointer.restore((folder / str(last) / "state").absolute())
     return [np.asarray(leaf).tobytes() for leaf in ocp.tree.to_flat_dict(state).values()]
@@ -205,4 +206,23 @@ def test_a_signal_to_all_processes_saves_and_the_same_command_goes_on(
     assert line.startswith("stopped: at step ")
     await_end_of_session(process.pid)
     finish(shell, command)
+    assert_same(workdir, whole)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_killed_run_that_becomes_longer_ends_like_a_long_one(
+    shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    """Would catch: a bound on the steps that has left traces in a run before its cool-down: in the order of images, the
+    learning rate, or the validations that count."""
+    whole, workdir = tmp_path / "whole", tmp_path / "longer"
+    longer = "--config.train.num_steps=20"
+    finish(shell, tiny.command(images, whole, longer))
+    # After the second checkpoint, of step 4; of 12 steps the cool-down would begin at 6.
+    killer = replace(shell, program=(str(Path(victim.__file__)), "save"))
+    assert killer.run(*tiny.command(images, workdir)).returncode == -signal.SIGKILL
+    done = shell.run(*tiny.command(images, workdir, longer))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{workdir} holds a run with train.num_steps=12; it goes on with 20" in done.stdout
     assert_same(workdir, whole)
