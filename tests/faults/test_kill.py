@@ -23,9 +23,10 @@ from dagm_jax.train.progress import read_history
 
 NUM_KILLS = 30
 
-# Forks children that save 1, 2, 3, … until each is killed at a moment of its own, and looks at what is left each time.
+# Forks children that save 1, 2, 3, … until each is killed at a moment of its own, every third in the midst of its first
+# deletion of a folder; each looks at what is left by the one before it.
 SAVER = """
-import json, os, random, signal, sys, time
+import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import numpy as np
 from dagm_jax.train.checkpoint import Checkpoints
@@ -36,7 +37,16 @@ rng = random.Random(0)
 def arrays(step):
     return {"x": np.random.default_rng(step).normal(size=(200, 1000)), "y": np.array([step], np.float32)}
 
-def save_on():
+def die_deleting(path, *rest, **options):
+    files = [file for file in Path(path).rglob("*") if file.is_file()]
+    for file in files[: len(files) // 2]:
+        file.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def save_on(number):
+    if number % 3 == 2:
+        # Whoever deletes a folder, dies of it.
+        shutil.rmtree = die_deleting
     with Checkpoints(folder) as checkpoints:
         found = checkpoints.restore_latest(lambda: arrays(0))
         first = 1 if found is None else found[0] + 1
@@ -50,25 +60,26 @@ def save_on():
         for step in range(first, 10**6):
             checkpoints.save(step, arrays(step), {"step": step}, (step * 7 % 10) / 10)
 
-def look():
+def look(number):
     pid = os.fork()
     if pid == 0:
         try:
-            save_on()
+            save_on(number)
         finally:
             os._exit(1)
     while not (folder / "begun").exists():
         assert os.waitpid(pid, os.WNOHANG)[0] == 0, "a child failed"
         time.sleep(0.002)
-    time.sleep(rng.uniform(0, 0.25))
-    (folder / "begun").unlink()
-    os.kill(pid, signal.SIGKILL)
+    if number % 3 != 2:
+        time.sleep(rng.uniform(0, 0.25))
+        os.kill(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "a child failed"
+    (folder / "begun").unlink()
 
 folder.mkdir()
-for _ in range(num_kills):
-    look()
+for number in range(num_kills):
+    look(number)
 """
 
 

@@ -19,7 +19,7 @@ import pytest
 import small_run
 import tiny
 from absl import flags
-from shell import REPOSITORY, Shell, await_end_of_session, make_shell
+from shell import REPOSITORY, Shell, await_end_of_session, make_shell, stop_session
 
 from dagm_jax import experiment, main, predict
 from dagm_jax.inspector import Inspector
@@ -247,9 +247,13 @@ def test_workers_heed_no_terminal_and_leave_nothing_behind(end: str, status: int
         text=True,
         start_new_session=True,
     )
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == status, err[-3000:]
-    await_end_of_session(process.pid)
+    try:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == status, err[-3000:]
+        await_end_of_session(process.pid)
+    finally:
+        stop_session(process.pid)
+        process.wait()
     lines = out.splitlines()
     if end == "lose":
         assert lines[0].startswith("stopped: a worker process of the input pipeline has died (")
