@@ -7,6 +7,7 @@ earlier try has finished, so that the same command resumes after any interruptio
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import importlib.metadata
 import io
@@ -57,13 +58,13 @@ from dagm_jax.page import (
 )
 from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.loop import Loop, Position
+from dagm_jax.train.checkpoint import DISK_ERRORS, Checkpoints
+from dagm_jax.train.loop import Loop, Position, TrainConfig
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Network, TrainState, make_state, make_train_step
-from dagm_jax.types import Manifest, Photo, Skip, UserError
+from dagm_jax.types import DiskError, Manifest, Photo, Skip, UserError
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 
@@ -71,6 +72,8 @@ from dagm_jax.verdict import DecisionRule
 FREE_FIELDS = frozenset(
     {"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions", "parallel.mode"}
 )
+# Free until the cool-down begins, whose place and length follow from it; see `check_length`.
+LENGTH = "train.num_steps"
 PAGE, PICTURES = "index.html", "images"
 # Of the test images judged right, and of those judged wrong, so many at most lie in PICTURES.
 MAX_PICTURES = 250
@@ -89,8 +92,8 @@ def run(
 
         def open_workdir() -> dict[str, Any] | None:
             holding.enter_context(locked(workdir))
-            check_same_run(config, workdir)
             path = workdir / REPORT
+            check_same_run(config, workdir)
             return json.loads(path.read_text()) if path.exists() else None
 
         report = processes.by_the_first(open_workdir)
@@ -105,8 +108,6 @@ def run(
 def _run_stages(config: RunConfig, workdir: Path, xla_flags: str, processes: Processes) -> dict[str, Any]:
     data = prepare_data(config, workdir, processes)
     setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes)
-    # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
-    processes.by_the_first(lambda: write_atomically(workdir / CONFIG, to_json(config) + "\n"))
     with Checkpoints(workdir / CHECKPOINTS, processes) as checkpoints:
         position = train(setup, checkpoints, workdir)
         best_step, state = choose_state(setup, checkpoints, position.step, workdir)
@@ -316,9 +317,12 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
     if restored is not None:
         step, state, meta = restored
         position = Position(**meta["position"])
+        check_length(config.train, position, meta["config"]["train"]["num_steps"], workdir)
         console.print(f"resuming from the checkpoint of step {step}")
-        if position.is_end(config.train):
-            return position
+    # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
+    setup.processes.by_the_first(lambda: write_atomically(workdir / CONFIG, to_json(config) + "\n"))
+    if position.is_end(config.train):
+        return position
     stream = setup.stream()
     start_s = time.perf_counter()
     step_function = setup.compile_step(state, stream[0])
@@ -351,17 +355,24 @@ def choose_state(
     """(step, state) of the weights that are judged: the better of two on the whole validation side.
 
     The two are the best by the quick validations of training, which look at few strips and whose highest of many is
-    partly luck, and the last, whose learning rate has cooled down. Here they are cut as the test side will be. Raises
-    UserError without a validated checkpoint.
+    partly luck, and the last, whose learning rate has cooled down. Here they are cut as the test side will be. One that
+    is damaged is named in the log and not considered. Raises UserError without a validated checkpoint that is whole.
     """
     best_step = checkpoints.best_step()
     if best_step is None:
         raise UserError(f"`workdir` (={workdir}) holds no validated checkpoint; start in a new workdir")
-    states = {
-        step: checkpoints.restore(step, setup.initial_state())[0] for step in sorted({best_step, last_step})
-    }
+    states = {}
+    for step in sorted({best_step, last_step}):
+        restored = checkpoints.restore_or_warn(step, setup.initial_state)
+        if restored is not None:
+            states[step] = restored[0]
+    if not states:
+        raise UserError(
+            f"`workdir` (={workdir}): the checkpoints of steps {best_step} and {last_step} cannot be read; restore "
+            "them from a copy or start in a new workdir"
+        )
     if len(states) == 1:
-        return best_step, states[best_step]
+        return next(iter(states.items()))
     data = setup.data
     judge = setup.compile_judge(states[best_step], data.judging_slicer, setup.judge_batch_size)
     quality = {}
@@ -613,7 +624,10 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 @contextmanager
 def locked(workdir: Path, option: str = "workdir") -> Iterator[None]:
-    """Holds the folder, which the user named by ``option``, for this process; the lock ends with the process."""
+    """Holds the folder, which the user named by ``option``, for this process; the lock ends with the process.
+
+    Raises UserError where another holds it, and where the disk refuses what is written into it within the block.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         stream = (workdir / ".lock").open("w")
@@ -628,21 +642,59 @@ def locked(workdir: Path, option: str = "workdir") -> Iterator[None]:
             raise UserError(
                 f"`{option}` (={workdir}) is in use by another run; wait for it or name another"
             ) from None
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            remedy = "make it writable" if error.errno == errno.EROFS else "make room"
+            raise DiskError(
+                f"`{option}` (={workdir}) cannot be written ({error.strerror}); {remedy} and run the same command "
+                "again, which goes on from what was saved last"
+            ) from error
 
 
 def check_same_run(config: RunConfig, workdir: Path) -> None:
-    """Raises UserError where the workdir is another run's: one whose configuration differs in what matters."""
+    """Raises UserError where the workdir is another run's: one whose configuration differs in what matters.
+
+    What else differs is told. A length that differs is left to `check_length` where the run is not finished.
+    """
     path = workdir / CONFIG
     if not path.exists():
         return
     changed = differences(from_config_dict(json.loads(path.read_text())), config)
-    refused = {name: values for name, values in changed.items() if name not in FREE_FIELDS}
+    free = FREE_FIELDS if (workdir / REPORT).exists() else FREE_FIELDS | {LENGTH}
+    # Another network or task differs in many fields, of which its name says most.
+    refused = sorted(changed.keys() - free, key=lambda name: (not name.endswith(".name"), name))
     if refused:
-        name, (old, new) = next(iter(refused.items()))
+        old, new = changed[refused[0]]
         raise UserError(
-            f"`workdir` (={workdir}) holds a run with {name}={old}, not {new} ({len(refused)} fields differ); "
+            f"`workdir` (={workdir}) holds a run with {refused[0]}={old}, not {new} ({len(refused)} fields differ); "
             "use its configuration or another workdir"
+        )
+    for name, (old, new) in changed.items():
+        console.print(f"{workdir} holds a run with {name}={old}; it goes on with {new}")
+
+
+def check_length(config: TrainConfig, position: Position, num_steps: int, workdir: Path) -> None:
+    """Raises UserError where a run of ``num_steps`` that has come so far would have gone another way with ``config``.
+
+    Until the cool-down has begun, a run with another upper bound has taken the same steps, as long as it would not have
+    begun to cool down either.
+    """
+    if config.num_steps == num_steps:
+        return
+    if position.end_step is not None:
+        raise UserError(
+            f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} that "
+            f"cools down towards its end at step {position.end_step}, which can no longer move; use {num_steps}, or "
+            "another workdir"
+        )
+    if position.step > config.last_cooldown_begin:
+        raise UserError(
+            f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} at step "
+            f"{position.step}, past the {config.last_cooldown_begin} at which so short a one cools down; use "
+            f"{num_steps}, or another workdir"
         )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dagm_jax.types import UserError
+from dagm_jax.types import DiskError, UserError
 
 if TYPE_CHECKING:
     from dagm_jax.config import RunConfig
@@ -138,7 +138,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         experiment.run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes)
     except BaseException as error:
-        if processes.count > 1:
+        # On a disk that refused a checkpoint threads of orbax's wait on.
+        if processes.count > 1 or isinstance(error, DiskError):
             leave(error, processes)
         raise
     return 0
@@ -184,7 +185,7 @@ def on_silence(seconds: float) -> None:
 
 
 def leave(error: BaseException, processes: Processes) -> NoReturn:
-    """Says why, and ends this process of several at once.
+    """Says why, and ends this process at once.
 
     An orderly end would wait for the others, who may be waiting for this one; and jax aborts where one does not come.
     """
@@ -198,7 +199,7 @@ def leave(error: BaseException, processes: Processes) -> NoReturn:
         line, status = f"{line}saved last", EXIT_PEER_LOST
     else:
         line, status = "".join(traceback.format_exception(error)).rstrip(), 1
-    end_at_once(line, status, LAST_WORDS_S if processes.is_first else 0.0)
+    end_at_once(line, status, LAST_WORDS_S if processes.is_first and processes.count > 1 else 0.0)
 
 
 def end_at_once(line: str, status: int, after_s: float = 0.0) -> NoReturn:
@@ -213,14 +214,22 @@ def end_at_once(line: str, status: int, after_s: float = 0.0) -> NoReturn:
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """(line, exit status) of a user's mistake or an interruption; None for any other error."""
-    from dagm_jax.types import Interrupted
+    """(line, exit status) of a user's mistake, a lost process or an interruption; None for any other error."""
+    from dagm_jax.types import Interrupted, ProcessLost
 
     if isinstance(error, UserError):
         return f"error: {error}", EXIT_USER_ERROR
+    if isinstance(error, ProcessLost):
+        return f"stopped: {error}", EXIT_PEER_LOST
     if isinstance(error, Interrupted | KeyboardInterrupt):
         return f"stopped: {str(error) or 'interrupted'}", EXIT_INTERRUPTED
     return None
+
+
+def ignore_late_futures(unraisable: Any) -> None:
+    """As Python's own hook, less the traces of tensorstore's futures that come when orbax has failed, and said so."""
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def guarded(function: Any, argv: Sequence[str]) -> Any:
@@ -232,6 +241,7 @@ def guarded(function: Any, argv: Sequence[str]) -> Any:
 
     # The training loop has a handler of its own, which saves first.
     signal.signal(signal.SIGTERM, interrupt)
+    sys.unraisablehook = ignore_late_futures
     try:
         return function(argv)
     except BaseException as error:

@@ -20,6 +20,14 @@ class UserError(Exception):
     """A mistake that the user can mend; its text is one line: argument, value, rule, remedy."""
 
 
+class DiskError(UserError):
+    """The disk is full, or may not be written."""
+
+
+class ProcessLost(Exception):
+    """A process that this one works with is dead; its text is one line. The same command goes on from what is saved."""
+
+
 class Interrupted(BaseException):
     """SIGTERM or SIGINT came; what was done is saved and the same command goes on from it.
 

@@ -8,13 +8,9 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +21,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from shell import Shell, make_shell
 from sklearn import metrics as sk
 
 from dagm_jax import experiment
@@ -36,9 +33,6 @@ from dagm_jax.train.loop import Position
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import read_history
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-# Far above what a process needs on a machine that does nothing else.
-TIMEOUT_S = 600
 pytestmark = pytest.mark.timeout(1200)
 CONFIG = "--config=configs/smoke.py"
 # Validation after 4, 8 and 12 steps; 3 defective and 4 good test images.
@@ -55,81 +49,9 @@ SMALL = (
 )
 
 
-@dataclass(frozen=True)
-class Shell:
-    """Where commands are run, with which environment."""
-
-    environment: dict[str, str]
-    logs: Path
-
-    def start(self, *arguments: str, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
-        """The command as a process in a session of its own; its output goes to files, which cannot fill up."""
-        name = f"{time.monotonic_ns()}"
-        with (self.logs / f"{name}.out").open("w") as out, (self.logs / f"{name}.err").open("w") as err:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "dagm_jax.main", *arguments],
-                cwd=cwd,
-                env=self.environment,
-                stdout=out,
-                stderr=err,
-                text=True,
-                start_new_session=True,
-            )
-        cast(Any, process).log_name = name
-        return process
-
-    def finish(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-        """The ended process with its output."""
-        try:
-            code = process.wait(TIMEOUT_S)
-        finally:
-            stop_session(process.pid)
-            process.wait()
-        name = cast(Any, process).log_name
-        texts = [(self.logs / f"{name}.{end}").read_text() for end in ("out", "err")]
-        return subprocess.CompletedProcess(process.args, code, *texts)
-
-    def run(self, *arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-        return self.finish(self.start(*arguments, cwd=cwd))
-
-    def run_until(
-        self, number: signal.Signals, condition: Callable[[], bool], *arguments: str
-    ) -> subprocess.CompletedProcess[str]:
-        """The command, which gets the signal as soon as the condition holds."""
-        process = self.start(*arguments)
-        try:
-            end_s = time.monotonic() + TIMEOUT_S
-            while not condition():
-                assert process.poll() is None, f"ended too early: {self.finish(process)}"
-                assert time.monotonic() < end_s, "the moment to interrupt never came"
-                time.sleep(0.005)
-            process.send_signal(number)
-            return self.finish(process)
-        finally:
-            stop_session(process.pid)
-            process.wait()
-
-
-def stop_session(pid: int) -> None:
-    """Ends what a killed process has left running: grain's workers."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment = kept | {
-        "PYTHONPATH": str(REPOSITORY),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "COLUMNS": "120",
-    }
-    return Shell(environment, tmp_path_factory.mktemp("logs"))
+    return make_shell(tmp_path_factory)
 
 
 @dataclass(frozen=True)
@@ -298,7 +220,7 @@ def test_best_and_last_state_are_compared_on_the_whole_validation_side(
 ) -> None:
     """Catches a choice by the quick validation alone, one by a part of the images, and the worse of the two."""
     states = {4: SimpleNamespace(params=at_best, stats=None), 12: SimpleNamespace(params=at_last, stats=None)}
-    checkpoints = SimpleNamespace(best_step=lambda: 4, restore=lambda step, like: (states[step], {}))
+    checkpoints = SimpleNamespace(best_step=lambda: 4, restore_or_warn=lambda step, like: (states[step], {}))
     slicer = object()
 
     def compile_judge(state: Any, given: object, batch_size: int) -> FakeJudge:
@@ -385,10 +307,12 @@ def assert_same_run(run: Run, whole: Run) -> None:
 
 @pytest.fixture(scope="module")
 def battered(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Killed after its first checkpoint, terminated in the middle of the next steps, then left alone."""
+    """Killed after its first checkpoint, while a worker process makes its batches, terminated in the middle of the next
+    steps, then left alone."""
     workdir = tmp_path_factory.mktemp("battered")
     command = (*SMALL, f"--workdir={workdir}")
-    killed = shell.run_until(signal.SIGKILL, lambda: bool(visible_steps(workdir)), *command)
+    with_worker = (*command, "--config.data.num_workers=1")
+    killed = shell.run_until(signal.SIGKILL, lambda: bool(visible_steps(workdir)), *with_worker)
     assert killed.returncode == -signal.SIGKILL
     assert 12 not in visible_steps(workdir)
     last = visible_steps(workdir)[-1]
@@ -413,7 +337,8 @@ def battered(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_killed_and_terminated_run_ends_like_a_whole_one(battered: Run, whole: Run) -> None:
-    """Catches a batch that is repeated or left out, optimiser state that is lost, and rows that stand twice."""
+    """Catches a batch that is repeated or left out, optimiser state that is lost, rows that stand twice, and a worker
+    that outlives the process that was killed."""
     assert_same_run(battered, whole)
 
 

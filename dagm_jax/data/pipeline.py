@@ -7,9 +7,15 @@ alone, whatever the number of worker processes; ``ds[step:]`` resumes it exactly
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from multiprocessing import resource_tracker
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -17,9 +23,11 @@ import numpy as np
 from dagm_jax.data.augment import AugmentConfig, draw_move
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.slicing import Slicer, pad, slice_labels
-from dagm_jax.types import Batch, Pixels, UserError
+from dagm_jax.types import Batch, Pixels, ProcessLost, UserError
 
 Wanted = Literal["positive", "other", "any"]
+# How grain's message begins when a worker process ended by itself.
+WORKER_LOST = "Worker process was terminated unexpectedly"
 
 
 @dataclass(frozen=True)
@@ -144,13 +152,64 @@ def make_training_stream(
     return blocks[index::count][:num_batches]
 
 
-def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> grain.DatasetIterator:
-    """An iterator over ``stream`` from batch ``start`` on, prefetched by threads or by ``num_workers`` processes."""
+def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator[Any, None, None]:
+    """The batches of ``stream`` from number ``start`` on, prefetched by threads or by ``num_workers`` processes.
+
+    A generator: closing it ends the processes, which also end when this one dies, be it by SIGKILL. Raises ProcessLost
+    where one of them has died.
+    """
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
     dataset = stream[start:].to_iter_dataset(options)
     if num_workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return iter(dataset)
+        workers = grain.MultiprocessingOptions(num_workers=num_workers)
+        dataset = dataset.mp_prefetch(workers, worker_init_fn=_end_with_parent)
+    # What is started with signals held never gets them: a terminal's Ctrl-C goes to all of its processes, and the loop
+    # needs batches up to the step at which it saves.
+    held = _signals_held if num_workers else nullcontext
+    with held():
+        iterator = iter(dataset)
+    try:
+        with held():
+            batch = next(iterator, None)
+        while batch is not None:
+            # A copy: what lies in shared memory would stay there for as long as anyone looks at it.
+            yield {name: np.array(values) for name, values in batch.items()} if num_workers else batch
+            batch = next(iterator, None)
+    except RuntimeError as error:
+        if not str(error).startswith(WORKER_LOST):
+            raise
+        raise ProcessLost(
+            f"a worker process of the input pipeline has died ({str(error).partition('. ')[0]}), maybe for lack of "
+            "memory: fewer of them need less (--config.data.num_workers); the same command goes on from what was saved "
+            "last"
+        ) from error
+    finally:
+        iterator.close()
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Has this worker process end as soon as the one that started it is gone, which nothing else would tell it."""
+    del index, count
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM wait; processes that are started in it never get them."""
+    # Where multiprocessing starts its tracker of resources, it lets them through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def full_batch(pixels: Iterable[Pixels], batch_size: int) -> tuple[np.ndarray, np.ndarray]:

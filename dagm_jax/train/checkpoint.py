@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from logging import LogRecord
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
@@ -18,39 +24,55 @@ from dagm_jax.processes import ALONE, Processes
 from dagm_jax.types import UserError
 
 NUM_LATEST = 2
-QUALITY = "quality"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# The parts of a checkpoint, and what its JSON part holds.
+STATE, META = "state", "meta"
+CONTENT, QUALITY, DIGEST = "content", "quality", "sha256"
 # orbax renames what it no longer keeps into this folder and leaves it there; see ``_sweep``.
 DELETED = "deleted"
+
+
+class Damaged(Exception):
+    """A checkpoint that can be read and is not what was written."""
 
 
 class Checkpoints:
     """Checkpoints of one folder; each holds a pytree of arrays (``state``) and a JSON value (``meta``).
 
-    A checkpoint is written aside and renamed, so one that is visible is whole. The two latest and the best by
-    quality are kept. Use as a context manager: leaving it waits for writes that are under way. Several processes, which
-    share the folder, all call the same methods in the same order.
+    A checkpoint is written aside and renamed, so one that is visible is whole; and it carries a digest of all that it
+    holds, so one that a disk has changed since is told from it. The two latest and the best by quality are kept. Use as
+    a context manager: leaving it waits for writes that are under way. Several processes, which share the folder, all
+    call the same methods in the same order.
     """
 
     def __init__(self, directory: Path, processes: Processes = ALONE) -> None:
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(NUM_LATEST),
-                checkpoint_managers.BestN(
-                    get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
-        )
+        self._processes = processes
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
-                best_fn=_quality,
-                preservation_policy=policy,
+                preservation_policy=_LatestAndBest(self.best_step),
                 # A kill while a folder is being deleted would else leave half of it visible.
                 todelete_subdir=DELETED,
             ),
         )
         self._deleted = directory.absolute() / DELETED
-        self._processes = processes
+        logging.get_absl_logger().addFilter(_is_told_nowhere_else)
+        # orbax keeps such figures too, but one that is damaged keeps it from opening the folder.
+        self._qualities = processes.of_the_first(self._read_qualities() if processes.is_first else {})
+
+    def _read_qualities(self) -> dict[int, float]:
+        """step → quality of the visible checkpoints that have one."""
+        qualities = {}
+        for step in self._manager.all_steps():
+            path = Path(self._manager.directory) / str(step) / META / "metadata"
+            try:
+                quality = json.loads(path.read_text())[QUALITY]
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                logging.warning("checkpoint of step %d cannot be read (%s)", step, _first_line(error))
+                continue
+            if quality is not None:
+                qualities[step] = float(quality)
+        return qualities
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -58,8 +80,12 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            with self._plain_disk_errors():
+                self._manager.wait_until_finished()
+                self._manager.close()
+        finally:
+            logging.get_absl_logger().removeFilter(_is_told_nowhere_else)
         self._sweep()
 
     def _sweep(self) -> None:
@@ -72,15 +98,24 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, meta: dict[str, Any], quality: float | None) -> None:
         """Starts writing; returns once the arrays are copied. ``quality`` None: not a candidate for the best."""
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        metrics = None if quality is None else {QUALITY: quality}
-        logger = logging.get_absl_logger()
-        logger.addFilter(_lacks_metrics_on_purpose)
-        try:
-            self._manager.save(step, args=items, metrics=metrics, force=True)
-        finally:
-            logger.removeFilter(_lacks_metrics_on_purpose)
+        written = {CONTENT: meta, QUALITY: quality, DIGEST: _digest(state, meta, quality)}
+        items = {STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(written)}
+        if quality is not None:
+            self._qualities[step] = quality
+        with self._plain_disk_errors():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._sweep()
+
+    @contextmanager
+    def _plain_disk_errors(self) -> Iterator[None]:
+        """Within the block tensorstore's errors that quote one of the disk become that OSError."""
+        try:
+            yield
+        except ValueError as error:
+            quoted = [number for number in DISK_ERRORS if os.strerror(number) in str(error)]
+            if not quoted:
+                raise
+            raise OSError(quoted[0], os.strerror(quoted[0]), str(self._manager.directory)) from error
 
     def latest_step(self) -> int | None:
         step: int | None = self._manager.latest_step()
@@ -88,35 +123,54 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the highest quality; the first of equals."""
-        step: int | None = self._manager.best_step()
-        return step
+        judged = sorted(set(self._manager.all_steps()) & self._qualities.keys())
+        return max(judged, key=self._qualities.__getitem__, default=None)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, meta) of that step; ``like`` gives the shapes, types and shardings of the arrays."""
+        """(state, meta) of that step; ``like`` gives the shapes, types and shardings of the arrays.
+
+        Raises Damaged where it is not what was saved, and what orbax raises (many kinds) where it cannot be read.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=items)
-        return restored["state"], restored["meta"]
+        items = {STATE: ocp.args.StandardRestore(abstract), META: ocp.args.JsonRestore()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        state, written = restored[STATE], restored[META]
+        if set(written) != {CONTENT, QUALITY, DIGEST}:
+            raise Damaged(f"it holds {', '.join(map(repr, written))}")
+        if written[DIGEST] != _digest(state, written[CONTENT], written[QUALITY]):
+            raise Damaged("its content is not what was written: the digests differ")
+        return state, written[CONTENT]
+
+    def restore_or_warn(self, step: int, like: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
+        """As `restore`; None, and a line in the log, where the checkpoint is damaged for any of the processes."""
+        # A write that the disk has refused is an error, not a checkpoint that is missing.
+        with self._plain_disk_errors():
+            self._manager.wait_until_finished()
+        restored, reason = None, "another process cannot read it"
+        try:
+            restored = self.restore(step, like())
+        except Exception as error:  # orbax raises many kinds for damaged files
+            reason = _first_line(error)
+        # What one process cannot read none may take.
+        if not self._processes.any(restored is None):
+            return restored
+        logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)
+        return None
 
     def restore_latest(self, like: Callable[[], Any]) -> tuple[int, Any, dict[str, Any]] | None:
         """(step, state, meta) of the newest checkpoint that can be read, or None where there is none.
 
-        A damaged one is named in the log, put aside (the run will come to its step again) and the one before it is
-        taken. Raises UserError where all are damaged; they stay where they are.
+        A damaged one is named in the log, removed (the run will come to its step again) and the one before it is taken.
+        Raises UserError where all are damaged; they stay where they are.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for place, step in enumerate(steps):
-            restored, reason = None, ""
-            try:
-                restored = self.restore(step, like())
-            except Exception as error:  # orbax raises many kinds for damaged files
-                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-            # What one process cannot read none may take.
-            if not self._processes.any(restored is None) and restored is not None:
+            restored = self.restore_or_warn(step, like)
+            if restored is not None:
                 for damaged in steps[:place]:
                     self._manager.delete(damaged)
+                    self._qualities.pop(damaged, None)
                 return step, *restored
-            logging.warning("checkpoint of step %d cannot be read (%s); trying the one before", step, reason)
         if steps:
             raise UserError(
                 f"`workdir` (={self._manager.directory}): none of the checkpoints of steps {steps} can be read; "
@@ -125,10 +179,35 @@ class Checkpoints:
         return None
 
 
-def _lacks_metrics_on_purpose(record: LogRecord) -> bool:
-    """False for orbax's warning about a checkpoint without metrics: an interrupted run has no judgement to save."""
-    return "did not provide metrics" not in str(record.msg)
+class _LatestAndBest(checkpoint_managers.PreservationPolicy):
+    """Keeps the latest checkpoints and the one that ``best_step`` gives."""
+
+    def __init__(self, best_step: Callable[[], int | None]) -> None:
+        self._best_step = best_step
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: checkpoint_managers.PreservationContext
+    ) -> Sequence[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(steps)[-NUM_LATEST:], self._best_step()}
+        return [step in kept for step in steps]
 
 
-def _quality(metrics: Any) -> float:
-    return float(metrics[QUALITY])
+def _is_told_nowhere_else(record: LogRecord) -> bool:
+    """False for the traces that orbax's threads log of errors which it raises at the next call anyway."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _digest(state: Any, meta: dict[str, Any], quality: float | None) -> str:
+    """SHA-256 of all arrays with their places, types and shapes, and of the JSON values."""
+    digest = hashlib.sha256(json.dumps([meta, quality], sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any
@@ -148,12 +148,16 @@ class Loop:
     def run(self, state: TrainState, position: Position) -> Position:
         """The position after the last step; state and position are saved along the way.
 
-        Raises Interrupted after saving, and NonFinite (before any state that it would harm is saved).
+        Raises Interrupted after saving, NonFinite (before any state that it would harm is saved), and ProcessLost.
         """
         stopping_requested: list[int] = []
-        batches = self.devices.prefetch(iterate(self.stream, position.step, self.num_workers))
         total = position.end_step or self.config.num_steps
-        with on_signals(stopping_requested), show("training", total, position.step) as bar:
+        with (
+            on_signals(stopping_requested),
+            closing(iterate(self.stream, position.step, self.num_workers)) as host_batches,
+            show("training", total, position.step) as bar,
+        ):
+            batches = self.devices.prefetch(host_batches)
             while True:
                 if self._is_validation_due(position):
                     state, position = self._validate_and_save(state, position)

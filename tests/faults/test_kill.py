@@ -1,0 +1,239 @@
+"""Runs that are killed at any moment, and checkpoints that a kill finds half written or half deleted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+import victim
+from shell import REPOSITORY, Shell, await_end_of_session, make_shell
+
+from dagm_jax.train.progress import read_history
+
+NUM_KILLS = 30
+
+# Forks children that save 1, 2, 3, … until each is killed at a moment of its own, every third in the midst of its first
+# deletion of a folder; each looks at what is left by the one before it.
+SAVER = """
+import json, os, random, shutil, signal, sys, time
+from pathlib import Path
+import numpy as np
+from dagm_jax.train.checkpoint import Checkpoints
+
+folder, num_kills = Path(sys.argv[1]), int(sys.argv[2])
+rng = random.Random(0)
+
+def arrays(step):
+    return {"x": np.random.default_rng(step).normal(size=(200, 1000)), "y": np.array([step], np.float32)}
+
+def die_deleting(path, *rest, **options):
+    files = [file for file in Path(path).rglob("*") if file.is_file()]
+    for file in files[: len(files) // 2]:
+        file.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def save_on(number):
+    if number % 3 == 2:
+        # Whoever deletes a folder, dies of it.
+        shutil.rmtree = die_deleting
+    with Checkpoints(folder) as checkpoints:
+        found = checkpoints.restore_latest(lambda: arrays(0))
+        first = 1 if found is None else found[0] + 1
+        if found is not None:
+            assert (found[1]["x"] == arrays(found[0])["x"]).all() and found[1]["y"] == found[0], found[0]
+            assert found[2] == {"step": found[0]}
+            best = checkpoints.best_step()
+            assert best is not None and checkpoints.restore(best, arrays(0))[1] == {"step": best}
+        print(first - 1, flush=True)
+        (folder / "begun").touch()
+        for step in range(first, 10**6):
+            checkpoints.save(step, arrays(step), {"step": step}, (step * 7 % 10) / 10)
+
+def look(number):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            save_on(number)
+        finally:
+            os._exit(1)
+    while not (folder / "begun").exists():
+        assert os.waitpid(pid, os.WNOHANG)[0] == 0, "a child failed"
+        time.sleep(0.002)
+    if number % 3 != 2:
+        time.sleep(rng.uniform(0, 0.25))
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "a child failed"
+    (folder / "begun").unlink()
+
+folder.mkdir()
+for number in range(num_kills):
+    look(number)
+"""
+
+
+@pytest.mark.parametrize("num_kills", [12, pytest.param(200, marks=pytest.mark.long)])
+def test_checkpoints_that_a_kill_leaves_are_whole(num_kills: int, tmp_path: Path) -> None:
+    """Would catch: a checkpoint that is visible before it is whole, or still visible when it is half deleted.
+
+    Each child reads what the one before it has left, and checks it against the arrays that it must hold.
+    """
+    command = [sys.executable, "-c", SAVER, str(tmp_path / "checkpoints"), str(num_kills)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    reached = list(map(int, done.stdout.split()))
+    assert len(reached) == num_kills
+    assert reached == sorted(reached)
+    assert reached[-1] > 3
+
+
+# --- whole runs ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return make_shell(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_images(tmp_path_factory.mktemp("images") / "data")
+
+
+def finish(shell: Shell, command: tuple[str, ...]) -> float:
+    """Runs the command to its end; the seconds that took."""
+    begin_s = time.monotonic()
+    done = shell.run(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return time.monotonic() - begin_s
+
+
+def arrays(workdir: Path) -> list[bytes]:
+    """The arrays of the last checkpoint, read by orbax alone."""
+    folder = workdir / "checkpoints"
+    last = json.loads((workdir / "report.json").read_text())["training"]["last_step"]
+    assert last == max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        state = checkpointer.restore((folder / str(last) / "state").absolute())
+    return [np.asarray(leaf).tobytes() for leaf in ocp.tree.to_flat_dict(state).values()]
+
+
+def assert_same(workdir: Path, whole: Path) -> None:
+    """Bit for bit the same last state, scores and rule, the same history, and nothing half-written."""
+    assert arrays(workdir) == arrays(whole)
+    for name in ("predictions.csv", "validation_scores.csv", "decision_rule.json"):
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+    rows, expected = (
+        [(row["step"], row["kind"], row["loss"]) for row in read_history(folder / "metrics.jsonl")]
+        for folder in (workdir, whole)
+    )
+    assert rows == expected
+
+
+def kill_after(shell: Shell, delay_s: float, command: tuple[str, ...]) -> bool:
+    """Whether SIGKILL after so many seconds came before the end of the command."""
+    process = shell.start(*command)
+    try:
+        process.wait(delay_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    done = shell.finish(process)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
+    return done.returncode != 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_run_killed_thirty_times_ends_like_a_whole_one(shell: Shell, images: Path, tmp_path: Path) -> None:
+    """Would catch: half a file read as whole, a batch repeated or left out, a state that is not the one of its step, a
+    worker that outlives the run (see `Shell.finish`).
+
+    Each named moment once, in a workdir of its own, and then the same workdir at random moments of the whole length.
+    """
+    whole = tmp_path / "whole"
+    finish(shell, tiny.command(images, whole))
+    length_s = finish(shell, tiny.command(images, tmp_path / "second"))
+    assert_same(tmp_path / "second", whole)
+    rng = random.Random(0)
+    kills: list[str] = []
+    for place, moment in enumerate(victim.MOMENTS):
+        command = tiny.command(images, tmp_path / moment, f"--config.data.num_workers={place % 3}")
+        killer = replace(shell, program=(str(Path(victim.__file__)), moment))
+        process = killer.start(*command)
+        done = killer.finish(process)
+        assert done.returncode == -signal.SIGKILL, (moment, done.stderr[-3000:])
+        kills.append(moment)
+        wanted = NUM_KILLS * (place + 1) // len(victim.MOMENTS)
+        while len(kills) < wanted:
+            delay_s = rng.uniform(0, length_s)
+            if not kill_after(shell, delay_s, command):
+                break
+            kills.append(f"{moment}, then after {delay_s:.1f} s")
+        finish(shell, command)
+        assert_same(tmp_path / moment, whole)
+    while len(kills) < NUM_KILLS:
+        command = tiny.command(images, tmp_path / f"more{len(kills)}")
+        delay_s = rng.uniform(0, 0.8 * length_s)
+        assert kill_after(shell, delay_s, command)
+        kills.append(f"after {delay_s:.1f} s")
+        finish(shell, command)
+        assert_same(Path(command[-1].partition("=")[2]), whole)
+    print("\n".join(kills))
+    assert len(kills) == NUM_KILLS
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_saves_and_the_same_command_goes_on(
+    number: signal.Signals, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    """Would catch: workers that Ctrl-C ends before the loop has saved, their traces on the terminal, another status."""
+    whole, workdir = tmp_path / "whole", tmp_path / "stopped"
+    finish(shell, tiny.command(images, whole))
+    command = tiny.command(images, workdir, "--config.data.num_workers=2")
+    process = shell.start(*command)
+    while not read_history(workdir / "metrics.jsonl"):
+        assert process.poll() is None, shell.finish(process)
+        time.sleep(0.005)
+    os.killpg(process.pid, number)
+    done = shell.finish(process)
+    assert done.returncode == 130, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("stopped: at step ")
+    await_end_of_session(process.pid)
+    finish(shell, command)
+    assert_same(workdir, whole)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_killed_run_that_becomes_longer_ends_like_a_long_one(
+    shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    """Would catch: a bound on the steps that has left traces in a run before its cool-down: in the order of images, the
+    learning rate, or the validations that count."""
+    whole, workdir = tmp_path / "whole", tmp_path / "longer"
+    longer = "--config.train.num_steps=20"
+    finish(shell, tiny.command(images, whole, longer))
+    # After the second checkpoint, of step 4; of 12 steps the cool-down would begin at 6.
+    killer = replace(shell, program=(str(Path(victim.__file__)), "save"))
+    assert killer.run(*tiny.command(images, workdir)).returncode == -signal.SIGKILL
+    done = shell.run(*tiny.command(images, workdir, longer))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{workdir} holds a run with train.num_steps=12; it goes on with 20" in done.stdout
+    assert_same(workdir, whole)
