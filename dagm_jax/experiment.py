@@ -62,14 +62,21 @@ from dagm_jax.train.loop import Loop, Position
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
-from dagm_jax.train.step import Network, TrainState, make_state, make_train_step
+from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
 from dagm_jax.types import Manifest, Photo, Skip, UserError
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 
 # Fields whose change does not make another run of a workdir's run.
 FREE_FIELDS = frozenset(
-    {"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions", "parallel.mode"}
+    {
+        "data.num_workers",
+        "data.cache_dir",
+        "train.log_every",
+        "train.skip_non_finite",
+        "parallel.cpu_convolutions",
+        "parallel.mode",
+    }
 )
 PAGE, PICTURES = "index.html", "images"
 # Of the test images judged right, and of those judged wrong, so many at most lie in PICTURES.
@@ -260,6 +267,7 @@ class Setup:
         )
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
+        """The step from `step.Carry` to `step.Carry`, compiled for the shapes of the state and the host batch."""
         optimizer = make_optimizer(self.config.optim)
         schedule = partial(learning_rate, self.config.optim)
         step = make_train_step(
@@ -273,7 +281,14 @@ class Setup:
             num_shards=self.devices.num_shards,
             average_decay=self.config.optim.average_decay,
         )
-        return self.devices.compile_step(step, state, self.devices.shard_training_batch(batch))
+        guarded = skip_non_finite(step, self.config.train.skip_non_finite, self.devices.axis_name)
+        return self.devices.compile_step(
+            guarded, self.first_carry(state), self.devices.shard_training_batch(batch)
+        )
+
+    def first_carry(self, state: TrainState) -> Carry:
+        """What the first step is given: the state, and that no step was skipped."""
+        return Carry(state, self.devices.replicate(np.int32(0)))
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
         """Compiled for this process's devices; of several processes each judges its share of the images."""
@@ -331,6 +346,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
             record=record,
             image_ids=[r.image_id for r in setup.data.manifest.records],
             meta={"config": json.loads(to_json(config)), "mean": setup.data.mean, "std": setup.data.std},
+            workdir=workdir,
             processes=setup.processes,
         )
         return loop.run(state, position)
@@ -423,6 +439,7 @@ def write_report(
         "training": {
             "best_step": best_step,
             "last_step": position.step,
+            "skipped_steps": position.num_skipped,
             "train_time_s": position.train_seconds,
             "seconds_per_1000_slices": 1000
             * position.train_seconds
