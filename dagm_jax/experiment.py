@@ -171,6 +171,11 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
         shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
         rest = ", …" if len(manifest.skipped) > 3 else ""
         console.print(f"data: {len(manifest.skipped)} left out ({shown}{rest}); all are listed in {REPORT}")
+    if leaked := [skip for skip in manifest.skipped if skip.leaks]:
+        console.print(
+            f"data: leakage: {len(leaked)} images are in both halves, train and test, such as {leaked[0].what}; one "
+            "copy of each is left out, so that no image is tested on that was trained on"
+        )
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
     split = split_records(
         manifest.records,
@@ -545,6 +550,7 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
         "largest_px": list(data.cache.largest),
         "white": white_level(data.manifest),
         "num_skipped": len(data.manifest.skipped),
+        "num_leaked": sum(skip.leaks for skip in data.manifest.skipped),
         "skipped": [{"what": skip.what, "reason": skip.reason} for skip in data.manifest.skipped],
     }
 

@@ -103,10 +103,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Something found under the data root that is not used, and why."""
+    """Something found under the data root that is not used, and why.
+
+    leaks: it is a copy of an image of the other half, train or test.
+    """
 
     what: str
     reason: str
+    leaks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

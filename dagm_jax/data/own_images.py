@@ -55,10 +55,12 @@ def read_mvtec(root: Path) -> Manifest:
                 f"`data.root` (={printable(root)}): train/{name} and test/{name} share the masks of "
                 f"ground_truth/{name}; move the images into one of them, or give a CSV table"
             )
+    # Masks of good images have to be empty, which decoding looks after; MVTec's training images have none.
+    has_good = any(half == "test" and folder.name == GOOD for half, folder in folders)
     for half, folder in folders:
-        own = {} if folder.name == GOOD else masks.get(folder.name, {})
+        own = {} if (half, folder.name) == ("train", GOOD) else masks.get(folder.name, {})
         found.add_folder(folder.path, 0 if folder.name == GOOD else 1, half, own)
-    for kind in sorted(masks.keys() - set(kinds)):
+    for kind in sorted(masks.keys() - set(kinds) - ({GOOD} if has_good else set())):
         found.skip(truth / kind, "masks without a folder of images of this name")
     return found.manifest("MVTec layout")
 
