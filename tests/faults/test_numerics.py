@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from small_run import own_run, write_own
+from tiny_network import replace_unet
 
 from dagm_jax import experiment, replay
 from dagm_jax.config import RunConfig
@@ -23,14 +23,12 @@ from dagm_jax.detector import Detector, build_network, load_detector
 from dagm_jax.evaluate import Judge
 from dagm_jax.main import read_config
 from dagm_jax.metrics import auroc
-from dagm_jax.models.blocks import BatchNorm
-from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.tasks import losses
 from dagm_jax.train import kept_batch, step
 from dagm_jax.train.loop import NonFinite
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.progress import read_history
-from dagm_jax.types import NetworkOutput, UserError
+from dagm_jax.types import UserError
 from dagm_jax.verdict import VerdictConfig
 
 
@@ -50,18 +48,6 @@ def poisoned_step(*arguments: Any, **options: Any) -> Any:
 make_train_step = step.make_train_step
 
 
-class Dot(nnx.Module):
-    """A network of one weight for each channel, because a run's time here is its compilation."""
-
-    def __init__(self, in_channels: int, out_channels: int, axis_name: str | None) -> None:
-        self.kernel = nnx.Param(jnp.ones((in_channels, out_channels)) / in_channels)
-        self.norm = BatchNorm(out_channels, axis_name=axis_name)
-
-    def __call__(self, x: jax.Array, *, train: bool, key: Any) -> NetworkOutput:
-        del key
-        return NetworkOutput(self.norm(x @ self.kernel[...], train=train))
-
-
 def test_a_run_stops_repeats_its_batch_and_goes_on_by_skipping_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,7 +57,7 @@ def test_a_run_stops_repeats_its_batch_and_goes_on_by_skipping_it(
     """
     monkeypatch.setattr(experiment, "make_train_step", poisoned_step)
     monkeypatch.setattr(step, "make_train_step", poisoned_step)
-    monkeypatch.setattr(CustomUNetConfig, "build", lambda self, rngs, **channels: Dot(**channels))
+    replace_unet(monkeypatch)
     root = write_own(tmp_path / "own", num_good=16, num_defective=12)
     train = {"num_steps": 4, "validate_every": 3, "log_every": 4, "cooldown_share": 0.0}
     overrides = [f"--config.train.{name}={value}" for name, value in train.items()]
