@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 import platform
 import shutil
 import time
@@ -632,7 +633,9 @@ def locked(workdir: Path, option: str = "workdir") -> Iterator[None]:
     """Holds the folder, which the user named by ``option``, for this process; the lock ends with the process."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        stream = (workdir / ".lock").open("w")
+        # A workdir may come from a stranger, and this file in it may be a link to one of ours.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        stream = os.fdopen(os.open(workdir / ".lock", flags, 0o666), "w")
     except OSError as error:
         raise UserError(
             f"`{option}` (={workdir}) cannot be written ({error.strerror}); name another"

@@ -8,6 +8,7 @@ Labels: 1 = defective, 0 = defect-free; for slices also -1 = neither (too little
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,9 +16,24 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, ge
 
 import numpy as np
 
+# A report that lists 100,000 files left out takes 30 MB.
+MOST_JSON_BYTES = 256 << 20
+
 
 class UserError(Exception):
     """A mistake that the user can mend; its text is one line: argument, value, rule, remedy."""
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds; raises OSError, and ValueError for what is no JSON, nested too deeply, or too large."""
+    with path.open("rb") as stream:
+        data = stream.read(MOST_JSON_BYTES + 1)
+    if len(data) > MOST_JSON_BYTES:
+        raise ValueError(f"more than {MOST_JSON_BYTES} bytes")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class Interrupted(BaseException):

@@ -94,7 +94,8 @@ class DecisionRule:
     def __post_init__(self) -> None:
         for name in ("threshold", "pixel_threshold"):
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value)):
+            # Of a whole number beyond all floats isfinite would raise.
+            if not (isinstance(value, int | float) and -math.inf < value < math.inf):
                 raise UserError(f"`decision_rule.{name}` (={value!r}) must be finite; calibrate again")
 
     def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
@@ -117,8 +118,9 @@ class DecisionRule:
         """The rule written by `to_json`. Raises UserError for text that is no such rule."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
-            reason = f"must be JSON: {error.msg}; calibrate again"
+        except (json.JSONDecodeError, RecursionError) as error:
+            what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            reason = f"must be JSON: {what}; calibrate again"
             raise UserError(f"`decision_rule` ({text[:40]!r}) {reason}") from None
         names = [item.name for item in fields(cls)]
         if not isinstance(values, dict) or sorted(values) != sorted(names):

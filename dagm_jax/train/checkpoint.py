@@ -28,10 +28,10 @@ class Checkpoints:
 
     A checkpoint is written aside and renamed, so one that is visible is whole. The two latest and the best by
     quality are kept. Use as a context manager: leaving it waits for writes that are under way. Several processes, which
-    share the folder, all call the same methods in the same order.
+    share the folder, all call the same methods in the same order. ``read_only``: nothing in the folder is changed.
     """
 
-    def __init__(self, directory: Path, processes: Processes = ALONE) -> None:
+    def __init__(self, directory: Path, processes: Processes = ALONE, read_only: bool = False) -> None:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(NUM_LATEST),
@@ -46,11 +46,13 @@ class Checkpoints:
                 best_fn=_quality,
                 preservation_policy=policy,
                 # A kill while a folder is being deleted would else leave half of it visible.
-                todelete_subdir=DELETED,
+                todelete_subdir=None if read_only else DELETED,
+                read_only=read_only,
             ),
         )
         self._deleted = directory.absolute() / DELETED
         self._processes = processes
+        self._is_read_only = read_only
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -64,7 +66,8 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Frees the disk of checkpoints that are no longer kept; a kill leaves a part of one, where none looks."""
-        if not self._processes.is_first:
+        # What a link leads to is not ours to delete.
+        if not self._processes.is_first or self._is_read_only or self._deleted.is_symlink():
             return
         # The folder itself stays: orbax's thread may be about to rename a checkpoint into it.
         for dropped in self._deleted.glob("*"):
