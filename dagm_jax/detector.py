@@ -216,12 +216,7 @@ def read_validation_scores(workdir: Path) -> tuple[list[int], list[float]]:
 
 def read_rule(workdir: Path) -> DecisionRule:
     """The decision rule in ``workdir``; raises UserError where it is missing or damaged."""
-    try:
-        return DecisionRule.from_json((workdir / RULE).read_text())
-    except OSError as error:
-        raise UserError(
-            f"`model` (={workdir}) lacks {RULE} ({error.strerror}); restore it from a copy"
-        ) from error
+    return DecisionRule.from_values(read_json(workdir, RULE, "restore it from a copy"))
 
 
 def read_json(workdir: Path, name: str, remedy: str) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +133,7 @@ def load_exported(path: Path) -> Exported:
     except Exception as error:  # what the runtimes raise for damaged files has no common type
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"`model` (={path}) is no {format} program ({reason}); export it again") from error
-    return Exported(program, contract, DecisionRule.from_json(json.dumps(contract["rule"])))
+    return Exported(program, contract, DecisionRule.from_values(contract["rule"]))
 
 
 def read_contract(path: Path) -> dict[str, Any]:
@@ -172,6 +171,8 @@ def _fault(contract: dict[str, Any]) -> str | None:
     names = [output.get("name") for output in outputs if isinstance(output, dict)]
     if sorted(map(str, names)) != sorted(OUTPUTS) or len(outputs) != len(OUTPUTS):
         return f"other outputs than {', '.join(OUTPUTS)}"
-    if not isinstance(scores, list) or not all(type(s) in (int, float) and abs(s) < math.inf for s in scores):
+    if not isinstance(scores, list) or not all(
+        type(score) in (int, float) and abs(score) <= sys.float_info.max for score in scores
+    ):
         return "validation_normal_scores that are no finite numbers"
     return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging import LogRecord
 from pathlib import Path
 from types import TracebackType
@@ -40,17 +41,21 @@ class Checkpoints:
                 ),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_quality,
-                preservation_policy=policy,
-                # A kill while a folder is being deleted would else leave half of it visible.
-                todelete_subdir=None if read_only else DELETED,
-                read_only=read_only,
-            ),
-        )
         self._deleted = directory.absolute() / DELETED
+        if not read_only and self._deleted.is_symlink():
+            # What a link leads to is not ours: orbax would move checkpoints there, and `_sweep` delete what it finds.
+            self._deleted.unlink(missing_ok=True)
+        with _quiet():
+            self._manager = ocp.CheckpointManager(
+                directory.absolute(),
+                options=ocp.CheckpointManagerOptions(
+                    best_fn=_quality,
+                    preservation_policy=policy,
+                    # A kill while a folder is being deleted would else leave half of it visible.
+                    todelete_subdir=None if read_only else DELETED,
+                    read_only=read_only,
+                ),
+            )
         self._processes = processes
         self._is_read_only = read_only
 
@@ -66,7 +71,6 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Frees the disk of checkpoints that are no longer kept; a kill leaves a part of one, where none looks."""
-        # What a link leads to is not ours to delete.
         if not self._processes.is_first or self._is_read_only or self._deleted.is_symlink():
             return
         # The folder itself stays: orbax's thread may be about to rename a checkpoint into it.
@@ -77,12 +81,8 @@ class Checkpoints:
         """Starts writing; returns once the arrays are copied. ``quality`` None: not a candidate for the best."""
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         metrics = None if quality is None else {QUALITY: quality}
-        logger = logging.get_absl_logger()
-        logger.addFilter(_lacks_metrics_on_purpose)
-        try:
+        with _quiet():
             self._manager.save(step, args=items, metrics=metrics, force=True)
-        finally:
-            logger.removeFilter(_lacks_metrics_on_purpose)
         self._sweep()
 
     def latest_step(self) -> int | None:
@@ -128,9 +128,23 @@ class Checkpoints:
         return None
 
 
-def _lacks_metrics_on_purpose(record: LogRecord) -> bool:
-    """False for orbax's warning about a checkpoint without metrics: an interrupted run has no judgement to save."""
-    return "did not provide metrics" not in str(record.msg)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block orbax does not warn of what is done on purpose."""
+    logger = logging.get_absl_logger()
+    logger.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_news)
+
+
+def _is_news(record: LogRecord) -> bool:
+    """False for orbax's warnings of a checkpoint without metrics (an interrupted run has no judgement to save), and of
+    a folder that is opened for reading alone.
+    """
+    on_purpose = ("did not provide metrics", "read_only=True", "directory is read only")
+    return not any(words in str(record.msg) for words in on_purpose)
 
 
 def _quality(metrics: Any) -> float:
