@@ -25,7 +25,7 @@ from absl import flags
 
 from dagm_jax import command_line
 from dagm_jax.main import guarded
-from dagm_jax.types import UserError, nearest
+from dagm_jax.types import UserError, load_json, nearest
 
 if TYPE_CHECKING:
     from dagm_jax.verdict import DecisionRule, VerdictConfig
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         new = fit(request, old, labels, scores, config.verdict)
         if new != old:
             path = request.model / HISTORY
-            history = json.loads(path.read_text()) if path.exists() else []
+            history = read_history(path)
             history.append(json.loads(old.to_json()))
             # Before the rule itself: a kill between the two repeats an entry, the other way round it would lose one.
             write_atomically(path, json.dumps(history, indent=2) + "\n")
@@ -87,6 +87,17 @@ def main(argv: Sequence[str]) -> int:
     changed = f"stored in {request.model / RULE}" if new != old else "the rule is as it was"
     console.print(f"{changed}; report.json speaks of the threshold that the run was tested with")
     return 0
+
+
+def read_history(path: Path) -> list[Any]:
+    """The rules that were replaced so far; raises UserError for a file that is no list of them."""
+    try:
+        history = load_json(path) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"`model`: {path} cannot be read ({error}); restore it from a copy") from error
+    if not isinstance(history, list):
+        raise UserError(f"`model`: {path} holds no list of rules; restore it from a copy")
+    return history
 
 
 def fit(

@@ -103,6 +103,8 @@ def from_config_dict(values: ConfigDict | Mapping[str, Any]) -> RunConfig:
 
     Raises UserError for an unknown key (with its path and the nearest known one) or a value of another type.
     """
+    if not isinstance(values, ConfigDict | Mapping):
+        raise UserError(f"`config` (={str(values)[:40]!r}) must be a group of fields; restore it from a copy")
     mapping = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
     config: RunConfig = _build(RunConfig, mapping, "")
     return config

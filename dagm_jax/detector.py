@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,21 @@ from flax import nnx
 
 from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, from_config_dict
+from dagm_jax.data.files import is_image_shape, is_white_level
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.step import Network, make_judge, make_network, make_state
-from dagm_jax.types import UserError
+from dagm_jax.types import UserError, load_json
 from dagm_jax.verdict import DecisionRule
 
 CONFIG, REPORT, RULE, CHECKPOINTS = "config.json", "report.json", "decision_rule.json", "checkpoints"
 VALIDATION_SCORES = "validation_scores.csv"
+# Of images that are judged at a time; 1,024 of DAGM's.
+MOST_JUDGED_PIXELS = 1 << 28
+# How far trained weights shrink when they are packed: not at all, and the optimiser's zeros to nothing.
+MOST_PACKED = 50
 
 
 def build_network(
@@ -128,13 +133,20 @@ def load_detector(workdir: Path) -> Detector:
     )
     config = from_config_dict(read_json(workdir, CONFIG, "restore it from a copy"))
     rule = read_rule(workdir)
-    step, data = report["training"]["best_step"], report["data"]
+    step, shape, white = _read_report(workdir, report)
     network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
     averaged = config.optim.average_decay > 0
     initial = partial(make_state, optimizer=make_optimizer(config.optim), averaged=averaged)
     shapes = jax.eval_shape(initial, params, stats)
+    _check_size(workdir, shapes)
+    most_px = config.train.judge_batch_size * shape[0] * shape[1]
+    if most_px > MOST_JUDGED_PIXELS:
+        raise UserError(
+            f"`model` (={workdir}): its images and `train.judge_batch_size` (={config.train.judge_batch_size}) take "
+            f"{most_px} pixels at a time, more than the limit of {MOST_JUDGED_PIXELS}; train with a smaller one"
+        )
     like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         try:
             state, meta = checkpoints.restore(step, like)
         except Exception as error:  # orbax raises many kinds for missing and damaged files
@@ -142,11 +154,44 @@ def load_detector(workdir: Path) -> Detector:
                 f"`model` (={workdir}): the checkpoint of step {step}, which its report speaks of, cannot be read "
                 f"({type(error).__name__}); restore it from a copy or train again"
             ) from error
-    network = replace(network, mean=meta["mean"], std=meta["std"] if meta["std"] > 0 else 1.0)
+    mean, std = meta["mean"], meta["std"]
+    if not all(isinstance(value, int | float) and 0 <= value <= 255 for value in (mean, std)):
+        raise UserError(
+            f"`model` (={workdir}): the checkpoint of step {step} has a mean or spread of grey that is none; "
+            "restore it from a copy or train again"
+        )
+    network = replace(network, mean=mean, std=std if std > 0 else 1.0)
     params, stats = state.judged
     model_id = _digest(config, params, stats, rule)
-    height_px, width_px = data["largest_px"]
-    return Detector(config, network, params, stats, (height_px, width_px), data["white"], rule, model_id)
+    return Detector(config, network, params, stats, shape, white, rule, model_id)
+
+
+def _read_report(workdir: Path, report: Any) -> tuple[int, tuple[int, int], int | None]:
+    """(step of the weights, (h, w) in px of the largest image, white level) of a report, maybe a stranger's."""
+    try:
+        step, data = report["training"]["best_step"], report["data"]
+        shape, white = data["largest_px"], data["white"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"`model` (={workdir}): {REPORT} lacks {error}, which reports of this version have; restore it from a copy"
+        ) from error
+    if type(step) is not int or step < 0 or not is_image_shape(shape) or not is_white_level(white):
+        raise UserError(
+            f"`model` (={workdir}): {REPORT} has a training.best_step, data.largest_px or data.white that cannot be; "
+            "restore it from a copy"
+        )
+    return step, (shape[0], shape[1]), white
+
+
+def _check_size(workdir: Path, shapes: Any) -> None:
+    """Nothing; raises UserError where the state would take far more memory than its checkpoints do on the disk."""
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    there = sum(path.lstat().st_size for path in (workdir / CHECKPOINTS).rglob("*"))
+    if needed > MOST_PACKED * there + (64 << 20):
+        raise UserError(
+            f"`model` (={workdir}): the network of {CONFIG} takes {needed} bytes, and its checkpoints hold {there}; "
+            "restore both from a copy"
+        )
 
 
 def read_validation_scores(workdir: Path) -> tuple[list[int], list[float]]:
@@ -155,12 +200,14 @@ def read_validation_scores(workdir: Path) -> tuple[list[int], list[float]]:
     try:
         with path.open(newline="") as stream:
             rows = [(int(row["label"]), float(row["score"])) for row in csv.DictReader(stream)]
+        if not all(label in (0, 1) and math.isfinite(score) for label, score in rows):
+            raise ValueError("a label is neither 0 nor 1, or a score not finite")
     except OSError as error:
         raise UserError(
             f"`model` (={workdir}) lacks {VALIDATION_SCORES} ({error.strerror}), which runs of this version write; "
             "train again"
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
             f"`model` (={workdir}): {VALIDATION_SCORES} is damaged ({error}); restore it from a copy"
         ) from error
@@ -169,18 +216,13 @@ def read_validation_scores(workdir: Path) -> tuple[list[int], list[float]]:
 
 def read_rule(workdir: Path) -> DecisionRule:
     """The decision rule in ``workdir``; raises UserError where it is missing or damaged."""
-    try:
-        return DecisionRule.from_json((workdir / RULE).read_text())
-    except OSError as error:
-        raise UserError(
-            f"`model` (={workdir}) lacks {RULE} ({error.strerror}); restore it from a copy"
-        ) from error
+    return DecisionRule.from_values(read_json(workdir, RULE, "restore it from a copy"))
 
 
 def read_json(workdir: Path, name: str, remedy: str) -> Any:
     """What the JSON file ``name`` of ``workdir`` holds; raises UserError, with ``remedy`` where it is missing."""
     try:
-        return json.loads((workdir / name).read_text())
+        return load_json(workdir / name)
     except OSError as error:
         raise UserError(f"`model` (={workdir}) has no {name} ({error.strerror}); {remedy}") from error
     except ValueError as error:

@@ -83,7 +83,10 @@ class Judge:
         return replace(self, params=params, stats=stats)
 
     def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
-        """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded."""
+        """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded.
+
+        Raises UserError where the network gives no finite numbers.
+        """
         waiting = iter(pixels)
         while chosen := list(islice(waiting, self.batch_size)):
             padded = ((pad(image, self.shape), pad(mask, self.shape)) for image, mask in chosen)
@@ -102,6 +105,11 @@ class Judge:
                     score = slices_score(out["slice_scores"][i], self.verdict)
                 else:
                     score = image_score(smooth, self.verdict)
+                if not (math.isfinite(score) and np.isfinite(smooth).all()):
+                    raise UserError(
+                        "the network's output for an image is not finite, so its weights are damaged or have grown "
+                        "beyond float32; lower `optim.learning_rate` and train in a new workdir, or restore the model"
+                    )
                 counts = int(out["num_right"][i]), int(out["num_counted"][i])
                 yield Judged(image, mask, smooth, score, float(out["loss"][i]), *counts)
 

@@ -13,6 +13,7 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 import platform
 import shutil
 import time
@@ -63,14 +64,21 @@ from dagm_jax.train.loop import Loop, Position, TrainConfig
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
-from dagm_jax.train.step import Network, TrainState, make_state, make_train_step
+from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
 from dagm_jax.types import DiskError, Manifest, Photo, Skip, UserError
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 
 # Fields whose change does not make another run of a workdir's run.
 FREE_FIELDS = frozenset(
-    {"data.num_workers", "data.cache_dir", "train.log_every", "parallel.cpu_convolutions", "parallel.mode"}
+    {
+        "data.num_workers",
+        "data.cache_dir",
+        "train.log_every",
+        "train.skip_non_finite",
+        "parallel.cpu_convolutions",
+        "parallel.mode",
+    }
 )
 # Free until the cool-down begins, whose place and length follow from it; see `check_length`.
 LENGTH = "train.num_steps"
@@ -165,6 +173,11 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
         shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
         rest = ", …" if len(manifest.skipped) > 3 else ""
         console.print(f"data: {len(manifest.skipped)} left out ({shown}{rest}); all are listed in {REPORT}")
+    if leaked := [skip for skip in manifest.skipped if skip.leaks]:
+        console.print(
+            f"data: leakage: {len(leaked)} images are in both halves, train and test, such as {leaked[0].what}; one "
+            "copy of each is left out, so that no image is tested on that was trained on"
+        )
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
     split = split_records(
         manifest.records,
@@ -268,6 +281,7 @@ class Setup:
         )
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
+        """The step from `step.Carry` to `step.Carry`, compiled for the shapes of the state and the host batch."""
         optimizer = make_optimizer(self.config.optim)
         schedule = partial(learning_rate, self.config.optim)
         step = make_train_step(
@@ -281,7 +295,14 @@ class Setup:
             num_shards=self.devices.num_shards,
             average_decay=self.config.optim.average_decay,
         )
-        return self.devices.compile_step(step, state, self.devices.shard_training_batch(batch))
+        guarded = skip_non_finite(step, self.config.train.skip_non_finite, self.devices.axis_name)
+        return self.devices.compile_step(
+            guarded, self.first_carry(state), self.devices.shard_training_batch(batch)
+        )
+
+    def first_carry(self, state: TrainState) -> Carry:
+        """What the first step is given: the state, and that no step was skipped."""
+        return Carry(state, self.devices.replicate(np.int32(0)))
 
     def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
         """Compiled for this process's devices; of several processes each judges its share of the images."""
@@ -342,6 +363,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
             record=record,
             image_ids=[r.image_id for r in setup.data.manifest.records],
             meta={"config": json.loads(to_json(config)), "mean": setup.data.mean, "std": setup.data.std},
+            workdir=workdir,
             processes=setup.processes,
         )
         return loop.run(state, position)
@@ -441,6 +463,7 @@ def write_report(
         "training": {
             "best_step": best_step,
             "last_step": position.step,
+            "skipped_steps": position.num_skipped,
             "train_time_s": position.train_seconds,
             "seconds_per_1000_slices": 1000
             * position.train_seconds
@@ -546,6 +569,7 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
         "largest_px": list(data.cache.largest),
         "white": white_level(data.manifest),
         "num_skipped": len(data.manifest.skipped),
+        "num_leaked": sum(skip.leaks for skip in data.manifest.skipped),
         "skipped": [{"what": skip.what, "reason": skip.reason} for skip in data.manifest.skipped],
     }
 
@@ -630,7 +654,9 @@ def locked(workdir: Path, option: str = "workdir") -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        stream = (workdir / ".lock").open("w")
+        # A workdir may come from a stranger, and this file in it may be a link to one of ours.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        stream = os.fdopen(os.open(workdir / ".lock", flags, 0o666), "w")
     except OSError as error:
         raise UserError(
             f"`{option}` (={workdir}) cannot be written ({error.strerror}); name another"

@@ -182,7 +182,7 @@ def judge_apart(format: str, file: Path, images: np.ndarray) -> dict[str, np.nda
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"`--format` (={format}): the file does not run in a process of its own: {last}")
-        with np.load(outputs) as arrays:
+        with np.load(outputs, allow_pickle=False) as arrays:
             return dict(arrays)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dagm_jax.data.files import MAX_PIXELS, is_image_shape, is_white_level
 from dagm_jax.data.layouts import DAGM_SHAPE
 from dagm_jax.data.reading import Reading
 from dagm_jax.data.slicing import pad
-from dagm_jax.runtimes import RUNTIMES, Program
-from dagm_jax.types import UserError
+from dagm_jax.runtimes import OUTPUTS, RUNTIMES, Program
+from dagm_jax.types import UserError, load_json
 from dagm_jax.verdict import DecisionRule
 
 # What the packages of an extra are installed by, where the import of this module fails.
@@ -24,6 +26,9 @@ NEEDED = {
     "stablehlo": ("flatbuffers", "pip install flatbuffers"),
     "onnx": ("onnxruntime", "pip install onnxruntime"),
 }
+
+
+_MODEL_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
 def contract_path(path: Path) -> Path:
@@ -125,14 +130,17 @@ def load_exported(path: Path) -> Exported:
         program = RUNTIMES[format](path)
     except ModuleNotFoundError as error:
         raise UserError(f"`model` (={path}) needs the package {module}: {command}") from error
-    return Exported(program, contract, DecisionRule.from_json(json.dumps(contract["rule"])))
+    except Exception as error:  # what the runtimes raise for damaged files has no common type
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"`model` (={path}) is no {format} program ({reason}); export it again") from error
+    return Exported(program, contract, DecisionRule.from_values(contract["rule"]))
 
 
 def read_contract(path: Path) -> dict[str, Any]:
     """What FILE.json beside the exported file ``path`` holds; raises UserError."""
     beside = contract_path(path)
     try:
-        contract: dict[str, Any] = json.loads(beside.read_text())
+        contract: dict[str, Any] = load_json(beside)
     except OSError as error:
         raise UserError(
             f"`model` (={path}) has no contract {beside.name} beside it ({error.strerror}); copy both, or name the "
@@ -141,6 +149,30 @@ def read_contract(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"`model` (={path}): {beside.name} is not JSON ({error}); export again") from error
     needed = {"format", "sha256", "model_id", "input", "outputs", "rule", "validation_normal_scores"}
-    if not isinstance(contract, dict) or needed - set(contract) or contract["format"] not in RUNTIMES:
+    if not isinstance(contract, dict) or needed - set(contract) or str(contract["format"]) not in RUNTIMES:
         raise UserError(f"`model` (={path}): {beside.name} is no contract of an exported file; export again")
+    if fault := _fault(contract):
+        raise UserError(f"`model` (={path}): {beside.name} has {fault}; export again")
     return contract
+
+
+def _fault(contract: dict[str, Any]) -> str | None:
+    """What in a contract cannot be, or None; it may be a stranger's."""
+    given, outputs, scores = contract["input"], contract["outputs"], contract["validation_normal_scores"]
+    if not (isinstance(contract["model_id"], str) and _MODEL_ID.fullmatch(contract["model_id"])):
+        return "a model_id that is not 12 hex digits"
+    if not (isinstance(contract["sha256"], str) and isinstance(contract["rule"], dict)):
+        return "a sha256 or a rule that is none"
+    shape = given.get("shape") if isinstance(given, dict) else None
+    if not (isinstance(shape, list) and len(shape) == 3 and is_image_shape(shape[1:])):
+        return f"no input of an image's shape, at most {MAX_PIXELS} pixels"
+    if not is_white_level(given.get("white", "")):
+        return "an input whose white level is none"
+    names = [output.get("name") for output in outputs if isinstance(output, dict)]
+    if sorted(map(str, names)) != sorted(OUTPUTS) or len(outputs) != len(OUTPUTS):
+        return f"other outputs than {', '.join(OUTPUTS)}"
+    if not isinstance(scores, list) or not all(
+        type(score) in (int, float) and abs(score) <= sys.float_info.max for score in scores
+    ):
+        return "validation_normal_scores that are no finite numbers"
+    return None

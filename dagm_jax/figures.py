@@ -268,7 +268,8 @@ def _draw_item(source: Axes, overlaid: Axes, item: GalleryItem, norm: Normalize)
         overlaid.contour(columns, rows, framed, levels=[0.5], colors="#56E0FF", linewidths=1.1)
         overlaid.set(xlim=extent[:2], ylim=extent[2:])
     colour = "black" if item.correct else RED
-    source.set_title(item.title, fontsize=7.5, color=colour, loc="left", pad=4)
+    # Of a file's name dollars are no formula.
+    source.set_title(item.title, fontsize=7.5, color=colour, loc="left", pad=4, parse_math=False)
 
 
 def plot_gallery(items: Sequence[GalleryItem], path: str | os.PathLike[str]) -> None:

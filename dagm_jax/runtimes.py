@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 INPUT = "image"
+# Others run code of this machine that the file does not hold, at worst whatever lies at an address of its choice.
+HARMLESS_CALL = "custom_call @shape_assertion("
 OUTPUTS = ("score", "defective", "map", "mask")
 # Not a divisor of most numbers of images, so that another batch size is seen at the end.
 CHECK_BATCH = 3
@@ -24,11 +26,18 @@ Program = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], ...]]
 
 
 def open_stablehlo(path: Path) -> Program:
-    """The program in a StableHLO file, compiled by jax for each batch size that it meets."""
+    """The program in a StableHLO file, compiled by jax for each batch size that it meets.
+
+    Raises ValueError for a program that calls out of itself, which those that we export do not.
+    """
     import jax
     from jax import export
 
-    call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    exported = export.deserialize(bytearray(path.read_bytes()))
+    program = exported.mlir_module()
+    if program.count("custom_call") != program.count(HARMLESS_CALL):
+        raise ValueError("it calls code outside of itself")
+    call = jax.jit(exported.call)
     return lambda images: tuple(np.asarray(output) for output in call(images))
 
 
@@ -45,7 +54,7 @@ RUNTIMES: dict[str, Callable[[Path], Program]] = {"stablehlo": open_stablehlo, "
 
 def main(format: str, file: str, images: str, outputs: str) -> None:
     """Writes what the file says of the images, an array of each of OUTPUTS."""
-    program, pixels = RUNTIMES[format](Path(file)), np.load(images)
+    program, pixels = RUNTIMES[format](Path(file)), np.load(images, allow_pickle=False)
     parts = [program(pixels[i : i + CHECK_BATCH]) for i in range(0, len(pixels), CHECK_BATCH)]
     joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     named: dict[str, Any] = dict(zip(OUTPUTS, joined, strict=True))

@@ -8,12 +8,16 @@ Labels: 1 = defective, 0 = defect-free; for slices also -1 = neither (too little
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
 
 import numpy as np
+
+# A report that lists 100,000 files left out takes 30 MB.
+MOST_JSON_BYTES = 256 << 20
 
 
 class UserError(Exception):
@@ -26,6 +30,18 @@ class DiskError(UserError):
 
 class ProcessLost(Exception):
     """A process that this one works with is dead; its text is one line. The same command goes on from what is saved."""
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds; raises OSError, and ValueError for what is no JSON, nested too deeply, or too large."""
+    with path.open("rb") as stream:
+        data = stream.read(MOST_JSON_BYTES + 1)
+    if len(data) > MOST_JSON_BYTES:
+        raise ValueError(f"more than {MOST_JSON_BYTES} bytes")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class Interrupted(BaseException):
@@ -111,10 +127,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Something found under the data root that is not used, and why."""
+    """Something found under the data root that is not used, and why.
+
+    leaks: it is a copy of an image of the other half, train or test.
+    """
 
     what: str
     reason: str
+    leaks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

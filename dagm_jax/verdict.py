@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -94,7 +95,8 @@ class DecisionRule:
     def __post_init__(self) -> None:
         for name in ("threshold", "pixel_threshold"):
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value)):
+            # isfinite would raise for a whole number beyond all floats.
+            if not (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
                 raise UserError(f"`decision_rule.{name}` (={value!r}) must be finite; calibrate again")
 
     def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
@@ -120,6 +122,11 @@ class DecisionRule:
         except json.JSONDecodeError as error:
             reason = f"must be JSON: {error.msg}; calibrate again"
             raise UserError(f"`decision_rule` ({text[:40]!r}) {reason}") from None
+        return cls.from_values(values)
+
+    @classmethod
+    def from_values(cls, values: Any) -> DecisionRule:
+        """The rule of these JSON values, which may be a stranger's. Raises UserError for values that are no rule."""
         names = [item.name for item in fields(cls)]
         if not isinstance(values, dict) or sorted(values) != sorted(names):
             found = sorted(values) if isinstance(values, dict) else type(values).__name__

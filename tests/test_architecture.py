@@ -9,11 +9,14 @@ the main job, and the other commands on top, which share its way to say what is 
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +56,7 @@ LEVELS = {
     "predict": 8,
     "calibrate": 8,
     "export": 8,
+    "replay": 8,
 }
 # Import name → distribution name, where they differ by more than - and _.
 DISTRIBUTIONS = {
@@ -65,7 +69,7 @@ DISTRIBUTIONS = {
 }
 # The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
 TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/prepared"}
-COMMANDS = {"main", "command_line", "predict", "calibrate", "export"}
+COMMANDS = {"main", "command_line", "predict", "calibrate", "export", "replay"}
 # What no extra can name, because its pins contradict ours; docs/export.md has the command.
 UNDECLARABLE = {"jax2onnx"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
@@ -243,6 +247,73 @@ def test_nobody_uses_pyplot() -> None:
     assert not users(lambda name: "pyplot" in name or name.startswith(("pylab", "matplotlib.pylab")))
 
 
+# --- what may not be done with files of strangers ---
+
+
+def called(tree: ast.AST) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(dotted name, constant keyword arguments) of every call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            constants = {
+                word.arg: word.value.value
+                for word in node.keywords
+                if word.arg is not None and isinstance(word.value, ast.Constant)
+            }
+            yield ast.unparse(node.func), constants
+
+
+def dangers(tree: ast.AST) -> set[str]:
+    """What in the tree can run code that a file holds, or that a file's name spells out for a shell."""
+    modules = under(
+        "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "runpy"
+    )
+    functions = under("torch.load", "os.system", "os.popen", "os.spawnl", "yaml.load", "yaml.unsafe_load")
+    found = {name for name in names_of(tree) if modules(name) or functions(name)}
+    for name, words in called(tree):
+        if name in ("eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec"):
+            found.add(name)
+        if words.get("allow_pickle") is True or words.get("shell") is True:
+            found.add(f"{name}(allow_pickle or shell)")
+        if name in ("np.load", "numpy.load", "jnp.load") and words.get("allow_pickle") is not False:
+            found.add(f"{name} without allow_pickle=False")
+    return found
+
+
+def test_no_file_of_a_stranger_is_run() -> None:
+    """Would catch: pickle, which runs what it reads, in any of its guises, and text handed to Python or to a shell.
+
+    The exchange between the processes of one job is the exception: they run each other's code anyway.
+    """
+    paths = [path for name in ("dagm_jax", "configs", "launch") for path in (ROOT / name).rglob("*.py")]
+    found = {path.relative_to(ROOT).as_posix(): dangers(ast.parse(path.read_text())) for path in paths}
+    assert {path: sorted(what) for path, what in found.items() if what} == {
+        "dagm_jax/processes.py": ["pickle", "pickle.dumps", "pickle.loads"]
+    }
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "def f():\n    import dill",
+        "import torch\ntorch.load('x')",
+        "eval('1')",
+        "exec(text)",
+        "__import__('os')",
+        "import numpy as np\nnp.load('x')",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "np.savez('x', allow_pickle=True)",
+        "import subprocess\nsubprocess.run('ls', shell=True)",
+        "import os\nos.system('ls')",
+        "import yaml\nyaml.load(text)",
+    ],
+)
+def test_the_rule_on_files_of_strangers_sees(code: str) -> None:
+    """Would catch: a rule that a small change of its pattern has blinded."""
+    assert dangers(ast.parse(code))
+
+
 # --- dependencies ---
 
 
@@ -286,3 +357,40 @@ def third_party(folder: Path, pattern: str) -> set[str]:
 def test_every_import_is_declared(folder: str, pattern: str, extras: tuple[str, ...]) -> None:
     """Would catch: a package that is only there because another one happens to need it, missing on a fresh machine."""
     assert third_party(ROOT / folder, pattern) - declared(*extras) - UNDECLARABLE == set()
+
+
+REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[a-z0-9]+\])?>=(?P<least>[0-9]+(\.[0-9]+)*)")
+
+
+def requirements() -> list[str]:
+    """Every requirement of pyproject: of the package and of its extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    return sorted({*project["dependencies"], *(text for extra in extras for text in extra)})
+
+
+@pytest.mark.parametrize("text", requirements())
+def test_every_dependency_has_a_lower_bound_that_is_met(text: str) -> None:
+    """Would catch: a release with a known hole, or one that is too old, let in because no bound forbids it; and tests
+    run with an older release than users are told to have.
+    """
+    match = REQUIREMENT.fullmatch(text)
+    assert match, f"{text} is not of the form name>=version"
+    try:
+        installed = importlib.metadata.version(match["name"])
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{match['name']} is of an extra that is not installed")
+    numbers = re.match(r"[0-9]+(\.[0-9]+)*", installed)
+    assert numbers
+    found, least = ([int(n) for n in version.split(".")] for version in (numbers[0], match["least"]))
+    assert found >= least
+
+
+def test_every_lower_bound_has_its_reason() -> None:
+    """Would catch: a bound that nobody dares to move, because nobody knows what it is for."""
+    text = (ROOT / "pyproject.toml").read_text()
+    block = text[text.index("dependencies = [") : text.index("[tool.hatch")]
+    lines = [line.strip() for line in block.splitlines()]
+    bound = [i for i, line in enumerate(lines) if ">=" in line and not line.startswith("#")]
+    assert bound
+    assert not [lines[i] for i in bound if "# " not in lines[i] and not lines[i - 1].startswith("#")]

@@ -95,6 +95,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "train.min_rise": (0.001, 0.0),
     "train.num_steps": (720, 5),
     "train.patience": (10, 3),
+    "train.skip_non_finite": (0, 3),
     "train.target_quality": (0.935, 1.0),
     "train.validate_every": (20, 7),
     "verdict.calibration": ("f1", "expected_cost"),
@@ -495,6 +496,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
             "log_every",
         )
     ],
+    (TrainConfig, dict(skip_non_finite=-1), "`train.skip_non_finite` (=-1) must be at least 0"),
     *[
         (TrainConfig, {name: value}, f"`train.{name}` (={value}) must lie in [0, 1]")
         for name in ("target_quality", "min_rise", "cooldown_share", "cooldown_share_at_target")

@@ -21,7 +21,7 @@ from dagm_jax.data.files import BadImage
 from dagm_jax.data.prepared import shards
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def build_cache(
 ) -> tuple[Manifest, ImageCache]:
     """The manifest less its unreadable and duplicate images, and the cache of what is left.
 
+    Of images with the same pixels the first is used, and none where their labels contradict each other.
     ``shape``: (h, w) that every image must have, None for any.
     Each image is decoded once; a cache that is there for the same files (path, size, time of change) is taken as it
     is. The file appears under its name only when it is whole. Raises UserError where the disk is full or read-only.
@@ -193,7 +194,7 @@ def _write(
     temporary = pixels.with_suffix(f".{os.getpid()}.partial")
     try:
         # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
-        with temporary.open("wb") as stream:
+        with temporary.open("w+b") as stream:
             kept, shapes, skipped = _write_rows(manifest.records, stream, shape, on_image)
             stream.flush()
             os.fsync(stream.fileno())
@@ -216,7 +217,8 @@ def _write_rows(
     kept: list[int] = []
     shapes: list[tuple[int, int]] = []
     skipped: list[Skip] = []
-    first_with: dict[bytes, str] = {}
+    first_with: dict[bytes, int] = {}
+    mislabelled: set[int] = set()
     for place, loaded in enumerate(load_all(records, shape)):
         record = records[place]
         if isinstance(loaded, BadImage):
@@ -225,17 +227,50 @@ def _write_rows(
             image, mask = loaded
             height, width = image.shape
             content = hashlib.sha256(image.tobytes() + bytes(str(width), "ascii")).digest()
-            if content in first_with:
-                # Two copies of one picture could stand on two sides of the split.
-                skipped.append(Skip(record.image_id, f"has the same pixels as {first_with[content]}"))
-            else:
-                first_with[content] = record.image_id
+            first = first_with.setdefault(content, place)
+            if first == place:
                 kept.append(place)
                 shapes.append((height, width))
                 stream.write(image.tobytes())
                 stream.write(np.packbits(mask).tobytes())
+            else:
+                # Two copies of one picture could stand on two sides of the split.
+                skipped.append(_skip_copy(record, records[first]))
+                if record.label != records[first].label and first not in mislabelled:
+                    mislabelled.add(first)
+                    skipped.append(_skip_copy(records[first], record))
         on_image()
-    return kept, shapes, skipped
+    left = [i for i, place in enumerate(kept) if place not in mislabelled]
+    _keep_rows(stream, shapes, left)
+    return [kept[i] for i in left], [shapes[i] for i in left], skipped
+
+
+def _skip_copy(record: Record, other: Record) -> Skip:
+    """What is said of an image that has the same pixels as another one."""
+    same = f"has the same pixels as {other.image_id}"
+    if record.label != other.label:
+        label = "defective" if other.label else "good"
+        return Skip(
+            record.image_id, f"{same}, which is labelled {label}: one label is wrong, so neither is used"
+        )
+    if {record.half, other.half} == {"train", "test"}:
+        told = f"leakage: {same} of the {other.half} half, and is itself of the {record.half} half; left out here"
+        return Skip(record.image_id, told, leaks=True)
+    return Skip(record.image_id, same)
+
+
+def _keep_rows(stream: BinaryIO, shapes: Sequence[tuple[int, int]], left: Sequence[int]) -> None:
+    """Closes the gaps of the rows that are not ``left`` (rising) in the file that is being written."""
+    if len(left) == len(shapes):
+        return
+    offsets = [0, *accumulate(map(row_bytes, shapes))]
+    end = 0
+    for i in left:
+        stream.seek(offsets[i])
+        row = stream.read(row_bytes(shapes[i]))
+        stream.seek(end)
+        end += stream.write(row)
+    stream.truncate(end)
 
 
 def _disk_error(error: OSError, directory: Path, needed: int | None) -> UserError:

@@ -71,7 +71,7 @@ def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
     size = (image.shape[0], image.shape[1])
     match record.mask:
         case None:
-            mask: NDArray[np.bool_] = np.full(size, record.label == 1)
+            mask: NDArray[np.bool_] = np.full(size, record.label == 1) if own_mask is None else own_mask
         case Path():
             mask = read_mask(record.mask, size)
         case Photo():

@@ -5,13 +5,15 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dagm_jax.data.layouts import printable
 
 MAX_PIXELS = 64 * 1024 * 1024
 _MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# 64 Mpx of 16 bits in chunks of 8 KiB, as libpng writes them, are 16 thousand; a file of empty ones holds 21 million.
+_MAX_CHUNKS = 200_000
 
 
 class BadImage(Exception):
@@ -23,6 +25,17 @@ def check_shape(path: Path | str, found: tuple[int, int], shape: tuple[int, int]
     if shape is not None and found != tuple(shape):
         expected = f"expected {shape[0]}x{shape[1]}, {why}"
         raise BadImage(f"{printable(path)}: size {found[0]}x{found[1]} (height x width), {expected}")
+
+
+def is_image_shape(value: Any) -> bool:
+    """Whether a value from a file of JSON is the [height, width] in px of an image that may be read."""
+    is_pair = isinstance(value, list) and len(value) == 2 and all(type(edge) is int for edge in value)
+    return is_pair and min(value) >= 1 and value[0] * value[1] <= MAX_PIXELS
+
+
+def is_white_level(value: Any) -> bool:
+    """Whether a value from a file of JSON is what `Photo.white` may be, or None."""
+    return value is None or (type(value) is int and 255 <= value <= 65535)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -92,6 +105,8 @@ def _chunks(data: bytes, name: str) -> list[tuple[bytes, memoryview]]:
         if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise BadImage(f"{name}: corrupt, wrong checksum at byte {position}")
         chunks.append((kind, view[position + 8 : end]))
+        if len(chunks) > _MAX_CHUNKS:
+            raise BadImage(f"{name}: more than the limit of {_MAX_CHUNKS} chunks")
         if kind == b"IEND":
             return chunks
         position = end + 4

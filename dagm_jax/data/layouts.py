@@ -7,7 +7,6 @@ Layout B: ``ClassN`` (good) and ``ClassN_def`` (defective, with ``labels.txt`` o
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -25,6 +24,8 @@ _CLASS_NAME = re.compile(r"class0*([1-9][0-9]?)(_def)?", re.IGNORECASE | re.ASCI
 _IMAGE_NAME = re.compile(r"([0-9]{1,6})\.png", re.IGNORECASE | re.ASCII)
 _MASK_NAME = re.compile(r"([0-9]{1,6})_label\.png", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,6}", re.ASCII)
+# float() also takes "1_0" for 10, digits of other scripts, and words such as nan.
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 _PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".npy"}
 )
@@ -81,8 +82,8 @@ def read_tree(root: Path, classes: tuple[int, ...]) -> Manifest:
 
     ``root`` holds ``ClassN`` folders, or is one, or holds them one level further down. Records are ordered by
     class, then train before test (layout A) or good before defective (layout B), then number. Every file of
-    these classes that is not used is in ``skipped``, but for litter such as Thumbs.db and for masks of images
-    labelled good. Raises UserError where the tree cannot be used at all.
+    these classes that is not used is in ``skipped``, but for litter such as Thumbs.db. Raises UserError where the tree
+    cannot be used at all.
     """
     if not classes:
         raise UserError("`data.classes` (=[]) must name at least one class, e.g. 8")
@@ -313,8 +314,8 @@ def _read_half(part: _Part, half: Literal["train", "test"], report: _Report) -> 
             report.skip(image, f"labelled defective, but Label/{number:04d}_label.PNG is missing")
         else:
             image_id = f"Class{part.class_id}/{half.capitalize()}/{number:04d}"
-            mask = masks[number] if label == 1 else None
-            records.append(Record(image_id, part.class_id, label, half, image, mask))
+            # One of a good image has to be empty, which decoding looks after.
+            records.append(Record(image_id, part.class_id, label, half, image, masks.get(number)))
     for number, mask in masks.items():
         if number not in images:
             report.skip(mask, "mask without its image")
@@ -466,12 +467,9 @@ def _parse_ellipse_row(text: str) -> tuple[int, Ellipse] | str:
         return f"{len(fields)} fields, expected 6 (number, two semi-axes, rotation, centre x, y)"
     if not _NUMBER.fullmatch(fields[0]):
         return "number malformed"
-    try:
-        values = [float(value) for value in fields[1:]]
-    except ValueError:
+    if not all(map(_DECIMAL.fullmatch, fields[1:])):
         return "not a number among the ellipse's values"
-    if not all(math.isfinite(value) for value in values):
-        return "NaN or infinite value"
+    values = [float(value) for value in fields[1:]]
     if min(values[:2]) < _SMALLEST_AXIS_PX:
         return f"semi-axes must be positive (at least {_SMALLEST_AXIS_PX:g} px)"
     if max(map(abs, values)) > _LARGEST_PX:

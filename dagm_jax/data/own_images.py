@@ -8,6 +8,7 @@ CSV: a file with the columns ``path,label`` and, where wanted, ``mask,split``; p
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -55,10 +56,12 @@ def read_mvtec(root: Path) -> Manifest:
                 f"`data.root` (={printable(root)}): train/{name} and test/{name} share the masks of "
                 f"ground_truth/{name}; move the images into one of them, or give a CSV table"
             )
+    # Masks of good images have to be empty, which decoding looks after; MVTec's training images have none.
+    has_good = any(half == "test" and folder.name == GOOD for half, folder in folders)
     for half, folder in folders:
-        own = {} if folder.name == GOOD else masks.get(folder.name, {})
+        own = {} if (half, folder.name) == ("train", GOOD) else masks.get(folder.name, {})
         found.add_folder(folder.path, 0 if folder.name == GOOD else 1, half, own)
-    for kind in sorted(masks.keys() - set(kinds)):
+    for kind in sorted(masks.keys() - set(kinds) - ({GOOD} if has_good else set())):
         found.skip(truth / kind, "masks without a folder of images of this name")
     return found.manifest("MVTec layout")
 
@@ -84,7 +87,8 @@ def read_csv(path: Path) -> Manifest:
     Rows that name a file for the second time are left out. Raises UserError for a table that means nothing.
     """
     found = _Found(path.parent)
-    seen: dict[Path, tuple[int, str]] = {}
+    # By what it leads to: of two names of one file each could bring a label of its own.
+    seen: dict[str, tuple[int, str]] = {}
     for line, row in _rows(path):
         label, half = row["label"].lower(), row["split"].lower()
         for column, value, known in (("label", label, _LABELS), ("split", half, _HALVES)):
@@ -96,15 +100,16 @@ def read_csv(path: Path) -> Manifest:
         if not row["path"]:
             raise _bad_row(path, line, "path is empty")
         image = path.parent / row["path"]
-        if image in seen:
-            first, first_label = seen[image]
+        file = os.path.realpath(image)
+        if file in seen:
+            first, first_label = seen[file]
             if _LABELS[first_label] != _LABELS[label]:
                 raise _bad_row(
-                    path, line, f"label {row['label']!r}, but line {first} gives that path another"
+                    path, line, f"label {row['label']!r}, but line {first} gives that file another"
                 )
-            found.skips.append(Skip(printable(f"{path.name}:{line}"), f"same path as line {first}"))
+            found.skips.append(Skip(printable(f"{path.name}:{line}"), f"same file as line {first}"))
             continue
-        seen[image] = (line, label)
+        seen[file] = (line, label)
         mask = path.parent / row["mask"] if row["mask"] else None
         found.add(row["path"], image, _LABELS[label], _HALVES[half], mask)
     return found.manifest(f"table {path.name}")

@@ -140,6 +140,8 @@ def _to_grey(picture: Image.Image, name: str, strongest: bool) -> NDArray[np.uin
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > _WHITE_16:
             raise BadImage(f"{name}: 32-bit image; convert to 8- or 16-bit")
+        if "transparency" in picture.info:
+            raise BadImage(f"{name}: transparent pixels; save it without transparency")
         return values.astype(np.uint16)
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise BadImage(f"{name}: image of kind {picture.mode}; convert to 8- or 16-bit grey or 8-bit colour")

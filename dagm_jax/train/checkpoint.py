@@ -21,7 +21,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.types import UserError
+from dagm_jax.types import UserError, load_json
 
 NUM_LATEST = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -42,21 +42,26 @@ class Checkpoints:
     A checkpoint is written aside and renamed, so one that is visible is whole; and it carries a digest of all that it
     holds, so one that a disk has changed since is told from it. The two latest and the best by quality are kept. Use as
     a context manager: leaving it waits for writes that are under way. Several processes, which share the folder, all
-    call the same methods in the same order.
+    call the same methods in the same order. ``read_only``: nothing in the folder is changed.
     """
 
-    def __init__(self, directory: Path, processes: Processes = ALONE) -> None:
+    def __init__(self, directory: Path, processes: Processes = ALONE, read_only: bool = False) -> None:
         self._processes = processes
+        self._is_read_only = read_only
+        self._deleted = directory.absolute() / DELETED
+        if not read_only and self._deleted.is_symlink():
+            # What a link leads to is not ours: orbax would move checkpoints there, and `_sweep` delete what it finds.
+            self._deleted.unlink(missing_ok=True)
+        logging.get_absl_logger().addFilter(_is_news)
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_LatestAndBest(self.best_step),
                 # A kill while a folder is being deleted would else leave half of it visible.
-                todelete_subdir=DELETED,
+                todelete_subdir=None if read_only else DELETED,
+                read_only=read_only,
             ),
         )
-        self._deleted = directory.absolute() / DELETED
-        logging.get_absl_logger().addFilter(_is_told_nowhere_else)
         # orbax keeps such figures too, but one that is damaged keeps it from opening the folder.
         self._qualities = processes.of_the_first(self._read_qualities() if processes.is_first else {})
 
@@ -66,7 +71,7 @@ class Checkpoints:
         for step in self._manager.all_steps():
             path = Path(self._manager.directory) / str(step) / META / "metadata"
             try:
-                quality = json.loads(path.read_text())[QUALITY]
+                quality = load_json(path)[QUALITY]
             except (OSError, ValueError, LookupError, TypeError) as error:
                 logging.warning("checkpoint of step %d cannot be read (%s)", step, _first_line(error))
                 continue
@@ -85,12 +90,12 @@ class Checkpoints:
                 self._manager.wait_until_finished()
                 self._manager.close()
         finally:
-            logging.get_absl_logger().removeFilter(_is_told_nowhere_else)
+            logging.get_absl_logger().removeFilter(_is_news)
         self._sweep()
 
     def _sweep(self) -> None:
         """Frees the disk of checkpoints that are no longer kept; a kill leaves a part of one, where none looks."""
-        if not self._processes.is_first:
+        if not self._processes.is_first or self._is_read_only or self._deleted.is_symlink():
             return
         # The folder itself stays: orbax's thread may be about to rename a checkpoint into it.
         for dropped in self._deleted.glob("*"):
@@ -194,9 +199,13 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
         return [step in kept for step in steps]
 
 
-def _is_told_nowhere_else(record: LogRecord) -> bool:
-    """False for the traces that orbax's threads log of errors which it raises at the next call anyway."""
-    return not (record.exc_info and "orbax" in record.pathname)
+def _is_news(record: LogRecord) -> bool:
+    """False for the traces that orbax's threads log of errors which it raises at the next call anyway, and for its
+    warnings of a folder that is opened for reading alone.
+    """
+    on_purpose = ("read_only=True", "directory is read only")
+    is_trace = bool(record.exc_info) and "orbax" in record.pathname
+    return not (is_trace or any(words in str(record.msg) for words in on_purpose))
 
 
 def _digest(state: Any, meta: dict[str, Any], quality: float | None) -> str:

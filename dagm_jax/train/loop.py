@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,10 +22,11 @@ import numpy as np
 
 from dagm_jax.data.pipeline import iterate
 from dagm_jax.processes import ALONE, Processes
+from dagm_jax.train import kept_batch
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import Bar, Record, console, show
-from dagm_jax.train.step import TrainState
+from dagm_jax.train.step import Carry, TrainState
 from dagm_jax.types import Interrupted, UserError
 
 
@@ -40,6 +42,8 @@ class TrainConfig:
     accumulate: parts that a batch is worked off in, one after the other, to save memory; see ``train.step``.
     balance: half of the slices of a batch hold defect, where the task learns from defects.
     judge_batch_size: images per device that are judged at a time.
+    skip_non_finite: so many steps whose loss or gradient is not finite are skipped, which leaves the weights as they
+    are; at the next one training stops.
     """
 
     batch_size: int = 16
@@ -55,6 +59,7 @@ class TrainConfig:
     cooldown_share: float = 1.0
     cooldown_share_at_target: float = 0.25
     log_every: int = 5
+    skip_non_finite: int = 0
 
     def __post_init__(self) -> None:
         counts = (
@@ -70,6 +75,10 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"`train.{name}` (={getattr(self, name)}) must be at least 1")
+        if self.skip_non_finite < 0:
+            raise UserError(
+                f"`train.skip_non_finite` (={self.skip_non_finite}) must be at least 0; 0 stops at the first such step"
+            )
         for name in ("target_quality", "min_rise", "cooldown_share", "cooldown_share_at_target"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"`train.{name}` (={getattr(self, name)}) must lie in [0, 1]")
@@ -94,6 +103,7 @@ class Position:
     num_without_rise: int = 0
     end_step: int | None = None
     train_seconds: float = 0.0
+    num_skipped: int = 0
 
     def after_validation(self, quality: float, config: TrainConfig) -> Position:
         """The position with this validation counted, and the end set if it is time to cool down."""
@@ -135,7 +145,7 @@ class Loop:
 
     config: TrainConfig
     devices: Devices
-    step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+    step: Callable[[Carry, Any], tuple[Carry, dict[str, jax.Array]]]
     stream: grain.MapDataset
     num_workers: int
     validate: Callable[[TrainState], dict[str, float]]
@@ -143,12 +153,14 @@ class Loop:
     record: Record
     image_ids: Sequence[str]
     meta: dict[str, Any]
+    workdir: Path
     processes: Processes = ALONE
 
     def run(self, state: TrainState, position: Position) -> Position:
         """The position after the last step; state and position are saved along the way.
 
-        Raises Interrupted after saving, NonFinite (before any state that it would harm is saved), and ProcessLost.
+        Raises Interrupted after saving, NonFinite (before any state that it would harm is saved; the batch is in a file
+        of the workdir, see ``train.kept_batch``), and ProcessLost.
         """
         stopping_requested: list[int] = []
         total = position.end_step or self.config.num_steps
@@ -194,25 +206,36 @@ class Loop:
         pending = []
         log_step = (position.step // self.config.log_every + 1) * self.config.log_every
         end = min(log_step, *self._validation_steps(position))
+        carry = Carry(state, self.devices.replicate(np.int32(position.num_skipped)))
         for step in range(position.step + 1, end + 1):
             batch, on_devices = next(batches)
-            state, metrics = self.step(state, on_devices)
+            carry, metrics = self.step(carry, on_devices)
             pending.append((step, metrics, batch["image_index"]))
-        rows = []
+        rows, num_skipped = [], position.num_skipped
         for step, metrics, image_index in pending:
-            rows.append({name: float(value) for name, value in metrics.items()})
+            row = {name: float(value) for name, value in metrics.items()}
             self.processes.beat()
-            if not all(math.isfinite(value) for value in rows[-1].values()):
-                raise self._non_finite(step, rows[-1], image_index)
+            if row.pop("non_finite"):
+                num_skipped += 1
+                self._on_non_finite(step, row, image_index, num_skipped, carry.state)
+            else:
+                rows.append(row)
         elapsed_s = time.monotonic() - start_s
-        values = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-        values["slices_per_s"] = len(pending) * self.config.batch_size / elapsed_s
+        values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
+        values |= {
+            "slices_per_s": len(pending) * self.config.batch_size / elapsed_s,
+            "skipped_steps": num_skipped,
+        }
         self.record.write("train", end, values)
         best = position.best_quality
-        figures = f"loss {values['loss']:.3f}, {values['slices_per_s']:.1f} slices/s"
+        loss = f"loss {values['loss']:.3f}" if rows else "no step with a finite loss"
+        figures = f"{loss}, {values['slices_per_s']:.1f} slices/s"
         bar.advance(len(pending), figures + (f", quality {best:.3f}" if best else ""))
         seconds = position.train_seconds + elapsed_s
-        return state, replace(position, step=end, validated=False, train_seconds=seconds)
+        position = replace(
+            position, step=end, validated=False, train_seconds=seconds, num_skipped=num_skipped
+        )
+        return carry.state, position
 
     def _validate_and_save(self, state: TrainState, position: Position) -> tuple[TrainState, Position]:
         values = self.validate(state)
@@ -230,14 +253,39 @@ class Loop:
     def _save(self, state: TrainState, position: Position, quality: float | None) -> None:
         self.checkpoints.save(position.step, state, {**self.meta, "position": asdict(position)}, quality)
 
-    def _non_finite(self, step: int, values: dict[str, float], image_index: np.ndarray) -> NonFinite:
+    def _on_non_finite(
+        self, step: int, row: dict[str, float], image_index: np.ndarray, num_skipped: int, state: TrainState
+    ) -> None:
+        """Says which step was skipped; raises NonFinite where it is one too many, with ``state`` from before it."""
         parts = self.processes.gather(image_index)
         names = sorted({self.image_ids[int(i)] for part in parts for i in part})
-        bad = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
-        return NonFinite(
-            f"training stopped at step {step}: {bad}; learning rate {values['learning_rate']:.2e}, "
-            f"images of the batch: {', '.join(names)}; lower `optim.learning_rate` or look at these images"
+        # Statistics of activations may overflow where the loss, of which they are no part, does not.
+        bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
+        what = (
+            f"at step {step}: {', '.join(bad) or 'norm statistics not finite'}; learning rate "
+            f"{row['learning_rate']:.2e}, images of the batch: {', '.join(names)}"
         )
+        if num_skipped <= self.config.skip_non_finite:
+            console.print(f"training skipped a step ({num_skipped} so far) {what}")
+            return
+        kept = self._keep_batch(step, state)
+        raise NonFinite(
+            f"training stopped {what}; {kept}; lower `optim.learning_rate`, look at these images, or let "
+            f"`train.skip_non_finite` (={self.config.skip_non_finite}) allow for more such steps"
+        )
+
+    def _keep_batch(self, step: int, state: TrainState) -> str:
+        """Where the batch of that step was put, or why it could not be, in words."""
+        parts = self.processes.gather(self.stream[step - 1])
+        batch = {name: np.concatenate([part[name] for part in parts]) for name in kept_batch.BATCH}
+        path = self.workdir / f"non_finite_step_{step}.npz"
+        try:
+            if self.processes.is_first:
+                ids = [self.image_ids[int(i)] for i in batch["image_index"]]
+                kept_batch.save(path, state, batch, ids, self.meta)
+        except OSError as error:
+            return f"its batch could not be saved ({error.strerror})"
+        return f"its batch is in {path}, and python -m dagm_jax.replay --batch={path} repeats it"
 
 
 @contextmanager

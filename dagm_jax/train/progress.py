@@ -19,7 +19,8 @@ from tensorboardX.summary import scalar
 
 PLAIN_LINE_EVERY_S = 15.0
 
-console = Console(highlight=False, soft_wrap=True)
+# Names of files come through as they are: "a[/b].png" would be a tag that was never opened, ":bug:" a picture.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Bar:
@@ -136,7 +137,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def write_atomically(path: Path, text: str) -> None:
     """Writes ``text`` so that ``path`` holds the old or the new content, never half of it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with temporary.open("w") as stream:
+    # A link that somebody has put in its place is not followed.
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -180,6 +181,43 @@ def make_train_step(
         return TrainState(state.step + 1, state.cooldown, params, stats, opt_state, average), metrics
 
     return step
+
+
+class Carry(NamedTuple):
+    """What goes from step to step. num_skipped: int32, the steps so far that were not finite."""
+
+    state: TrainState
+    num_skipped: Array
+
+
+def skip_non_finite(
+    step: Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]],
+    most: int,
+    axis_name: str | None = None,
+) -> Callable[[Carry, dict[str, Array]], tuple[Carry, Metrics]]:
+    """``step`` that leaves the state as it is, but for its number, where loss, gradient or norm statistics are not
+    finite; metrics gain non_finite, 1 where that is so, float32.
+
+    After more than ``most`` of such steps nothing moves any more, not even the step's number: whoever looks at the
+    metrics only now and then still finds the state that the last of these steps began with. Devices that ``axis_name``
+    maps over decide as one.
+    """
+
+    def guarded(carry: Carry, batch: dict[str, Array]) -> tuple[Carry, Metrics]:
+        state, num_skipped = carry
+        new, metrics = step(state, batch)
+        watched = (metrics["loss"], metrics["grad_norm"], new.stats)
+        is_finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(watched)]).all()
+        if axis_name is not None:
+            is_finite = jax.lax.pmin(is_finite.astype(jnp.int32), axis_name).astype(bool)
+        num_skipped = num_skipped + ~is_finite
+        is_over = num_skipped > most
+        moved = jax.tree.map(partial(jnp.where, is_finite & ~is_over), new, state)
+        number = state.step + ~is_over
+        metrics = metrics | {"non_finite": 1 - is_finite.astype(jnp.float32)}
+        return Carry(replace(moved, step=number), num_skipped), metrics
+
+    return guarded
 
 
 class _Sums(NamedTuple):

@@ -112,29 +112,29 @@ class Subject:
 
     def run_steps(self) -> Run:
         """Steps on batches that lie on the devices already."""
-        state = self.setup.initial_state()
+        carry = self.setup.first_carry(self.setup.initial_state())
         batches = [self.setup.devices.shard_training_batch(batch) for batch in self.batches]
         place = 0
 
         def run(number: int) -> None:
-            nonlocal state, place
+            nonlocal carry, place
             for _ in range(number):
-                state, metrics = self.step(state, batches[place % len(batches)])
+                carry, metrics = self.step(carry, batches[place % len(batches)])
                 place += 1
-            jax.block_until_ready((state, metrics))
+            jax.block_until_ready((carry, metrics))
 
         return run
 
     def run_training(self, batches: Iterator[Any]) -> Run:
         """Steps on batches as they come, put on the devices one after the other, as the training loop does."""
-        state = self.setup.initial_state()
+        carry = self.setup.first_carry(self.setup.initial_state())
 
         def run(number: int) -> None:
-            nonlocal state
+            nonlocal carry
             for _ in range(number):
                 batch = self.setup.devices.shard_training_batch(next(batches))
-                state, metrics = self.step(state, batch)
-            jax.block_until_ready((state, metrics))
+                carry, metrics = self.step(carry, batch)
+            jax.block_until_ready((carry, metrics))
 
         return run
 

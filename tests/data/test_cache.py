@@ -207,7 +207,7 @@ def test_copies_are_left_out_by_their_pixels(folder: Path, tmp_path: Path) -> No
     assert isinstance(records[0].image, Path)
     assert (folder / "copy.png").read_bytes() != records[0].image.read_bytes()
     records.insert(2, Record("copy", 1, 0, None, folder / "copy.png", None))
-    records.append(Record("again", 8, 0, None, folder / "again.png", None))
+    records.append(Record("again", 8, 1, None, folder / "again.png", Ellipse(5, 5, 0, 9, 9)))
     records.append(png_record(folder, "other", 9, class_id=8))
     kept, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
     assert [r.image_id for r in kept.records] == ["a", "b", "c", "d", "other"]

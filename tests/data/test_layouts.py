@@ -58,8 +58,10 @@ def layout_b(root: Path, class_id: int = 1, ellipses: str = ELLIPSES) -> Path:
 
 
 def essence(manifest: Manifest) -> list[tuple[object, ...]]:
-    """The manifest without paths."""
-    return [(r.image_id, r.class_id, r.label, r.half, r.mask is None) for r in manifest.records]
+    """The manifest without paths; of a good image it makes no difference whether there is an empty mask."""
+    return [
+        (r.image_id, r.class_id, r.label, r.half, r.label == 0 or r.mask is None) for r in manifest.records
+    ]
 
 
 def skips(root: Path, *classes: int) -> dict[str, str]:
@@ -393,8 +395,8 @@ def test_half_without_images_is_named(tmp_path: Path) -> None:
 def test_rows_and_images_of_layout_b_that_are_left_out(tmp_path: Path) -> None:
     """Would catch: a NaN or negative axis that reaches the rasteriser, and a guessed ellipse."""
     rows = {
-        "3 nan 1 0 5 5": "NaN or infinite",
-        "4 5 inf 0 5 5": "NaN or infinite",
+        "3 nan 1 0 5 5": "not a number",
+        "4 5 inf 0 5 5": "not a number",
         "5 0 3 0 5 5": "semi-axes must be positive",
         "6 3 -2 0 5 5": "semi-axes must be positive",
         "7 3 2 0 5": "5 fields",

@@ -148,7 +148,7 @@ def test_csv_names_a_file_once(tmp_path: Path) -> None:
     """Catches one picture on two sides of the split, or with two labels."""
     manifest = read_csv(table(tmp_path, "path,label\na.png,0\nb.png,1\na.png,good\n"))
     assert [(record.image_id, record.label) for record in manifest.records] == [("a.png", 0), ("b.png", 1)]
-    assert skips(manifest) == {"list.csv:4": "same path as line 2"}
+    assert skips(manifest) == {"list.csv:4": "same file as line 2"}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_csv_names_a_file_once(tmp_path: Path) -> None:
         ("path,label,split\na.png,0,val\n", r"line 2: split 'val' must be of train, test"),
         ("path,label\na.png\n", r"line 2: 1 fields, expected 2; correct that line"),
         ("path,label\n,0\n", "line 2: path is empty"),
-        ("path,label\na.png,0\na.png,1\n", "line 3: label '1', but line 2 gives that path another"),
+        ("path,label\na.png,0\na.png,1\n", "line 3: label '1', but line 2 gives that file another"),
         ("path,label\na\0.png,0\n", "NUL"),
         ('path,label\n"a.png,0\n', "cannot be read as a CSV table in UTF-8"),
         ("path,label\n", "table list.csv, holds no image"),

@@ -1,0 +1,244 @@
+"""Copies on both sides, labels that masks contradict, and images without contrast or without numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_dagm import layout_a, layout_b
+from small_run import write_own
+from tiny_network import replace_unet
+
+from dagm_jax import baselines, experiment
+from dagm_jax.data import decode
+from dagm_jax.data.cache import build_cache
+from dagm_jax.data.prepared import Example
+from dagm_jax.data.sources import DataConfig, find_images
+from dagm_jax.data.split import split_records
+from dagm_jax.main import read_config
+from dagm_jax.types import Manifest, Record, Stored
+
+Label = Literal[0, 1]
+SHAPE = (12, 17)
+
+
+def picture(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def spot() -> np.ndarray:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:5, 3:9] = 255
+    return mask
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def used_and_listed(root: Path, cache: Path, **options: Any) -> tuple[Manifest, dict[str, str]]:
+    """(the manifest of what is used, what was left out → why) of a run's `data.root`."""
+    found, shape = find_images(DataConfig(root=str(root), **options), 0)
+    whole, _ = build_cache(found, cache, shape)
+    return whole, {skip.what: skip.reason for skip in whole.skipped}
+
+
+# --- copies -------------------------------------------------------------------------------------------------
+
+
+def table(folder: Path, rows: list[tuple[str, int, Label, str]]) -> Path:
+    """A CSV table of (name, seed of its pixels, label, half), and its images."""
+    lines = ["path,label,mask,split"]
+    for name, seed, label, half in rows:
+        save(folder / name, picture(seed))
+        save(folder / f"mask_{name}", spot())
+        lines.append(f"{name},{label},{f'mask_{name}' if label else ''},{half}")
+    (folder / "list.csv").write_text("\n".join(lines))
+    return folder / "list.csv"
+
+
+def test_copies_in_both_halves_are_told_as_leakage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: an image tested on that was trained on, and a copy of which nobody learns on which side it lies."""
+    rows: list[tuple[str, int, Label, str]] = [
+        (f"{half}{label}{i}.png", 10 * label + i + 100 * (half == "test"), label, half)
+        for half in ("train", "test")
+        for label in (0, 1)
+        for i in range(4)
+    ]
+    rows += [("again.bmp", 0, 0, "test"), ("defect.png", 11, 1, "test"), ("twice.png", 2, 0, "train")]
+    root = table(tmp_path / "set", rows)
+    overrides = ["data.split=official", f"data.root={root}", "slicing.slice_px=16", "slicing.num_slices=2"]
+    config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
+    data = experiment.prepare_data(config, tmp_path / "run")
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "leakage: 2 images are in both halves, train and test, such as again.bmp; one copy of each is" in out
+    )
+    told = experiment.describe_data(data, config)
+    assert told["num_leaked"] == 2
+    assert {skip["what"]: skip["reason"] for skip in told["skipped"]} == {
+        "again.bmp": "leakage: has the same pixels as train00.png of the train half, and is itself of the test half; "
+        "left out here",
+        "defect.png": "leakage: has the same pixels as train11.png of the train half, and is itself of the test half; "
+        "left out here",
+        "twice.png": "has the same pixels as train02.png",
+    }
+    pixels = {
+        side: {data.cache[i][0].tobytes() for i in getattr(data.split, side)} for side in ("train", "test")
+    }
+    assert not pixels["train"] & pixels["test"]
+
+
+def test_copies_with_two_labels_are_both_left_out(tmp_path: Path) -> None:
+    """Would catch: the label of whichever copy comes first, and rows of the cache that move when one is taken out."""
+    rows: list[tuple[str, int, Label, str]] = [
+        ("a.png", 1, 0, ""), ("b.png", 2, 0, ""), ("c.png", 3, 1, ""), ("d.png", 2, 1, ""), ("e.png", 2, 0, ""),
+        ("f.png", 4, 1, ""), ("g.png", 1, 1, ""),
+    ]  # fmt: skip
+    found, shape = find_images(DataConfig(root=str(table(tmp_path / "set", rows))), 0)
+    whole, cache = build_cache(found, tmp_path / "cache", shape)
+    assert [record.image_id for record in whole.records] == ["c.png", "f.png"]
+    for place, seed in enumerate((3, 4)):
+        np.testing.assert_array_equal(cache[place][0], picture(seed))
+        np.testing.assert_array_equal(cache[place][1], spot() > 0)
+    assert cache.path.stat().st_size == sum(h * w + -(-h * w // 8) for h, w in cache.shapes)
+    listed = {skip.what: skip.reason for skip in whole.skipped}
+    assert listed["b.png"] == (
+        "has the same pixels as d.png, which is labelled defective: one label is wrong, so neither is used"
+    )
+    assert "labelled good: one label is wrong" in listed["d.png"] and "labelled good" in listed["g.png"]
+    assert set(listed) == {"a.png", "b.png", "d.png", "e.png", "g.png"}
+
+
+# --- labels and masks ---------------------------------------------------------------------------------------
+
+
+def test_layout_a_lists_labels_that_masks_contradict(tmp_path: Path) -> None:
+    """Would catch: a defective image taught as good all over, and a good one whose mask nobody has looked at."""
+    root = layout_a(tmp_path / "dagm")
+    folder = root / "Class1" / "Train"
+    save(folder / "Label" / "0011_label.PNG", np.zeros((512, 512), np.uint8))
+    save(folder / "Label" / "0012_label.PNG", np.eye(512, dtype=np.uint8) * 255)
+    save(folder / "Label" / "0013_label.PNG", np.zeros((512, 512), np.uint8))
+    whole, listed = used_and_listed(root, tmp_path / "cache")
+    assert "labelled defective, but mask is empty" in listed.pop("Class1/Train/0011")
+    assert "labelled good, but mask marks 512 px" in listed.pop("Class1/Train/0012")
+    assert listed == {} and len(whole.records) == 20
+
+
+def test_layout_b_lists_ellipses_outside_of_their_image(tmp_path: Path) -> None:
+    """Would catch: a defective image taught as good all over."""
+    root = layout_b(tmp_path / "dagm")
+    labels = root / "Class1_def" / "labels.txt"
+    rows = labels.read_text().splitlines()
+    labels.write_text("\n".join([*rows[:-1], f"{rows[-1].split()[0]} 5 5 0 900 900"]))
+    whole, listed = used_and_listed(root, tmp_path / "cache")
+    (reason,) = listed.values()
+    assert "labelled defective, but mask is empty" in reason and len(whole.records) == 21
+
+
+@pytest.mark.parametrize("convention", ["mvtec", "plain", "table"])
+def test_own_images_list_labels_that_masks_contradict(tmp_path: Path, convention: str) -> None:
+    """Would catch: one convention whose masks of good images are passed over."""
+    good, bad, masks_of_good, masks = {
+        "mvtec": ("test/good", "test/hole", "ground_truth/good", "ground_truth/hole"),
+        "plain": ("good", "defect", "masks", "masks"),
+        "table": (".", ".", "m", "m"),
+    }[convention]
+    root = tmp_path / "set"
+    if convention == "mvtec":
+        save(root / "train/good/0.png", picture(20))
+    for number, (folder, mask_folder, mask) in enumerate(
+        [
+            (good, masks_of_good, spot()),
+            (good, masks_of_good, 0 * spot()),
+            (bad, masks, 0 * spot()),
+            (bad, masks, spot()),
+        ]
+    ):
+        save(root / folder / f"{number}.png", picture(number))
+        save(root / mask_folder / f"{number}_mask.png", mask)
+    if convention == "table":
+        lines = [f"{n}.png,{int(n > 1)},m/{n}_mask.png" for n in range(4)]
+        (root / "list.csv").write_text("\n".join(["path,label,mask", *lines]))
+    whole, listed = used_and_listed(root / "list.csv" if convention == "table" else root, tmp_path / "cache")
+    prefix = {"mvtec": "test/", "plain": "", "table": ""}[convention]
+    names = [f"{prefix}{Path(folder).name}/".removeprefix("/") for folder in (good, bad)]
+    assert "labelled good, but mask marks 18 px" in listed.pop(f"{names[0]}0.png".removeprefix("./"))
+    assert "labelled defective, but mask is empty" in listed.pop(f"{names[1]}2.png".removeprefix("./"))
+    assert listed == {}
+    assert {Path(r.image_id).name for r in whole.records} - {"0.png"} == {"1.png", "3.png"}
+
+
+@pytest.mark.parametrize(("label", "mask", "fault"), [(0, spot(), "good, but mask marks 18 px"),
+                                                      (1, 0 * spot(), "defective, but mask is empty")])  # fmt: skip
+def test_prepared_sets_list_labels_that_masks_contradict(
+    label: Label, mask: np.ndarray, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Would catch: the mask of a good record passed over."""
+    files = []
+    for pixels in (picture(0), mask):
+        save(tmp_path / "x.png", pixels)
+        files.append((tmp_path / "x.png").read_bytes())
+    monkeypatch.setattr(decode, "read_example", lambda stored: Example(*files, label, 1, "x"))
+    stored = Stored(tmp_path, "train", 0)
+    with pytest.raises(decode.BadImage, match=fault):
+        decode.load(Record("x", 1, label, "train", stored, stored if label else None), None)
+
+
+# --- no contrast, no numbers --------------------------------------------------------------------------------
+
+
+def test_flat_images_and_nan_harm_no_statistic(tmp_path: Path) -> None:
+    """Would catch: a mean, spread or baseline score of NaN, and a NaN that comes out of a file as some grey."""
+    root = write_own(tmp_path / "own", num_good=10, num_defective=10)
+    save(root / "good" / "flat.png", np.full((48, 80), 77, np.uint8))
+    save(root / "good" / "black.tif", np.zeros((48, 80), np.uint8))
+    floats = np.full((48, 80), 0.5, np.float32)
+    floats[3, 3] = np.nan
+    save(root / "good" / "nan.tif", floats)
+    found, shape = find_images(DataConfig(root=str(root)), 0)
+    whole, cache = build_cache(found, tmp_path / "cache", shape)
+    ((what, reason),) = ((skip.what, skip.reason) for skip in whole.skipped)
+    assert what == "good/nan.tif" and "image of kind F" in reason
+    ids = [record.image_id for record in whole.records]
+    assert {"good/flat.png", "good/black.tif"} <= set(ids)
+    pixels = np.concatenate([cache[i][0].ravel() for i in range(len(cache))]).astype(np.float64)
+    assert cache.intensity_moments(range(len(cache))) == pytest.approx((pixels.mean(), pixels.std()))
+    flat = ids.index("good/flat.png")
+    assert cache.intensity_moments([flat]) == (77, 0)
+    scores = [baselines.local_energy_score(cache[i][0]) for i in range(len(cache))]
+    assert np.isfinite(scores).all() and scores[flat] == 0
+    split = split_records(
+        whole.records, "random80_20", 0.25, 0, [cache.mask_px(i) for i in range(len(cache))]
+    )
+    assert sorted([*split.train, *split.validation, *split.test]) == list(range(len(cache)))
+
+
+def test_a_run_on_images_without_contrast_ends_in_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: NaN in the report or the scores of a run whose images are flat, so that every spread is 0."""
+    replace_unet(monkeypatch)
+    for i in range(24):
+        kind = "good" if i < 12 else "defect"
+        pixels = np.full((24, 32), 100 + i, np.uint8)
+        save(tmp_path / "own" / kind / f"{i}.png", pixels)
+        mask = np.zeros((24, 32), np.uint8)
+        mask[4:20, 4:20] = 255 * (i >= 12)
+        save(tmp_path / "own" / "masks" / f"{i}.png", mask)
+    overrides = ["data.root=" + str(tmp_path / "own"), "train.num_steps=2", "train.validate_every=2"]
+    overrides += ["slicing.slice_px=16", "slicing.num_slices=2"]
+    config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
+    report = experiment.run(config, tmp_path / "run")
+    assert "NaN" not in json.dumps(report)
+    assert report["test"]["num_images"] == 4 and report["test"]["auroc"] is not None
+    for name in ("predictions.csv", "metrics.jsonl", "decision_rule.json"):
+        assert "nan" not in (tmp_path / "run" / name).read_text().lower(), name
