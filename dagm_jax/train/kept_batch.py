@@ -74,7 +74,7 @@ def save(
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
+            np.savez(stream, **arrays)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

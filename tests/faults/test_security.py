@@ -330,7 +330,10 @@ def bombs() -> dict[str, bytes]:
         "area.png": png(65_536, 65_536, chunk(b"IDAT", zlib.compress(bytes(10_000)))),
         "text.png": png(16, 16, chunk(b"zTXt", b"k\0\0" + unpacked_to_half_a_gigabyte)),
         "profile.png": png(16, 16, chunk(b"iCCP", b"k\0\0" + unpacked_to_half_a_gigabyte)),
-        "chunks.png": png(16, 16, chunk(b"teXt", b"") * 400_000),
+        # Sound but for their number.
+        "chunks.png": png(
+            16, 16, chunk(b"teXt", b"") * 400_000, chunk(b"IDAT", zlib.compress(bytes(17 * 16)))
+        ),
         "sides.tif": grey_tiff(t256=(4, 1, MOST), t257=(4, 1, MOST)),
         "area.tif": grey_tiff(t256=(4, 1, 65_535), t257=(4, 1, 65_535)),
         "strip.tif": grey_tiff(t279=(4, 1, MOST)),

@@ -467,6 +467,8 @@ def test_the_bound_on_skipped_steps_outlasts_a_restart(tmp_path: Path) -> None:
     assert position.num_skipped == 1
     with pytest.raises(NonFinite, match=r"at step 6: loss inf"):
         world.loop().run(state, position)
+    # Nothing moved after it, whatever the restart: not even the number of the step.
+    assert kept_batch.load(tmp_path / "non_finite_step_6.npz").step == 5
     world.config = replace(world.config, skip_non_finite=3)
     assert world.loop().run(state, position).num_skipped == 3
 
