@@ -23,7 +23,7 @@ from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.step import Network, make_judge, make_network, make_state
-from dagm_jax.types import UserError, load_json
+from dagm_jax.types import UserError, load_json, written_by
 from dagm_jax.verdict import DecisionRule
 
 CONFIG, REPORT, RULE, CHECKPOINTS = "config.json", "report.json", "decision_rule.json", "checkpoints"
@@ -131,9 +131,15 @@ def load_detector(workdir: Path) -> Detector:
     report = read_json(
         workdir, REPORT, "finish the run first: python -m dagm_jax.main with the same --workdir"
     )
-    config = from_config_dict(read_json(workdir, CONFIG, "restore it from a copy"))
-    rule = read_rule(workdir)
     step, shape, white = _read_report(workdir, report)
+    values = read_json(workdir, CONFIG, "restore it from a copy")
+    try:
+        config = from_config_dict(values)
+    except UserError as error:
+        raise UserError(
+            f"`model` (={workdir}), written by {written_by(report)}: {error}; restore {CONFIG}, or use that version"
+        ) from error
+    rule = read_rule(workdir)
     network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
     averaged = config.optim.average_decay > 0
     initial = partial(make_state, optimizer=make_optimizer(config.optim), averaged=averaged)
@@ -152,7 +158,7 @@ def load_detector(workdir: Path) -> Detector:
         except Exception as error:  # orbax raises many kinds for missing and damaged files
             raise UserError(
                 f"`model` (={workdir}): the checkpoint of step {step}, which its report speaks of, cannot be read "
-                f"({type(error).__name__}); restore it from a copy or train again"
+                f"({type(error).__name__}); written by {written_by(report)}; restore it from a copy or train again"
             ) from error
     mean, std = meta["mean"], meta["std"]
     if not all(isinstance(value, int | float) and 0 <= value <= 255 for value in (mean, std)):

@@ -18,7 +18,7 @@ from dagm_jax.data.layouts import DAGM_SHAPE
 from dagm_jax.data.reading import Reading
 from dagm_jax.data.slicing import pad
 from dagm_jax.runtimes import OUTPUTS, RUNTIMES, Program
-from dagm_jax.types import UserError, load_json
+from dagm_jax.types import UserError, load_json, written_by
 from dagm_jax.verdict import DecisionRule
 
 # What the packages of an extra are installed by, where the import of this module fails.
@@ -132,7 +132,10 @@ def load_exported(path: Path) -> Exported:
         raise UserError(f"`model` (={path}) needs the package {module}: {command}") from error
     except Exception as error:  # what the runtimes raise for damaged files has no common type
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"`model` (={path}) is no {format} program ({reason}); export it again") from error
+        raise UserError(
+            f"`model` (={path}) is no {format} program for what is installed here ({reason}); written by "
+            f"{written_by(contract)}; export it again"
+        ) from error
     return Exported(program, contract, DecisionRule.from_values(contract["rule"]))
 
 

@@ -44,6 +44,15 @@ def load_json(path: Path) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def written_by(content: Any) -> str:
+    """Which releases wrote a report or a contract, such as "dagm-jax 0.1.0 and jax 0.10.2"; it may be a stranger's."""
+    versions = content.get("versions") if isinstance(content, dict) else None
+    known = versions if isinstance(versions, dict) else {}
+    return " and ".join(
+        f"{name} {ascii(known.get(name, 'unknown'))[:40]}" for name in ("dagm-jax", "jax")
+    ).replace("'", "")
+
+
 class Interrupted(BaseException):
     """SIGTERM or SIGINT came; what was done is saved and the same command goes on from it.
 
