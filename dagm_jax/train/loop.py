@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -94,7 +94,7 @@ class Position:
     """Where a run stands, as its checkpoint keeps it beside the state.
 
     best_quality: of all validations so far; num_without_rise: validations since one rose by enough; end_step: where
-    training ends, known once the cool-down has begun.
+    training ends, known once the cool-down has begun; unlogged: figures of the steps since the last line of the log.
     """
 
     step: int = 0
@@ -104,6 +104,7 @@ class Position:
     end_step: int | None = None
     train_seconds: float = 0.0
     num_skipped: int = 0
+    unlogged: list[dict[str, float]] = field(default_factory=list)
 
     def after_validation(self, quality: float, config: TrainConfig) -> Position:
         """The position with this validation counted, and the end set if it is time to cool down."""
@@ -163,6 +164,7 @@ class Loop:
         of the workdir, see ``train.kept_batch``), and ProcessLost.
         """
         stopping_requested: list[int] = []
+        first_step = position.step
         total = position.end_step or self.config.num_steps
         with (
             on_signals(stopping_requested),
@@ -178,10 +180,10 @@ class Loop:
                     return position
                 # All processes stop at the same step, whichever was asked to.
                 if self.processes.any(bool(stopping_requested)):
-                    if not position.validated and position.step > 0:
+                    if not position.validated and position.step > first_step:
                         self._save(state, position, None)
                     raise Interrupted(f"at step {position.step}; the same command goes on from there")
-                state, position = self._advance(state, position, batches, bar)
+                state, position = self._advance(state, position, batches, bar, stopping_requested)
 
     def _validation_steps(self, position: Position) -> list[int]:
         """The next steps after which validation is due: the regular one and the ones that the schedule needs."""
@@ -196,11 +198,11 @@ class Loop:
         )
 
     def _advance(
-        self, state: TrainState, position: Position, batches: Iterator[Any], bar: Bar
+        self, state: TrainState, position: Position, batches: Iterator[Any], bar: Bar, stopping: list[int]
     ) -> tuple[TrainState, Position]:
-        """Steps up to the next line of the log, whose figures are means over them.
+        """Steps up to the next line of the log, whose figures are means over them; fewer once ``stopping`` is filled.
 
-        The host waits for the device once, at the end.
+        Several processes always go up to the line, so that all stop at the same step without asking at each.
         """
         start_s = time.monotonic()
         pending = []
@@ -211,7 +213,12 @@ class Loop:
             batch, on_devices = next(batches)
             carry, metrics = self.step(carry, on_devices)
             pending.append((step, metrics, batch["image_index"]))
-        rows, num_skipped = [], position.num_skipped
+            if len(pending) > 1:
+                # One step ahead of the device is enough to keep it busy, and a signal need not wait for more.
+                jax.block_until_ready(pending[-2][1])
+            if stopping and self.processes.count == 1:
+                break
+        rows, num_skipped = list(position.unlogged), position.num_skipped
         for step, metrics, image_index in pending:
             row = {name: float(value) for name, value in metrics.items()}
             self.processes.beat()
@@ -221,6 +228,16 @@ class Loop:
             else:
                 rows.append(row)
         elapsed_s = time.monotonic() - start_s
+        position = replace(
+            position,
+            step=step,
+            validated=False,
+            train_seconds=position.train_seconds + elapsed_s,
+            num_skipped=num_skipped,
+            unlogged=rows if step < end else [],
+        )
+        if step < end:
+            return carry.state, position
         values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
         values |= {
             "slices_per_s": len(pending) * self.config.batch_size / elapsed_s,
@@ -231,10 +248,6 @@ class Loop:
         loss = f"loss {values['loss']:.3f}" if rows else "no step with a finite loss"
         figures = f"{loss}, {values['slices_per_s']:.1f} slices/s"
         bar.advance(len(pending), figures + (f", quality {best:.3f}" if best else ""))
-        seconds = position.train_seconds + elapsed_s
-        position = replace(
-            position, step=end, validated=False, train_seconds=seconds, num_skipped=num_skipped
-        )
         return carry.state, position
 
     def _validate_and_save(self, state: TrainState, position: Position) -> tuple[TrainState, Position]:

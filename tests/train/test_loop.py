@@ -347,6 +347,49 @@ def test_signal_saves_and_a_second_loop_goes_on(number: signal.Signals) -> None:
     assert world.saved[6][0].params["seen"] == final
 
 
+def test_signal_between_lines_of_the_log_costs_no_line_and_no_figure_of_one() -> None:
+    """Would catch: a stop that waits for the next line, and a line that forgets the steps before the stop."""
+    config = TrainConfig(num_steps=8, validate_every=8, log_every=4, cooldown_share=0.0)
+
+    def logged(world: World) -> list[Event]:
+        return [(k, s, {n: v for n, v in row.items() if n != "slices_per_s"}) for k, s, row in world.rows]
+
+    whole, world = World(config), World(config)
+    whole.loop().run(start(), Position())
+    world.on_step = lambda batch: os.kill(os.getpid(), signal.SIGTERM) or {} if batch == 5 else {}
+    with pytest.raises(Interrupted, match="at step 6;"):
+        world.loop().run(start(), Position())
+    assert world.events[-1] == ("save", 6, None)
+    world.on_step = lambda batch: {}
+    world.loop().run(*world.resume(6))
+    assert world.of_kind("step") == whole.of_kind("step")
+    assert logged(world) == logged(whole)
+    assert [step for kind, step, _ in logged(whole) if kind == "train"] == [4, 8]
+
+
+def test_a_stop_before_the_first_step_saves_nothing_twice() -> None:
+    """Would catch: a checkpoint that is written again, which orbax refuses."""
+    world = World(SHORT)
+    world.on_step = lambda batch: os.kill(os.getpid(), signal.SIGTERM) or {} if batch == 2 else {}
+    with pytest.raises(Interrupted):
+        world.loop().run(start(), Position())
+    world.events.clear()
+    state, position = world.resume(3)
+
+    @dataclass(frozen=True)
+    class Stopped:
+        """Asked to stop before anything is done."""
+
+        count = 1
+
+        def any(self, flag: bool) -> bool:
+            return True
+
+    with pytest.raises(Interrupted, match="at step 3"):
+        world.loop(processes=Stopped()).run(state, position)
+    assert world.events == []
+
+
 def test_signal_during_validation_saves_once() -> None:
     """Catches a validated state that a second save without quality would replace."""
     world = World(SHORT)
@@ -377,6 +420,8 @@ def test_all_processes_stop_at_the_step_at_which_one_was_asked_to() -> None:
                 return processes.any(processes.index == 1 and len(world.of_kind("step")) >= 3)
 
             def beat(self) -> None: ...
+
+            count = 3
 
         with pytest.raises(Interrupted) as stopped:
             world.loop(processes=Asked()).run(start(), Position())
