@@ -65,14 +65,13 @@ def parse_flags(argv: Sequence[str]) -> Request:
 def main(argv: Sequence[str]) -> int:
     """Stores the rule that the command line asks for; the exit status."""
     request = parse_flags(argv)
-    from dagm_jax.config import from_config_dict
-    from dagm_jax.detector import CONFIG, REPORT, RULE, read_json, read_rule, read_validation_scores
+    from dagm_jax.detector import REPORT, RULE, read_config, read_json, read_rule, read_validation_scores
     from dagm_jax.experiment import locked
     from dagm_jax.train.progress import console, write_atomically
 
     read_json(request.model, REPORT, "finish the run first: python -m dagm_jax.main with the same --workdir")
     with locked(request.model, "model"):
-        config = from_config_dict(read_json(request.model, CONFIG, "restore it from a copy"))
+        config = read_config(request.model, "model")
         labels, scores = read_validation_scores(request.model)
         old = read_rule(request.model)
         new = fit(request, old, labels, scores, config.verdict)

@@ -132,13 +132,7 @@ def load_detector(workdir: Path) -> Detector:
         workdir, REPORT, "finish the run first: python -m dagm_jax.main with the same --workdir"
     )
     step, shape, white = _read_report(workdir, report)
-    values = read_json(workdir, CONFIG, "restore it from a copy")
-    try:
-        config = from_config_dict(values)
-    except UserError as error:
-        raise UserError(
-            f"`model` (={workdir}), written by {written_by(report)}: {error}; restore {CONFIG}, or use that version"
-        ) from error
+    config = read_config(workdir, "model")
     rule = read_rule(workdir)
     network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
     averaged = config.optim.average_decay > 0
@@ -160,16 +154,31 @@ def load_detector(workdir: Path) -> Detector:
                 f"`model` (={workdir}): the checkpoint of step {step}, which its report speaks of, cannot be read "
                 f"({type(error).__name__}); written by {written_by(report)}; restore it from a copy or train again"
             ) from error
-    mean, std = meta["mean"], meta["std"]
-    if not all(isinstance(value, int | float) and 0 <= value <= 255 for value in (mean, std)):
+    greys = [meta.get(name) if isinstance(meta, dict) else None for name in ("mean", "std")]
+    if not all(isinstance(value, int | float) and 0 <= value <= 255 for value in greys):
         raise UserError(
             f"`model` (={workdir}): the checkpoint of step {step} has a mean or spread of grey that is none; "
             "restore it from a copy or train again"
         )
+    mean, std = (float(value) for value in greys if value is not None)
     network = replace(network, mean=mean, std=std if std > 0 else 1.0)
     params, stats = state.judged
     model_id = _digest(config, params, stats, rule)
     return Detector(config, network, params, stats, shape, white, rule, model_id)
+
+
+def read_config(workdir: Path, option: str) -> RunConfig:
+    """The configuration of the run in ``workdir``, which the user named by ``option``; raises UserError."""
+    values = read_json(workdir, CONFIG, "restore it from a copy", option)
+    try:
+        return from_config_dict(values)
+    except UserError as error:
+        report = workdir / REPORT
+        known = read_json(workdir, REPORT, "restore it from a copy", option) if report.exists() else None
+        raise UserError(
+            f"`{option}` (={workdir}) holds a {CONFIG} that this release does not read, written by "
+            f"{written_by(known)}: {error}; restore it from a copy, or use that release"
+        ) from error
 
 
 def _read_report(workdir: Path, report: Any) -> tuple[int, tuple[int, int], int | None]:
@@ -225,15 +234,18 @@ def read_rule(workdir: Path) -> DecisionRule:
     return DecisionRule.from_values(read_json(workdir, RULE, "restore it from a copy"))
 
 
-def read_json(workdir: Path, name: str, remedy: str) -> Any:
-    """What the JSON file ``name`` of ``workdir`` holds; raises UserError, with ``remedy`` where it is missing."""
+def read_json(workdir: Path, name: str, remedy: str, option: str = "model") -> Any:
+    """What the JSON file ``name`` of ``workdir`` holds; raises UserError, with ``remedy`` where it is missing.
+
+    option: what the user named the workdir by.
+    """
     try:
         return load_json(workdir / name)
     except OSError as error:
-        raise UserError(f"`model` (={workdir}) has no {name} ({error.strerror}); {remedy}") from error
+        raise UserError(f"`{option}` (={workdir}) has no {name} ({error.strerror}); {remedy}") from error
     except ValueError as error:
         raise UserError(
-            f"`model` (={workdir}): {name} is not JSON ({error}); restore it from a copy"
+            f"`{option}` (={workdir}): {name} is not JSON ({error}); restore it from a copy"
         ) from error
 
 

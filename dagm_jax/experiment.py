@@ -32,7 +32,7 @@ from absl import logging
 from rich.table import Table
 
 from dagm_jax import evaluate, figures
-from dagm_jax.config import RunConfig, differences, from_config_dict, to_dict, to_json
+from dagm_jax.config import RunConfig, differences, to_dict, to_json
 from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.pipeline import make_training_stream
@@ -48,6 +48,8 @@ from dagm_jax.detector import (
     build_network,
     compile_judge,
     make_slicers,
+    read_config,
+    read_json,
 )
 from dagm_jax.metrics import ImageCounts
 from dagm_jax.page import (
@@ -65,7 +67,7 @@ from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
-from dagm_jax.types import DiskError, Manifest, Photo, Skip, UserError
+from dagm_jax.types import DiskError, Manifest, Photo, Skip, UserError, written_by
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 
@@ -82,6 +84,8 @@ FREE_FIELDS = frozenset(
 )
 # Free until the cool-down begins, whose place and length follow from it; see `check_length`.
 LENGTH = "train.num_steps"
+# What to do about a disk that is not full.
+REMEDIES = {errno.EROFS: "make it writable", errno.EIO: "check the disk"}
 PAGE, PICTURES = "index.html", "images"
 # Of the test images judged right, and of those judged wrong, so many at most lie in PICTURES.
 MAX_PICTURES = 250
@@ -96,13 +100,17 @@ def run(
     In a finished workdir nothing is done again. Of several ``processes``, which share the workdir, all call this; the
     first writes. Raises UserError, Interrupted.
     """
-    with ExitStack() as holding:
+    # The first process alone holds the lock, but every one writes its part of a checkpoint.
+    with plain_disk_errors(workdir, "workdir"), ExitStack() as holding:
 
         def open_workdir() -> dict[str, Any] | None:
             holding.enter_context(locked(workdir))
             path = workdir / REPORT
             check_same_run(config, workdir)
-            return json.loads(path.read_text()) if path.exists() else None
+            report: dict[str, Any] | None = (
+                read_json(workdir, REPORT, "restore it from a copy", "workdir") if path.exists() else None
+            )
+            return report
 
         report = processes.by_the_first(open_workdir)
         if report is not None:
@@ -337,8 +345,9 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
     restored = checkpoints.restore_latest(lambda: state)
     if restored is not None:
         step, state, meta = restored
-        position = Position(**meta["position"])
+        position = read_position(meta, workdir)
         check_length(config.train, position, meta["config"]["train"]["num_steps"], workdir)
+        check_skips(config.train, position, workdir)
         console.print(f"resuming from the checkpoint of step {step}")
     # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
     setup.processes.by_the_first(lambda: write_atomically(workdir / CONFIG, to_json(config) + "\n"))
@@ -362,7 +371,12 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
             checkpoints=checkpoints,
             record=record,
             image_ids=[r.image_id for r in setup.data.manifest.records],
-            meta={"config": json.loads(to_json(config)), "mean": setup.data.mean, "std": setup.data.std},
+            meta={
+                "config": json.loads(to_json(config)),
+                "mean": setup.data.mean,
+                "std": setup.data.std,
+                "versions": package_versions(),
+            },
             workdir=workdir,
             processes=setup.processes,
         )
@@ -390,8 +404,8 @@ def choose_state(
             states[step] = restored[0]
     if not states:
         raise UserError(
-            f"`workdir` (={workdir}): the checkpoints of steps {best_step} and {last_step} cannot be read; restore "
-            "them from a copy or start in a new workdir"
+            f"`workdir` (={workdir}): none of the checkpoints of steps {sorted({best_step, last_step})} can be read; "
+            "restore them from a copy or start in a new workdir"
         )
     if len(states) == 1:
         return next(iter(states.items()))
@@ -668,16 +682,23 @@ def locked(workdir: Path, option: str = "workdir") -> Iterator[None]:
             raise UserError(
                 f"`{option}` (={workdir}) is in use by another run; wait for it or name another"
             ) from None
-        try:
+        with plain_disk_errors(workdir, option):
             yield
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            remedy = "make it writable" if error.errno == errno.EROFS else "make room"
-            raise DiskError(
-                f"`{option}` (={workdir}) cannot be written ({error.strerror}); {remedy} and run the same command "
-                "again, which goes on from what was saved last"
-            ) from error
+
+
+@contextmanager
+def plain_disk_errors(folder: Path, option: str) -> Iterator[None]:
+    """Within the block what the disk of ``folder`` refuses becomes a DiskError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        remedy = REMEDIES.get(error.errno or 0, "make room")
+        raise DiskError(
+            f"`{option}` (={folder}) cannot be written ({error.strerror}); {remedy} and run the same command again, "
+            "which goes on from what was saved last"
+        ) from error
 
 
 def check_same_run(config: RunConfig, workdir: Path) -> None:
@@ -685,10 +706,9 @@ def check_same_run(config: RunConfig, workdir: Path) -> None:
 
     What else differs is told. A length that differs is left to `check_length` where the run is not finished.
     """
-    path = workdir / CONFIG
-    if not path.exists():
+    if not (workdir / CONFIG).exists():
         return
-    changed = differences(from_config_dict(json.loads(path.read_text())), config)
+    changed = differences(read_config(workdir, "workdir"), config)
     free = FREE_FIELDS if (workdir / REPORT).exists() else FREE_FIELDS | {LENGTH}
     # Another network or task differs in many fields, of which its name says most.
     refused = sorted(changed.keys() - free, key=lambda name: (not name.endswith(".name"), name))
@@ -716,12 +736,34 @@ def check_length(config: TrainConfig, position: Position, num_steps: int, workdi
             f"cools down towards its end at step {position.end_step}, which can no longer move; use {num_steps}, or "
             "another workdir"
         )
-    if position.step > config.last_cooldown_begin:
+    # At that step too: it has been validated as one that trains on, or is about to be saved a second time.
+    if position.step >= config.last_cooldown_begin:
         raise UserError(
             f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} at step "
-            f"{position.step}, past the {config.last_cooldown_begin} at which so short a one cools down; use "
+            f"{position.step}, at or past the {config.last_cooldown_begin} at which so short a one cools down; use "
             f"{num_steps}, or another workdir"
         )
+
+
+def check_skips(config: TrainConfig, position: Position, workdir: Path) -> None:
+    """Raises UserError where a run has skipped more steps than ``config`` allows for: none would move it any more."""
+    if position.num_skipped > config.skip_non_finite:
+        raise UserError(
+            f"`train.skip_non_finite` (={config.skip_non_finite}): `workdir` (={workdir}) holds a run that has skipped "
+            f"{position.num_skipped} steps that were not finite; use at least {position.num_skipped}, or another "
+            "workdir"
+        )
+
+
+def read_position(meta: dict[str, Any], workdir: Path) -> Position:
+    """Where a checkpoint's run stands; raises UserError where another release has put it in other words."""
+    try:
+        return Position(**meta["position"])
+    except TypeError as error:
+        raise UserError(
+            f"`workdir` (={workdir}) holds an unfinished run written by {written_by(meta)}, whose position this "
+            f"release does not know ({error}); finish it with that one, or use another workdir"
+        ) from error
 
 
 def print_report(report: dict[str, Any], workdir: Path) -> None:

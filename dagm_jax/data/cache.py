@@ -21,7 +21,7 @@ from dagm_jax.data.files import BadImage
 from dagm_jax.data.prepared import shards
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence
 
 
 def fingerprint(manifest: Manifest, shape: tuple[int, int] | None) -> str:
-    """A name that changes whenever a file of the manifest, its label or the wanted shape does."""
+    """A name that changes whenever a file of the manifest, its label, its half or the wanted shape does."""
     digest = hashlib.sha256(json.dumps([FORMAT, shape]).encode())
     folders = {record.image.folder for record in manifest.records if isinstance(record.image, Stored)}
     stamps = {folder: [_stamp(path) for path in shards(folder)] for folder in folders}
     for record in manifest.records:
-        parts: list[object] = [record.image_id, record.label]
+        parts: list[object] = [record.image_id, record.label, record.half]
         for source in (record.image, record.mask):
             if isinstance(source, Path):
                 parts.append(_stamp(source))

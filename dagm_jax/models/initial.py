@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
@@ -38,7 +39,7 @@ def scaled_normal(gain: float) -> Initializer:
             # A module is built under jit, or only its shapes are asked for.
             drawn: Array = jax.pure_callback(on_host, result, words)
         else:
-            drawn = jax.device_put(on_host(words))
+            drawn = jnp.asarray(on_host(words))
         return drawn
 
     return draw

@@ -28,6 +28,10 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # The parts of a checkpoint, and what its JSON part holds.
 STATE, META = "state", "meta"
 CONTENT, QUALITY, DIGEST = "content", "quality", "sha256"
+# Of the JSON values alone: the quality decides which checkpoints are kept, long before their arrays are read.
+TEXT_DIGEST = "sha256_of_text"
+# Of these a checkpoint is not to blame; it may be whole.
+PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT)
 # orbax renames what it no longer keeps into this folder and leaves it there; see ``_sweep``.
 DELETED = "deleted"
 
@@ -71,12 +75,16 @@ class Checkpoints:
         for step in self._manager.all_steps():
             path = Path(self._manager.directory) / str(step) / META / "metadata"
             try:
-                quality = load_json(path)[QUALITY]
-            except (OSError, ValueError, LookupError, TypeError) as error:
+                written = load_json(path)
+                quality = None if written[QUALITY] is None else float(written[QUALITY])
+                if written[TEXT_DIGEST] != _text_digest(written[CONTENT], quality):
+                    raise Damaged("its position or quality is not what was written: the digests differ")
+            except (OSError, ValueError, LookupError, TypeError, Damaged) as error:
+                # Never the best, for which another would have to go.
                 logging.warning("checkpoint of step %d cannot be read (%s)", step, _first_line(error))
                 continue
             if quality is not None:
-                qualities[step] = float(quality)
+                qualities[step] = quality
         return qualities
 
     def __enter__(self) -> Checkpoints:
@@ -103,7 +111,12 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, meta: dict[str, Any], quality: float | None) -> None:
         """Starts writing; returns once the arrays are copied. ``quality`` None: not a candidate for the best."""
-        written = {CONTENT: meta, QUALITY: quality, DIGEST: _digest(state, meta, quality)}
+        written = {
+            CONTENT: meta,
+            QUALITY: quality,
+            TEXT_DIGEST: _text_digest(meta, quality),
+            DIGEST: _digest(state, _text_digest(meta, quality)),
+        }
         items = {STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(written)}
         if quality is not None:
             self._qualities[step] = quality
@@ -140,9 +153,10 @@ class Checkpoints:
         items = {STATE: ocp.args.StandardRestore(abstract), META: ocp.args.JsonRestore()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         state, written = restored[STATE], restored[META]
-        if set(written) != {CONTENT, QUALITY, DIGEST}:
+        if set(written) != {CONTENT, QUALITY, TEXT_DIGEST, DIGEST}:
             raise Damaged(f"it holds {', '.join(map(repr, written))}")
-        if written[DIGEST] != _digest(state, written[CONTENT], written[QUALITY]):
+        text = _text_digest(written[CONTENT], written[QUALITY])
+        if (written[TEXT_DIGEST], written[DIGEST]) != (text, _digest(state, text)):
             raise Damaged("its content is not what was written: the digests differ")
         return state, written[CONTENT]
 
@@ -154,7 +168,11 @@ class Checkpoints:
         restored, reason = None, "another process cannot read it"
         try:
             restored = self.restore(step, like())
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
         except Exception as error:  # orbax raises many kinds for damaged files
+            if isinstance(error, OSError) and error.errno in PASSING_ERRORS:
+                raise
             reason = _first_line(error)
         # What one process cannot read none may take.
         if not self._processes.any(restored is None):
@@ -208,14 +226,21 @@ def _is_news(record: LogRecord) -> bool:
     return not (is_trace or any(words in str(record.msg) for words in on_purpose))
 
 
-def _digest(state: Any, meta: dict[str, Any], quality: float | None) -> str:
-    """SHA-256 of all arrays with their places, types and shapes, and of the JSON values."""
-    digest = hashlib.sha256(json.dumps([meta, quality], sort_keys=True).encode())
+def _digest(state: Any, text_digest: str) -> str:
+    """SHA-256 of all arrays with their places, types and shapes, and of the digest of the JSON values."""
+    digest = hashlib.sha256(text_digest.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        # In words of our own: jax may come to print a path in others.
+        place = "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+        digest.update(f"{place} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
+
+
+def _text_digest(meta: dict[str, Any], quality: float | None) -> str:
+    """SHA-256 of the JSON values."""
+    return hashlib.sha256(json.dumps([meta, quality], sort_keys=True).encode()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

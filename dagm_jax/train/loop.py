@@ -216,6 +216,7 @@ class Loop:
             if len(pending) > 1:
                 # One step ahead of the device is enough to keep it busy, and a signal need not wait for more.
                 jax.block_until_ready(pending[-2][1])
+                self.processes.beat()
             if stopping and self.processes.count == 1:
                 break
         rows, num_skipped = list(position.unlogged), position.num_skipped

@@ -285,11 +285,12 @@ def test_a_file_of_the_same_size_and_another_time_is_decoded_again(
 
 
 def test_other_records_and_shapes_have_their_own_cache(tmp_path: Path, decoded: list[list[str]]) -> None:
-    """Would catch: a shared cache folder that gives one run another run's seed, label, ellipse or size."""
+    """Would catch: a shared cache folder that gives one run another run's seed, label, half, ellipse or size."""
     ellipses = [Ellipse(9.0, 5.0, 0.1, 60.0, 60.0), Ellipse(9.0, 5.0, 0.1, 61.0, 60.0)]
     variants = [
         ([Record("a", 1, 0, None, Drawn(0, 1, 0), None)], 128),
         ([Record("a", 1, 0, None, Drawn(1, 1, 0), None)], 128),
+        ([Record("a", 1, 0, "test", Drawn(0, 1, 0), None)], 128),
         ([Record("a", 1, 1, None, Drawn(0, 1, 0), Drawn(0, 1, 0))], 128),
         ([Record("a", 1, 1, None, Drawn(0, 1, 0), ellipses[0])], 128),
         ([Record("a", 1, 1, None, Drawn(0, 1, 0), ellipses[1])], 128),
@@ -298,7 +299,7 @@ def test_other_records_and_shapes_have_their_own_cache(tmp_path: Path, decoded: 
     ]
     caches = [build_cache(manifest_of(r), tmp_path, (px, px))[1] for r, px in variants]
     assert len({cache.path for cache in caches}) == len(decoded) == len(variants)
-    np.testing.assert_array_equal(caches[4][0][1], rasterise(ellipses[1], (128, 128)))
+    np.testing.assert_array_equal(caches[5][0][1], rasterise(ellipses[1], (128, 128)))
 
 
 def test_a_build_that_dies_midway_leaves_nothing_behind(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 import os
 import random
@@ -129,6 +131,42 @@ def test_a_json_value_that_changed_costs_one_step_back(
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("text", ['"quality": 8.5', '"quality": "abc"', '"quality": NaN', '"quality": [1]'])
+def test_a_quality_that_changed_costs_no_other_checkpoint(text: str, saved: Path, tmp_path: Path) -> None:
+    """Would catch: a quality that is believed unread, for which the true best is removed at the next save."""
+    shutil.copytree(saved, tmp_path / "folder")
+    path = tmp_path / "folder" / "2" / "meta" / "metadata"
+    before = path.read_text()
+    assert '"quality": 0.3' in before
+    path.write_text(before.replace('"quality": 0.3', text))
+    with Checkpoints(tmp_path / "folder") as checkpoints:
+        assert checkpoints.best_step() == 1
+        checkpoints.save(4, make_state(4), make_meta(4), 0.2)
+    with Checkpoints(tmp_path / "folder") as checkpoints:
+        assert checkpoints.best_step() == 1
+        assert_is(checkpoints.restore(1, make_state(0)), 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_that_passes_costs_no_checkpoint(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: the newest checkpoint, which is whole, removed because too many files were open for a moment."""
+    shutil.copytree(saved, tmp_path / "folder")
+    with Checkpoints(tmp_path / "folder") as checkpoints:
+
+        def restore(step: int, like: Any) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "restore", restore)
+            with pytest.raises(OSError, match="Too many open files"):
+                checkpoints.restore_latest(lambda: make_state(0))
+        step, *_ = checkpoints.restore_latest(lambda: make_state(0)) or pytest.fail("none")
+    assert step == 3
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_arrays_of_another_checkpoint_are_not_taken(saved: Path, tmp_path: Path) -> None:
     """Would catch: files that are whole in themselves and belong to another step, as a repair of a disk may leave them.
 
@@ -183,7 +221,7 @@ def test_without_a_whole_checkpoint_nothing_is_judged() -> None:
     checkpoints = Whole(best_step=lambda: 4, whole=set())
     setup = cast(Any, SimpleNamespace(initial_state=lambda: None))
     with pytest.raises(
-        UserError, match=r"`workdir` \(=here\): the checkpoints of steps 4 and 12 cannot be read"
+        UserError, match=r"`workdir` \(=here\): none of the checkpoints of steps \[4, 12\] can be read"
     ):
         experiment.choose_state(setup, cast(Any, checkpoints), 12, Path("here"))
 
@@ -229,9 +267,10 @@ def test_what_may_change_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("position", "num_steps", "match"),
     [
         (Position(step=300), 2000, None),
-        (Position(step=300), 600, None),
+        (Position(step=299), 600, None),
+        (Position(step=300), 600, r"`train.num_steps` \(=600\).* at step 300, at or past the 300 at which"),
         (Position(step=360, validated=False), 2000, None),
-        (Position(step=301), 600, r"`train.num_steps` \(=600\).* at step 301, past the 300 at which"),
+        (Position(step=301), 600, r"at step 301, at or past the 300 at which"),
         (Position(step=360, end_step=720), 2000, r"\(=2000\).*train.num_steps=720 .* its end at step 720"),
         (Position(step=360, end_step=720), 720, None),
     ],
@@ -246,6 +285,31 @@ def test_a_run_may_become_longer_until_it_cools_down(
     else:
         with pytest.raises(UserError, match=match):
             experiment.check_length(config, position, 720, tmp_path)
+
+
+def test_no_fewer_steps_may_be_skipped_than_have_been(tmp_path: Path) -> None:
+    """Would catch: a run whose every step is over the bound: it moves nothing and reports good figures."""
+    for allowed in (3, 4):
+        experiment.check_skips(
+            TrainConfig(skip_non_finite=allowed), Position(step=9, num_skipped=3), tmp_path
+        )
+    with pytest.raises(UserError, match=r"`train.skip_non_finite` \(=2\).* skipped 3 steps .*at least 3"):
+        experiment.check_skips(TrainConfig(skip_non_finite=2), Position(step=9, num_skipped=3), tmp_path)
+
+
+def test_what_another_release_wrote_is_named(tmp_path: Path) -> None:
+    """Would catch: a traceback, or a message that sends people to look at their own command line."""
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(to_json(RunConfig())) | {"sharpness": 1}))
+    with pytest.raises(
+        UserError, match=r"`workdir` \(=.*does not read, written by dagm-jax unknown.*sharpness"
+    ):
+        experiment.check_same_run(RunConfig(), tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"`workdir` \(=.*config.json is not JSON"):
+        experiment.check_same_run(RunConfig(), tmp_path)
+    meta = {"position": {"step": 3, "mood": 1}, "versions": {"dagm-jax": "9.8.7", "jax": "1.2.3"}}
+    with pytest.raises(UserError, match=r"written by dagm-jax 9\.8\.7 and jax 1\.2\.3.*mood"):
+        experiment.read_position(meta, tmp_path)
 
 
 class Drawn(ImageCache):

@@ -367,6 +367,25 @@ def test_signal_between_lines_of_the_log_costs_no_line_and_no_figure_of_one() ->
     assert [step for kind, step, _ in logged(whole) if kind == "train"] == [4, 8]
 
 
+def test_every_step_is_a_beat_for_the_watchdog() -> None:
+    """Would catch: a healthy job that is ended as stuck because a line of the log takes longer than its patience."""
+    config = TrainConfig(num_steps=6, validate_every=6, log_every=6, cooldown_share=0.0)
+    world, beats, seen = World(config), [], []
+
+    class Counted:
+        count = 1
+
+        def any(self, flag: bool) -> bool:
+            return flag
+
+        def beat(self) -> None:
+            beats.append(1)
+
+    world.on_step = lambda batch: seen.append(len(beats)) or {}  # type: ignore[func-returns-value]
+    world.loop(processes=Counted()).run(start(), Position())
+    assert seen == [0, 0, 1, 2, 3, 4]
+
+
 def test_a_stop_before_the_first_step_saves_nothing_twice() -> None:
     """Would catch: a checkpoint that is written again, which orbax refuses."""
     world = World(SHORT)
