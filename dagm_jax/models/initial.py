@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
@@ -39,7 +38,8 @@ def scaled_normal(gain: float) -> Initializer:
             # A module is built under jit, or only its shapes are asked for.
             drawn: Array = jax.pure_callback(on_host, result, words)
         else:
-            drawn = jnp.asarray(on_host(words))
+            # jnp.asarray would compile a program for the shape.
+            drawn = jax.device_put(on_host(words))
         return drawn
 
     return draw
