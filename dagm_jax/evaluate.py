@@ -46,6 +46,22 @@ from dagm_jax.verdict import (
 )
 
 
+class NonFiniteOutput(UserError):
+    """Raised where the network's output for an image is not finite; place: of this image among those given, from 0."""
+
+    def __init__(self, place: int, shape: tuple[int, int]) -> None:
+        super().__init__(place, shape)
+        self.place, self.shape = place, shape
+
+    def __str__(self) -> str:
+        height, width = self.shape
+        return (
+            f"the network's output for image {self.place + 1} of those given, {height}x{width} px (height x width), "
+            "is not finite, so its weights are damaged or have grown beyond float32; if they are being trained, lower "
+            "`optim.learning_rate` and train in a new workdir; if they are of a finished model, restore it from a copy"
+        )
+
+
 @dataclass(frozen=True)
 class Judged:
     """One image judged: map of its evidence float32 ``[h w]`` in [0, 1], image score, loss and decisions of slices."""
@@ -85,9 +101,10 @@ class Judge:
     def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
         """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded.
 
-        Raises UserError where the network gives no finite numbers.
+        Raises NonFiniteOutput where the network gives no finite numbers.
         """
         waiting = iter(pixels)
+        num_before = 0
         while chosen := list(islice(waiting, self.batch_size)):
             padded = ((pad(image, self.shape), pad(mask, self.shape)) for image, mask in chosen)
             images, masks = full_batch(padded, self.batch_size)
@@ -106,12 +123,10 @@ class Judge:
                 else:
                     score = image_score(smooth, self.verdict)
                 if not (math.isfinite(score) and np.isfinite(smooth).all()):
-                    raise UserError(
-                        "the network's output for an image is not finite, so its weights are damaged or have grown "
-                        "beyond float32; lower `optim.learning_rate` and train in a new workdir, or restore the model"
-                    )
+                    raise NonFiniteOutput(num_before + i, (height, width))
                 counts = int(out["num_right"][i]), int(out["num_counted"][i])
                 yield Judged(image, mask, smooth, score, float(out["loss"][i]), *counts)
+            num_before += len(chosen)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dagm_jax.data.decode import in_threads
 from dagm_jax.data.files import BadImage, read_bytes
 from dagm_jax.data.incoming import Incoming, Source, Stamp, stamp_of
 from dagm_jax.data.layouts import printable
+from dagm_jax.evaluate import NonFiniteOutput
 from dagm_jax.inspector import Inspector
 from dagm_jax.overlay import boxes_of, write_overlay
 from dagm_jax.page import PageEntry, Pictures, draw_pictures
@@ -87,8 +88,8 @@ class FolderJudge:
         tally = Tally()
         with closing(in_threads(self._load, files)) as loaded, _Writer(self) as writer:
             for group in _groups(map(self._unless_known, loaded), self.batch_size):
-                images = [one.image for one in group if one.image is not None]
-                verdicts = iter(self.inspector.judge(images, self.batch_size) if images else ())
+                images = [(one.file.name, one.image) for one in group if one.image is not None]
+                verdicts = iter(self.verdicts(images) if images else ())
                 now_s = time.perf_counter()
                 for one in group:
                     verdict = next(verdicts) if one.image is not None else None
@@ -117,6 +118,17 @@ class FolderJudge:
             error = error or "changed while it was read; run the same command again"
             return Loaded(file, None, error, None, True, start_s)
         return Loaded(file, image, error, sha256, False, start_s)
+
+    def verdicts(self, images: Sequence[tuple[str, NDArray[np.uint8]]]) -> list[Verdict]:
+        """The verdicts on these (name, image); raises UserError where the model's output for one is not finite."""
+        try:
+            return self.inspector.judge([image for _, image in images], self.batch_size)
+        except NonFiniteOutput as error:
+            raise UserError(
+                f"`--model` (={self.inspector.model_id}): its output for {printable(images[error.place][0])} is not "
+                "finite, so its weights are damaged or have grown beyond float32; restore the model from a copy, or "
+                "train it anew with a lower `optim.learning_rate`"
+            ) from error
 
     def _unless_known(self, one: Loaded) -> Loaded | None:
         """None for a content that is recorded under this name already."""

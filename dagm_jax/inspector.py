@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dagm_jax.data.layouts import DAGM_SHAPE
 from dagm_jax.data.reading import Reading
 from dagm_jax.detector import VALIDATION_SCORES, Detector, load_detector, read_validation_scores
-from dagm_jax.evaluate import Judge
+from dagm_jax.evaluate import Judge, NonFiniteOutput
 from dagm_jax.exported import load_exported
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.types import UserError, Verdict
@@ -111,8 +111,11 @@ class RunEngine:
         for shape, chosen in places.items():
             judge = self._program(shape, batch_size if shape == self._detector.shape else 1)
             pixels = ((images[place], np.zeros(images[place].shape, bool)) for place in chosen)
-            for place, judged in zip(chosen, judge(pixels), strict=True):
-                found[place] = judged.score, judged.map
+            try:
+                for place, judged in zip(chosen, judge(pixels), strict=True):
+                    found[place] = judged.score, judged.map
+            except NonFiniteOutput as error:
+                raise NonFiniteOutput(chosen[error.place], error.shape) from error
         return [found[place] for place in range(len(images))]
 
     def _program(self, shape: tuple[int, int], batch_size: int) -> Judge:

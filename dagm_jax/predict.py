@@ -128,8 +128,7 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.train.progress import console
 
     source = make_source(request.images, request.output)
-    # Names of files may hold what a terminal would take for markup, or bytes that are no text.
-    console.print(f"images: {printable(source.description)}", markup=False)
+    console.print(f"images: {printable(source.description)}")
     inspector = Inspector.load(request.model, request.threshold, os.environ.get("XLA_FLAGS", ""))
     batch_size = inspector.check_batch_size(request.batch_size)
     with locked(request.output, "output"):
@@ -161,7 +160,7 @@ def judge_source(judge: FolderJudge, source: Any, request: Request) -> tuple[Tal
     if request.watch:
         compile_s = compile_engine(judge)
         known = f"{len(judge.predictions)} files are recorded"
-        console.print(f"watching {printable(request.images)}; {known}", markup=False)
+        console.print(f"watching {printable(request.images)}; {known}")
         with stopped_by_signals() as stop:
             total = watch(
                 judge,
@@ -196,7 +195,7 @@ def compile_engine(judge: FolderJudge) -> float:
 
     reading = judge.inspector.engine.reading
     start_s = time.perf_counter()
-    judge.inspector.judge([np.zeros(reading.shape or (1, 1), np.uint8)], judge.batch_size)
+    judge.verdicts([("a black image", np.zeros(reading.shape or (1, 1), np.uint8))])
     return time.perf_counter() - start_s
 
 
@@ -309,7 +308,7 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
     table.add_row("score drift", describe_drift(summary["drift"]))
     console.print(table)
     for one in summary["unreadable"][:10]:
-        console.print(f"unreadable: {printable(one['image'])}: {printable(one['error'])}", markup=False)
+        console.print(f"unreadable: {printable(one['image'])}: {printable(one['error'])}")
     if summary["num_unreadable"] > 10:
         console.print(f"… and {summary['num_unreadable'] - 10} more; all are listed in predictions.jsonl")
     if summary["drift"]["level"] == "large":
@@ -317,7 +316,7 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
             "warning: the scores have moved far from those of the good validation images: light, camera, material or "
             "the share of defective images has changed; look at the images before trusting the threshold"
         )
-    console.print(f"verdicts: {printable(output)}", markup=False)
+    console.print(f"verdicts: {printable(output)}")
 
 
 def describe_drift(drift: dict[str, Any]) -> str:

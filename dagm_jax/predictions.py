@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dagm_jax.data.incoming import Incoming, Stamp
+from dagm_jax.data.replacing import replacing
 from dagm_jax.metrics import ImageCounts, score_drift
 from dagm_jax.types import UserError
 
@@ -154,15 +155,11 @@ def write_table(rows: Iterable[Prediction], path: Path) -> None:
 
     Names of undecodable bytes are written as these bytes.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+    with replacing(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
         stream.write("image,label,score,defective\n")
         for row in rows:
             score = "" if row.score is None else repr(row.score)
             stream.write(_csv_line([row.image, _text(row.label), score, _text(row.defective)]))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def _text(value: int | None) -> str:

@@ -3,8 +3,10 @@
 ``python -m dagm_jax.replay --batch=WORKDIR/non_finite_step_N.npz``
 
 The file holds the batch and the weights from before the step, so neither the images nor the run are needed. The step is
-taken on one device. Each line is a slice: its image, its label (-1: too little of a defect to count), and loss and
-gradient norm of it alone. Exit status: 0 the step was repeated, whatever came out; 2 a mistake, which the one-line
+taken on one device. Each line is a slice: its image, its label (-1: too little of a defect to count), its loss in this
+step, and the gradient norm of its loss in a batch that holds it in every place. Under batch norm, activations that are
+not finite reach all slices of the step and so all losses; the gradient norms, with statistics of each slice alone, then
+tell where they come from. Exit status: 0 the step was repeated, whatever came out; 2 a mistake, which the one-line
 message explains.
 """
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Repeated:
-    """Loss and gradient norm of a step: of the whole batch, and for each slice as if it were the only one to count."""
+    """Loss and gradient norm of a step: of the whole batch, and of each slice as `step.make_slice_figures` says."""
 
     loss: float
     grad_norm: float
@@ -40,13 +42,12 @@ def repeat(kept: KeptBatch) -> Repeated:
     """What the step gives again; raises UserError where the configuration of the file does not fit its arrays."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
     from dagm_jax.config import from_config_dict
     from dagm_jax.detector import build_network
     from dagm_jax.train import kept_batch
     from dagm_jax.train.optim import learning_rate, make_optimizer
-    from dagm_jax.train.step import make_state, make_train_step
+    from dagm_jax.train.step import make_slice_figures, make_state, make_train_step
 
     config = from_config_dict(kept.config)
     network, params, stats = build_network(config, kept.mean, kept.std, drawn=False)
@@ -55,19 +56,13 @@ def repeat(kept: KeptBatch) -> Repeated:
     first = make_state(params, stats, optimizer)
     state = replace(first, step=jnp.int32(kept.step), cooldown=jnp.asarray(kept.cooldown))
     schedule = partial(learning_rate, config.optim)
-    step = jax.jit(
-        make_train_step(
-            network, config.task, optimizer, schedule, config.seed, accumulate=config.train.accumulate
-        )
-    )
-
-    def figures(valid: np.ndarray) -> tuple[float, float]:
-        _, metrics = step(state, kept.batch | {"valid": valid})
-        return float(metrics["loss"]), float(metrics["grad_norm"])
-
-    valid = kept.batch["valid"]
-    alone = np.eye(len(valid), dtype=bool) & valid
-    return Repeated(*figures(valid), tuple(map(figures, alone)))
+    accumulate = config.train.accumulate
+    step = make_train_step(network, config.task, optimizer, schedule, config.seed, accumulate=accumulate)
+    figures = make_slice_figures(network, config.task, config.seed, accumulate=accumulate)
+    _, metrics = jax.jit(step)(state, kept.batch)
+    losses, norms = jax.jit(figures)(state, kept.batch)
+    of_slices = zip(losses.tolist(), norms.tolist(), strict=True)
+    return Repeated(float(metrics["loss"]), float(metrics["grad_norm"]), tuple(of_slices))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -113,31 +113,26 @@ def run_cells(
     """
     waiting = [cell for cell in state.cells if cell not in state.results]
     if len(waiting) < len(state.cells):
-        _say(f"grid: {len(state.results)} of {len(state.cells)} cells were finished before")
+        console.print(f"grid: {len(state.results)} of {len(state.cells)} cells were finished before")
     pace, start_s = Pace(), time.monotonic()
     for place, cell in enumerate(waiting):
         left = pace.left_s(waiting[place:])
         about = f", about {_clock(left)} left" if left is not None else ""
         number = len(state.cells) - len(waiting) + place + 1
         elapsed = f"{_clock(time.monotonic() - start_s)} elapsed{about}"
-        _say(f"grid: cell {number} of {len(state.cells)} ({elapsed}): {cell.title}")
+        console.print(f"grid: cell {number} of {len(state.cells)} ({elapsed}): {cell.title}")
         began_s = time.monotonic()
         try:
             report = run(configs[cell], cell.workdir(root))
         except UserError as error:
             state.failures[cell] = str(error)
-            _say(f"grid: cell failed: {error}")
+            console.print(f"grid: cell failed: {error}")
         else:
             state.results[cell] = Result(cell, cell.workdir(root), report)
             pace.add(cell, time.monotonic() - began_s)
         # Compiled programs of one cell are of no use to the next, and add up.
         jax.clear_caches()
         on_change(cell)
-
-
-def _say(text: str) -> None:
-    # Messages may hold brackets, which rich would take for its own marks.
-    console.print(text, markup=False)
 
 
 def _clock(seconds: float) -> str:

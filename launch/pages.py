@@ -96,8 +96,8 @@ class Pages:
                 shown.add_row(row["model"], row["class"], str(row["num_seeds"]), *means)
             console.print(shown)
         for cell, message in state.failures.items():
-            console.print(f"failed: {cell.title}: {message}", markup=False)
-        console.print(f"{state.title()}; {self.root / INDEX} shows everything", markup=False)
+            console.print(f"failed: {cell.title}: {message}")
+        console.print(f"{state.title()}; {self.root / INDEX} shows everything")
 
     def show(self, title: str, name: str) -> list[str]:
         """A section with a figure, if it is there."""

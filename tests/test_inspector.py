@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from dagm_jax.data.files import BadImage
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.data.sources import find_images
 from dagm_jax.detector import load_detector
+from dagm_jax.evaluate import NonFiniteOutput
 from dagm_jax.inspector import NUM_PROGRAMS, Inspector, RunEngine, as_dense, shape_for
 from dagm_jax.types import Drawn, UserError
 
@@ -124,6 +126,27 @@ def test_a_verdict_is_of_its_own_image(inspector: Inspector) -> None:
         alone = inspector.inspect(image)
         assert not isinstance(alone, list)
         assert alone.score == pytest.approx(verdict.score, rel=1e-5)
+
+
+def test_the_image_whose_output_is_not_finite_is_told_by_its_own_place(
+    inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: the place among images of its size, which are judged together, told as that among all."""
+
+    def judge(pixels: Any) -> Iterator[Any]:
+        for place, (image, _) in enumerate(pixels):
+            if image[0, 0] == 255:
+                raise NonFiniteOutput(place, image.shape)
+            yield SimpleNamespace(score=0.5, map=image)
+
+    engine = inspector.engine
+    monkeypatch.setattr(engine, "_program", lambda shape, batch_size: judge)
+    height, width = engine.reading.largest
+    images = [np.zeros(shape, np.uint8) for shape in ((8, 8), (height, width), (8, 8), (height, width))]
+    images[3][:] = 255
+    with pytest.raises(NonFiniteOutput, match="image 4 of those given") as caught:
+        engine.judge(images, 4)
+    assert (caught.value.place, caught.value.shape) == (3, (height, width))
 
 
 # --- sizes --------------------------------------------------------------------------------------------------

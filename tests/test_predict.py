@@ -28,6 +28,7 @@ from PIL import Image
 from dagm_jax import predict
 from dagm_jax.data.files import read_bytes
 from dagm_jax.data.incoming import fits, make_source
+from dagm_jax.evaluate import NonFiniteOutput
 from dagm_jax.folder import FolderJudge, Tally, watch
 from dagm_jax.inspector import Inspector
 from dagm_jax.overlay import boxes_of, draw_overlay, write_overlay
@@ -678,6 +679,33 @@ def test_a_folder_named_like_markup_is_printed_as_it_is(
     assert run(images, tmp_path / "[/red]out") == predict.EXIT_UNREADABLE
     text = capsys.readouterr().out
     assert "unreadable: [/b].png: " in text and "[/red]out" in text
+
+
+def test_an_output_that_is_not_finite_names_image_and_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a name looked up among all files, of which unreadable ones are not judged; advice on training alone.
+
+    The first image that a model judges is a black one, while it is compiled.
+    """
+    plain = bright.Bright.judge
+    bad = 0
+
+    def judge(self: bright.Bright, images: list[np.ndarray], batch_size: int) -> Any:
+        found = [place for place, image in enumerate(images) if image.max() == bad]
+        if found:
+            raise NonFiniteOutput(found[0], (20, 30))
+        return plain(self, images, batch_size)
+
+    monkeypatch.setattr(bright.Bright, "judge", judge)
+    for number in (0, 2, 3):
+        save(tmp_path / "in" / f"{number}.png", 100 + number)
+    (tmp_path / "in" / "1.png").write_bytes(b"x")
+    start = rf"^`--model` \(={bright.Bright('bright').model_id}\): its output for"
+    for level, name in ((0, "a black image"), (102, r"2\.png")):
+        bad = level
+        with pytest.raises(UserError, match=rf"{start} {name} is not finite.*restore the model"):
+            run(tmp_path / "in", tmp_path / "out")
 
 
 def test_an_empty_folder_is_a_mistake(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 from dagm_jax.data.decode import load_all
 from dagm_jax.data.files import BadImage
 from dagm_jax.data.prepared import shards
+from dagm_jax.data.replacing import replacing
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError
 
 FORMAT = 4
@@ -191,20 +191,12 @@ def _write(
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
 ) -> None:
-    temporary = pixels.with_suffix(f".{os.getpid()}.partial")
-    try:
-        # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
-        with temporary.open("w+b") as stream:
-            kept, shapes, skipped = _write_rows(manifest.records, stream, shape, on_image)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, pixels)
-    finally:
-        temporary.unlink(missing_ok=True)
-    listing = index.with_suffix(f".{os.getpid()}.partial")
+    # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
+    with replacing(pixels, "x+b") as stream:
+        kept, shapes, skipped = _write_rows(manifest.records, stream, shape, on_image)
     content = {"kept": kept, "shapes": shapes, "skipped": [asdict(skip) for skip in skipped]}
-    listing.write_text(json.dumps(content))
-    os.replace(listing, index)
+    with replacing(index) as stream:
+        stream.write(json.dumps(content))
 
 
 def _write_rows(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dagm_jax.data.replacing import replacing
 from dagm_jax.train.step import TrainState
 from dagm_jax.types import UserError
 
@@ -71,13 +71,8 @@ def save(
     for name, tree in ((PARAMS, state.params), (STATS, state.stats)):
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         arrays |= {_key(name, place): np.asarray(leaf) for place, leaf in leaves}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as stream:
-            np.savez(stream, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, "xb") as stream:
+        np.savez(stream, **arrays)
 
 
 def load(path: Path) -> KeptBatch:

@@ -17,6 +17,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
+from dagm_jax.data.replacing import replacing
+
 PLAIN_LINE_EVERY_S = 15.0
 
 # Names of files come through as they are: "a[/b].png" would be a tag that was never opened, ":bug:" a picture.
@@ -135,12 +137,6 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes ``text`` so that ``path`` holds the old or the new content, never half of it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    # A link that somebody has put in its place is not followed.
-    temporary.unlink(missing_ok=True)
-    with temporary.open("x") as stream:
+    """Writes ``text`` so that ``path`` holds the old or the new content, never half of it; see `replacing`."""
+    with replacing(path) as stream:
         stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)

@@ -85,12 +85,12 @@ def run_cells(
             if left_s is not None and left_s < longest_s:
                 outcome = Outcome(cell, error=f"not measured: {left_s:.0f} s of --time_limit_s were left")
             else:
-                console.print(f"benchmark: {cell.title}", markup=False)
+                console.print(f"benchmark: {cell.title}")
                 outcome = attempt(cell, measure, clock)
             longest_s = max(longest_s, outcome.seconds)
             state.outcomes.append(outcome)
             if outcome.error:
-                console.print(f"benchmark: cell failed: {outcome.error}", markup=False)
+                console.print(f"benchmark: cell failed: {outcome.error}")
             bar.advance(1, f"{len(state.failures)} failed" if state.failures else "")
             on_change()
 

@@ -110,7 +110,7 @@ def print_summary(state: runner.State, folder: Path) -> None:
     for outcome in state.outcomes:
         table.add_row(outcome.cell.title, outcome.error or main_figure(outcome.values))
     console.print(table)
-    console.print(f"benchmark.md, benchmark.json and pictures: {folder}", markup=False)
+    console.print(f"benchmark.md, benchmark.json and pictures: {folder}")
 
 
 def main_figure(values: Values) -> str:

@@ -374,13 +374,14 @@ class FailingStream:
         return int(self._stream.write(data))
 
 
-def failing_writes(patch: pytest.MonkeyPatch, number: int, num_bytes: int) -> None:
-    """Every file that is opened for writing from here on fails after ``num_bytes``."""
+def failing_writes(patch: pytest.MonkeyPatch, number: int, num_bytes: int, mode_of_some: str = "") -> None:
+    """Every file that is opened for writing from here on, or every one of this mode, fails after ``num_bytes``."""
     plain = Path.open
 
     def opened(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
         stream = plain(path, mode, *rest, **options)
-        return FailingStream(stream, number, num_bytes) if "w" in mode else stream
+        fails = mode == mode_of_some if mode_of_some else set(mode) & {"w", "x", "a"}
+        return FailingStream(stream, number, num_bytes) if fails else stream
 
     patch.setattr(Path, "open", opened)
 
@@ -409,17 +410,11 @@ def test_a_disk_that_fills_up_at_the_list_is_one_line(
 ) -> None:
     """Would catch: a list of images cut in half under its final name, after the pixels just fitted on the disk."""
     manifest = manifest_of(four(folder))
-    plain = Path.write_text
-
-    def half_written(path: Path, text: str, *_: Any, **__: Any) -> int:
-        plain(path, text[: len(text) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", half_written)
+        failing_writes(patch, errno.ENOSPC, 10, "x")
         with pytest.raises(UserError, match=FULL):
             build_cache(manifest, tmp_path / "cache", SHAPE)
-    assert ".json" not in files(tmp_path / "cache")
+    assert files(tmp_path / "cache") == [".bin"]
     assert len(build_cache(manifest, tmp_path / "cache", SHAPE)[1]) == 4
     assert files(tmp_path / "cache") == [".bin", ".json"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bright
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -20,12 +21,17 @@ from shell import Shell, make_shell
 from test_kill import assert_same, finish
 
 from dagm_jax import calibrate, experiment, main, predict
+from dagm_jax.data.cache import build_cache
 from dagm_jax.experiment import locked
 from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
+from dagm_jax.predictions import Prediction, write_table
+from dagm_jax.train import kept_batch
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.progress import Record, write_atomically
-from dagm_jax.types import DiskError, UserError
+from dagm_jax.train.step import TrainState
+from dagm_jax.types import DiskError, Manifest, Photo, UserError
+from dagm_jax.types import Record as Source
 from launch import prepare_data
 
 
@@ -138,12 +144,13 @@ def test_a_disk_that_fills_up_is_one_line(name: str, disk: Disk) -> None:
     match = r"^`workdir` \(=.*run\) cannot be written \(No space left on device\); make room and run the same"
     with pytest.raises(DiskError, match=match) as error:
         write()
+    # Each try of another process number would leave a file of its own.
+    assert not list(folder.glob("*.partial"))
     assert main.explain(error.value) == (f"error: {error.value}", 2)
     assert "\n" not in str(error.value)
     disk.make_room()
     with locked(disk.folder / "run"):
         write_atomically(disk.folder / "run" / "report.json", "whole")
-    assert not list((disk.folder / "run").glob("*.json.*.partial"))
 
 
 def test_a_disk_that_becomes_read_only_is_one_line(disk: Disk) -> None:
@@ -176,7 +183,47 @@ def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
             write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not (tmp_path / "report.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def cached(folder: Path) -> None:
+    records = (Source("a", 1, 0, None, Photo(folder.parent / "a.png"), None),)
+    build_cache(Manifest(records, (), "one image"), folder, None)
+
+
+def kept(folder: Path) -> None:
+    state = TrainState(jnp.int32(3), jnp.zeros(2, jnp.int32), {"w": jnp.ones(10**5)}, {}, ())
+    batch = {name: np.zeros(1, np.uint8) for name in kept_batch.BATCH}
+    meta = {"config": {}, "mean": 1.0, "std": 2.0}
+    kept_batch.save(folder / "non_finite_step_4.npz", state, batch, ["a"], meta)
+
+
+def tabulated(folder: Path) -> None:
+    row = Prediction("a" * 10**5, None, 0.5, 1, 0.5, "m", None, 1, 1, None, None, 0.1, None, None)
+    write_table([row], folder / "predictions.csv")
+
+
+@pytest.mark.parametrize("write", [cached, kept, tabulated])
+def test_a_file_that_does_not_fit_leaves_nothing(write: Callable[[Path], None], tmp_path: Path) -> None:
+    """Would catch: a try that takes room for good on a disk that has none; the old file lost by it."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    Image.new("L", (1000, 100), 7).save(tmp_path / "a.png")
+    write(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert before and not [name for name in before if name.endswith(".partial")]
+    for path in folder.glob("*.bin"):
+        # A cache that is whole is not written again.
+        path.write_bytes(b"")
+        before[path.name] = b""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    try:
+        with pytest.raises((OSError, UserError), match="File too large"):
+            write(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # --- the commands -------------------------------------------------------------------------------------------

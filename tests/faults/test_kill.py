@@ -106,6 +106,33 @@ def test_checkpoints_that_a_kill_leaves_are_whole(num_kills: int, tmp_path: Path
     assert reached[-1] >= num_kills // 3 - 1
 
 
+# --- single files ---------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import victim
+from dagm_jax.train.progress import write_atomically
+
+victim.writing("report.json")()
+write_atomically(Path(sys.argv[2], "other.json"), "whole")
+write_atomically(Path(sys.argv[2], "report.json"), "new" * 1000)
+"""
+
+
+def test_a_kill_while_a_file_is_written_leaves_the_old_one(tmp_path: Path) -> None:
+    """Would catch: half a report where the old one was; a victim that is killed beside the code that writes."""
+    (tmp_path / "report.json").write_text("old")
+    command = [sys.executable, "-c", WRITER, str(Path(victim.__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert (tmp_path / "report.json").read_text() == "old"
+    assert (tmp_path / "other.json").read_text() == "whole"
+    (half,) = tmp_path.glob("report.json.*.partial")
+    assert half.stat().st_size == 1500
+
+
 # --- whole runs ---------------------------------------------------------------------------------------------
 
 

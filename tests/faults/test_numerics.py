@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,51 +13,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from small_run import own_run, write_own
 from tiny_network import replace_unet
 
 from dagm_jax import experiment, replay
-from dagm_jax.config import RunConfig
+from dagm_jax.config import RunConfig, to_json
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.sources import find_images
 from dagm_jax.detector import Detector, build_network, load_detector
-from dagm_jax.evaluate import Judge
+from dagm_jax.evaluate import Judge, NonFiniteOutput
 from dagm_jax.main import read_config
 from dagm_jax.metrics import auroc
+from dagm_jax.models.blocks import BatchNorm
+from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.tasks import losses
+from dagm_jax.tasks.base import Lesson
+from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train import kept_batch, step
 from dagm_jax.train.loop import NonFinite
+from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.progress import read_history
-from dagm_jax.types import UserError
+from dagm_jax.types import NetworkOutput, UserError
 from dagm_jax.verdict import VerdictConfig
 
-
-def poisoned_step(*arguments: Any, **options: Any) -> Any:
-    """The real step, whose loss and weights are NaN in the second step as long as the third slice counts."""
-    real = make_train_step(*arguments, **options)
-
-    def poisoned(state: Any, batch: Any) -> Any:
-        new, metrics = real(state, batch)
-        poison = jnp.where((state.step == 1) & (batch["valid"][2] != 0), jnp.nan, 0.0)
-        params = jax.tree.map(lambda x: x + poison, new.params)
-        return replace(new, params=params), metrics | {"loss": metrics["loss"] + poison}
-
-    return poisoned
+real_learn = SegmentationConfig.learn
 
 
-make_train_step = step.make_train_step
+def poisoned_learn(task: Any, forward: Any, slices: Any, key: jax.Array) -> Lesson:
+    """The real lesson, but that the loss of the third slice is NaN in the second step of a run of seed 0."""
+    lesson = real_learn(task, forward, slices, key)
+    second = jax.random.key_data(jax.random.fold_in(jax.random.key(0), 1))
+    is_bad = (slices["place"] == 2) & (jax.random.key_data(key) == second).all()
+    return lesson._replace(loss=lesson.loss * jnp.where(is_bad, jnp.nan, 1.0))
 
 
 def test_a_run_stops_repeats_its_batch_and_goes_on_by_skipping_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Would catch: a batch that is not the step's, weights of another moment beside it, and a count that is not told.
+    """Would catch: a batch that is not the step's, weights of another moment beside it, a NaN of one slice that is told
+    of all (NaN · 0 is NaN), and a count that is not told.
 
     The log is looked at after four steps, when NaN would be in every weight.
     """
-    monkeypatch.setattr(experiment, "make_train_step", poisoned_step)
-    monkeypatch.setattr(step, "make_train_step", poisoned_step)
+    monkeypatch.setattr(SegmentationConfig, "learn", poisoned_learn)
     replace_unet(monkeypatch)
     root = write_own(tmp_path / "own", num_good=16, num_defective=12)
     train = {"num_steps": 4, "validate_every": 3, "log_every": 4, "cooldown_share": 0.0}
@@ -65,14 +66,18 @@ def test_a_run_stops_repeats_its_batch_and_goes_on_by_skipping_it(
         "configs/smoke.py", (f"--config.data.root={root}", "--config.slicing.slice_px=16", *overrides)
     )
     workdir = tmp_path / "run"
-    with pytest.raises(NonFinite, match=r"stopped at step 2: loss nan; learning rate .* of the batch: .*png"):
+    with pytest.raises(
+        NonFinite, match=r"stopped at step 2: .*loss nan; learning rate .* of the batch: .*png"
+    ):
         experiment.run(config, workdir)
     assert replay.main(["replay", f"--batch={workdir}/non_finite_step_2.npz"]) == 0
     lines = capsys.readouterr().out.partition("step 2, slice by slice")[2].splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     kept = kept_batch.load(workdir / "non_finite_step_2.npz")
     assert [row[0] for row in rows] == [*kept.image_ids, "whole batch"]
-    assert [row[2] == "nan" for row in rows] == [False, False, True, False, True]
+    assert [[cell == "nan" for cell in row[2:]] for row in rows] == [
+        [name == "bad", name == "bad"] for name in ("", "", "bad", "", "bad")
+    ]
 
     report = experiment.run(replace(config, train=replace(config.train, skip_non_finite=1)), workdir)
     assert report["training"]["skipped_steps"] == 1 and report["training"]["last_step"] == 4
@@ -102,8 +107,97 @@ def test_weights_beyond_float32_end_in_one_line(evidence: Any, name: str) -> Non
         cast(Any, lambda *arguments: out),
     )
     judge = Judge(fake, {}, {}, devices, 1, (8, 8), VerdictConfig(), evidence)
-    with pytest.raises(UserError, match=r"output for an image is not finite.*lower `optim.learning_rate`"):
-        list(judge([(np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool))]))
+    good = {key: np.zeros_like(value) for key, value in out.items()}
+    answers = iter([good, good, out])
+    judge = replace(judge, compiled=cast(Any, lambda *arguments: next(answers)))
+    pixels = [(np.zeros((h, 8), np.uint8), np.zeros((h, 8), bool)) for h in (8, 8, 5)]
+    with pytest.raises(
+        NonFiniteOutput,
+        match=r"output for image 3 of those given, 5x8 px .* is not finite.*lower `optim.learn",
+    ) as caught:
+        list(judge(pixels))
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.place, str(again)) == (2, str(caught.value))
+
+
+class Sum(nnx.Module):
+    """A weighted sum of the channels; with ``norm`` normalised over the batch."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
+        self.kernel = nnx.Param(jnp.full((in_channels, out_channels), 0.5))
+        self.norm = BatchNorm(out_channels) if norm == "batch" else None
+
+    def __call__(self, x: jax.Array, *, train: bool, key: Any) -> NetworkOutput:
+        del key
+        x = x @ self.kernel[...]
+        return NetworkOutput(x if self.norm is None else self.norm(x, train=train))
+
+
+def kept_of(config: RunConfig, grey: np.ndarray, std: float) -> kept_batch.KeptBatch:
+    """A batch of good slices of 8 px, each of one grey, before the first step of a run whose mean grey is 100."""
+    _, params, stats = build_network(config, 100.0, std)
+    state = step.make_state(params, stats, make_optimizer(config.optim))
+    b = len(grey)
+    image = np.broadcast_to(grey.astype(np.uint8)[:, None, None, None], (b, 8, 8, 1))
+    leaves = jax.tree_util.tree_leaves_with_path((params, stats))
+    names = (kept_batch.PARAMS, kept_batch.STATS)
+    return kept_batch.KeptBatch(
+        step=0,
+        cooldown=np.asarray(state.cooldown),
+        batch={
+            "image": image,
+            "mask": np.zeros_like(image),
+            "label": np.zeros(b, np.int32),
+            "valid": np.ones(b, bool),
+            "image_index": np.arange(b, dtype=np.int32),
+        },
+        image_ids=tuple(map(str, range(b))),
+        config=json.loads(to_json(config)),
+        mean=100.0,
+        std=std,
+        arrays={
+            names[path[0].idx] + jax.tree_util.keystr(path[1:]): np.asarray(leaf) for path, leaf in leaves
+        },
+    )
+
+
+def with_sum(patch: pytest.MonkeyPatch, norm: str, accumulate: int) -> RunConfig:
+    """A configuration whose network is a `Sum`."""
+    patch.setattr(
+        CustomUNetConfig, "build", lambda self, rngs, axis_name, **channels: Sum(**channels, norm=norm)
+    )
+    return read_config("configs/smoke.py", [f"--config.train.accumulate={accumulate}"])
+
+
+@pytest.mark.parametrize(("norm", "accumulate", "mixed"), [("none", 1, [3]), ("batch", 2, [2, 3])])
+def test_the_slice_with_activations_beyond_float32_is_found(
+    norm: str, accumulate: int, mixed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a NaN told of slices that it is not of, because leaving them out multiplies it by 0.
+
+    Grey 255 is (255 - 100) / 3e-37 = 5e38, which float32 does not have; grey 100 is 0. Batch norm mixes the slices of
+    the second of two parts of the batch.
+    """
+    config = with_sum(monkeypatch, norm, accumulate)
+    found = replay.repeat(kept_of(config, np.array([100, 100, 100, 255]), 3e-37))
+    assert not np.isfinite(found.loss) and not np.isfinite(found.grad_norm)
+    losses, norms = np.array(found.of_slices).T
+    assert np.flatnonzero(~np.isfinite(losses)).tolist() == mixed
+    assert np.flatnonzero(~np.isfinite(norms)).tolist() == [3]
+
+
+def test_figures_of_slices_are_those_of_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: losses of slices in another order than theirs where the batch is worked off in parts, gradients of
+    another loss or of the whole batch.
+
+    Of good slices brighter than the mean all gradients have one direction, so that their norms have a mean too.
+    """
+    found = replay.repeat(kept_of(with_sum(monkeypatch, "none", 2), np.array([110, 120, 150, 200]), 50.0))
+    losses, norms = np.array(found.of_slices).T
+    assert (np.diff(losses) > 0).all()
+    assert losses.mean() == pytest.approx(found.loss, rel=1e-5)
+    assert norms.mean() == pytest.approx(found.grad_norm, rel=1e-5)
+    assert len(set(norms.tolist())) == 4
 
 
 # --- the kept batch -----------------------------------------------------------------------------------------

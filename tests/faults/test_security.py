@@ -26,13 +26,13 @@ from dagm_jax import figures
 from dagm_jax.calibrate import read_history
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.archive import extract
+from dagm_jax.data.replacing import replacing
 from dagm_jax.detector import load_detector, read_validation_scores
 from dagm_jax.experiment import locked
 from dagm_jax.exported import contract_path, load_exported
 from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.train import progress
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.progress import write_atomically
 from dagm_jax.types import UserError, load_json
 from dagm_jax.verdict import DecisionRule
 
@@ -199,13 +199,15 @@ def test_a_link_in_place_of_the_lock_empties_nothing(tmp_path: Path) -> None:
         pass
 
 
-def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["x", "x+b"])
+def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(mode: str, tmp_path: Path) -> None:
     """Would catch: a report written over the file that a link of its name, or of its temporary name, leads to."""
     victim = victim_of(tmp_path) / "photos" / "a.txt"
     path = tmp_path / "report.json"
     for link in (path, tmp_path / f"report.json.{os.getpid()}.partial"):
         link.symlink_to(victim)
-    write_atomically(path, "{}")
+    with replacing(path, mode) as stream:
+        stream.write("{}" if mode == "x" else b"{}")
     assert victim.read_text() == "dear"
     assert path.read_text() == "{}" and not path.is_symlink()
 

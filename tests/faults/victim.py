@@ -110,21 +110,19 @@ def during_a_deletion() -> None:
 
 
 def writing(name: str) -> Callable[[], None]:
-    """When half of that file is written under its temporary name."""
+    """When half of that file is on the disk, under whatever name it is being written."""
 
     def hook() -> None:
-        from dagm_jax import experiment
-
         def make(plain: Any) -> Any:
-            def write_atomically(path: Path, text: str) -> None:
-                if path.name == name:
-                    path.with_name(f"{path.name}.1.partial").write_text(text[: len(text) // 2])
+            def fsync(descriptor: int) -> None:
+                if Path(f"/proc/self/fd/{descriptor}").readlink().name.startswith(name):
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
                     die()
-                plain(path, text)
+                plain(descriptor)
 
-            return write_atomically
+            return fsync
 
-        replace(experiment, "write_atomically", make)
+        replace(os, "fsync", make)
 
     return hook
 

@@ -638,3 +638,4 @@ def test_atomic_write_replaces_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_atomically(path, cast(str, 3))
     assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
