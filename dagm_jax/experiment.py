@@ -17,7 +17,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -256,20 +256,24 @@ class Setup:
     def network(self) -> Network:
         return self._network_and_arrays[0]
 
+    @cached_property
+    def _make_state(self) -> Callable[[Any, Any], TrainState]:
+        """(parameters, statistics) → a fresh state; one program for all arrays, each of which would else be its own."""
+        optimizer, averaged = make_optimizer(self.config.optim), self.config.optim.average_decay > 0
+
+        def make(params: Any, stats: Any) -> TrainState:
+            # Copies: the step donates its state, and the initial arrays may be asked for again.
+            copied: TrainState = jax.tree.map(
+                jnp.copy, make_state(params, stats, optimizer, averaged=averaged)
+            )
+            return copied
+
+        return jax.jit(make)
+
     def initial_state(self) -> TrainState:
         """A fresh state, replicated over the devices."""
         _, params, stats = self._network_and_arrays
-        optimizer = make_optimizer(self.config.optim)
-
-        # One program for all arrays, each of which would else be one of its own.
-        @jax.jit
-        def make(params: Any, stats: Any) -> TrainState:
-            state = make_state(params, stats, optimizer, averaged=self.config.optim.average_decay > 0)
-            # Copies: the step donates its state, and the initial arrays may be asked for again.
-            copied: TrainState = jax.tree.map(jnp.copy, state)
-            return copied
-
-        return self.devices.replicate(make(params, stats))  # type: ignore[no-any-return]
+        return self.devices.replicate(self._make_state(params, stats))  # type: ignore[no-any-return]
 
     def stream(self) -> grain.MapDataset:
         """The training batches of the whole run, of each this process's part."""

@@ -59,8 +59,9 @@ def shipped_step(name: str, axis_name: str | None) -> tuple[Any, TrainState]:
     return step, sgd_state(params, stats)
 
 
+# Of a network so narrow most draws give one value wherever one looks; not those of this seed.
 @cache
-def make_tiny(norm: str = "batch", seed: int = 0) -> tuple[Network, Any, Any]:
+def make_tiny(norm: str = "batch", seed: int = 9) -> tuple[Network, Any, Any]:
     config = CustomUNetConfig(base_channels=1, norm=norm)  # type: ignore[arg-type]
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
@@ -200,7 +201,7 @@ def test_accuracy_leaves_out_slices_without_a_label() -> None:
 
 def test_loss_falls_on_one_batch() -> None:
     """Catches an optimiser that climbs or stands still, and a step counter that does not follow."""
-    network, params, stats = make_tiny()
+    network, params, stats = make_tiny(seed=3)
     config = OptimConfig(learning_rate=0.02, warmup_steps=2)
     optimizer = make_optimizer(config)
     step = fast(make_train_step(network, TASK, optimizer, partial(learning_rate, config), 0))
@@ -316,7 +317,7 @@ def test_averages_follow_parameters_and_statistics() -> None:
 
 def test_judge_by_hand() -> None:
     """Catches strips stitched at the wrong place or summed, losses of another image, and counts of wrong slices."""
-    network, params, stats = make_tiny(seed=2)
+    network, params, stats = make_tiny(seed=10)
     h, w, edges = 32, 48, (0, 8, 16, 24, 32)
     slicer = make_slicer(SlicingConfig(num_slices=5, slice_px=16), h, w)
     rng = np.random.default_rng(0)
