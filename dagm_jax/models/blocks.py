@@ -152,6 +152,14 @@ class GroupNorm(nnx.Module):
         return normed.astype(x.dtype)
 
 
+def pointwise(in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution 1x1 with bias."""
+    kept = parameter_dtype(dtype)
+    return nnx.Conv(
+        in_channels, out_channels, (1, 1), dtype=dtype, param_dtype=kept, kernel_init=lecun_normal, rngs=rngs
+    )
+
+
 class ConvNormRelu(nnx.Module):
     """Conv3x3 → norm → ReLU. The convolution has a bias only where no norm follows."""
 

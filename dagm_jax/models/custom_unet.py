@@ -16,10 +16,9 @@ from dagm_jax.models.blocks import (
     UpConv,
     UpKind,
     max_pool,
-    parameter_dtype,
+    pointwise,
     upsample2,
 )
-from dagm_jax.models.initial import lecun_normal
 from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
 
 ExtraSkips = Literal["previous_encoder", "none", "next_encoder", "both", "all_shallower"]
@@ -95,16 +94,7 @@ class CustomUNet(nnx.Module):
                 for i in range(NUM_LEVELS - 1)
             ]
         )
-        kept = parameter_dtype(dtype)
-        self.head = nnx.Conv(
-            widths[0],
-            out_channels,
-            (1, 1),
-            dtype=dtype,
-            param_dtype=kept,
-            kernel_init=lecun_normal,
-            rngs=rngs,
-        )
+        self.head = pointwise(widths[0], out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
