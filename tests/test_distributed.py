@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from faults import tiny
+from PIL import Image
 
 from dagm_jax.train.progress import read_history
 
@@ -29,15 +29,41 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Far above what a job needs on a machine that does nothing else.
 TIMEOUT_S = 600
 pytestmark = pytest.mark.timeout(1200)
+SIZE_PX = 64
 # Validation after 3 and 6 steps; 4 test images.
 SMALL = (
-    *tiny.ARGUMENTS,
+    "--config=configs/conv_autoencoder.py",
     "--config.data.root=data",
+    "--config.slicing.mode=tiles",
+    "--config.slicing.slice_height_px=32",
+    "--config.slicing.slice_px=32",
+    "--config.slicing.overlap_px=8",
+    "--config.model.base_channels=1",
+    "--config.model.bottleneck_channels=2",
     "--config.model.compute_dtype=float64",
+    "--config.optim.warmup_steps=2",
+    "--config.train.batch_size=4",
     "--config.train.num_steps=6",
     "--config.train.validate_every=3",
+    "--config.train.log_every=1",
     "--workdir=run",
 )
+
+
+def write_images(root: Path) -> None:
+    """12 good images and 12 with a dark block, in folders."""
+    rng = np.random.default_rng(0)
+    for folder in ("good", "defect", "masks"):
+        (root / folder).mkdir(parents=True)
+    for i in range(24):
+        grey = rng.integers(90, 130, (SIZE_PX, SIZE_PX)).astype(np.uint8)
+        if i < 12:
+            row, column = rng.integers(4, 40, 2)
+            mask = np.zeros_like(grey)
+            mask[row : row + 18, column : column + 12] = 255
+            grey[mask > 0] = 40
+            Image.fromarray(mask).save(root / "masks" / f"{i:02d}.png")
+        Image.fromarray(grey).save(root / ("defect" if i < 12 else "good") / f"{i:02d}.png")
 
 
 @dataclass(frozen=True)
@@ -54,7 +80,7 @@ class Place:
     def start(self, count: int, *arguments: str) -> subprocess.Popen[str]:
         """The job with its images, as ``count`` processes or as the command alone."""
         if not (self.folder / "data").exists():
-            tiny.write_images(self.folder / "data")
+            write_images(self.folder / "data")
         launcher = ("launch.local_processes", f"--num_processes={count}", "--")
         program = launcher if count > 1 else ("dagm_jax.main",)
         return subprocess.Popen(
