@@ -6,9 +6,10 @@ take: gathers with fixed indices, convolutions and top-k.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -124,8 +125,20 @@ def slices_score(scores: Float[Array, "b n"], config: VerdictConfig) -> Float[Ar
 
 def to_stablehlo(detector: Detector) -> bytes:
     """The program as serialised StableHLO for CPUs, NVIDIA GPUs and TPUs, for any number of images."""
-    exported = export.export(jax.jit(make_program(detector)), platforms=PLATFORMS)(_symbolic_images(detector))
+    with _without_source_locations():
+        exported = export.export(jax.jit(make_program(detector)), platforms=PLATFORMS)(_symbolic_images(detector))
     return bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _without_source_locations() -> Iterator[None]:
+    """Inside, JAX names no source file in what it lowers: a file says nothing of the machine that made it."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def to_onnx(detector: Detector) -> bytes:

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,19 @@ def test_the_contract_says_what_the_file_takes_and_gives(workdir: Path, stablehl
         file(np.zeros((1, 64, 64), np.uint8))
 
 
+def of_this_machine(content: bytes) -> list[bytes]:
+    """Folders of this machine, and names of source files, in a written program."""
+    package = str(Path(program.__file__).parent).encode()
+    return [text for text in (package, sys.prefix.encode(), b"site-packages", b".py") if text in content]
+
+
+def test_the_file_says_nothing_of_the_machine_that_made_it(stablehlo: Path) -> None:
+    """Would catch: the folder of the package, with the name of its user, in a file that is given away."""
+    assert not of_this_machine(stablehlo.read_bytes())
+    again = jax_export.export(jax.jit(lambda x: x + 1))(jnp.ones(3))
+    assert of_this_machine(again.serialize()), "elsewhere JAX still names sources, as its errors need"
+
+
 def test_a_file_that_is_not_the_contracts_is_refused(stablehlo: Path, tmp_path: Path) -> None:
     """Would catch: a damaged or exchanged file that judges parts, or one whose threshold nobody knows."""
     file = tmp_path / stablehlo.name
@@ -344,7 +358,9 @@ def test_small_probabilities_keep_their_digits(tmp_path: Path) -> None:
 @needs_onnx
 def test_the_onnx_file_is_an_inspector_like_its_run(workdir: Path, tmp_path: Path) -> None:
     """Would catch: an ONNX file that the command refuses, or that the inspector cannot load."""
-    file = Inspector.load(write(workdir, tmp_path / "inspector.onnx", "onnx"))
+    written = write(workdir, tmp_path / "inspector.onnx", "onnx")
+    assert not of_this_machine(written.read_bytes())
+    file = Inspector.load(written)
     images = list(noise((512, 512)))[:2]
     for ours, theirs in zip(Inspector.load(workdir).inspect(images), file.inspect(images), strict=True):
         assert theirs.score == pytest.approx(ours.score, rel=1e-4)
