@@ -126,7 +126,9 @@ def slices_score(scores: Float[Array, "b n"], config: VerdictConfig) -> Float[Ar
 def to_stablehlo(detector: Detector) -> bytes:
     """The program as serialised StableHLO for CPUs, NVIDIA GPUs and TPUs, for any number of images."""
     with _without_source_locations():
-        exported = export.export(jax.jit(make_program(detector)), platforms=PLATFORMS)(_symbolic_images(detector))
+        exported = export.export(jax.jit(make_program(detector)), platforms=PLATFORMS)(
+            _symbolic_images(detector)
+        )
     return bytes(exported.serialize())
 
 
