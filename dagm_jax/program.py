@@ -135,7 +135,7 @@ def to_stablehlo(detector: Detector) -> bytes:
 @contextlib.contextmanager
 def _without_source_locations() -> Iterator[None]:
     """Inside, JAX names no source file in what it lowers: a file says nothing of the machine that made it."""
-    before = jax.config.jax_traceback_in_locations_limit
+    before = jax.config.values["jax_traceback_in_locations_limit"]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield

@@ -1,7 +1,6 @@
-"""What all tests share: one cache of compiled programs for a whole run of the suite.
+"""What all tests share: quick compilation, one cache of compiled programs for a run of the suite, longest files first.
 
-Most of a test's time is compilation, above all of the draws of initial weights, one for each shape of a kernel; many
-tests build the same networks. The cache begins empty, so that what is tested is compiled by this code.
+The cache begins empty, so that what is tested is compiled by this code.
 """
 
 from __future__ import annotations
@@ -13,15 +12,35 @@ from pathlib import Path
 
 import jax
 import pytest
+import quick
 
 CACHE = "DAGM_JAX_TEST_CACHE"
+# Files that take minutes, longest first: with one of them begun last, a worker waits for the other.
+LONGEST = (
+    "test_main.py",
+    "train/test_step.py",
+    "train/test_learning.py",
+    "test_distributed.py",
+    "models/test_custom_unet.py",
+    "test_export.py",
+    "models/test_unet3plus.py",
+    "faults/test_long_runs.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The first process makes the folder; workers of pytest-xdist find it in their environment."""
     if CACHE not in os.environ:
+        # Of options given twice the last counts: the user's.
+        os.environ["XLA_FLAGS"] = f"{quick.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
         os.environ[CACHE] = tempfile.mkdtemp(prefix="dagm_jax_tests_")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
     jax.config.update("jax_compilation_cache_dir", str(Path(os.environ[CACHE])))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others as they were."""
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import quick
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Far above what a process needs on a machine that does nothing else.
@@ -109,8 +110,8 @@ def stop_session(pid: int) -> None:
 
 def make_shell(factory: pytest.TempPathFactory) -> Shell:
     """A shell whose processes share one cache of compiled programs."""
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment = kept | {
+    environment = os.environ | {
+        "XLA_FLAGS": quick.XLA_FLAGS,
         "PYTHONPATH": str(REPOSITORY),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(factory.mktemp("compiled")),

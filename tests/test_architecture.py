@@ -216,7 +216,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         (under("jax.device_put"), {"train/parallel", "models/initial"}),
         (under("jax.devices", "jax.local_devices", "jax.device_count"), {"train/parallel"}),
         (under("matplotlib"), {"figures", "pipeline_figure"}),
-        (under("tensorboardX"), {"train/progress"}),
+        (under("tensorboardX"), {"train/event_file"}),
         (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
         (under("flax"), {"models", "train/step", "detector"}),
         (under("onnxruntime"), {"runtimes"}),

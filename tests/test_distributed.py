@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import quick
 from PIL import Image
 
 from dagm_jax.train.progress import read_history
@@ -143,8 +144,8 @@ def process_of(launcher: subprocess.Popen[str], index: int) -> int:
 
 @pytest.fixture(scope="module")
 def make_place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Place]:
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment = kept | {
+    environment = os.environ | {
+        "XLA_FLAGS": quick.XLA_FLAGS,
         "PYTHONPATH": str(REPOSITORY),
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",

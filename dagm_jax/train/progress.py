@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 
 from dagm_jax.data.replacing import replacing
 
@@ -82,32 +77,23 @@ class Record:
         kept = [row for row in read_history(self._path) if row["step"] <= resume_step]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stream = self._path.open("a")
-        folder = workdir / "tensorboard"
-        folder.mkdir(exist_ok=True)
-        # tensorboardX's usual writer has a thread of its own, which a full disk ends; the run would then wait for it.
-        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}"
-        self._board = RecordWriter(str(folder / name))
-        self._show(file_version="brain.Event:2")
-        # TensorBoard forgets what an earlier try has written of later steps.
-        self._show(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+        from dagm_jax.train.event_file import EventFile
+
+        self._events = EventFile(workdir / "tensorboard", resume_step)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         self._stream.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._stream.flush()
-        for name, value in values.items():
-            self._show(step=step, summary=scalar(f"{kind}/{name}", value))
+        self._events.write(kind, step, values)
         # This waits for the disk.
         if kind == "validation":
-            self._board.flush()
-
-    def _show(self, **event: Any) -> None:
-        self._board.write(Event(wall_time=time.time(), **event).SerializeToString())
+            self._events.flush()
 
     def close(self) -> None:
         try:
             self._stream.close()
         finally:
-            self._board.close()
+            self._events.close()
 
 
 class NoRecord(Record):

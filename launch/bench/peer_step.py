@@ -115,17 +115,17 @@ class Twin:
             torch.cuda.synchronize()
 
 
-def make_twin(config: RunConfig, model: Any, mean: float, std: float) -> Twin:
-    """The twin of our network ``model`` on a GPU if PyTorch finds one, else on the CPU."""
+def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: str = "") -> Twin:
+    """The twin of our network ``model`` on ``device``; without one on a GPU if PyTorch finds one, else on the CPU."""
     task = check_task(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     module = peer.build(config.model, in_channels=config.in_channels, out_channels=1)
     peer.copy_weights(model, module)
-    module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     # A training side of one grey level has no spread.
-    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, device)
+    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place)
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

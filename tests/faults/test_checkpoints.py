@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import quick
 from shell import REPOSITORY
 
 from dagm_jax import experiment
@@ -438,7 +439,7 @@ def test_a_checkpoint_restored_onto_other_devices_takes_the_same_step(step: str,
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": str(int(step == "network")),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": quick.xla_flags(8),
         # Fewer threads than devices could deadlock in a sum over them.
         "NPROC": "64",
     }

@@ -39,7 +39,6 @@ from launch.bench import compare, peer_step, runner, session, timing  # noqa: E4
 from launch.bench.peer_data import Files, Strips, StripSet, Wishes, label_strips, make_loader  # noqa: E402
 
 # As in test_peer.py.
-FAST_COMPILE = {"xla_backend_optimization_level": 1}
 MEAN, STD = 120.0, 40.0
 RATE = 0.02
 
@@ -132,7 +131,7 @@ def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch:
     sgd = peer_step.make_step(twin, torch.optim.SGD(twin.module.parameters(), lr=RATE), twin.loss)
     rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
     step = make_train_step(network, config.task, optax.identity(), rate, config.seed)
-    compiled = jax.jit(step, compiler_options=FAST_COMPILE)
+    compiled = jax.jit(step)
     state, before = make_state(params, stats, optax.identity()), snapshot(twin.module)
     for i, (batch, example) in enumerate(zip(batches(3), peer_step.as_examples(batches(3)), strict=True)):
         state, metrics = compiled(state, batch)
@@ -175,7 +174,7 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
         slices: Any = {"x": None, "mask": mask, "label": label}
         return task.learn(lambda x, key: output, slices, jax.random.key(0)).loss.mean()
 
-    expected, gradients = jax.jit(jax.value_and_grad(loss), compiler_options=FAST_COMPILE)(arrays)
+    expected, gradients = jax.jit(jax.value_and_grad(loss))(arrays)
     leaves = [
         torch.from_numpy(np.moveaxis(a, -1, 1).copy() if a.ndim == 4 else a).requires_grad_() for a in arrays
     ]
@@ -237,7 +236,7 @@ def test_maps_are_ours(name: str) -> None:
         slices = network.show(batch["image"], batch["mask"], batch["label"], jnp.arange(3))
         return config.task.judge(forward, slices).map
 
-    ours = jax.jit(predict, compiler_options=FAST_COMPILE)(params, stats)
+    ours = jax.jit(predict)(params, stats)
     theirs = peer_step.make_predict(twin, compiled=False)(torch.from_numpy(batch["image"]))
     np.testing.assert_allclose(np.moveaxis(theirs.numpy(), 1, -1), ours, rtol=0, atol=1e-5)
 

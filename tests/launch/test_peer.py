@@ -26,7 +26,6 @@ from dagm_jax.types import NetworkOutput  # noqa: E402
 from launch import peer  # noqa: E402
 
 # Compiling is most of the work here; optimised code would not pay. At level 0 the auto-encoder's gradient is NaN.
-FAST_COMPILE = {"xla_backend_optimization_level": 1}
 SMALL = (2, 64, 32)
 STRIP = (1, 512, 64)
 IN_CHANNELS, OUT_CHANNELS = 3, 2
@@ -173,9 +172,7 @@ def test_forward_pass_is_pytorch_s(config: peer.Config, size: tuple[int, int, in
     """Catches transposed kernels, skips in another order or from another level, aligned corners, a wrong epsilon."""
     x = numbers(*size, IN_CHANNELS)
     graphdef, state = nnx.split(make_model(config))
-    output = jax.jit(
-        lambda state, x: nnx.merge(graphdef, state)(x, train=False), compiler_options=FAST_COMPILE
-    )(state, x)
+    output = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, train=False))(state, x)
     with torch.inference_mode():
         theirs = make_twin(config).eval()(nchw(x))
     assert_outputs_near(output, theirs)
@@ -221,7 +218,7 @@ def make_step(config: peer.Config) -> Any:
         ]
         return sum(losses), (output, nnx.state(model, nnx.BatchStat))
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def step(params: Any, stats: Any, x: Any, target: Any) -> Any:
         (value, (output, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params, stats, x, target)
         updates, _ = optimizer.update(gradients, optimizer.init(params))

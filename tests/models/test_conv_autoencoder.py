@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any, get_args
 
 import jax
@@ -16,7 +16,6 @@ from dagm_jax.models.conv_autoencoder import ConvAutoencoder, ConvAutoencoderCon
 from dagm_jax.types import UserError
 
 # Compiling is most of the work here; optimised code would not pay.
-FAST_COMPILE = {"xla_backend_optimization_level": 1}
 NORMS = get_args(NormKind)
 SIZE = (48, 32)
 SHAPE = {"base_channels": 2, "bottleneck_channels": 3}
@@ -63,7 +62,7 @@ def make_apply(train: bool, norm: str = "batch") -> Any:
     """Compiled (parameters, input) -> (logits, new norm statistics)."""
     graphdef, _, stats = network(norm=norm)
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def apply(params: Any, x: Any) -> tuple[jax.Array, Any]:
         model = nnx.merge(graphdef, params, stats, copy=True)
         logits = model(x, train=train).logits
@@ -95,7 +94,7 @@ def test_defaults_are_the_paper_s_network() -> None:
 def test_initialisation_depends_on_the_seed_alone() -> None:
     """Catches parameters from a global generator, and a seed that is not used."""
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def initialise(seed: Any) -> Any:
         return nnx.to_pure_dict(nnx.state(build(seed), nnx.Param))
 
@@ -123,7 +122,7 @@ def reference_block(x: Any, block: dict[str, Any], stats: dict[str, Any]) -> jax
     return x
 
 
-@partial(jax.jit, compiler_options=FAST_COMPILE)
+@jax.jit
 def reference(params: Any, stats: Any, x: Any) -> jax.Array:
     """The network in evaluation mode, written from its description with XLA's general operations."""
     window = (1, 2, 2, 1)
@@ -178,7 +177,7 @@ def test_every_parameter_learns(norm: str, x: np.ndarray) -> None:
     graphdef, params, stats = network(norm=norm)
     cotangent = numbers(2, *SIZE, 1, seed=2)
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     @jax.grad
     def gradients(params: Any) -> jax.Array:
         return (nnx.merge(graphdef, params, stats, copy=True)(x, train=True).logits * cotangent).sum()
@@ -203,9 +202,7 @@ def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(x: np.ndarr
     _, params, stats = network(norm="batch")
     exact = np.asarray(make_apply(False)(params, x)[0])
     graphdef, _, _ = network(norm="batch", compute_dtype="bfloat16")
-    got = jax.jit(
-        lambda p, s: nnx.merge(graphdef, p, s)(x, train=False).logits, compiler_options=FAST_COMPILE
-    )(params, stats)
+    got = jax.jit(lambda p, s: nnx.merge(graphdef, p, s)(x, train=False).logits)(params, stats)
     assert got.dtype == jnp.float32
     error = np.abs(np.asarray(got) - exact)
     assert error.mean() < 0.03 * exact.std()

@@ -16,7 +16,6 @@ from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig, ExtraSkips
 from dagm_jax.types import UserError
 
 # Compiling is most of the work here; optimised code would not pay.
-FAST_COMPILE = {"xla_backend_optimization_level": 1}
 EXTRA_SKIPS, NORMS, UPS = get_args(ExtraSkips), get_args(NormKind), get_args(UpKind)
 WIDTH = 2
 # Encoder levels (0 = finest) that decoder level 0…3 sees besides its own, as the network's description has them.
@@ -56,7 +55,7 @@ def apply(model: CustomUNet, x: Any, *, train: bool) -> np.ndarray:
         merged = nnx.merge(graphdef, state, copy=True)
         return merged(x, train=train).logits, nnx.state(merged)
 
-    y, new = jax.jit(forward, compiler_options=FAST_COMPILE)(state, x)
+    y, new = jax.jit(forward)(state, x)
     nnx.update(model, new)
     return np.asarray(y)
 
@@ -70,7 +69,7 @@ def make_gradients(extra_skips: str, norm: str, up: str) -> tuple[Any, dict[str,
         y = nnx.merge(graphdef, params, stats, copy=True)(X, train=True).logits
         return (y * COTANGENT).sum(), y
 
-    return jax.jit(jax.grad(weighted, has_aux=True), compiler_options=FAST_COMPILE), params
+    return jax.jit(jax.grad(weighted, has_aux=True)), params
 
 
 # --- parameters ---------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from dagm_jax.models.unet3plus import (
 from dagm_jax.types import NetworkOutput, UserError
 
 # Compiling is most of the work here; optimised code would not pay.
-FAST_COMPILE = {"xla_backend_optimization_level": 1}
 BASE = 2
 SIZE = (32, 48)
 BRANCHES = [(stage, source) for stage in range(4) for source in range(5)]
@@ -72,7 +71,7 @@ def make_apply(train: bool) -> Any:
     """Compiled (parameters, statistics, input, key) -> (output, new statistics) of the full network, shared below."""
     graphdef, _, _ = network()
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def apply(params: Any, stats: Any, x: Any, key: Any) -> tuple[NetworkOutput, Any]:
         model = nnx.merge(graphdef, params, stats, copy=True)
         output = model(x, train=train, key=key)
@@ -137,7 +136,7 @@ def test_convolution_before_upsampling_is_the_convolution_after_it(
         dims = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(resize(x, factor), kernel, (1, 1), "SAME", dimension_numbers=dims)
 
-    @partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE)
+    @partial(jax.jit, static_argnums=0)
     def value_and_gradients(form: Any, x: Any, kernel: Any) -> Any:
         value, pull = jax.vjp(form, x, kernel)
         return value, *pull(cotangent)
@@ -190,7 +189,7 @@ def test_defaults_are_the_paper_s_network() -> None:
 def test_initialisation_depends_on_the_seed_alone_and_keeps_the_spread() -> None:
     """Catches parameters from a global generator, and a fan-in of the wrong dimensions."""
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def initialise(seed: Any) -> Any:
         return nnx.to_pure_dict(nnx.state(build(seed, base_channels=4), nnx.Param))
 
@@ -225,7 +224,7 @@ def pool(x: Any, factor: int) -> jax.Array:
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 
 
-@partial(jax.jit, compiler_options=FAST_COMPILE)
+@jax.jit
 def reference(params: Any, stats: Any, x: Any) -> tuple[list[jax.Array], jax.Array]:
     """(five maps of logits, class logits) in evaluation mode, from the description with XLA's general operations."""
     e = []
@@ -327,7 +326,7 @@ def make_gradients() -> Any:
     """Compiled (cotangents of logits, side logits and class logits, input) -> gradients in training mode."""
     graphdef, params, stats = network()
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def gradients(cotangents: tuple[Any, Any, Any], x: Any) -> Any:
         def weighted(params: Any) -> jax.Array:
             model = nnx.merge(graphdef, params, stats, copy=True)
@@ -454,9 +453,7 @@ def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(x: np.ndarr
     _, params, stats = network()
     exact = evaluate(params, x)
     graphdef, _, _ = randomised(compute_dtype="bfloat16")
-    got = jax.jit(lambda p, s, x: nnx.merge(graphdef, p, s)(x, train=False), compiler_options=FAST_COMPILE)(
-        params, stats, x
-    )
+    got = jax.jit(lambda p, s, x: nnx.merge(graphdef, p, s)(x, train=False))(params, stats, x)
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         assert ours.dtype == jnp.float32
         error = np.abs(np.asarray(ours) - theirs)

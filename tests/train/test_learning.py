@@ -46,7 +46,7 @@ def train(config: RunConfig) -> tuple[Any, TrainState, list[float]]:
     network, params, stats = make_network(build, seed=0, in_channels=config.in_channels, mean=128.0, std=35.0)
     optimizer = make_optimizer(OPTIM)
     step = make_train_step(network, config.task, optimizer, partial(learning_rate, OPTIM), seed=0)
-    compiled = jax.jit(step, compiler_options={"xla_backend_optimization_level": 1})
+    compiled = jax.jit(step)
     state, losses = make_state(params, stats, optimizer), []
     for _ in range(NUM_STEPS):
         state, metrics = compiled(state, make_batch())

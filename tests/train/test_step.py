@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 from flax import nnx
 
 from dagm_jax.data.slicing import SlicingConfig, make_slicer, slice_labels
@@ -35,7 +36,6 @@ from dagm_jax.train.step import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FAST_COMPILE = {"xla_backend_optimization_level": 1}
 TASK = SegmentationConfig()
 RATE = 0.25
 MEAN, STD = 100.0, 40.0
@@ -96,22 +96,18 @@ def logits_of(network: Network, *, train: bool) -> Any:
         forward, _ = network.bind(params, stats, train=train)
         return forward(network.show(image, None, None, None)["x"], None).logits
 
-    return fast(apply)
+    return jax.jit(apply)
 
 
 @cache
 def fast_sgd_step(norm: str = "batch") -> Any:
     """That step of the tiny network, compiled once for all tests."""
-    return fast(sgd_step(make_tiny(norm)[0]))
+    return jax.jit(sgd_step(make_tiny(norm)[0]))
 
 
 def sgd_state(params: Any, stats: Any) -> TrainState:
     # Copies, because a compiled step may take its state's memory.
     return jax.tree.map(jnp.copy, make_state(params, stats, optax.identity()))
-
-
-def fast(function: Any) -> Any:
-    return jax.jit(function, compiler_options=FAST_COMPILE)
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
@@ -142,7 +138,7 @@ def test_one_step_is_plain_gradient_descent_by_hand() -> None:
         loss = per_pixel.mean(dims) + dice
         return loss[:3].mean(), nnx.state(model, nnx.BatchStat)
 
-    (loss, new_stats), gradients = fast(jax.value_and_grad(mean_loss, has_aux=True))(params)
+    (loss, new_stats), gradients = jax.jit(jax.value_and_grad(mean_loss, has_aux=True))(params)
     assert_close(new.params, jax.tree.map(lambda p, g: p - RATE * g, params, gradients), rtol=1e-4)
     assert_close(new.stats, new_stats)
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
@@ -204,7 +200,7 @@ def test_loss_falls_on_one_batch() -> None:
     network, params, stats = make_tiny(seed=3)
     config = OptimConfig(learning_rate=0.02, warmup_steps=2)
     optimizer = make_optimizer(config)
-    step = fast(make_train_step(network, TASK, optimizer, partial(learning_rate, config), 0))
+    step = jax.jit(make_train_step(network, TASK, optimizer, partial(learning_rate, config), 0))
     state, batch, losses = make_state(params, stats, optimizer), make_batch(6), []
     for number in range(20):
         assert int(state.step) == number
@@ -221,7 +217,7 @@ def test_learning_rate_follows_the_step_and_the_cool_down_of_the_state() -> None
     network, params, stats = make_tiny("none")
     config = OptimConfig(learning_rate=0.1, warmup_steps=1)
     optimizer = make_optimizer(config)
-    step = fast(make_train_step(network, TASK, optimizer, partial(learning_rate, config), 0))
+    step = jax.jit(make_train_step(network, TASK, optimizer, partial(learning_rate, config), 0))
     state, rates = make_state(params, stats, optimizer), []
     for number in range(6):
         if number == 3:
@@ -264,7 +260,7 @@ def test_accumulated_parts_give_the_update_of_the_whole() -> None:
         step = make_train_step(
             network, TASK, optax.identity(), rate, 0, accumulate=accumulate, num_shards=num_shards
         )
-        new, metrics = fast(step)(sgd_state(params, stats), batch)
+        new, metrics = jax.jit(step)(sgd_state(params, stats), batch)
         assert_close(new.params, whole.params)
         assert_close(metrics, whole_metrics)
         assert int(new.step) == 1
@@ -276,7 +272,7 @@ def test_batch_norm_sees_the_parts_one_after_the_other() -> None:
     batch = make_batch(4)
     rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
     step = make_train_step(network, TASK, optax.identity(), rate, 0, accumulate=2)
-    new, _ = fast(step)(sgd_state(params, stats), batch)
+    new, _ = jax.jit(step)(sgd_state(params, stats), batch)
     expected = stats
     for part in (slice(0, 2), slice(2, 4)):
         forward, after = network.bind(params, expected, train=True)
@@ -295,7 +291,7 @@ def test_averages_follow_parameters_and_statistics() -> None:
     """Catches an average that stands still, is the newest weights or forgets the statistics, and judging without it."""
     network, params, stats = make_tiny()
     rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
-    step = fast(make_train_step(network, TASK, optax.identity(), rate, 0, average_decay=0.15))
+    step = jax.jit(make_train_step(network, TASK, optax.identity(), rate, 0, average_decay=0.15))
     state = jax.tree.map(jnp.copy, make_state(params, stats, optax.identity(), averaged=True))
     average = (params, stats)
     for number in range(3):
@@ -338,7 +334,7 @@ def test_judge_by_hand() -> None:
     params = nnx.State(head) if not isinstance(params, dict) else head
     logits = logits - shift
 
-    judge = fast(make_judge(network, TASK, slicer))
+    judge = jax.jit(make_judge(network, TASK, slicer))
     out = jax.device_get(judge(params, stats, image, mask, mask.sum((1, 2))))
     total, count = np.zeros((3, h, w)), np.zeros(w)
     window = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
@@ -373,9 +369,9 @@ def test_many_slices_are_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     image = rng.integers(0, 256, (2, 32, 48)).astype(np.uint8)
     mask = image > 250
     pixels = (image, mask, mask.sum((1, 2)))
-    whole = jax.device_get(fast(make_judge(network, TASK, slicer))(params, stats, *pixels))
+    whole = jax.device_get(jax.jit(make_judge(network, TASK, slicer))(params, stats, *pixels))
     monkeypatch.setattr("dagm_jax.train.step.MOST_SLICES", 3)
-    program = fast(make_judge(network, TASK, slicer))
+    program = jax.jit(make_judge(network, TASK, slicer))
     assert "while" in program.lower(params, stats, *pixels).as_text()
     parts = jax.device_get(program(params, stats, *pixels))
     for name in whole:
@@ -400,7 +396,7 @@ def test_slices_are_judged_by_the_labels_that_they_are_trained_with(mode: Any) -
             lesson = Lesson(ones[:, 0, 0, 0], ones[:, 0, 0, 0], ones[:, 0, 0, 0] > 0)
             return Judgement(lesson, ones, ones[:, 0, 0, 0])
 
-    judge = fast(make_judge(network, Certain(), slicer))  # type: ignore[arg-type]
+    judge = jax.jit(make_judge(network, Certain(), slicer))  # type: ignore[arg-type]
     out = jax.device_get(judge(params, stats, np.zeros(mask.shape, np.uint8), mask, mask.sum((1, 2))))
     assert out["num_counted"].tolist() == [int((label >= 0).sum()) for label in labels]
     assert out["num_right"].tolist() == [int((label == 1).sum()) for label in labels]
@@ -413,7 +409,7 @@ def test_judging_uses_running_statistics() -> None:
     network, params, stats = make_tiny()
     slicer = make_slicer(SlicingConfig(num_slices=2, slice_px=16), 32, 32)
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32)).astype(np.uint8)
-    judge = fast(make_judge(network, TASK, slicer))
+    judge = jax.jit(make_judge(network, TASK, slicer))
     one = judge(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
     image[1] //= 8
     again = judge(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
@@ -474,9 +470,9 @@ batch = t.make_batch(8)
 batch["label"][[0, 1, 3]] = -1
 batch["valid"][7] = False
 plain = t.make_devices(t.ParallelConfig())
-devices = dataclasses.replace(plain, compiler_options=t.FAST_COMPILE, mode="pmap")
+devices = dataclasses.replace(plain, compiler_options=None, mode="pmap")
 step, state = t.shipped_step(sys.argv[1], None)
-one = jax.jit(step, compiler_options=t.FAST_COMPILE)(state, batch)
+one = jax.jit(step)(state, batch)
 step, state = t.shipped_step(sys.argv[1], devices.axis_name)
 state, sharded = devices.replicate(state), devices.shard_training_batch(batch)
 got = devices.compile_step(step, state, sharded)(state, sharded)
@@ -496,9 +492,9 @@ from jax.sharding import AxisType, Mesh
 batch = t.make_batch(8)
 batch["label"][[0, 1, 3]] = -1
 batch["valid"][7] = False
-plain = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=t.FAST_COMPILE)
+plain = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=None)
 step, state = t.shipped_step(sys.argv[1], None)
-one = jax.jit(step, compiler_options=t.FAST_COMPILE)(state, batch)
+one = jax.jit(step)(state, batch)
 assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves((one[0].params, one[0].stats)))
 for layout in sys.argv[2:]:
     mode, number = layout.split(":")
@@ -546,7 +542,7 @@ from dagm_jax.models.blocks import BatchNorm
 from dagm_jax.train.step import Carry, skip_non_finite
 from dagm_jax.types import NetworkOutput
 assert jax.local_device_count() == 4
-plain = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=t.FAST_COMPILE)
+plain = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=None)
 
 class Dot(nnx.Module):
     def __init__(self, axis_name):
@@ -610,10 +606,10 @@ print("equal")
 def run_on_devices(script: str, *arguments: str, number: int = 4, **more: str) -> None:
     """Runs the script in a process that sees that many devices; it ends by printing that all is equal."""
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={number}",
+        "XLA_FLAGS": quick.xla_flags(number),
         "JAX_PLATFORMS": "cpu",
         "NPROC": "64",
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)]),
+        "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", Path(__file__).parent))),
         **more,
     }
     done = subprocess.run(
