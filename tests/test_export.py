@@ -15,18 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_run
 from jax import export as jax_export
 from PIL import Image
 from scipy import ndimage
 
-from dagm_jax import Inspector, experiment, predict, program
+from dagm_jax import Inspector, predict, program
 from dagm_jax import export as command
 from dagm_jax.config import RunConfig
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.detector import Detector, build_network, load_detector
 from dagm_jax.exported import contract_path, load_exported
-from dagm_jax.main import read_config
 from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
@@ -41,14 +41,6 @@ from dagm_jax.verdict import (
     slices_score,
 )
 
-SMALL = (
-    "--config.model.base_channels=1",
-    "--config.slicing.num_slices=8",
-    "--config.data.procedural_defective=8",
-    "--config.data.procedural_good=12",
-    "--config.train.num_steps=2",
-    "--config.train.validate_every=2",
-)
 TASKS = {task.name: task for task in (SegmentationConfig(), ReconstructionConfig(), ClassificationConfig())}
 needs_onnx = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "jax2onnx"))),
@@ -58,9 +50,7 @@ needs_onnx = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "run"
-    experiment.run(read_config("configs/smoke.py", SMALL), folder)
-    return folder
+    return small_run.built_in_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

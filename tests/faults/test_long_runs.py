@@ -115,7 +115,8 @@ def test_a_run_holds_no_more_at_its_end_than_at_its_beginning(
     watched = run_watched(num_steps, every, num_workers, tmp_path)
     first, last = watched.during[4], watched.during[-1]
     assert len(watched.during) >= num_steps // every - 2
-    assert (last.num_arrays, last.num_bytes) == (first.num_arrays, first.num_bytes)
+    # A number of the cool-down may have come; what piles up comes with every step.
+    assert last.num_arrays <= first.num_arrays + 2 and last.num_bytes <= first.num_bytes + 16
     assert last.num_files <= first.num_files + 2
     assert last.num_threads <= first.num_threads + 4
     assert last.memory_kb - first.memory_kb < growth_kb

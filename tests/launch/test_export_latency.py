@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import small_run
 
-from dagm_jax import experiment, export
-from dagm_jax.main import read_config
+from dagm_jax import export
 from dagm_jax.types import UserError
 from launch import export_latency
 from launch.bench.timing import Blocks
-
-SMALL = (
-    "--config.model.base_channels=1",
-    "--config.slicing.num_slices=8",
-    "--config.data.procedural_defective=8",
-    "--config.data.procedural_good=12",
-    "--config.train.num_steps=2",
-    "--config.train.validate_every=2",
-)
 
 
 @pytest.fixture(scope="module")
 def run_and_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("latency")
-    experiment.run(read_config("configs/smoke.py", SMALL), folder / "run")
+    # A copy, whose rule a test changes.
+    shutil.copytree(small_run.built_in_run(tmp_path_factory), folder / "run")
     file = folder / "inspector.stablehlo"
     argv = [
         "export",

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import scipy.ndimage
 
-from dagm_jax.data.procedural.fields import smooth_noise
+from dagm_jax.data.procedural.fields import shared_clouds, smooth_noise
 from dagm_jax.data.procedural.marks import enclosing, local, window_about
 from dagm_jax.types import Ellipse
 
@@ -19,7 +19,7 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     """Dark fine moiré of concentric arcs, mirrored about a row and a column: float32 [h w].
 
     The grey value is m (1 + c z)^2 with z roughly normal, which gives the real images' skewed histogram. z is
-    0.9 rings + 0.4 white noise + slow brightness; as the brightness is part of z, contrast grows with it.
+    0.9 rings + 0.4 white noise + slow brightness, partly shared; as that is part of z, contrast grows with it.
     """
     center = int(rng.integers(size_px // 4, size_px * 3 // 4 + 1))
     reach = max(center, size_px - 1 - center) + 1
@@ -30,6 +30,7 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     z += _glow(rng, size_px, center)
     z += np.float32(0.40) * rng.standard_normal((size_px, size_px), np.float32)
     z += np.float32(0.25) * smooth_noise(rng, size_px, 100)
+    z += shared_clouds(seed, 1, size_px, sd=0.16)
     mean = 70.0 + 3.8 * rng.standard_normal()
     z *= np.float32(0.19)
     z += 1

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, shared_field, wave_noise
+from dagm_jax.data.procedural.fields import frequencies, gain_of, shared_clouds, wave_noise
 from dagm_jax.data.procedural.marks import enclosing, from_quantiles, local, ramp, spot, window_about
 from dagm_jax.types import Ellipse
 
@@ -14,7 +14,7 @@ from dagm_jax.types import Ellipse
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     """Noise float32 [h w]: shared clouds (sd 17) + own grain (sd 22 to 25) + own level (mean 124, sd 4.5)."""
     image = np.float32(rng.uniform(0.94, 1.06)) * wave_noise(rng, _grain_gain(size_px))
-    image += _clouds(seed, size_px)
+    image += shared_clouds(seed, 5, size_px, sd=17.0)
     image += np.float32(124 + 4.5 * rng.standard_normal())
     return image
 
@@ -29,15 +29,6 @@ def _grain_gain(size_px: int) -> np.ndarray:
     fx, fy = frequencies(size_px)
     power = (1 + (11.6 * fx) ** 2 + (14.4 * fy) ** 2) ** -1.72 * (1 - np.exp(-(fx**2 + fy**2) / 0.011**2))
     return gain_of(power, sd=23.5)
-
-
-@lru_cache(maxsize=4)
-def _clouds(seed: int, size_px: int) -> np.ndarray:
-    """The clouds that all images of (seed, class 5) share, float32 [h w], sd 17: power (1 + (500 f)^2)^-1.5."""
-    fx, fy = frequencies(size_px)
-    power = (1 + 500**2 * (fx**2 + fy**2)) ** -1.5
-    power[0, 0] = 0
-    return shared_field(seed, 5, np.sqrt(power), sd=17.0)
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

@@ -84,6 +84,15 @@ def shared_field(seed: int, class_id: int, amplitude: np.ndarray, sd: float) -> 
     return field
 
 
+@lru_cache(maxsize=8)
+def shared_clouds(seed: int, class_id: int, size_px: int, sd: float) -> np.ndarray:
+    """A shared field of clouds, power (1 + (500 f)^2)^-1.5: float32 [h w], mean 0, sd ``sd``, read-only."""
+    fx, fy = frequencies(size_px)
+    power = (1 + 500**2 * (fx**2 + fy**2)) ** -1.5
+    power[0, 0] = 0
+    return shared_field(seed, class_id, np.sqrt(power), sd)
+
+
 def bimodal(latent: np.ndarray, level: float, slope: float) -> np.ndarray:
     """Grey values float32 in (0, 255) of a Gaussian latent, in place: 255 / (1 + exp(-(level + slope z))).
 
