@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from dagm_jax import metrics
+from dagm_jax.data.replacing import replacing
 from dagm_jax.verdict import spread_scores
 
 DPI = 110
@@ -66,12 +67,8 @@ def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = F
         reduced.save(buffer, format="PNG", optimize=True)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(buffer.getvalue())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target, "xb") as stream:
+        stream.write(buffer.getvalue())
 
 
 def style_axes(axes: Axes) -> None:

@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dagm_jax.data.replacing import replacing
+
 THUMBNAIL_SIDE_PX = 176
 THUMBNAIL_QUALITY = 35
 PICTURE_SIDE_PX = 1024
@@ -205,22 +207,17 @@ def open_page(
     head, tail, script = _template(title)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as stream:
-            stream.write(head)
-            writer = PageWriter(stream, dict(summary or {}))
-            yield writer
-            facts = {
-                "title": title,
-                "threshold": float(threshold),
-                "pixelThreshold": float(pixel_threshold),
-                "summary": list(writer.summary.items()),
-            }
-            stream.write(tail.substitute(facts=to_json(facts), script=script))
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target, encoding="utf-8") as stream:
+        stream.write(head)
+        writer = PageWriter(stream, dict(summary or {}))
+        yield writer
+        facts = {
+            "title": title,
+            "threshold": float(threshold),
+            "pixelThreshold": float(pixel_threshold),
+            "summary": list(writer.summary.items()),
+        }
+        stream.write(tail.substitute(facts=to_json(facts), script=script))
 
 
 def write_page(

@@ -222,7 +222,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         (under("onnxruntime"), {"runtimes"}),
         (under("jax2onnx", "onnx"), {"program"}),
         # Folders, and files that other code writes or looks at before they get their name.
-        (under("os.replace", "os.rename"), {"data/replacing", "data/archive", "export", "figures", "page"}),
+        (under("os.replace", "os.rename"), {"data/replacing", "data/archive", "export"}),
     ],
     ids=[
         "environment",
