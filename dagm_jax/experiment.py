@@ -350,6 +350,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
     if restored is not None:
         step, state, meta = restored
         position = read_position(meta, workdir)
+        check_images(setup.data, meta, workdir)
         check_length(config.train, position, meta["config"]["train"]["num_steps"], workdir)
         check_skips(config.train, position, workdir)
         console.print(f"resuming from the checkpoint of step {step}")
@@ -724,6 +725,16 @@ def check_same_run(config: RunConfig, workdir: Path) -> None:
         )
     for name, (old, new) in changed.items():
         console.print(f"{workdir} holds a run with {name}={old}; it goes on with {new}")
+
+
+def check_images(data: Data, meta: dict[str, Any], workdir: Path) -> None:
+    """Raises UserError where a checkpoint is of a run on other images, as far as the training side's greys tell."""
+    for name, now in (("mean", data.mean), ("std", data.std)):
+        if not math.isclose(meta[name], now, rel_tol=1e-9):
+            raise UserError(
+                f"`workdir` (={workdir}) holds a run on other images: the {name} of its training side is "
+                f"{meta[name]:.6g}, and of the images found now {now:.6g}; put its images back, or use another workdir"
+            )
 
 
 def check_length(config: TrainConfig, position: Position, num_steps: int, workdir: Path) -> None:

@@ -4,7 +4,8 @@
 
 The file does all between pixels and verdict; the peer, on the CPU, what is the network's alone: slices lie ready
 cut, and nothing is stitched or scored. Images are test images of the run, which must still be where ``data.root`` says.
-Times are medians over alternating blocks; both may use all cores. Needs PyTorch: ``pip install -e '.[peer]'``.
+Times are medians over alternating blocks; both may use all of the CPU's cores, and neither anything else. For runs of
+the task segmentation. Needs PyTorch: ``pip install -e '.[peer]'``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from flax import nnx
@@ -23,10 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dagm_jax import command_line, export
-from dagm_jax.data.slicing import Slicer
+from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.detector import Detector, load_detector, make_slicers
 from dagm_jax.exported import Exported, load_exported
 from dagm_jax.main import guarded
+from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.types import UserError
 from dagm_jax.verdict import smooth_map
 from launch.bench.timing import Blocks, Run, time_alternately
@@ -81,13 +84,16 @@ def measure(
 ) -> tuple[dict[str, Blocks], float]:
     """(times of the file and then of the peer, how far their maps are apart in a pixel); images uint8 [n h w]."""
     peer, slicer = Peer(detector), make_slicers(detector.config, *detector.shape)[1]
-    slices = [np.ascontiguousarray(slicer.cut(image[..., None])) for image in images]
+    padded = (pad(image, (slicer.height_px, slicer.width_px)) for image in images)
+    slices = [np.ascontiguousarray(slicer.cut(image[..., None])) for image in padded]
     apart = max(
         float(np.abs(exported(image[None])["map"][0] - image_map(detector, slicer, peer(cut))).max())
         for image, cut in zip(images, slices, strict=True)
     )
     runs = {
-        exported.contract["checked"]["runtime"]: in_turn(lambda image: exported(image[None]), images),
+        export.RUNTIME_NAMES[exported.contract["format"]]: in_turn(
+            lambda image: exported(image[None]), images
+        ),
         "PyTorch eager": in_turn(peer, slices),
     }
     return time_alternately(runs, repetitions), apart
@@ -103,6 +109,24 @@ def make_table(title: str, blocks: dict[str, Blocks]) -> Table:
     return table
 
 
+def check(detector: Detector, exported: Exported, given: Any) -> None:
+    """Raises UserError for what cannot be compared: another model, another task, another device."""
+    if exported.model_id != detector.model_id:
+        raise UserError(
+            f"`--exported` (={given.exported}) was not written of `--model` (={given.model}, model "
+            f"{detector.model_id}); export it again"
+        )
+    if not isinstance(detector.config.task, SegmentationConfig):
+        raise UserError(
+            f"`--model` (={given.model}) is a run of {detector.config.task.name}; PyTorch's side knows segmentation"
+        )
+    if exported.contract["format"] == "stablehlo" and jax.default_backend() != "cpu":
+        raise UserError(
+            f"`--exported` (={given.exported}) would run on this machine's {jax.default_backend()}, and PyTorch on its "
+            "CPU; set JAX_PLATFORMS=cpu in the environment"
+        )
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
     values = command_line.make_flags()
@@ -113,13 +137,10 @@ def main(argv: Sequence[str]) -> None:
     for name in ("model", "exported"):
         if not getattr(given, name):
             raise UserError(f"`--{name}` is missing; name a workdir with --model and a file with --exported")
-    detector, exported = load_detector(Path(given.model)), load_exported(Path(given.exported))
-    if exported.model_id != detector.model_id:
-        raise UserError(
-            f"`--exported` (={given.exported}) was not written of `--model` (={given.model}, model "
-            f"{detector.model_id}); export it again"
-        )
-    request = export.Request(Path(given.model), "", Path(given.exported), NUM_IMAGES)
+    workdir, file = (Path(path).expanduser() for path in (given.model, given.exported))
+    detector, exported = load_detector(workdir), load_exported(file)
+    check(detector, exported, given)
+    request = export.Request(workdir, "", file, NUM_IMAGES)
     images = export.expected(request, detector)[1]
     blocks, apart = measure(detector, exported, images, given.repetitions)
     height, width = detector.shape

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dagm_jax.data.replacing import replacing
 from dagm_jax.figures import BLUE, GREY, ORANGE, draw_confusion, series, style_axes, write_figure
 from dagm_jax.metrics import ImageCounts
 from dagm_jax.train.progress import read_history
@@ -28,13 +28,6 @@ def shown_class(plan: Plan) -> int:
     return SHOWN_CLASS if SHOWN_CLASS in plan.classes else plan.classes[0]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes so that ``path`` holds the old or the new content, never half of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
 def copy_pipeline(state: State, path: Path) -> None:
     """The pipeline's picture of the cell that is nearest to the paper's, if any finished cell left one."""
 
@@ -49,7 +42,8 @@ def copy_pipeline(state: State, path: Path) -> None:
     found = [result for result in state.of(variant=BASE) if (result.workdir / PIPELINE).exists()]
     if found:
         nearest = min(found, key=distance)
-        write_bytes(path, (nearest.workdir / PIPELINE).read_bytes())
+        with replacing(path, "xb") as stream:
+            stream.write((nearest.workdir / PIPELINE).read_bytes())
 
 
 def finished_of(plan: Plan, state: State, task: str) -> list[tuple[str, list[Result]]]:

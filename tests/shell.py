@@ -108,10 +108,10 @@ def stop_session(pid: int) -> None:
         return
 
 
-def make_shell(factory: pytest.TempPathFactory) -> Shell:
+def make_shell(factory: pytest.TempPathFactory, xla_flags: str = quick.XLA_FLAGS) -> Shell:
     """A shell whose processes share one cache of compiled programs."""
     environment = os.environ | {
-        "XLA_FLAGS": quick.XLA_FLAGS,
+        "XLA_FLAGS": xla_flags,
         "PYTHONPATH": str(REPOSITORY),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(factory.mktemp("compiled")),

@@ -186,6 +186,15 @@ def test_importing_the_package_does_not_import_tfds() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_commands_do_not_import_tensorboard_before_they_write_for_it() -> None:
+    """Would catch: PyTorch's seconds, which tensorboardX imports where it is, paid by every command and every mistake."""
+    code = (
+        "import sys, dagm_jax.experiment, dagm_jax.predict, dagm_jax.export;"
+        "sys.exit('tensorboardX' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_configurations_import_configurations_only(path: Path) -> None:
     """Would catch: a shipped configuration with code of its own in it."""

@@ -444,13 +444,19 @@ def write_layout_a(root: Path) -> None:
 
 
 def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path: Path) -> None:
-    """Catches a run that one bad file stops, or that leaves it out without a word; and a path relative to here."""
+    """Catches a run that one bad file stops, or that leaves it out without a word; and a path relative to here.
+
+    Its task is classification, which has masks here: its map is drawn and measured like any.
+    """
     write_layout_a(tmp_path / "data")
     short = ("--config.train.num_steps=2", "--config.train.validate_every=2", "--config.model.norm=none")
-    command = (*SMALL, "--config.data.root=data", "--workdir=run", *short)
+    command = (f"{CONFIG}:classification", *SMALL[1:], "--config.data.root=data", "--workdir=run", *short)
     run = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
     data = run.report["data"]
     assert data["num_skipped"] == 2
+    assert run.report["task"] == "classification"
+    assert run.report["test"]["dice_defective"] is not None
+    assert run.report["test"]["pixel_auroc"] is not None
     reasons = {skip["what"]: skip["reason"] for skip in data["skipped"]}
     (truncated,) = (text for what, text in reasons.items() if f"{TRUNCATED:04d}" in what)
     assert "truncated" in truncated

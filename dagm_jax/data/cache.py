@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from dagm_jax.data import procedural
 from dagm_jax.data.decode import load_all
 from dagm_jax.data.files import BadImage
 from dagm_jax.data.prepared import shards
@@ -169,7 +170,9 @@ def fingerprint(manifest: Manifest, shape: tuple[int, int] | None) -> str:
                 parts.append([*_stamp(source.path), source.white])
             elif isinstance(source, Stored):
                 parts.append([source.split, source.index, stamps[source.folder]])
-            elif isinstance(source, Ellipse | Drawn):
+            elif isinstance(source, Drawn):
+                parts.append([procedural.VERSION, asdict(source)])
+            elif isinstance(source, Ellipse):
                 parts.append(asdict(source))
         digest.update(json.dumps(parts).encode())
     return digest.hexdigest()[:20]

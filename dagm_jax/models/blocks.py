@@ -1,7 +1,8 @@
 """Building blocks of the networks, in the forms that XLA compiles well on CPUs as well as on GPUs and TPUs.
 
-Arrays are NHWC. Convolutions run in ``dtype``; parameters, statistics and reductions are float32,
-or float64 where ``dtype`` is.
+Arrays are NHWC. Convolutions run in ``dtype``; parameters, statistics and reductions are float32, or float64 where
+``dtype`` is. Those of the backward pass too: the gradient of what every pixel is added to or multiplied with is a sum
+over all of them, which in bfloat16 stands still as soon as it is 256 times what is to be added.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from dagm_jax.models.initial import he_normal, lecun_normal
+from dagm_jax.models.initial import Initializer, he_normal, lecun_normal
 from dagm_jax.types import at_least_float32
 
 NormKind = Literal["batch", "group", "none"]
@@ -110,17 +111,18 @@ class BatchNorm(nnx.Module):
         self.axis_name = axis_name
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        wide = at_least_float32(x)
         if train:
-            mean, var = self._batch_statistics(x)
+            mean, var = self._batch_statistics(wide)
         else:
             mean, var = self.mean[...], self.var[...]
         scale = self.scale[...] * jax.lax.rsqrt(var + NORM_EPSILON)
         shift = self.bias[...] - mean * scale
-        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+        normed: Array = wide * scale + shift
+        return normed.astype(x.dtype)
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
-        count = x.size // x.shape[-1]
-        wide = at_least_float32(x)
+    def _batch_statistics(self, wide: Array) -> tuple[Array, Array]:
+        count = wide.size // wide.shape[-1]
         mean, mean_of_squares = jnp.mean(wide, (0, 1, 2)), jnp.mean(wide * wide, (0, 1, 2))
         if self.axis_name is not None:
             mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
@@ -152,12 +154,48 @@ class GroupNorm(nnx.Module):
         return normed.astype(x.dtype)
 
 
-def pointwise(in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
-    """A convolution 1x1 with bias."""
-    kept = parameter_dtype(dtype)
-    return nnx.Conv(
-        in_channels, out_channels, (1, 1), dtype=dtype, param_dtype=kept, kernel_init=lecun_normal, rngs=rngs
-    )
+def add_bias(x: Float[Array, "*b c"], bias: Float[Array, " c"]) -> Float[Array, "*b c"]:
+    """``x + bias`` in the type of ``x``; the gradient of the bias, a sum over all pixels, in the bias's own."""
+    added: Array = at_least_float32(x) + bias
+    return added.astype(x.dtype)
+
+
+class Conv(nnx.Conv):
+    """nnx.Conv of stride 1 that keeps the size, whose bias, where it has one, is added by `add_bias`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        *,
+        use_bias: bool = True,
+        kernel_init: Initializer = lecun_normal,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            (size, size),
+            use_bias=use_bias,
+            dtype=dtype,
+            param_dtype=parameter_dtype(dtype),
+            kernel_init=kernel_init,
+            rngs=rngs,
+        )
+
+    def __call__(  # type: ignore[override]
+        self, x: Float[Array, "b h w c"]
+    ) -> Float[Array, "b h w d"]:
+        y: Array = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            self.kernel[...].astype(self.dtype),
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
 
 class ConvNormRelu(nnx.Module):
@@ -173,15 +211,13 @@ class ConvNormRelu(nnx.Module):
         axis_name: str | None,
         rngs: nnx.Rngs,
     ) -> None:
-        self.conv = nnx.Conv(
+        self.conv = Conv(
             in_channels,
             out_channels,
-            (3, 3),
-            padding="SAME",
+            3,
             use_bias=norm == "none",
-            dtype=dtype,
-            param_dtype=parameter_dtype(dtype),
             kernel_init=he_normal,
+            dtype=dtype,
             rngs=rngs,
         )
         self.norm: BatchNorm | GroupNorm | None
@@ -242,7 +278,7 @@ class ConvTranspose2x2(nnx.Module):
         b, h, w, c = x.shape
         d = self.bias.shape[0]
         y = x.astype(self.dtype).reshape(-1, c) @ self.kernel[...].astype(self.dtype).reshape(c, 4 * d)
-        y = y.reshape(b, h, w, 2, 2, d) + self.bias[...].astype(self.dtype)
+        y = add_bias(y.reshape(b, h, w, 2, 2, d), self.bias[...])
         return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, d)
 
 
@@ -250,17 +286,7 @@ class UpConv(nnx.Module):
     """Twice the resolution: bilinear up-sampling, then Conv3x3 with bias (the alternative to ConvTranspose2x2)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        kept = parameter_dtype(dtype)
-        self.conv = nnx.Conv(
-            in_channels,
-            out_channels,
-            (3, 3),
-            padding="SAME",
-            dtype=dtype,
-            param_dtype=kept,
-            kernel_init=lecun_normal,
-            rngs=rngs,
-        )
+        self.conv = Conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:
         return self.conv(upsample2(x))

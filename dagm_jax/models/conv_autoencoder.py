@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.models.blocks import Block, ConvTranspose2x2, NormKind, max_pool, pointwise
+from dagm_jax.models.blocks import Block, Conv, ConvTranspose2x2, NormKind, max_pool
 from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
 
 NUM_LEVELS = 4
@@ -71,7 +71,7 @@ class ConvAutoencoder(nnx.Module):
         self.encoder = nnx.List(
             [block(c, width) for c, width in zip([in_channels, *widths[:-1]], widths, strict=True)]
         )
-        self.bottleneck = pointwise(widths[-1], z, dtype=dtype, rngs=rngs)
+        self.bottleneck = Conv(widths[-1], z, 1, dtype=dtype, rngs=rngs)
         # ups[i] and decoder[i] work at the size of encoder[i]: index 0 is the finest level.
         self.ups = nnx.List(
             [
@@ -80,7 +80,7 @@ class ConvAutoencoder(nnx.Module):
             ]
         )
         self.decoder = nnx.List([block(width, width) for width in widths])
-        self.head = pointwise(widths[0], out_channels, dtype=dtype, rngs=rngs)
+        self.head = Conv(widths[0], out_channels, 1, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.models.blocks import (
     Block,
+    Conv,
     ConvTranspose2x2,
     NormKind,
     UpConv,
     UpKind,
     max_pool,
-    pointwise,
     upsample2,
 )
 from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
@@ -94,7 +94,7 @@ class CustomUNet(nnx.Module):
                 for i in range(NUM_LEVELS - 1)
             ]
         )
-        self.head = pointwise(widths[0], out_channels, dtype=dtype, rngs=rngs)
+        self.head = Conv(widths[0], out_channels, 1, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None

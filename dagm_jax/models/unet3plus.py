@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.models.blocks import (
     BatchNorm,
+    Conv,
+    add_bias,
     global_place,
     interleave,
     max_pool,
@@ -78,12 +80,12 @@ class ConvBatchNormRelu(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b f*h f*w d"]:
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...]
         if train:
             # Batch statistics take the bias away again, so its gradient is zero. Computed, it would be rounding noise
             # for which a whole map is summed, and which Adam would scale up to full steps.
             bias = jax.lax.stop_gradient(bias)
-        y = upsampled_conv3x3(x.astype(self.dtype), kernel, self.factor) + bias
+        y = add_bias(upsampled_conv3x3(x.astype(self.dtype), kernel, self.factor), bias)
         return nnx.relu(self.norm(y, train=train))
 
 
@@ -203,17 +205,10 @@ class UNet3Plus(nnx.Module):
         self.decoder = nnx.List(
             [decoder_stage(i, [*widths[: i + 1], *fused[i + 1 :]], base) for i in range(NUM_LEVELS - 1)]
         )
-        conv = partial(
-            nnx.Conv,
-            dtype=self.dtype,
-            param_dtype=parameter_dtype(self.dtype),
-            kernel_init=he_normal,
-            padding="SAME",
-            rngs=rngs,
-        )
+        conv = partial(Conv, kernel_init=he_normal, dtype=self.dtype, rngs=rngs)
         num_heads = NUM_LEVELS if config.deep_supervision else 1
-        self.heads = nnx.List([conv(fused[i], out_channels, (3, 3)) for i in range(num_heads)])
-        self.classifier = conv(widths[-1], 2, (1, 1)) if config.classification_guided else None
+        self.heads = nnx.List([conv(fused[i], out_channels, 3) for i in range(num_heads)])
+        self.classifier = conv(widths[-1], 2, 1) if config.classification_guided else None
 
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None

@@ -302,6 +302,17 @@ def test_other_records_and_shapes_have_their_own_cache(tmp_path: Path, decoded: 
     np.testing.assert_array_equal(caches[5][0][1], rasterise(ellipses[1], (128, 128)))
 
 
+def test_drawings_of_another_version_are_drawn_anew(
+    tmp_path: Path, decoded: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: images that an earlier release has drawn and kept, taken for those of this one."""
+    records = [Record("a", 1, 0, None, Drawn(0, 1, 0), None)]
+    for version in (procedural.VERSION, procedural.VERSION + 1):
+        monkeypatch.setattr(procedural, "VERSION", version)
+        build_cache(manifest_of(records), tmp_path, (128, 128))
+    assert len(decoded) == 2
+
+
 def test_a_build_that_dies_midway_leaves_nothing_behind(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

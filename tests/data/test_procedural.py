@@ -63,7 +63,7 @@ def test_pixels_that_measured_results_rest_on(
 ) -> None:
     """Catches any change to the images of classes 1 and 8, of which docs/results.md reports what a training reaches.
 
-    Arguments: class, index, seed, defective, size. The numbers are of the present version of these classes. On another
+    Arguments: class, index, seed, defective, size. The numbers are of VERSION 2, to be raised with them. On another
     processor vectorised arithmetic may round single pixels the other way: then the sum over pixels times a fixed
     random pattern of ±1, divided by the size, has to agree. It moves by as much as all the pixels do on average.
     """

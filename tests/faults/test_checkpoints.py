@@ -288,6 +288,18 @@ def test_a_run_may_become_longer_until_it_cools_down(
             experiment.check_length(config, position, 720, tmp_path)
 
 
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    """Would catch: images exchanged while a run stood still, and a network standardised by one set's greys and trained
+    on the other's."""
+    data = cast(Any, SimpleNamespace(mean=100.25, std=30.0))
+    experiment.check_images(data, {"mean": 100.25, "std": 30.0}, tmp_path)
+    for meta in ({"mean": 100.26, "std": 30.0}, {"mean": 100.25, "std": 30.01}):
+        with pytest.raises(
+            UserError, match=r"holds a run on other images: the (mean|std) of its training side is"
+        ):
+            experiment.check_images(data, meta, tmp_path)
+
+
 def test_no_fewer_steps_may_be_skipped_than_have_been(tmp_path: Path) -> None:
     """Would catch: a run whose every step is over the bound: it moves nothing and reports good figures."""
     for allowed in (3, 4):

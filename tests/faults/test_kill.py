@@ -190,12 +190,16 @@ def kill_after(shell: Shell, delay_s: float, command: tuple[str, ...]) -> bool:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a_run_killed_thirty_times_ends_like_a_whole_one(shell: Shell, images: Path, tmp_path: Path) -> None:
+def test_a_run_killed_thirty_times_ends_like_a_whole_one(
+    images: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Would catch: half a file read as whole, a batch repeated or left out, a state that is not the one of its step, a
     worker that outlives the run (see `Shell.finish`).
 
     Each named moment once, in a workdir of its own, and then the same workdir at random moments of the whole length.
+    Compiled as users compile it.
     """
+    shell = make_shell(tmp_path_factory, xla_flags="")
     whole = tmp_path / "whole"
     finish(shell, tiny.command(images, whole))
     length_s = finish(shell, tiny.command(images, tmp_path / "second"))

@@ -104,19 +104,19 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("num_steps", "every", "num_workers", "growth_kb"),
-    [(12, 1, 0, 30_000), pytest.param(2000, 100, 2, 15_000, marks=pytest.mark.long)],
+    ("num_steps", "every", "num_workers", "growth_kb", "slack"),
+    [(12, 1, 0, 30_000, 2), pytest.param(2000, 100, 2, 15_000, 0, marks=pytest.mark.long)],
 )
 def test_a_run_holds_no_more_at_its_end_than_at_its_beginning(
-    num_steps: int, every: int, num_workers: int, growth_kb: int, tmp_path: Path
+    num_steps: int, every: int, num_workers: int, growth_kb: int, slack: int, tmp_path: Path
 ) -> None:
     """Would catch: states, batches, metrics, checkpoints, files or threads that pile up with the steps; and what a
     finished run leaves behind in a program that goes on."""
     watched = run_watched(num_steps, every, num_workers, tmp_path)
     first, last = watched.during[4], watched.during[-1]
     assert len(watched.during) >= num_steps // every - 2
-    # A number of the cool-down may have come; what piles up comes with every step.
-    assert last.num_arrays <= first.num_arrays + 2 and last.num_bytes <= first.num_bytes + 16
+    # What piles up comes with every step; in the short form the cool-down begins between the two.
+    assert last.num_arrays <= first.num_arrays + slack and last.num_bytes <= first.num_bytes + 8 * slack
     assert last.num_files <= first.num_files + 2
     assert last.num_threads <= first.num_threads + 4
     assert last.memory_kb - first.memory_kb < growth_kb

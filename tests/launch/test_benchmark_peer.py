@@ -38,7 +38,6 @@ from launch import benchmark  # noqa: E402
 from launch.bench import compare, peer_step, runner, session, timing  # noqa: E402
 from launch.bench.peer_data import Files, Strips, StripSet, Wishes, label_strips, make_loader  # noqa: E402
 
-# As in test_peer.py.
 MEAN, STD = 120.0, 40.0
 RATE = 0.02
 

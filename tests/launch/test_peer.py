@@ -25,7 +25,6 @@ from dagm_jax.models.unet3plus import UNet3PlusConfig  # noqa: E402
 from dagm_jax.types import NetworkOutput  # noqa: E402
 from launch import peer  # noqa: E402
 
-# Compiling is most of the work here; optimised code would not pay. At level 0 the auto-encoder's gradient is NaN.
 SMALL = (2, 64, 32)
 STRIP = (1, 512, 64)
 IN_CHANNELS, OUT_CHANNELS = 3, 2

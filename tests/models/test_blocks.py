@@ -13,14 +13,22 @@ from flax import nnx
 from dagm_jax.models.blocks import (
     BatchNorm,
     Block,
+    Conv,
     ConvTranspose2x2,
     GroupNorm,
+    UpConv,
     max_pool,
     upsample2,
     upsample_bilinear,
 )
 
 EPSILON = 1e-5
+LAYERS = {
+    "Conv": lambda rngs: Conv(2, 3, 3, dtype=jnp.dtype("bfloat16"), rngs=rngs),
+    "ConvTranspose2x2": lambda rngs: ConvTranspose2x2(2, 3, dtype=jnp.dtype("bfloat16"), rngs=rngs),
+    "UpConv": lambda rngs: UpConv(2, 3, dtype=jnp.dtype("bfloat16"), rngs=rngs),
+    "BatchNorm": lambda rngs: BatchNorm(2, dtype=jnp.dtype("bfloat16")),
+}
 
 
 def numbers(*shape: int, seed: int = 0, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
@@ -281,3 +289,28 @@ def test_block_has_a_bias_only_where_no_norm_follows(norm: Any, has_bias: bool) 
     assert y.shape == (1, 4, 4, 3)
     assert y.min() == 0
     assert y.max() > 0
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_of_bfloat16_layers_are_sums_in_float32(name: str) -> None:
+    """Catches gradients of biases and scales that are summed over the pixels in bfloat16: they stop growing.
+
+    Of a cotangent of 1 the gradient of a bias is the number of pixels, in any arithmetic that can count so far.
+    """
+    layer = LAYERS[name](nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+    x = jnp.asarray(numbers(2, 64, 64, 2), jnp.bfloat16)
+
+    def total(params: Any) -> jax.Array:
+        merged = nnx.merge(graphdef, params, rest)
+        y = merged(x, train=False) if name == "BatchNorm" else merged(x)
+        assert y.dtype == jnp.bfloat16
+        return y.astype(jnp.float32).sum()
+
+    gradients = nnx.to_pure_dict(jax.grad(total)(params))
+    bias = gradients["conv"]["bias"] if name == "UpConv" else gradients["bias"]
+    num_pixels = 2 * 64 * 64 * (1 if name in ("Conv", "BatchNorm") else 4)
+    assert np.asarray(bias).tolist() == [num_pixels] * len(bias)
+    if name == "BatchNorm":
+        expected = np.asarray(x, np.float64).sum((0, 1, 2)) / (1 + EPSILON) ** 0.5
+        np.testing.assert_allclose(gradients["scale"], expected, rtol=1e-4, atol=1e-2)

@@ -15,7 +15,6 @@ from dagm_jax.models.blocks import NormKind
 from dagm_jax.models.conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from dagm_jax.types import UserError
 
-# Compiling is most of the work here; optimised code would not pay.
 NORMS = get_args(NormKind)
 SIZE = (48, 32)
 SHAPE = {"base_channels": 2, "bottleneck_channels": 3}

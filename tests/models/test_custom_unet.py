@@ -15,7 +15,6 @@ from dagm_jax.models.blocks import NormKind, UpKind
 from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig, ExtraSkips
 from dagm_jax.types import UserError
 
-# Compiling is most of the work here; optimised code would not pay.
 EXTRA_SKIPS, NORMS, UPS = get_args(ExtraSkips), get_args(NormKind), get_args(UpKind)
 WIDTH = 2
 # Encoder levels (0 = finest) that decoder level 0…3 sees besides its own, as the network's description has them.

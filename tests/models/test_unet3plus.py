@@ -20,7 +20,6 @@ from dagm_jax.models.unet3plus import (
 )
 from dagm_jax.types import NetworkOutput, UserError
 
-# Compiling is most of the work here; optimised code would not pay.
 BASE = 2
 SIZE = (32, 48)
 BRANCHES = [(stage, source) for stage in range(4) for source in range(5)]

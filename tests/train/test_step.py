@@ -19,7 +19,7 @@ from flax import nnx
 
 from dagm_jax.data.slicing import SlicingConfig, make_slicer, slice_labels
 from dagm_jax.main import read_config
-from dagm_jax.models.blocks import Block, NormKind, pointwise
+from dagm_jax.models.blocks import Block, Conv, NormKind
 from dagm_jax.tasks.base import Judgement, Lesson
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
@@ -65,7 +65,7 @@ class Shallow(nnx.Module):
 
     def __init__(self, norm: NormKind, rngs: nnx.Rngs) -> None:
         self.block = Block(2, 4, norm=norm, dtype=jnp.float32, axis_name=None, rngs=rngs)
-        self.head = pointwise(4, 1, dtype=jnp.float32, rngs=rngs)
+        self.head = Conv(4, 1, 1, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> NetworkOutput:
         return NetworkOutput(self.head(self.block(x, train=train)))

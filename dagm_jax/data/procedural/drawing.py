@@ -59,6 +59,8 @@ _RECIPES: dict[int, _Recipe] = {
     10: _Recipe(class_10.texture, class_10.defect, framed=True),
 }
 CLASSES: tuple[int, ...] = tuple(_RECIPES)
+# Raised when any class is drawn otherwise than before, so that images kept from then are not taken for these.
+VERSION = 2
 MIN_SIZE_PX = 128  # an amoeba of class 1 spans up to 90 px and has to leave some texture around it
 
 
