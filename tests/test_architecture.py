@@ -187,7 +187,7 @@ def test_importing_the_package_does_not_import_tfds() -> None:
 
 
 def test_commands_do_not_import_tensorboard_before_they_write_for_it() -> None:
-    """Would catch: PyTorch's seconds, which tensorboardX imports where it is, paid by every command and every mistake."""
+    """Would catch: PyTorch, which tensorboardX imports where it is, paid for by every command and every mistake."""
     code = (
         "import sys, dagm_jax.experiment, dagm_jax.predict, dagm_jax.export;"
         "sys.exit('tensorboardX' in sys.modules)"
