@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if CACHE not in os.environ:
         # Of options given twice the last counts: the user's.
         os.environ["XLA_FLAGS"] = f"{quick.XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
+        # One thread of XLA's for each of the test processes, which then do not get in each other's way.
+        os.environ.setdefault("NPROC", "1")
         os.environ[CACHE] = tempfile.mkdtemp(prefix="dagm_jax_tests_")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
     jax.config.update("jax_compilation_cache_dir", str(Path(os.environ[CACHE])))

@@ -19,8 +19,8 @@ from flax import nnx
 
 from dagm_jax.data.slicing import SlicingConfig, make_slicer, slice_labels
 from dagm_jax.main import read_config
-from dagm_jax.models.blocks import Block, Conv, NormKind
-from dagm_jax.tasks.base import Judgement, Lesson
+from dagm_jax.models.blocks import FLOAT32, Block, Conv, NormKind
+from dagm_jax.tasks.base import Judgement, Lesson, Task
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.parallel import ParallelConfig, make_devices
@@ -40,10 +40,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = SegmentationConfig()
 RATE = 0.25
 MEAN, STD = 100.0, 40.0
+SHALLOW = "shallow"
 
 
 def shipped_step(name: str, axis_name: str | None) -> tuple[Any, TrainState]:
-    """(plain gradient descent, its first state) of the shipped configuration ``name``, narrowed."""
+    """(plain gradient descent, its first state) of the shipped configuration ``name``, narrowed, or of `Shallow`."""
+    if name == SHALLOW:
+        dtype = jnp.dtype(jnp.result_type(float))
+        made = make_network(
+            lambda rngs: Shallow("batch", rngs, axis_name, dtype), seed=0, in_channels=2, mean=MEAN, std=STD
+        )
+        return sgd_step(made[0], axis_name), sgd_state(*made[1:])
     compute = "float64" if jnp.result_type(float) == jnp.float64 else "float32"
     overrides = ["--config.model.base_channels=1", f"--config.model.compute_dtype={compute}"]
     config = read_config(f"configs/{name}", overrides)
@@ -55,17 +62,21 @@ def shipped_step(name: str, axis_name: str | None) -> tuple[Any, TrainState]:
         return config.model.build(**channels, axis_name=axis_name, rngs=rngs)
 
     network, params, stats = make_network(build, seed=0, in_channels=config.in_channels, mean=MEAN, std=STD)
-    schedule = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
-    step = make_train_step(network, config.task, optax.identity(), schedule, 0, axis_name)
-    return step, sgd_state(params, stats)
+    return sgd_step(network, axis_name, config.task), sgd_state(params, stats)
 
 
 class Shallow(nnx.Module):
     """Two convolutions and a head: what is tested here is the step round a network, and compiling that is short."""
 
-    def __init__(self, norm: NormKind, rngs: nnx.Rngs) -> None:
-        self.block = Block(2, 4, norm=norm, dtype=jnp.float32, axis_name=None, rngs=rngs)
-        self.head = Conv(4, 1, 1, dtype=jnp.float32, rngs=rngs)
+    def __init__(
+        self,
+        norm: NormKind,
+        rngs: nnx.Rngs,
+        axis_name: str | None = None,
+        dtype: jnp.dtype = FLOAT32,
+    ) -> None:
+        self.block = Block(2, 4, norm=norm, dtype=dtype, axis_name=axis_name, rngs=rngs)
+        self.head = Conv(4, 1, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> NetworkOutput:
         return NetworkOutput(self.head(self.block(x, train=train)))
@@ -90,9 +101,10 @@ def make_batch(size: int, seed: int = 0, h: int = 32, w: int = 16) -> dict[str, 
     }
 
 
-def sgd_step(network: Network) -> Any:
+def sgd_step(network: Network, axis_name: str | None = None, task: Task = TASK) -> Any:
     """The step with plain gradient descent: Adam would hide a gradient of the wrong scale."""
-    return make_train_step(network, TASK, optax.identity(), lambda step, cooldown: jnp.float32(RATE), 0)
+    rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
+    return make_train_step(network, task, optax.identity(), rate, 0, axis_name)
 
 
 def logits_of(network: Network, *, train: bool) -> Any:
@@ -668,7 +680,7 @@ EVERY_LAYOUT = [f"{mode}:{number}" for mode in ("jit", "pmap") for number in (1,
 @pytest.mark.parametrize(
     ("config", "layouts"),
     [
-        ("custom_unet.py:segmentation", ["jit:4", "pmap:2"]),
+        (SHALLOW, ["jit:4", "pmap:2"]),
         pytest.param("custom_unet.py:segmentation", EVERY_LAYOUT, marks=pytest.mark.long),
         pytest.param("conv_autoencoder.py:reconstruction", EVERY_LAYOUT, marks=pytest.mark.long),
         pytest.param("unet3plus.py:segmentation", EVERY_LAYOUT, marks=pytest.mark.long),
