@@ -100,15 +100,22 @@ def test_segmentation_weighs_its_terms() -> None:
     targets = slices["mask"].astype(jnp.float32)
     weights = dict(zip(TERMS, (0.5, 3.0, 7.0, 11.0, 13.0), strict=True))
     task = SegmentationConfig(**{f"{name}_weight": weight for name, weight in weights.items()})
-    lesson = task.learn(saying(NetworkOutput(logits)), slices, KEY)
-    expected = sum(weight * np.asarray(TERMS[name](logits, targets)) for name, weight in weights.items())
-    np.testing.assert_allclose(lesson.loss, expected, rtol=1e-5)
-    np.testing.assert_array_equal(lesson.weight, 1)
+
+    @jax.jit
+    def learn(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        lesson = task.learn(saying(NetworkOutput(logits)), slices, KEY)
+        return lesson.loss, lesson.weight
+
+    loss, weight_of_slices = learn(logits)
+    expected = sum(
+        weight * np.asarray(jax.jit(TERMS[name])(logits, targets)) for name, weight in weights.items()
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_array_equal(weight_of_slices, 1)
     three = SegmentationConfig(bce_weight=0, dice_weight=0, ssim_weight=1, ssim_scales=3)
     tall = jnp.zeros((1, 64, 64, 1)), jnp.asarray(noise(1, 64, 64, 1) > 0, jnp.float32)
-    np.testing.assert_allclose(
-        three.pixel_loss(*tall), 1 - multiscale_ssim(jax.nn.sigmoid(tall[0]), tall[1], 1.0), rtol=1e-6
-    )
+    by_hand = jax.jit(lambda z, t: 1 - multiscale_ssim(jax.nn.sigmoid(z), t, 1.0))
+    np.testing.assert_allclose(jax.jit(three.pixel_loss)(*tall), by_hand(*tall), rtol=1e-6)
 
 
 def test_segmentation_teaches_side_outputs_and_the_guided_module() -> None:

@@ -56,9 +56,9 @@ def train(config: RunConfig) -> tuple[Any, TrainState, list[float]]:
 
 
 def pairs() -> list[Any]:
-    """Every network with every task; U-Net 3+, which takes longest to compile, with one of them and long with all."""
+    """Every network with every task; U-Net 3+, which takes a minute to compile, in the long form."""
     return [
-        pytest.param(n, t, marks=[pytest.mark.long] if n == "unet3plus" and t != "segmentation" else [])
+        pytest.param(n, t, marks=[pytest.mark.long] if n == "unet3plus" else [])
         for n in NETWORKS
         for t in TASKS
     ]
