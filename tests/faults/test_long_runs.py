@@ -104,19 +104,21 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("num_steps", "every", "num_workers", "growth_kb", "slack"),
-    [(12, 1, 0, 30_000, 2), pytest.param(2000, 100, 2, 15_000, 0, marks=pytest.mark.long)],
+    ("num_steps", "every", "num_workers", "growth_kb"),
+    [(12, 1, 0, 30_000), pytest.param(2000, 100, 2, 15_000, marks=pytest.mark.long)],
 )
 def test_a_run_holds_no_more_at_its_end_than_at_its_beginning(
-    num_steps: int, every: int, num_workers: int, growth_kb: int, slack: int, tmp_path: Path
+    num_steps: int, every: int, num_workers: int, growth_kb: int, tmp_path: Path
 ) -> None:
     """Would catch: states, batches, metrics, checkpoints, files or threads that pile up with the steps; and what a
     finished run leaves behind in a program that goes on."""
     watched = run_watched(num_steps, every, num_workers, tmp_path)
     first, last = watched.during[4], watched.during[-1]
     assert len(watched.during) >= num_steps // every - 2
-    # What piles up comes with every step; in the short form the cool-down begins between the two.
-    assert last.num_arrays <= first.num_arrays + slack and last.num_bytes <= first.num_bytes + 8 * slack
+    # What piles up never goes back. The span of the cool-down, 8 bytes, may be a numpy array's own memory, which no
+    # step can take over: it then lives until the checkpoint that reads it is written.
+    at_end = min((sample.num_arrays, sample.num_bytes) for sample in watched.during[-3:])
+    assert at_end == (first.num_arrays, first.num_bytes)
     assert last.num_files <= first.num_files + 2
     assert last.num_threads <= first.num_threads + 4
     assert last.memory_kb - first.memory_kb < growth_kb
