@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -291,13 +292,18 @@ def test_a_run_may_become_longer_until_it_cools_down(
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     """Would catch: images exchanged while a run stood still, and a network standardised by one set's greys and trained
     on the other's."""
-    data = cast(Any, SimpleNamespace(mean=100.25, std=30.0))
-    experiment.check_images(data, {"mean": 100.25, "std": 30.0}, tmp_path)
-    for meta in ({"mean": 100.26, "std": 30.0}, {"mean": 100.25, "std": 30.01}):
+    data = SimpleNamespace(mean=100.25, std=30.0)
+    setup = cast(Any, SimpleNamespace(config=RunConfig(), data=data, initial_state=lambda: None))
+    kept = {"position": asdict(Position(step=3)), "config": {"train": {"num_steps": 720}}}
+    for greys in ({"mean": 100.26, "std": 30.0}, {"mean": 100.25, "std": 30.01}):
+        found = (3, None, kept | greys)
+        checkpoints = cast(Any, SimpleNamespace(restore_latest=lambda like, found=found: found))
         with pytest.raises(
             UserError, match=r"holds a run on other images: the (mean|std) of its training side is"
         ):
-            experiment.check_images(data, meta, tmp_path)
+            experiment.train(setup, checkpoints, tmp_path)
+    assert not list(tmp_path.iterdir())
+    experiment.check_images(cast(Any, data), {"mean": 100.25, "std": 30.0}, tmp_path)
 
 
 def test_no_fewer_steps_may_be_skipped_than_have_been(tmp_path: Path) -> None:
@@ -364,6 +370,7 @@ def test_a_longer_run_begins_with_the_batches_of_a_shorter_one(balance: bool) ->
 DEVICES = """
 import sys
 from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from dagm_jax.detector import build_network
