@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import quick
-from PIL import Image
+import tiny
 
 from dagm_jax.train.progress import read_history
 
@@ -30,7 +30,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Far above what a job needs on a machine that does nothing else.
 TIMEOUT_S = 600
 pytestmark = pytest.mark.timeout(1200)
-SIZE_PX = 64
 # Validation after 3 and 6 steps; 4 test images.
 SMALL = (
     "--config=configs/conv_autoencoder.py",
@@ -51,22 +50,6 @@ SMALL = (
 )
 
 
-def write_images(root: Path) -> None:
-    """12 good images and 12 with a dark block, in folders."""
-    rng = np.random.default_rng(0)
-    for folder in ("good", "defect", "masks"):
-        (root / folder).mkdir(parents=True)
-    for i in range(24):
-        grey = rng.integers(90, 130, (SIZE_PX, SIZE_PX)).astype(np.uint8)
-        if i < 12:
-            row, column = rng.integers(4, 40, 2)
-            mask = np.zeros_like(grey)
-            mask[row : row + 18, column : column + 12] = 255
-            grey[mask > 0] = 40
-            Image.fromarray(mask).save(root / "masks" / f"{i:02d}.png")
-        Image.fromarray(grey).save(root / ("defect" if i < 12 else "good") / f"{i:02d}.png")
-
-
 @dataclass(frozen=True)
 class Place:
     """A folder with the images, where a job is run over ``run``."""
@@ -81,7 +64,7 @@ class Place:
     def start(self, count: int, *arguments: str) -> subprocess.Popen[str]:
         """The job with its images, as ``count`` processes or as the command alone."""
         if not (self.folder / "data").exists():
-            write_images(self.folder / "data")
+            tiny.write_images(self.folder / "data")
         launcher = ("launch.local_processes", f"--num_processes={count}", "--")
         program = launcher if count > 1 else ("dagm_jax.main",)
         return subprocess.Popen(

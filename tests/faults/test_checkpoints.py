@@ -381,7 +381,7 @@ from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.step import TrainState, make_state, make_train_step
 
 assert jax.device_count() == 8
-sys.path.insert(0, "tests/faults")
+sys.path.insert(0, "tests")
 import tiny
 # In double precision, where Adam cannot make much of the order of sums.
 precise = ["--config.model.compute_dtype=float64"] * jax.config.jax_enable_x64
