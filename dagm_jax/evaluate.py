@@ -19,7 +19,6 @@ from dagm_jax.data.decode import load_all
 from dagm_jax.data.files import BadImage
 from dagm_jax.data.pipeline import full_batch
 from dagm_jax.data.slicing import pad
-from dagm_jax.figures import MAX_GALLERY_ITEMS, GalleryItem
 from dagm_jax.metrics import (
     DiceCurve,
     ImageCounts,
@@ -33,7 +32,7 @@ from dagm_jax.processes import ALONE, Processes, interleave
 from dagm_jax.tasks.base import Evidence
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import show
-from dagm_jax.types import Pixels, Record, UserError
+from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Pixels, Record, UserError
 from dagm_jax.verdict import (
     DecisionRule,
     VerdictConfig,

@@ -31,7 +31,7 @@ import numpy as np
 from absl import logging
 from rich.table import Table
 
-from dagm_jax import evaluate, figures
+from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, differences, to_dict, to_json
 from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
@@ -59,7 +59,6 @@ from dagm_jax.page import (
     draw_pictures,
     write_page,
 )
-from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
 from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.checkpoint import DISK_ERRORS, Checkpoints
 from dagm_jax.train.loop import Loop, Position, TrainConfig
@@ -603,6 +602,9 @@ def draw_figures(
     result: evaluate.TestResult, threshold: float, history: list[dict[str, Any]], workdir: Path
 ) -> None:
     """Writes the figures of a run as PNG files into ``workdir/figures``."""
+    # Here and below late: matplotlib takes half a second, which every command and every mistake would wait for.
+    from dagm_jax import figures
+
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
     counts = ImageCounts.from_decisions(result.labels, result.decisions)
@@ -617,6 +619,8 @@ def draw_pipeline(
     example: evaluate.Judged | None, rule: DecisionRule, slicer: Slicer, config: RunConfig, workdir: Path
 ) -> None:
     """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
+    from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
+
     assert example is not None, "every test side has defective images"
     rng = np.random.default_rng(config.seed)
     image, mask = (pad(a, (slicer.height_px, slicer.width_px)) for a in (example.image, example.mask))

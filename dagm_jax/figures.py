@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +24,14 @@ from PIL import Image
 
 from dagm_jax import metrics
 from dagm_jax.data.replacing import replacing
+from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem
 from dagm_jax.verdict import spread_scores
 
 DPI = 110
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
-MAX_GALLERY_ITEMS = 8
 _GALLERY_SIDE_PX = 210
 _LOGIT_TICKS = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-6)
 _LOGIT_TICK_NAMES = ("≤1e-6", "1e-4", ".001", ".01", ".1", ".5", ".9", ".99", ".999", ".9999", "≥1-1e-6")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GalleryItem:
-    """One image of a gallery: uint8 [h w], map float [h w], the ellipse's mask bool [h w], title, verdict.
-
-    title: lines of at most about 35 characters, or they run into the next column.
-    ``correct`` is False for a wrong verdict, which is framed in red; an empty mask draws no contour.
-    """
-
-    image: NDArray[np.uint8]
-    map: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    title: str
-    correct: bool
 
 
 # --- files --------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 NUM_PIXEL_BINS = 4096
 NUM_DICE_THRESHOLDS = 256
@@ -69,6 +68,9 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
         raise ValueError(f"`confidence` (={confidence}) must lie in (0, 1)")
     if trials == 0:
         return None
+    # Late, because it takes more than half a second.
+    from scipy import stats
+
     interval = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -185,6 +185,24 @@ class Verdict:
 # An image and its mask: uint8 [h w] and bool [h w].
 Pixels = tuple[np.ndarray, np.ndarray]
 
+# Of the hardest images of a test side.
+MAX_GALLERY_ITEMS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GalleryItem:
+    """One image of a gallery: uint8 [h w], map float32 [h w], the ellipse's mask bool [h w], title, verdict.
+
+    title: lines of at most about 35 characters, or they run into the next column.
+    ``correct`` is False for a wrong verdict, which is framed in red; an empty mask draws no contour.
+    """
+
+    image: np.ndarray
+    map: np.ndarray
+    mask: np.ndarray
+    title: str
+    correct: bool
+
 
 class NetworkOutput(NamedTuple):
     """What a network says of a batch of slices; a pytree of float32 arrays.

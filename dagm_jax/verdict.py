@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage, stats
+from scipy import ndimage, special
 
 from dagm_jax.types import UserError
 
@@ -361,7 +361,7 @@ def escape_bound(num_missed: int, num_defective: int) -> float:
     """
     if num_missed >= num_defective:
         return 1.0
-    return float(stats.beta.ppf(1 - _RISK, num_missed + 1, num_defective - num_missed))
+    return float(special.betaincinv(num_missed + 1, num_defective - num_missed, 1 - _RISK))
 
 
 def images_to_promise(target: float) -> int:

@@ -186,13 +186,15 @@ def test_importing_the_package_does_not_import_tfds() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_commands_do_not_import_tensorboard_before_they_write_for_it() -> None:
-    """Would catch: PyTorch, which tensorboardX imports where it is, paid for by every command and every mistake."""
+def test_commands_do_not_import_what_takes_long_before_they_use_it() -> None:
+    """Would catch: seconds for figures, statistics, and PyTorch, which tensorboardX imports where it is, that every
+    command and every mistake would wait for."""
     code = (
-        "import sys, dagm_jax.experiment, dagm_jax.predict, dagm_jax.export;"
-        "sys.exit('tensorboardX' in sys.modules)"
+        "import sys, dagm_jax.experiment, dagm_jax.predict, dagm_jax.inspector, dagm_jax.export;"
+        "sys.exit(', '.join({'tensorboardX', 'matplotlib', 'scipy.stats'} & sys.modules.keys()) or 0)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)

@@ -20,13 +20,12 @@ from sklearn import metrics as sk
 from dagm_jax import evaluate
 from dagm_jax.data.slicing import SlicingConfig, make_slicer
 from dagm_jax.evaluate import Judge, Judged, TestResult, calibrate, judge_test_side, validate
-from dagm_jax.figures import MAX_GALLERY_ITEMS
 from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig
 from dagm_jax.processes import Processes
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.step import make_judge, make_network
-from dagm_jax.types import Record, UserError
+from dagm_jax.types import MAX_GALLERY_ITEMS, Record, UserError
 from dagm_jax.verdict import DecisionRule, VerdictConfig
 
 TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from dagm_jax import figures
-from dagm_jax.figures import GalleryItem
 from dagm_jax.metrics import ImageCounts
+from dagm_jax.types import GalleryItem
 
 LABELS = [0] * 20 + [1] * 5
 SCORES = [*np.linspace(1e-7, 0.1, 20), *np.linspace(0.6, 1.0, 5)]

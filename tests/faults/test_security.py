@@ -33,7 +33,7 @@ from dagm_jax.exported import contract_path, load_exported
 from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.train import progress
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.types import UserError, load_json
+from dagm_jax.types import GalleryItem, UserError, load_json
 from dagm_jax.verdict import DecisionRule
 
 DEEP = "[" * 200_000
@@ -417,7 +417,7 @@ def test_names_are_only_names_to_terminal_and_figures(
     assert f"({name}: file is empty)" in capsys.readouterr().out
     assert isinstance(progress.console, Console)
     pixels = np.zeros((8, 8), np.uint8)
-    item = figures.GalleryItem(pixels, pixels / 255, pixels > 0, f"{name}\ngood", True)
+    item = GalleryItem(pixels, pixels / 255, pixels > 0, f"{name}\ngood", True)
     figures.plot_gallery([item], tmp_path / "hardest.png")
     with Image.open(tmp_path / "hardest.png") as picture:
         picture.load()
