@@ -132,7 +132,7 @@ class FolderJudge:
 
     def _unless_known(self, one: Loaded) -> Loaded | None:
         """None for a content that is recorded under this name already."""
-        if not self.predictions.has_content(one.file.name, one.sha256):
+        if one.changed or not self.predictions.has_content(one.file.name, one.sha256, one.error):
             return one
         self.predictions.touch(one.file)
         return None

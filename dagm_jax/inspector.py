@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -175,7 +176,7 @@ class Inspector:
         finished run, or a part of it or of what lies beside the file is missing or damaged.
         """
         path = Path(model).expanduser()
-        engine = load_exported(path) if path.is_file() else RunEngine.load(path, xla_flags)
+        engine = load_exported(path) if os.path.isfile(path) else RunEngine.load(path, xla_flags)
         return cls.of_engine(engine, threshold)
 
     @classmethod

@@ -519,12 +519,15 @@ def score_drift(scores: ArrayLike, reference: ArrayLike) -> Drift:
     index = sum over bins of (p - q)·ln(p/q), with p and q the shares of scores and reference in the bins that the
     deciles of the reference make, each count raised by 1/2 so that an empty bin has a logarithm. by_chance =
     (bins - 1)·(1/n + 1/m), the mean of the chi-square that n·m/(n + m) times the index then follows (Yurdakul 2018).
-    Scores below the reference's lowest count in the lowest bin, those above its highest in the highest.
+    Scores below the reference's lowest count in the lowest bin, those above its highest in the highest. A decile that
+    several reference scores share is a bin of its own, or scores above it would be taken for them.
     """
     values, known = np.asarray(scores, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if values.size < LEAST_DRIFT_SCORES or known.size < LEAST_DRIFT_REFERENCE:
         return Drift(None, None, "too few", int(values.size), int(known.size))
-    edges = np.unique(np.quantile(known, np.linspace(0.1, 0.9, 9)))
+    deciles = np.unique(np.quantile(known, np.linspace(0.1, 0.9, 9)))
+    shared = deciles[[np.count_nonzero(known == decile) > 1 for decile in deciles]]
+    edges = np.union1d(deciles, np.nextafter(shared, np.inf))
     num_bins = edges.size + 1
 
     def shares(x: FloatArray) -> FloatArray:

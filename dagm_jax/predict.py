@@ -8,8 +8,8 @@ folder; docs/inspector.md says what is in them. The same command goes on where i
 or changed since. With --watch it goes on until it gets SIGTERM or SIGINT (Ctrl-C), ends what it has begun and writes
 the table, the page and the summary.
 
-Exit status: 0 every file was judged; 3 some could not be read, which are listed; 2 a mistake that the one-line message
-explains; 130 interrupted (without --watch, or twice): the same command goes on.
+Exit status: 0 every file that is there was judged; 3 some could not be read, which are listed; 2 a mistake that the
+one-line message explains; 130 interrupted (without --watch, or twice): the same command goes on.
 """
 
 from __future__ import annotations
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from dagm_jax.predictions import Predictions
 
 EXIT_UNREADABLE = 3
-# Which model and images the records of an output folder are of.
-ORIGIN = "origin.json"
 PAGE = "index.html"
 
 
@@ -138,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
         with closing(Predictions(request.output)) as predictions:
             judge = FolderJudge(inspector, predictions, request.output, batch_size)
             start_s = time.perf_counter()
-            tally, compile_s = judge_source(judge, source, request)
+            tally, compile_s, num_bad = judge_source(judge, source, request)
             wall_s = time.perf_counter() - start_s - compile_s
             timing = {
                 "num_judged_now": tally.judged,
@@ -148,11 +146,14 @@ def main(argv: Sequence[str]) -> int:
             }
             summary = finish(request, inspector, predictions, timing)
     print_summary(summary, request.output)
-    return EXIT_UNREADABLE if summary["num_unreadable"] else 0
+    return EXIT_UNREADABLE if num_bad else 0
 
 
-def judge_source(judge: FolderJudge, source: Any, request: Request) -> tuple[Tally, float]:
-    """(what was judged now, seconds of compilation before) of all files of the source, or of those that arrive."""
+def judge_source(judge: FolderJudge, source: Any, request: Request) -> tuple[Tally, float, int]:
+    """(what was judged now, seconds of compilation before, unreadable files that are there) of all files of the source.
+
+    With --watch of those that arrive.
+    """
     from dagm_jax.data.layouts import printable
     from dagm_jax.folder import watch
     from dagm_jax.train.progress import console, show
@@ -173,7 +174,7 @@ def judge_source(judge: FolderJudge, source: Any, request: Request) -> tuple[Tal
                     f"{found.judged} judged, {found.defective} of them defective; {found.unreadable} unreadable"
                 ),
             )
-        return total, compile_s
+        return total, compile_s, total.unreadable
     files = list(source.files())
     if not files:
         raise UserError(f"`--images` (={request.images}) holds no image file (.png, .jpg, .bmp, .tif)")
@@ -186,7 +187,8 @@ def judge_source(judge: FolderJudge, source: Any, request: Request) -> tuple[Tal
             rate = tally.judged / (time.perf_counter() - start_s)
             bar.advance(figures=f"{rate:.1f} images/s, {tally.defective} defective")
 
-        return judge.judge(new, on_file=advance), compile_s
+        tally = judge.judge(new, on_file=advance)
+    return tally, compile_s, sum(not judge.predictions.is_judged(file.name) for file in files)
 
 
 def compile_engine(judge: FolderJudge) -> float:
@@ -224,6 +226,7 @@ def stopped_by_signals() -> Iterator[threading.Event]:
 
 def check_origin(request: Request, inspector: Inspector, root: Path) -> None:
     """Notes whose verdicts the output folder holds; raises UserError where these are another model's or folder's."""
+    from dagm_jax.data.incoming import ORIGIN
     from dagm_jax.train.progress import write_atomically
 
     path = request.output / ORIGIN
@@ -261,7 +264,7 @@ def finish(
         "threshold": inspector.rule.threshold,
         "pixel_threshold": inspector.rule.pixel_threshold,
         "images": request.images,
-        **summarise(predictions.latest(), inspector.engine.normal_scores),
+        **summarise(predictions.latest(), predictions.latest_of_now(), inspector.engine.normal_scores),
         **timing,
     }
     text = json.dumps(finite_or_none(summary), indent=2, allow_nan=False)
@@ -322,7 +325,8 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
 def describe_drift(drift: dict[str, Any]) -> str:
     """One line on how far the scores have moved from those of the good validation images."""
     counts = (
-        f"{drift['num_scores']} {drift['compared']}, {drift['num_validation_normals']} validation normals"
+        f"{drift['num_scores']} {drift['compared']} {drift['records']}, {drift['num_validation_normals']} validation "
+        "normals"
     )
     if drift["level"] == "too few":
         return f"too few images to say ({counts})"

@@ -7,18 +7,18 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dagm_jax.data.incoming import Incoming, Stamp
+from dagm_jax.data.incoming import LINES, Incoming, Stamp
 from dagm_jax.data.replacing import replacing
 from dagm_jax.metrics import ImageCounts, score_drift
 from dagm_jax.types import UserError
 
-LINES, TABLE, SUMMARY = "predictions.jsonl", "predictions.csv", "summary.json"
+TABLE, SUMMARY = "predictions.csv", "summary.json"
 # Of unreadable files the summary names so many; predictions.jsonl has them all.
 MAX_NAMED = 1000
 
@@ -62,11 +62,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is remembered of a name: its last line's number, and which content that was about."""
+    """What is remembered of a name: its last line's number, which content that was about, why it was not judged.
+
+    stamp: None where it is to be tried again.
+    """
 
     line: int
-    stamp: Stamp
+    stamp: Stamp | None
     sha256: str | None
+    error: str | None
 
 
 class Predictions:
@@ -82,6 +86,10 @@ class Predictions:
         self._num_lines = 0
         for one in self._read_back():
             self._remember(one)
+            if one.sha256 is None:
+                # Nothing could be read, for a reason that may have passed since.
+                self._known[one.image] = replace(self._known[one.image], stamp=None)
+        self._num_before = self._num_lines
         self._stream = self._path.open("a", encoding="utf-8")
 
     def _read_back(self) -> Iterator[Prediction]:
@@ -104,7 +112,7 @@ class Predictions:
 
     def _remember(self, one: Prediction) -> None:
         stamp = Stamp(one.size_bytes, one.mtime_ns)
-        self._known[one.image] = _Known(self._num_lines, stamp, one.sha256)
+        self._known[one.image] = _Known(self._num_lines, stamp, one.sha256, one.error)
         self._num_lines += 1
 
     def __len__(self) -> int:
@@ -116,15 +124,21 @@ class Predictions:
         known = self._known.get(file.name)
         return known is not None and known.stamp == file.stamp
 
-    def has_content(self, name: str, sha256: str | None) -> bool:
-        """Whether the last record of this name is about this content."""
+    def has_content(self, name: str, sha256: str | None, error: str | None) -> bool:
+        """Whether the last record of this name says this of this content; without one (None), the same error."""
         known = self._known.get(name)
-        return known is not None and sha256 is not None and known.sha256 == sha256
+        if known is None or known.sha256 != sha256:
+            return False
+        return sha256 is not None or known.error == error
+
+    def is_judged(self, name: str) -> bool:
+        """Whether the last record of this name has a verdict."""
+        known = self._known.get(name)
+        return known is not None and known.error is None
 
     def touch(self, file: Incoming) -> None:
         """Notes that a recorded content now has another time of change."""
-        known = self._known[file.name]
-        self._known[file.name] = _Known(known.line, file.stamp, known.sha256)
+        self._known[file.name] = replace(self._known[file.name], stamp=file.stamp)
 
     def append(self, one: Prediction) -> None:
         try:
@@ -140,10 +154,16 @@ class Predictions:
 
     def latest(self) -> Iterator[Prediction]:
         """The last record of each name, in the order of the lines; read from the file, none is kept."""
-        last = {known.line for known in self._known.values()}
+        return self._lines({known.line for known in self._known.values()})
+
+    def latest_of_now(self) -> Iterator[Prediction]:
+        """Of `latest` those that were appended since the file was opened."""
+        return self._lines({known.line for known in self._known.values() if known.line >= self._num_before})
+
+    def _lines(self, numbers: set[int]) -> Iterator[Prediction]:
         with self._path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream):
-                if number in last:
+                if number in numbers:
                     yield Prediction.from_json(line)
 
     def close(self) -> None:
@@ -224,15 +244,20 @@ class _Figures:
         }
 
 
-def summarise(rows: Iterable[Prediction], normal_scores: Sequence[float]) -> dict[str, Any]:
-    """Counts, latencies and drift of the rows, as JSON values.
+def summarise(
+    rows: Iterable[Prediction], now: Iterable[Prediction], normal_scores: Sequence[float]
+) -> dict[str, Any]:
+    """Counts of the rows, latencies and drift of those judged ``now``, as JSON values.
 
     latency_s: p50, p95 and p99 over judged images. confusion: over judged images with a label, None without any. drift:
-    of the scores of the images that are known to be good, or of all judged ones where no label is known.
+    of the scores of the images that are known to be good, or of all judged ones where no label is known. Latencies are
+    of all rows where none was judged now, drift where those are too few: old records hide a camera that has changed.
     """
-    figures = _Figures()
-    for row in rows:
-        figures.add(row)
+    figures, of_now = _gather(rows), _gather(now)
+    recent = of_now if of_now.latencies_s else figures
+    drift = of_now.drift(normal_scores) | {"records": "of this call"}
+    if drift["level"] == "too few":
+        drift = figures.drift(normal_scores) | {"records": "of all calls"}
     return {
         "num_files": len(figures.latencies_s) + figures.num_unreadable,
         "num_judged": len(figures.latencies_s),
@@ -240,6 +265,13 @@ def summarise(rows: Iterable[Prediction], normal_scores: Sequence[float]) -> dic
         "num_unreadable": figures.num_unreadable,
         "unreadable": figures.unreadable,
         "confusion": figures.confusion(),
-        "latency_s": figures.latency_s(),
-        "drift": figures.drift(normal_scores),
+        "latency_s": recent.latency_s(),
+        "drift": drift,
     }
+
+
+def _gather(rows: Iterable[Prediction]) -> _Figures:
+    figures = _Figures()
+    for row in rows:
+        figures.add(row)
+    return figures

@@ -130,6 +130,14 @@ def test_drift_by_hand() -> None:
     assert drift.level == "large"
 
 
+def test_scores_above_normals_that_are_all_equal_have_drifted() -> None:
+    """Would catch: scores that share a bin with the one score of saturated normals, however far they lie above it."""
+    for reference in (np.full(200, 0.001), np.r_[np.zeros(190), np.linspace(0, 0.1, 10)]):
+        assert score_drift(np.full(500, 0.9), reference).level == "large"
+        alike = np.random.default_rng(0).choice(reference, 500)
+        assert score_drift(alike, reference).level == "stable"
+
+
 def test_no_drift_is_seldom_called_one() -> None:
     """Would catch: the luck of few images taken for drift; the mean of the index is what is said of it."""
     rng = np.random.default_rng(1)

@@ -26,7 +26,7 @@ import small_run
 from PIL import Image
 
 from dagm_jax import predict
-from dagm_jax.data.files import read_bytes
+from dagm_jax.data.files import BadImage, read_bytes
 from dagm_jax.data.incoming import fits, make_source
 from dagm_jax.evaluate import NonFiniteOutput
 from dagm_jax.folder import FolderJudge, Tally, watch
@@ -563,6 +563,117 @@ def test_labels_come_from_the_place_of_a_file(tmp_path: Path) -> None:
     assert source.description == "labels are not known"
 
 
+def test_labels_of_folders_that_come_later_are_known(tmp_path: Path) -> None:
+    """Would catch: a watcher begun on an empty folder that knows no labels, and judges masks, until it is restarted."""
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    source = make_source(str(incoming), tmp_path / "out")
+    assert list(source.files()) == []
+    for name in ("good/a.png", "defect/b.png", "masks/b.png"):
+        save(incoming / name, 100)
+    assert {file.name: file.label for file in source.files()} == {"good/a.png": 0, "defect/b.png": 1}
+
+
+def test_verdicts_of_another_model_beside_the_images_are_no_images(tmp_path: Path) -> None:
+    """Would catch: overlays in an older output folder judged as images of the parts."""
+    save(tmp_path / "in" / "a.png", 100)
+    assert run(tmp_path / "in", tmp_path / "in" / "old") == 0
+    assert names_of(tmp_path / "in", tmp_path / "in" / "new") == ["a.png"]
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """``folder`` cannot be listed from here on; the user of a test may be one to whom permissions mean nothing."""
+    plain = os.scandir
+
+    def scan(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+
+
+def test_a_folder_below_that_cannot_be_listed_is_told_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: a job that one folder ends, also where no file of it was asked for; one left out without a word."""
+    save(tmp_path / "in" / "a.png", 100)
+    save(tmp_path / "in" / "locked" / "b.png", 100)
+    refuse(monkeypatch, tmp_path / "in" / "locked")
+    for one in (str(tmp_path / "in" / "a.png"), f"{tmp_path}/in/*.png", f"{tmp_path}/*/a.png"):
+        assert [Path(name).name for name in names_of(one, tmp_path / "out")] == ["a.png"]
+    assert run(tmp_path / "in", tmp_path / "out") == predict.EXIT_UNREADABLE
+    assert "unreadable: locked: not a file" in capsys.readouterr().out
+    refuse(monkeypatch, tmp_path / "in")
+    with pytest.raises(UserError, match=r"`--images`: the folder .* cannot be listed \(Permission denied\)"):
+        names_of(tmp_path / "in", tmp_path / "out2")
+
+
+def test_a_path_that_may_not_be_entered_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: an error of the file system in the place of one line."""
+    plain = os.stat
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, str | os.PathLike) and "locked" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(UserError, match=r"`--images` .* does not exist"):
+        make_source(f"{tmp_path}/locked/x", tmp_path / "out")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="does not exist"):
+        make_source("x" * 5000, tmp_path / "out")
+
+
+def test_what_could_not_be_read_is_tried_again_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: an image that is never judged because its permissions, or a share, were wrong once; a status that
+    speaks of a file that is gone; a line more of the same at each call."""
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "in" / name, 100)
+    (tmp_path / "in" / "empty.png").write_bytes(b"")
+
+    def read(path: Path) -> bytes:
+        if path.name == "a.png":
+            raise BadImage(f"{path}: cannot be read (Permission denied)")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dagm_jax.folder.read_bytes", read)
+        for _ in range(2):
+            assert run(tmp_path / "in", tmp_path / "out") == predict.EXIT_UNREADABLE
+            assert len(lines(tmp_path / "out")) == 3
+    assert run(tmp_path / "in", tmp_path / "out") == predict.EXIT_UNREADABLE
+    assert [row["score"] is None for row in table_of_latest(tmp_path / "out")] == [False, False, True]
+    (tmp_path / "in" / "empty.png").unlink()
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+
+
+def table_of_latest(output: Path) -> list[dict[str, Any]]:
+    """The last line of each name, by name."""
+    latest = {row["image"]: row for row in lines(output)}
+    return [latest[name] for name in sorted(latest)]
+
+
+def test_an_image_beyond_the_limit_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a gigabyte of pixels made of a small file, four at once, only to be refused."""
+    reading = bright.Bright.reading
+    save(tmp_path / "wide.png", 100, (20, reading.largest[1] + 1))
+
+    def decode(*arguments: Any) -> Any:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("dagm_jax.data.reading.decode_photo", decode)
+    with pytest.raises(BadImage, match=r"beyond 1000x1000 px, the limit of this model"):
+        reading.read(tmp_path / "wide.png")
+
+
 # --- pieces -------------------------------------------------------------------------------------------------
 
 
@@ -606,12 +717,12 @@ def test_figures_of_a_summary() -> None:
         prediction("e", 0.3, 0),
         prediction("f", None),
     ]
-    told = summarise(iter(rows), [])
+    told = summarise(iter(rows), [], [])
     assert told["confusion"] == {"tp": 1, "fp": 1, "fn": 1, "tn": 2}
     assert (told["num_files"], told["num_judged"], told["num_defective"]) == (6, 5, 2)
     assert told["unreadable"] == [{"image": "f", "error": "bad"}]
     assert told["drift"]["level"] == "too few"
-    assert summarise(iter([prediction("f", None)]), [])["latency_s"] is None
+    assert summarise(iter([prediction("f", None)]), [], [])["latency_s"] is None
 
 
 def test_drift_is_told_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -619,8 +730,9 @@ def test_drift_is_told_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixt
     rng = np.random.default_rng(0)
     normals = list(rng.normal(0.2, 0.02, 200))
 
-    def told(scores: Iterator[float]) -> dict[str, Any]:
-        found = summarise((prediction(str(i), s) for i, s in enumerate(scores)), normals)
+    def told(scores: Iterator[float], num_now: int = 0) -> dict[str, Any]:
+        rows = [prediction(str(i), s) for i, s in enumerate(scores)]
+        found = summarise(rows, rows[len(rows) - num_now :], normals)
         shown = found | {"model_id": "x", "threshold": 0.5, "images_per_s": None}
         predict.print_summary(shown, tmp_path)
         drift: dict[str, Any] = found["drift"]
@@ -630,6 +742,10 @@ def test_drift_is_told_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "warning" not in capsys.readouterr().out
     assert told(iter(rng.normal(0.25, 0.02, 300)))["level"] == "large"
     assert "warning: the scores have moved far" in capsys.readouterr().out
+    # Today's camera is not hidden behind the records of a year; too few of today say nothing.
+    year = rng.normal(0.2, 0.02, 10_000)
+    assert told(np.r_[year, np.full(500, 0.9)], 500)["level"] == "large"
+    assert told(np.r_[year, np.full(20, 0.9)], 20)["records"] == "of all calls"
 
 
 def test_table_and_lines_give_any_name_back(tmp_path: Path) -> None:

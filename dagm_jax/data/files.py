@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dagm_jax.data.layouts import printable
 
 MAX_PIXELS = 64 * 1024 * 1024
-_MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
+MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # 64 Mpx of 16 bits in chunks of 8 KiB, as libpng writes them, are 16 thousand; a file of empty ones holds 21 million.
 _MAX_CHUNKS = 200_000
@@ -47,13 +47,13 @@ def read_bytes(path: Path) -> bytes:
         if not path.is_file():
             raise BadImage(f"{name}: not a file")
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadImage(printable(f"{path}: cannot be read ({error})")) from error
     if not data:
         raise BadImage(f"{name}: file is empty")
-    if len(data) > _MAX_BYTES:
-        raise BadImage(f"{name}: file is larger than the limit of {_MAX_BYTES} bytes")
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"{name}: file is larger than the limit of {MAX_BYTES} bytes")
     return data
 
 

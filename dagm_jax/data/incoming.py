@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +18,8 @@ Label = Literal[0, 1] | None
 Parts = tuple[str, ...]
 _MAGIC = re.compile(r"[*?\[]")
 _HALVES = ("train", "test")
+# What a folder of verdicts holds: whose they are, and a line for each.
+ORIGIN, LINES = "origin.json", "predictions.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +53,59 @@ class Incoming:
 class Source:
     """The image files below ``root``, or those of them whose names fit ``pattern``.
 
-    label_of: the label of a file by the parts of its name and its path. excluded: parts of folders that are not looked
-    into, such as those of masks. description: one line that says where labels come from.
+    output: parts of the folder of the verdicts where that lies within, which is not looked into. table: labels by path,
+    of DAGM's label files. description: one line that says where labels come from.
     """
 
     root: Path
     pattern: Parts | None
-    label_of: Callable[[Parts, Path], Label]
-    excluded: frozenset[Parts]
+    output: Parts | None
+    table: Mapping[Path, Label]
     description: str
 
     def files(self) -> Iterator[Incoming]:
         """Each file once, by the names of folders and files.
 
-        Links to folders are not followed; what is called like an image and is none (a broken link, a pipe) is among
-        them. Raises UserError for a folder that cannot be listed; one that has just vanished is empty.
+        Links to folders are not followed, nor are folders of verdicts looked into. What is called like an image and is
+        none (a broken link, a pipe) is among the files, and so is a folder below that cannot be listed; one that has
+        just vanished is empty. Raises UserError where ``root`` cannot be listed.
         """
-        yield from self._walk(self.root, ())
+        # Looked up at each call: the folders good and defect may come while files are waited for.
+        convention = _convention(self.root)
+        label_of = convention.label_of if convention else lambda parts, path: self.table.get(path)
+        excluded = {self.output, convention.masks if convention else None}
+        try:
+            entries = _list(self.root)
+        except OSError as error:
+            raise UserError(
+                f"`--images`: the folder {printable(self.root)} cannot be listed ({error.strerror}); check its "
+                "permissions"
+            ) from error
+        for parts, path in self._walk(entries, (), excluded):
+            yield Incoming("/".join(parts), path, label_of(parts, path), stamp_of(path))
 
-    def _walk(self, folder: Path, parts: Parts) -> Iterator[Incoming]:
-        entries = sorted(_list(folder, may_vanish=bool(parts)), key=lambda entry: entry.name)
+    def _walk(
+        self, entries: list[os.DirEntry[str]], above: Parts, excluded: set[Parts | None]
+    ) -> Iterator[tuple[Parts, Path]]:
         for entry in entries:
-            inner = (*parts, entry.name)
-            if is_litter(entry.name) or inner in self.excluded:
+            parts, path = (*above, entry.name), Path(entry.path)
+            if is_litter(entry.name) or parts in excluded:
                 continue
-            path = folder / entry.name
             if entry.is_dir(follow_symlinks=False):
-                if not _holds_masks(path):
-                    yield from self._walk(path, inner)
-            elif path.suffix.lower() in own_images.SUFFIXES and self._fits(inner) and not _is_dir(entry):
-                yield Incoming("/".join(inner), path, self.label_of(inner, path), stamp_of(path))
+                if self.pattern is not None and not may_hold(parts, self.pattern):
+                    continue
+                try:
+                    inner = _list(path)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                except OSError:  # reading it as a file will say what is wrong with it
+                    yield parts, path
+                    continue
+                names = {other.name for other in inner}
+                if not _holds_masks(path, names) and not {ORIGIN, LINES} <= names:
+                    yield from self._walk(inner, parts, excluded)
+            elif path.suffix.lower() in own_images.SUFFIXES and self._fits(parts) and not _is_dir(entry):
+                yield parts, path
 
     def _fits(self, parts: Parts) -> bool:
         return self.pattern is None or fits(parts, self.pattern)
@@ -96,19 +121,21 @@ def make_source(images: str, output: Path) -> Source:
     pattern: Parts | None = None
     if "\0" in images:
         raise UserError("`--images` holds a NUL character; name a folder or a glob")
-    if path.is_file():
+    # os.path says no where Path would raise for a folder that may not be entered.
+    if os.path.isfile(path):
         path, pattern = path.parent, (_escaped(path.name),)
-    elif not path.is_dir():
+    elif not os.path.isdir(path):
         path, pattern = _split_glob(path, images)
     root = path.resolve()
     if output.resolve() == root:
         raise UserError(
             f"`--output` (={printable(output)}) is the folder of the images; name another, which may lie inside it"
         )
-    label_of, masks, description = _labels(root)
     inside = output.resolve()
-    excluded = {inside.relative_to(root).parts} if inside.is_relative_to(root) else set()
-    return Source(root, pattern, label_of, frozenset(excluded | masks), description)
+    own = inside.relative_to(root).parts if inside.is_relative_to(root) else None
+    convention = _convention(root)
+    table, description = ({}, convention.description) if convention else _table(root)
+    return Source(root, pattern, own, table, description)
 
 
 def _split_glob(path: Path, images: str) -> tuple[Path, Parts]:
@@ -116,7 +143,7 @@ def _split_glob(path: Path, images: str) -> tuple[Path, Parts]:
     parts = path.parts
     place = next((i for i, part in enumerate(parts) if _MAGIC.search(part)), None)
     root = Path(*parts[:place]) if place else Path()
-    if place is None or not root.is_dir():
+    if place is None or not os.path.isdir(root):
         raise UserError(
             f"`--images` (={printable(images)}) does not exist; name a folder, a file or a glob such as 'parts/*.png'"
         )
@@ -137,16 +164,17 @@ def fits(parts: Parts, pattern: Parts) -> bool:
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
 
 
-def _list(folder: Path, may_vanish: bool) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as scan:
-            return list(scan)
-    except OSError as error:
-        if may_vanish and isinstance(error, FileNotFoundError | NotADirectoryError):
-            return []
-        raise UserError(
-            f"`--images`: the folder {printable(folder)} cannot be listed ({error.strerror}); check its permissions"
-        ) from error
+def may_hold(parts: Parts, pattern: Parts) -> bool:
+    """Whether a name below the folder of these parts can fit the parts of a glob."""
+    if "**" in pattern[: len(parts)]:
+        return True
+    return len(parts) < len(pattern) and all(map(fnmatchcase, parts, pattern))
+
+
+def _list(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in the folder, by name; raises OSError."""
+    with os.scandir(folder) as scan:
+        return sorted(scan, key=lambda entry: entry.name)
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -157,34 +185,43 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _holds_masks(folder: Path) -> bool:
+def _holds_masks(folder: Path, names: set[str]) -> bool:
     """Whether this is a Label folder of DAGM, with the masks of the images beside it."""
-    return folder.name.lower() == "label" and any(
-        entry.name.lower() == "labels.txt" for entry in _list(folder, may_vanish=True)
-    )
+    return folder.name.lower() == "label" and "labels.txt" in {name.lower() for name in names}
 
 
-def _labels(root: Path) -> tuple[Callable[[Parts, Path], Label], set[Parts], str]:
-    """(label of a file, folders of masks, where labels come from), by the convention that ``root`` follows."""
-    reader = own_images.reader_of(root)
+@dataclass(frozen=True, slots=True)
+class _Convention:
+    """Labels by the folders that files lie in. masks: parts of the folder of masks, which is not looked into."""
+
+    label_of: Callable[[Parts, Path], Label]
+    masks: Parts
+    description: str
+
+
+def _convention(root: Path) -> _Convention | None:
+    """The convention of one's own images that the folders in ``root`` follow now; None for none."""
+    try:
+        reader = own_images.reader_of(root)
+    except OSError:  # listing it will say why
+        return None
     if reader is own_images.read_plain:
-        return _label_plain, {("masks",)}, "labels from the folders good and defect"
+        return _Convention(_label_plain, ("masks",), "labels from the folders good and defect")
     if reader is own_images.read_mvtec:
-        return _label_mvtec, {("ground_truth",)}, "labels from the folders of the MVTec layout"
+        return _Convention(_label_mvtec, ("ground_truth",), "labels from the folders of the MVTec layout")
+    return None
+
+
+def _table(root: Path) -> tuple[Mapping[Path, Label], str]:
+    """(labels by path, where they come from) of a folder in one of DAGM's layouts; no labels for another."""
     base = root.parent if root.name.lower() in _HALVES else root
     try:
         numbers = class_numbers(base)
         records = read_tree(base, numbers).records if numbers else ()
-    except UserError as error:
-        return _unknown, set(), f"labels are not known ({error})"
-    if not records:
-        return _unknown, set(), "labels are not known"
-    table = {record.image: record.label for record in records}
-    return lambda parts, path: table.get(path), set(), "labels from DAGM's label files"
-
-
-def _unknown(parts: Parts, path: Path) -> Label:
-    return None
+    except (UserError, OSError) as error:
+        return {}, f"labels are not known ({error})"
+    table = {record.image: record.label for record in records if isinstance(record.image, Path)}
+    return table, "labels from DAGM's label files" if table else "labels are not known"
 
 
 def _label_plain(parts: Parts, path: Path) -> Label:

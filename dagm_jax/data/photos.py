@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dagm_jax.data.files import MAX_PIXELS, SIGNATURE, BadImage, check_png, check_shape, read_bytes
+from dagm_jax.data.files import MAX_BYTES, MAX_PIXELS, SIGNATURE, BadImage, check_png, check_shape, read_bytes
 from dagm_jax.data.layouts import printable
 from dagm_jax.types import Photo
 
@@ -39,6 +39,15 @@ def decode_photo(data: bytes, photo: Photo, shape: tuple[int, int] | None) -> ND
     return to_8_bits(
         _photo_values(data, photo.path, shape, "the size of this data set's images"), photo.white
     )
+
+
+def shape_of(data: bytes) -> tuple[int, int] | None:
+    """(h, w) in px of a PNG, JPEG, BMP or TIFF by its header alone; None where it cannot be told, as of other data."""
+    try:
+        with _opened(io.BytesIO(data)) as picture:
+            return picture.height, picture.width
+    except Exception:  # as below; decoding will say what is wrong
+        return None
 
 
 def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int) -> NDArray[np.uint8]:
@@ -82,6 +91,9 @@ def find_white(photos: Sequence[Photo]) -> int:
 def _is_16_bit(path: Path) -> bool:
     """Whether the file is a grey 16-bit image; raises BadImage where its header cannot be read."""
     try:
+        # A pipe would be waited for.
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise BadImage(printable(f"{path}: not a file, or too large"))
         with _opened(path) as picture:
             return picture.mode in _MODES_16
     except Exception as error:  # a decoder that is fed garbage may raise anything
@@ -103,12 +115,15 @@ def _photo_values(
             raise BadImage(f"{name}: 16-bit colour or transparency; convert to 8-bit colour or 16-bit grey")
     try:
         with _opened(io.BytesIO(data)) as picture:
+            if picture.format == "JPEG" and not _has_end(data):
+                raise BadImage(f"{name}: truncated, its picture has no end mark")
             height, width = picture.height, picture.width
             if width * height > MAX_PIXELS:
                 raise BadImage(
                     f"{name}: {height}x{width} pixels are more than the limit of {MAX_PIXELS} pixels"
                 )
-            if getattr(picture, "n_frames", 1) > 1:
+            # Counting the pictures of a TIFF takes minutes where there are many.
+            if getattr(picture, "is_animated", False):
                 raise BadImage(f"{name}: several pictures in one file; save one")
             if picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) != _UPRIGHT:
                 raise BadImage(
@@ -125,6 +140,14 @@ def _photo_values(
     except Exception as error:  # as above
         reason = f"{path}: corrupt, cannot be decoded ({type(error).__name__}: {error})"
         raise BadImage(printable(reason)) from error
+
+
+def _has_end(data: bytes) -> bool:
+    """Whether a JPEG's last scan is followed by the mark of an end, neither of which can stand within a scan.
+
+    Pillow takes zeros, which a copy that has stalled leaves, for pixels.
+    """
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
 def _opened(source: Path | io.BytesIO) -> Image.Image:

@@ -13,7 +13,7 @@ from PIL import Image
 from dagm_jax.data.decode import decode_image
 from dagm_jax.data.files import BadImage, read_bytes
 from dagm_jax.data.layouts import printable
-from dagm_jax.data.photos import decode_photo, to_8_bits
+from dagm_jax.data.photos import decode_photo, shape_of, to_8_bits
 from dagm_jax.types import Photo, UserError
 
 
@@ -35,13 +35,13 @@ class Reading:
 
     def decode(self, data: bytes, path: Path) -> NDArray[np.uint8]:
         """The image in a file's bytes, uint8 [h w]; ``path`` is what messages call it. Raises BadImage."""
-        if self.white is None:
-            image = decode_image(data, path, self.shape)
-        else:
-            image = decode_photo(data, Photo(path, self.white), self.shape)
-        if refusal := self._refusal(image.shape):
+        # By the header: the pixels of one image that is refused may take a gigabyte.
+        shape = shape_of(data)
+        if shape is not None and (refusal := self._refusal(shape)):
             raise BadImage(f"{printable(path)}: {refusal}")
-        return image
+        if self.white is None:
+            return decode_image(data, path, self.shape)
+        return decode_photo(data, Photo(path, self.white), self.shape)
 
     def of_array(self, array: NDArray[Any]) -> NDArray[np.uint8]:
         """The image uint8 [h w] in an array [h w], [h w 1] or [h w 3] (RGB), as a file of these values would give it.

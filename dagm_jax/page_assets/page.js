@@ -604,7 +604,7 @@
     image.src = source;
     image.alt = entry.name;
     const overlay = entry.picture ? entry.pictureOverlay : entry.overlay && WEBP + entry.overlay;
-    map.hidden = !overlay;
+    map.hidden = byId("viewer-shows-map").parentElement.hidden = !overlay;
     if (overlay) map.src = overlay; else map.removeAttribute("src");
     const file = byId("viewer-file");
     file.hidden = !entry.picture;
@@ -626,7 +626,7 @@
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === "ArrowLeft") stepViewer(-1);
     else if (event.key === "ArrowRight") stepViewer(1);
-    else if (event.key === "m" || event.key === "M") {
+    else if ((event.key === "m" || event.key === "M") && !byId("viewer-map").hidden) {
       byId("viewer-shows-map").checked = !byId("viewer-shows-map").checked;
       toggleMap();
     } else return;

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from dagm_jax.data.decode import load
 from dagm_jax.data.files import BadImage
@@ -111,6 +113,47 @@ def test_cut_short_photo_is_refused(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(BadImage, match=rf"a\{suffix}: ") as caught:
         read_photo(Photo(path), None)
     assert "\n" not in str(caught.value)
+
+
+def test_a_jpeg_whose_copy_has_stalled_is_refused(tmp_path: Path) -> None:
+    """Would catch: zeros in the place of what has not arrived taken for pixels; a trailer taken for damage."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (64, 64)).astype(np.uint8)
+    thumbnail = io.BytesIO()
+    Image.fromarray(values[:8, :8]).save(thumbnail, "JPEG")
+    path = tmp_path / "a.jpg"
+    # The thumbnail in the metadata has an end mark of its own.
+    Image.fromarray(values).save(path, comment=thumbnail.getvalue())
+    whole = path.read_bytes()
+    assert read_photo(Photo(path), None).shape == (64, 64)
+    path.write_bytes(whole + b"\0" * 100 + b"camera trailer")
+    assert read_photo(Photo(path), None).shape == (64, 64)
+    path.write_bytes(whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2))
+    with pytest.raises(BadImage, match="truncated, its picture has no end mark"):
+        read_photo(Photo(path), None)
+
+
+def test_a_tiff_of_many_pictures_is_refused_at_its_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a file whose pictures are counted, which takes minutes, before it is refused."""
+    page = Image.fromarray(np.zeros((8, 8), np.uint8))
+    page.save(tmp_path / "many.tif", save_all=True, append_images=[page] * 50)
+    seeks: list[int] = []
+    plain = TiffImagePlugin.TiffImageFile._seek
+    monkeypatch.setattr(
+        TiffImagePlugin.TiffImageFile, "_seek", lambda self, frame: (seeks.append(frame), plain(self, frame))
+    )
+    with pytest.raises(BadImage, match="several pictures in one file"):
+        read_photo(Photo(tmp_path / "many.tif"), None)
+    assert len(seeks) <= 2
+
+
+def test_the_white_level_waits_for_no_pipe(tmp_path: Path) -> None:
+    """Would catch: a set that is never read because a table names a pipe."""
+    os.mkfifo(tmp_path / "pipe.png")
+    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "a.png")
+    assert find_white([Photo(tmp_path / "pipe.png"), Photo(tmp_path / "a.png")]) == 1023
 
 
 def test_huge_photo_is_refused_before_its_pixels_are_there(tmp_path: Path) -> None:
