@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 EXIT_UNREADABLE = 3
 PAGE = "index.html"
+DRIFT_WARNING = (
+    "warning: the scores have moved far from those of the good validation images: light, camera, material or the share "
+    "of defective images has changed; look at the images before trusting the threshold"
+)
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,7 @@ def judge_source(judge: FolderJudge, source: Any, request: Request) -> tuple[Tal
                 poll_s=request.poll_s,
                 patience_s=request.patience_s,
                 idle_exit_s=request.idle_exit_s,
-                on_arrival=lambda found: console.print(
-                    f"{found.judged} judged, {found.defective} of them defective; {found.unreadable} unreadable"
-                ),
+                on_arrival=teller(judge),
             )
         return total, compile_s, total.unreadable
     files = list(source.files())
@@ -189,6 +191,28 @@ def judge_source(judge: FolderJudge, source: Any, request: Request) -> tuple[Tal
 
         tally = judge.judge(new, on_file=advance)
     return tally, compile_s, sum(not judge.predictions.is_judged(file.name) for file in files)
+
+
+def teller(judge: FolderJudge) -> Callable[[Tally], None]:
+    """A function that says what a look has brought, and of drift whenever so many images as are kept have come."""
+    from dagm_jax.predictions import summarise
+    from dagm_jax.train.progress import console
+
+    recent, unseen = judge.predictions.recent, 0
+
+    def tell(found: Tally) -> None:
+        nonlocal unseen
+        console.print(
+            f"{found.judged} judged, {found.defective} of them defective; {found.unreadable} unreadable"
+        )
+        unseen += found.files
+        if unseen >= (recent.maxlen or 0):
+            unseen = 0
+            drift = summarise((), recent, judge.inspector.engine.normal_scores)["drift"]
+            if drift["level"] == "large":
+                console.print(f"{DRIFT_WARNING} ({describe_drift(drift)})")
+
+    return tell
 
 
 def compile_engine(judge: FolderJudge) -> float:
@@ -315,10 +339,7 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
     if summary["num_unreadable"] > 10:
         console.print(f"… and {summary['num_unreadable'] - 10} more; all are listed in predictions.jsonl")
     if summary["drift"]["level"] == "large":
-        console.print(
-            "warning: the scores have moved far from those of the good validation images: light, camera, material or "
-            "the share of defective images has changed; look at the images before trusting the threshold"
-        )
+        console.print(DRIFT_WARNING)
     console.print(f"verdicts: {printable(output)}")
 
 

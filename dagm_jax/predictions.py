@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from dagm_jax.types import UserError
 TABLE, SUMMARY = "predictions.csv", "summary.json"
 # Of unreadable files the summary names so many; predictions.jsonl has them all.
 MAX_NAMED = 1000
+# So many new records are kept at hand, for a watcher to tell of drift by.
+NUM_RECENT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ class _Known:
 class Predictions:
     """``predictions.jsonl`` of a folder: read back when opened, then only ever appended to.
 
-    A line is on the disk before `append` returns. A last line that a kill cut short is removed. Raises UserError where
-    another line is damaged, or the disk refuses.
+    A line is on the disk before `append` returns. A last line that a kill cut short is removed. recent: the last ones
+    that were appended. Raises UserError where another line is damaged, or the disk refuses.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,6 +93,7 @@ class Predictions:
                 # Nothing could be read, for a reason that may have passed since.
                 self._known[one.image] = replace(self._known[one.image], stamp=None)
         self._num_before = self._num_lines
+        self.recent: deque[Prediction] = deque(maxlen=NUM_RECENT)
         self._stream = self._path.open("a", encoding="utf-8")
 
     def _read_back(self) -> Iterator[Prediction]:
@@ -151,6 +155,7 @@ class Predictions:
                 "command again"
             ) from error
         self._remember(one)
+        self.recent.append(one)
 
     def latest(self) -> Iterator[Prediction]:
         """The last record of each name, in the order of the lines; read from the file, none is kept."""

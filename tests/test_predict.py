@@ -674,6 +674,22 @@ def test_an_image_beyond_the_limit_is_refused_by_its_header(
         reading.read(tmp_path / "wide.png")
 
 
+def test_a_watcher_tells_of_drift_while_it_watches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: a camera that has changed, of which nobody hears until the watcher is ended months later."""
+    monkeypatch.setattr("dagm_jax.predictions.NUM_RECENT", 100)
+    inspector = bright.load("bright")
+    inspector.engine.normal_scores = list(np.random.default_rng(0).normal(0.3, 0.02, 200))
+    monkeypatch.setattr(Inspector, "load", staticmethod(lambda *arguments: inspector))
+    for i in range(120):
+        save(tmp_path / "in" / f"{i}.png", 200)
+    assert run(tmp_path / "in", tmp_path / "out", "--watch", "--idle_exit_s=0.5", "--poll_s=0.1") == 0
+    told = capsys.readouterr().out
+    assert told.index("warning: the scores have moved") < told.index("120 files, model")
+    assert told.count("warning: the scores have moved") == 2
+
+
 # --- pieces -------------------------------------------------------------------------------------------------
 
 
