@@ -398,6 +398,7 @@ def test_gallery_by_keyboard(open_entries: Opener, tmp_path: Path) -> None:
     width = "return document.getElementById('viewer-image').naturalWidth"
     WebDriverWait(page.driver, TIMEOUT_S).until(lambda d: d.execute_script(width) == 16)
     assert not page["viewer-map"].is_displayed(), "no overlay of the full picture"
+    assert not page["viewer-shows-map"].is_displayed(), "a switch that switches nothing"
     page.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     assert page["viewer-name"].text == "0997" and not page["viewer-file"].is_displayed()
     page.press("m")
