@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from dagm_jax.config import from_config_dict
+from dagm_jax.detector import make_slicers
 from dagm_jax.train.progress import write_atomically
 from launch import paper
 from launch.cells import ABLATED_MODEL, BASE, Plan, Variant, ablations
@@ -306,9 +308,9 @@ def training_speed(report: Mapping[str, Any]) -> float:
 
 def executing_speed(report: Mapping[str, Any]) -> float:
     """Slices per second from files to verdicts."""
-    slicing = report["config"]["slicing"]
-    per_image = slicing["num_slices"] if slicing["mode"] in ("strips", "two_orientations") else 1
-    return float(report["cost_of_running"]["images_per_s"]) * per_image
+    # The number asked for is not always the one that covers an image, and tiles have none.
+    _, slicer = make_slicers(from_config_dict(report["config"]), *report["data"]["largest_px"])
+    return float(report["cost_of_running"]["images_per_s"]) * slicer.num_slices
 
 
 def models_table(plan: Plan, state: State) -> Table:

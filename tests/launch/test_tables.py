@@ -214,6 +214,29 @@ def test_models() -> None:
     assert tables.executing_speed(result.report) == 2.0
 
 
+@pytest.mark.parametrize(
+    ("overrides", "largest_px", "num_slices"),
+    [
+        (("mode=tiles",), (512, 512), 64),
+        (("mode=tiles", "overlap_px=16"), (512, 700), 11 * 15),
+        # As many as cover the image, and an even number where half of them are turned.
+        (("num_slices=2",), (512, 512), 8),
+        (("num_slices=31",), (512, 512), 30),
+        (("num_slices=31",), (512, 700), 31),
+        (("mode=whole",), (512, 512), 1),
+    ],
+)
+def test_executing_speed_is_of_the_slices_that_judging_cuts(
+    overrides: tuple[str, ...], largest_px: tuple[int, int], num_slices: int
+) -> None:
+    """Would catch: 64 tiles counted as one slice, and the number asked for where another one is cut."""
+    cell = Cell("segmentation", "custom_unet", 1, 0)
+    config = read_config(cell.config_path(True), [f"--config.slicing.{one}" for one in overrides])
+    report = make_report(config, COUNTS[1, 0])
+    report["data"]["largest_px"] = list(largest_px)
+    assert tables.executing_speed(report) == 2.0 * num_slices
+
+
 def test_table_2_names_what_its_numbers_are() -> None:
     """Catches the numbers of unlike things standing there without a word."""
     text = tables.table_2(PLAN, make_state()).markdown()
