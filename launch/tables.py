@@ -159,14 +159,25 @@ def by_class(
 def model_rows(plan: Plan, state: State, task: str, model: str) -> list[Row]:
     """The lines of one model in Table I, with the printed values and the interval of the accuracy."""
     results = state.of(task=task, model=model, variant=BASE)
+    rows = class_rows(model, plan.classes, by_class(results, figures_of))
     completed = []
-    for row in class_rows(model, plan.classes, by_class(results, figures_of)):
-        classes = plan.classes if row.class_name == MEAN else (int(row.class_name),)
+    for row in rows:
+        is_mean = row.class_name == MEAN
+        classes = plan.classes if is_mean else (int(row.class_name),)
         counts = [counts_of(r.report) for r in results if r.cell.class_id in classes]
-        completed.append(
-            replace(row, printed=printed_values(model, classes), interval=pooled_interval(counts))
-        )
+        # Beside a mean over some classes stands the paper's over the same.
+        printed = {
+            name: printed_values(model, averaged_classes(rows, name) if is_mean else classes)[name]
+            for name in PRINTED
+        }
+        completed.append(replace(row, printed=printed, interval=pooled_interval(counts)))
     return completed
+
+
+def averaged_classes(rows: Sequence[Row], name: str) -> list[int]:
+    """The classes that are in the mean of a figure: those that are finished and have it."""
+    own = [row for row in rows if row.class_name != MEAN and name in row.statistics]
+    return [int(row.class_name) for row in own if row.statistics[name].mean is not None]
 
 
 def baseline_rows(plan: Plan, state: State, task: str) -> list[Row]:
@@ -221,7 +232,7 @@ def table_1_notes(plan: Plan) -> list[str]:
         "Cost: a false alarm 1, a missed defect 20, summed over the test side.",
         "Means: of the classes' means; their standard deviation is that of the seeds' averages.",
         "In brackets: the paper's number, for information only. Its test images differ from these and are not "
-        f"known; in a mean, over those of its classes 1 to 6 that are here. Its own mean accuracies: {means}.",
+        f"known; in a mean, over those of its classes 1 to 6 that are in ours. Its own mean accuracies: {means}.",
         *(f"The paper's table: {remark}" for remark in paper.remarks()),
     ]
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -130,6 +131,24 @@ def test_an_unfinished_grid_says_what_is_missing() -> None:
     empty = table_1(State([]))
     assert [row["class"] for row in rows_of(empty, "custom_unet").values()] == ["1", "8"]
     assert "no cell is finished" in empty.markdown()
+
+
+def test_the_papers_mean_is_over_the_classes_of_ours() -> None:
+    """Would catch: our mean over the finished classes beside the paper's over all that are planned."""
+    plan = replace(PLAN, classes=(1, 2, 3))
+    state = make_state({(1, 0): COUNTS[1, 0]})
+    add(state, {(3, 0): COUNTS[8, 0]})
+
+    def rows() -> dict[str, Mapping[str, Any]]:
+        return rows_of(tables.table_1(plan, state, "segmentation", ""), "custom_unet")
+
+    assert rows()["mean"]["accuracy_printed"] == pytest.approx((0.9803 + 0.9453) / 2)
+    assert rows()["mean"]["executing_time_s_printed"] == pytest.approx((29.8 + 31.8) / 2)
+    # Nothing was called defective on class 3, so that our mean precision is of class 1 alone.
+    assert (rows()["mean"]["precision_mean"], rows()["mean"]["precision_printed"]) == (8 / 9, 0.9724)
+    assert [rows()[c]["accuracy_printed"] for c in ("1", "2", "3")] == [0.9803, 0.9775, 0.9453]
+    add(state, {(2, 0): COUNTS[1, 1]})
+    assert rows()["mean"]["accuracy_printed"] == pytest.approx((0.9803 + 0.9775 + 0.9453) / 3)
 
 
 def test_baselines_count_each_seed_once() -> None:
