@@ -13,7 +13,7 @@ import pytest
 from fake_runs import FakeRuns
 
 from dagm_jax.types import Interrupted, UserError
-from launch import pages
+from launch import pages, table_figures
 from launch.cells import Cell
 from launch.grid import Pace
 from launch.reproduce_tables import Request, parse_flags, reproduce
@@ -255,6 +255,37 @@ def test_the_index_shows_everything_that_is_there(tmp_path: Path) -> None:
     assert files == {*per_task, *others, "index.md"}
     for name in ("table_1_segmentation.md", "ablation_reconstruction.md", "models.md", "table_2.md"):
         assert (tmp_path / name).read_text().partition("\n")[2] in index
+
+
+def test_what_another_grid_has_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: tables and figures of an earlier grid beside those of this one, and a stranger's file removed."""
+    # Drawing is what takes the time here.
+    monkeypatch.setattr(pages, "draw_architecture", lambda config, path: path.touch())
+    monkeypatch.setattr(table_figures, "write_figure", lambda figure, path: path.touch())
+
+    def files() -> set[str]:
+        return {path.name for path in tmp_path.iterdir() if path.is_file() and path.name != ".lock"}
+
+    def per_task(ending: str, *names: str) -> set[str]:
+        return {f"{name}{ending}.{kind}" for name in names for kind in pages.OF_TASK[name]}
+
+    strangers = {"table_1_notes.md", "ablation.txt", "fig_5.png"}
+    for name in strangers:
+        (tmp_path / name).touch()
+    always = strangers | {"index.md", "table_2.md", "models.md", "models.csv"}
+    arguments = ("--models=custom_unet,unet3plus", "--classes=8", "--seeds=0", "--ablation")
+    reproduce(request(tmp_path, *arguments, "--tasks=segmentation,reconstruction"), FakeRuns())
+    reproduce(request(tmp_path, "--models=custom_unet", "--classes=8", "--seeds=0"), FakeRuns())
+    one = per_task("", "table_1", "fig_3", "fig_4") | {"fig_2_custom_unet.png"}
+    assert files() == always | one | {"fig_1.png"}
+    # No cell of this one is finished.
+    failing = FakeRuns(raiser(1, UserError("no image of class 1")))
+    with pytest.raises(UserError, match="1 of 1 cells failed"):
+        reproduce(request(tmp_path, "--models=unet3plus", "--classes=1", "--seeds=0"), failing)
+    assert files() == always | per_task("", "table_1") | {"fig_2_unet3plus.png"}
+    reproduce(request(tmp_path, *arguments, "--tasks=segmentation,reconstruction"), FakeRuns())
+    both = {name for task in ("_segmentation", "_reconstruction") for name in per_task(task, *pages.OF_TASK)}
+    assert files() == always | both | {"fig_1.png", "fig_2_custom_unet.png", "fig_2_unet3plus.png"}
 
 
 @pytest.mark.usefixtures("_no_pictures")
