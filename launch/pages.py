@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dagm_jax.config import RunConfig
 from dagm_jax.data.layouts import DAGM_SHAPE
-from dagm_jax.data.slicing import make_slicer
+from dagm_jax.data.slicing import make_slicer, padded_shape
 from dagm_jax.recipes import TASKS
 from dagm_jax.train.progress import console, write_atomically
 from launch import tables
@@ -138,12 +138,13 @@ class Pages:
 
 
 def draw_architecture(config: RunConfig, path: Path) -> None:
-    """Writes the picture of the network that ``config`` describes, for its slices of DAGM's images."""
+    """Writes the picture of the network that ``config`` describes, for its slices of DAGM's images, padded."""
+    shape = padded_shape(config.slicing, *DAGM_SHAPE)
     out_channels = config.task.out_channels(config.in_channels)
     architecture = read_architecture(
         lambda rngs: config.model.build(in_channels=config.in_channels, out_channels=out_channels, rngs=rngs),
         in_channels=config.in_channels,
-        slice_shape=make_slicer(config.slicing, *DAGM_SHAPE).slice_shape,
+        slice_shape=make_slicer(config.slicing, *shape).slice_shape,
     )
     title = f"{config.model.name}, {config.model.base_channels} channels at the finest level"
     plot_architecture(architecture, path, f"{title} (height×width×channels)")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fake_runs import FakeRuns
 
+from dagm_jax.main import read_config
 from dagm_jax.types import Interrupted, UserError
 from launch import pages, table_figures
 from launch.cells import Cell
@@ -294,6 +295,29 @@ def test_figure_1_is_the_custom_unets(tmp_path: Path) -> None:
     arguments = ("--models=unet3plus,custom_unet", "--classes=8,1", "--seeds=0")
     reproduce(request(tmp_path, *arguments), FakeRuns())
     assert (tmp_path / "fig_1.png").read_text() == "custom_unet-class1-seed0"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "slice_shape"),
+    [
+        (("mode=squeeze", "slice_px=48"), (512, 48)),
+        (("slice_px=1024",), (512, 1024)),
+        (("mode=two_orientations", "slice_px=1024"), (1024, 1024)),
+        ((), (512, 64)),
+    ],
+)
+def test_figure_2_is_of_slices_of_padded_images(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], slice_shape: tuple[int, int]
+) -> None:
+    """Would catch: a traceback before the first cell, where images must be padded to be cut."""
+    seen: list[Any] = []
+    monkeypatch.setattr(pages, "read_architecture", lambda build, **options: seen.append(options))
+    monkeypatch.setattr(pages, "plot_architecture", lambda *arguments: None)
+    config = read_config(
+        "configs/custom_unet.py:segmentation,small", [f"--config.slicing.{one}" for one in overrides]
+    )
+    pages.draw_architecture(config, Path("nowhere"))
+    assert [options["slice_shape"] for options in seen] == [slice_shape]
 
 
 def test_figures_3_and_4_take_class_4() -> None:
