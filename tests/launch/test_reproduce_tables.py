@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from fake_runs import FakeRuns
 
+from dagm_jax.data.layouts import DAGM_SHAPE
+from dagm_jax.detector import make_slicers
 from dagm_jax.main import read_config
 from dagm_jax.types import Interrupted, UserError
 from launch import pages, table_figures
-from launch.cells import Cell
+from launch.cells import ABLATIONS, BASE, Cell
 from launch.grid import Pace
 from launch.reproduce_tables import Request, parse_flags, reproduce
 
@@ -106,6 +108,18 @@ def test_ablation_of_a_task_without_defects_has_no_upsampling(tmp_path: Path) ->
     cells = request(tmp_path, "--ablation", "--tasks=reconstruction", "--seeds=0").plan.cells()
     assert {cell.variant.name for cell in cells} == {"", "plain", "squeeze", "no_rotation"}
     assert {cell.model for cell in cells if cell.variant.name} == {"custom_unet"}
+
+
+def test_words_of_no_rotation_say_how_it_is_judged() -> None:
+    """Would catch: a variant that differs in how it is judged by more than its note in the table tells."""
+    variants = {variant.name: variant for variant in (BASE, *ABLATIONS)}
+    slicers = {}
+    for name in ("", "no_rotation"):
+        config = read_config("configs/custom_unet.py:segmentation", variants[name].overrides)
+        _, slicers[name] = make_slicers(config, *DAGM_SHAPE)
+    assert slicers[""].horizontal_edges and slicers[""].mirrored
+    assert not (slicers["no_rotation"].horizontal_edges or slicers["no_rotation"].mirrored)
+    assert "judged by upright strips alone, without mirror images" in variants["no_rotation"].what
 
 
 def test_seeds_come_one_after_the_other(tmp_path: Path) -> None:
