@@ -53,6 +53,8 @@ HEADINGS = {
 # Decimals of a figure in Markdown, where they are not those of a rate.
 DECIMALS = {"executing_time_s": 1, "cost_1_20": 1}
 RATE_DECIMALS = 4
+# What a finished cell may differ in from the grid's configuration, and its times with it.
+PACE_FIELDS = ("data.num_workers", "parallel.cpu_convolutions", "parallel.mode")
 NOTHING = "-"
 PRINTED_TOO = " (printed)"
 
@@ -131,7 +133,7 @@ def class_text(row: Row, num_classes: int) -> str:
 
 
 def provenance(results: Sequence[Result], command: str) -> list[str]:
-    """Notes on where the numbers come from: command, images, devices, versions; from the reports themselves."""
+    """Notes on where the numbers come from, out of the reports: command, images, devices, versions, mixed settings."""
     notes = [f"Command: `{command}`"]
     for what, read in (
         ("Images", lambda r: r["data"]["source"]),
@@ -140,6 +142,19 @@ def provenance(results: Sequence[Result], command: str) -> list[str]:
     ):
         found = sorted({read(result.report) for result in results})
         notes += [f"{what}: {text}" for text in found] or [f"{what}: no cell is finished"]
+    return notes + mixed_notes(results)
+
+
+def mixed_notes(results: Sequence[Result]) -> list[str]:
+    """A note for each of PACE_FIELDS in which these cells differ: their times are means of unlike things."""
+    notes = []
+    for name in PACE_FIELDS:
+        group, field = name.split(".")
+        values = sorted({str(result.report["config"][group][field]) for result in results})
+        if len(values) > 1:
+            notes.append(
+                f"Cells ran with different `{name}`: {', '.join(values)}; times are averaged over them"
+            )
     return notes
 
 
@@ -350,6 +365,7 @@ def models_table(plan: Plan, state: State) -> Table:
             "checkpoint is larger by the optimiser's state.",
             "GFLOP: forward pass of one slice, 2 per multiply-add, as XLA counts before it optimises.",
             "Training slices/s: steps alone. Executing slices/s: from files to verdicts. Means over the cells.",
+            *mixed_notes([result for results in groups for result in results]),
         ],
         headings=[
             "task",

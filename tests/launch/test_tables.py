@@ -180,6 +180,32 @@ def test_markdown_says_where_the_numbers_come_from() -> None:
     assert text.index("`the command`") < text.index("| model |")
 
 
+def test_cells_that_ran_at_another_pace_are_told() -> None:
+    """Would catch: times of cells with other threads or compilers averaged without a word, and a note on equal ones."""
+    state = make_state()
+
+    def notes() -> list[list[str]]:
+        made = (
+            table_1(state),
+            tables.ablation_table(PLAN, state, "segmentation", "the command"),
+            tables.models_table(PLAN, state),
+        )
+        return [[note for note in (*one.header, *one.notes) if "Cells ran" in note] for one in made]
+
+    assert notes() == [[], [], []]
+    configs = [result.report["config"] for result in state.results.values()]
+    configs[0]["parallel"]["cpu_convolutions"] = "default"
+    configs[1]["data"]["num_workers"] = 2
+    expected = [
+        "Cells ran with different `data.num_workers`: 0, 2; times are averaged over them",
+        "Cells ran with different `parallel.cpu_convolutions`: default, eigen; times are averaged over them",
+    ]
+    assert notes() == [expected] * 3
+    configs[3]["parallel"]["mode"] = "pmap"
+    mode = "Cells ran with different `parallel.mode`: jit, pmap; times are averaged over them"
+    assert notes() == [[*expected, mode]] * 3
+
+
 @pytest.mark.parametrize("name", ["table_1", "ablation"])
 def test_csv_and_json_hold_the_same(name: str) -> None:
     """Catches rounding in one of them, and None written as text."""
