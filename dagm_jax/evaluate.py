@@ -44,6 +44,10 @@ from dagm_jax.verdict import (
     spread_scores,
 )
 
+# Of test images that are read and judged in one go, by the clock: 64 of DAGM's. Threads that read ahead would work on
+# while it stands still.
+CHUNK_PX = 1 << 24
+
 
 class NonFiniteOutput(UserError):
     """Raised where the network's output for an image is not finite; place: of this image among those given, from 0."""
@@ -301,15 +305,19 @@ class _TestShare:
 
     def judge(self, judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None) -> None:
         """Judges the records; raises UserError for a file that has become unreadable."""
-        judged_images = judge(_readable(records, shape))
+        size = _chunk_size(judge)
+        judged_images = judge(_readable(records, shape, size))
         with show("judging test images", len(records)) as bar:
-            for record in records:
+            for start in range(0, len(records), size):
+                chunk = records[start : start + size]
+                told: list[tuple[Judged, bool]] = []
                 start_s = time.perf_counter()
-                judged = next(judged_images)
-                decision = bool(self._rule.decide([judged.score])[0])
+                for judged in islice(judged_images, len(chunk)):
+                    told.append((judged, bool(self._rule.decide([judged.score])[0])))
+                    bar.advance()
                 self.seconds += time.perf_counter() - start_s
-                self._add(record, judged, decision)
-                bar.advance()
+                for record, (judged, decision) in zip(chunk, told, strict=True):
+                    self._add(record, judged, decision)
 
     def _add(self, record: Record, judged: Judged, decision: bool) -> None:
         self.hardest.offer(record, judged, decision)
@@ -338,8 +346,8 @@ def judge_test_side(
     """Every record once, from its file to its verdict; ``shape``: (h, w) that every image must have, None for any.
 
     ``executing_time_s`` is the wall time of just that (decode, cut, network, stitch, score, decide), of several
-    processes the longest; measuring pixel figures, collecting the gallery and drawing are not in it, and the network is
-    compiled before.
+    processes the longest; measuring pixel figures, collecting the gallery and drawing are not in it, and nothing is
+    read while they go on. The network is compiled before.
 
     draw: what is to be kept of each image to show it; small, because it is kept of all.
     """
@@ -363,13 +371,21 @@ def judge_test_side(
     )
 
 
-def _readable(records: Sequence[Record], shape: tuple[int, int] | None) -> Iterator[Pixels]:
-    for loaded in load_all(records, shape):
-        if isinstance(loaded, BadImage):
-            raise UserError(
-                f"{loaded} (it could be read when the run began; restore it and run the command again)"
-            )
-        yield loaded
+def _chunk_size(judge: Judge) -> int:
+    """How many test images are judged before their figures are measured: whole batches, of CHUNK_PX if one fits."""
+    height, width = judge.shape
+    return max(1, CHUNK_PX // (height * width) // judge.batch_size) * judge.batch_size
+
+
+def _readable(records: Sequence[Record], shape: tuple[int, int] | None, chunk_size: int) -> Iterator[Pixels]:
+    """The pixels of the records in order; no chunk is begun before the one before it has been taken."""
+    for start in range(0, len(records), chunk_size):
+        for loaded in load_all(records[start : start + chunk_size], shape):
+            if isinstance(loaded, BadImage):
+                raise UserError(
+                    f"{loaded} (it could be read when the run began; restore it and run the command again)"
+                )
+            yield loaded
 
 
 class _Hardest:

@@ -628,7 +628,8 @@ def draw_pipeline(
     shown = ImagePath(
         source=example.image,
         turned=turned,
-        strips=slicer.cut(turned[..., None])[..., 0],
+        # Mirror images of strips are for judging; no training step sees them.
+        strips=replace(slicer, mirrored=False).cut(turned[..., None])[..., 0],
         map=example.map,
         mask=example.mask,
         score=example.score,

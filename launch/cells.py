@@ -40,7 +40,7 @@ ABLATIONS = (
     Variant(
         "no_rotation",
         ("--config.augment.rotate90=False",),
-        "trained without rotations by k·90°, judged without mirror images",
+        "trained without rotations by k·90°, judged by upright strips alone, without mirror images",
     ),
     Variant(
         "no_upsampling",

@@ -10,15 +10,23 @@ from rich.table import Table
 
 from dagm_jax.config import RunConfig
 from dagm_jax.data.layouts import DAGM_SHAPE
-from dagm_jax.data.slicing import make_slicer
+from dagm_jax.data.slicing import make_slicer, padded_shape
+from dagm_jax.recipes import TASKS
 from dagm_jax.train.progress import console, write_atomically
 from launch import tables
 from launch.architecture_figure import plot_architecture, read_architecture
-from launch.cells import BASE, Cell, Plan
+from launch.cells import BASE, MODELS, Cell, Plan
 from launch.grid import State
 from launch.table_figures import copy_pipeline, plot_all_curves, plot_confusions, shown_class
 
 INDEX = "index.md"
+# What a task has, and the kinds of files that each is.
+OF_TASK = {
+    "table_1": ("md", "csv", "json"),
+    "ablation": ("md", "csv", "json"),
+    "fig_3": ("png",),
+    "fig_4": ("png",),
+}
 # The figures of Table I that the terminal shows at the end.
 SUMMARY = ("accuracy", "f1", "auroc")
 
@@ -60,6 +68,29 @@ class Pages:
             sections += self.show(f"The architecture of {model} (Fig. 2)", f"fig_2_{model}.png")
         sections += [cell_list(state, self.root)]
         write_atomically(self.root / INDEX, "\n".join(sections))
+        # What another grid has left here shows other cells; the index before this one may still lead to it.
+        for name in sorted(self.all_names() - self.own_names()):
+            (self.root / name).unlink(missing_ok=True)
+
+    def own_names(self) -> set[str]:
+        """The files of tasks and models that this plan writes, some of them only once cells are finished."""
+        tables_and_figures = {
+            f"{self.stem(name, task)}.{kind}"
+            for name, kinds in OF_TASK.items()
+            if name != "ablation" or self.plan.ablation
+            for kind in kinds
+            for task in self.plan.tasks
+        }
+        return tables_and_figures | {f"fig_2_{model}.png" for model in self.plan.models}
+
+    @staticmethod
+    def all_names() -> set[str]:
+        """Those that any plan writes."""
+        stems = {name: (name, *(f"{name}_{task}" for task in TASKS)) for name in OF_TASK}
+        tables_and_figures = {
+            f"{stem}.{kind}" for name, kinds in OF_TASK.items() for stem in stems[name] for kind in kinds
+        }
+        return tables_and_figures | {f"fig_2_{model}.png" for model in MODELS}
 
     def shows(self, cell: Cell, task: str) -> bool:
         """Whether the figures of a task show the cell."""
@@ -74,8 +105,8 @@ class Pages:
         sections = []
         for name, table in made:
             stem = self.stem(name, task)
-            table.write(self.root, stem, "md", "csv", "json")
-            sections += [table.markdown(2), links([f"{stem}.{kind}" for kind in ("md", "csv", "json")])]
+            table.write(self.root, stem, *OF_TASK[name])
+            sections += [table.markdown(2), links([f"{stem}.{kind}" for kind in OF_TASK[name]])]
         matrices, curves = f"{self.stem('fig_3', task)}.png", f"{self.stem('fig_4', task)}.png"
         if is_drawn:
             plot_confusions(self.plan, state, task, self.root / matrices)
@@ -107,12 +138,13 @@ class Pages:
 
 
 def draw_architecture(config: RunConfig, path: Path) -> None:
-    """Writes the picture of the network that ``config`` describes, for its slices of DAGM's images."""
+    """Writes the picture of the network that ``config`` describes, for its slices of DAGM's images, padded."""
+    shape = padded_shape(config.slicing, *DAGM_SHAPE)
     out_channels = config.task.out_channels(config.in_channels)
     architecture = read_architecture(
         lambda rngs: config.model.build(in_channels=config.in_channels, out_channels=out_channels, rngs=rngs),
         in_channels=config.in_channels,
-        slice_shape=make_slicer(config.slicing, *DAGM_SHAPE).slice_shape,
+        slice_shape=make_slicer(config.slicing, *shape).slice_shape,
     )
     title = f"{config.model.name}, {config.model.base_channels} channels at the finest level"
     plot_architecture(architecture, path, f"{title} (height×width×channels)")

@@ -29,7 +29,7 @@ def shown_class(plan: Plan) -> int:
 
 
 def copy_pipeline(state: State, path: Path) -> None:
-    """The pipeline's picture of the cell that is nearest to the paper's, if any finished cell left one."""
+    """The pipeline's picture of the cell that is nearest to the paper's; nothing unless a finished cell left one."""
 
     def distance(result: Result) -> tuple[bool, bool, bool]:
         cell = result.cell
@@ -40,10 +40,13 @@ def copy_pipeline(state: State, path: Path) -> None:
         )
 
     found = [result for result in state.of(variant=BASE) if (result.workdir / PIPELINE).exists()]
-    if found:
-        nearest = min(found, key=distance)
-        with replacing(path, "xb") as stream:
-            stream.write((nearest.workdir / PIPELINE).read_bytes())
+    if not found:
+        # What another grid has left here shows another cell.
+        path.unlink(missing_ok=True)
+        return
+    nearest = min(found, key=distance)
+    with replacing(path, "xb") as stream:
+        stream.write((nearest.workdir / PIPELINE).read_bytes())
 
 
 def finished_of(plan: Plan, state: State, task: str) -> list[tuple[str, list[Result]]]:

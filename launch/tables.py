@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from dagm_jax.config import from_config_dict
+from dagm_jax.detector import make_slicers
 from dagm_jax.train.progress import write_atomically
 from launch import paper
 from launch.cells import ABLATED_MODEL, BASE, Plan, Variant, ablations
@@ -51,6 +53,8 @@ HEADINGS = {
 # Decimals of a figure in Markdown, where they are not those of a rate.
 DECIMALS = {"executing_time_s": 1, "cost_1_20": 1}
 RATE_DECIMALS = 4
+# What a finished cell may differ in from the grid's configuration, and its times with it.
+PACE_FIELDS = ("data.num_workers", "parallel.cpu_convolutions", "parallel.mode")
 NOTHING = "-"
 PRINTED_TOO = " (printed)"
 
@@ -129,7 +133,7 @@ def class_text(row: Row, num_classes: int) -> str:
 
 
 def provenance(results: Sequence[Result], command: str) -> list[str]:
-    """Notes on where the numbers come from: command, images, devices, versions; from the reports themselves."""
+    """Notes on where the numbers come from, out of the reports: command, images, devices, versions, mixed settings."""
     notes = [f"Command: `{command}`"]
     for what, read in (
         ("Images", lambda r: r["data"]["source"]),
@@ -138,6 +142,19 @@ def provenance(results: Sequence[Result], command: str) -> list[str]:
     ):
         found = sorted({read(result.report) for result in results})
         notes += [f"{what}: {text}" for text in found] or [f"{what}: no cell is finished"]
+    return notes + mixed_notes(results)
+
+
+def mixed_notes(results: Sequence[Result]) -> list[str]:
+    """A note for each of PACE_FIELDS in which these cells differ: their times are means of unlike things."""
+    notes = []
+    for name in PACE_FIELDS:
+        group, field = name.split(".")
+        values = sorted({str(result.report["config"][group][field]) for result in results})
+        if len(values) > 1:
+            notes.append(
+                f"Cells ran with different `{name}`: {', '.join(values)}; times are averaged over them"
+            )
     return notes
 
 
@@ -157,14 +174,25 @@ def by_class(
 def model_rows(plan: Plan, state: State, task: str, model: str) -> list[Row]:
     """The lines of one model in Table I, with the printed values and the interval of the accuracy."""
     results = state.of(task=task, model=model, variant=BASE)
+    rows = class_rows(model, plan.classes, by_class(results, figures_of))
     completed = []
-    for row in class_rows(model, plan.classes, by_class(results, figures_of)):
-        classes = plan.classes if row.class_name == MEAN else (int(row.class_name),)
+    for row in rows:
+        is_mean = row.class_name == MEAN
+        classes = plan.classes if is_mean else (int(row.class_name),)
         counts = [counts_of(r.report) for r in results if r.cell.class_id in classes]
-        completed.append(
-            replace(row, printed=printed_values(model, classes), interval=pooled_interval(counts))
-        )
+        # Beside a mean over some classes stands the paper's over the same.
+        printed = {
+            name: printed_values(model, averaged_classes(rows, name) if is_mean else classes)[name]
+            for name in PRINTED
+        }
+        completed.append(replace(row, printed=printed, interval=pooled_interval(counts)))
     return completed
+
+
+def averaged_classes(rows: Sequence[Row], name: str) -> list[int]:
+    """The classes that are in the mean of a figure: those that are finished and have it."""
+    own = [row for row in rows if row.class_name != MEAN and name in row.statistics]
+    return [int(row.class_name) for row in own if row.statistics[name].mean is not None]
 
 
 def baseline_rows(plan: Plan, state: State, task: str) -> list[Row]:
@@ -219,7 +247,7 @@ def table_1_notes(plan: Plan) -> list[str]:
         "Cost: a false alarm 1, a missed defect 20, summed over the test side.",
         "Means: of the classes' means; their standard deviation is that of the seeds' averages.",
         "In brackets: the paper's number, for information only. Its test images differ from these and are not "
-        f"known; in a mean, over those of its classes 1 to 6 that are here. Its own mean accuracies: {means}.",
+        f"known; in a mean, over those of its classes 1 to 6 that are in ours. Its own mean accuracies: {means}.",
         *(f"The paper's table: {remark}" for remark in paper.remarks()),
     ]
 
@@ -306,9 +334,9 @@ def training_speed(report: Mapping[str, Any]) -> float:
 
 def executing_speed(report: Mapping[str, Any]) -> float:
     """Slices per second from files to verdicts."""
-    slicing = report["config"]["slicing"]
-    per_image = slicing["num_slices"] if slicing["mode"] in ("strips", "two_orientations") else 1
-    return float(report["cost_of_running"]["images_per_s"]) * per_image
+    # The number asked for is not always the one that covers an image, and tiles have none.
+    _, slicer = make_slicers(from_config_dict(report["config"]), *report["data"]["largest_px"])
+    return float(report["cost_of_running"]["images_per_s"]) * slicer.num_slices
 
 
 def models_table(plan: Plan, state: State) -> Table:
@@ -337,6 +365,7 @@ def models_table(plan: Plan, state: State) -> Table:
             "checkpoint is larger by the optimiser's state.",
             "GFLOP: forward pass of one slice, 2 per multiply-add, as XLA counts before it optimises.",
             "Training slices/s: steps alone. Executing slices/s: from files to verdicts. Means over the cells.",
+            *mixed_notes([result for results in groups for result in results]),
         ],
         headings=[
             "task",

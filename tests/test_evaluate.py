@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from dagm_jax import evaluate
+from dagm_jax.data import decode
+from dagm_jax.data.decode import load
 from dagm_jax.data.slicing import SlicingConfig, make_slicer
 from dagm_jax.evaluate import Judge, Judged, TestResult, calibrate, judge_test_side, validate
 from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig
@@ -347,6 +350,46 @@ def test_each_image_is_drawn_outside_the_executing_time(
     result = judge_test_side(brightness_judge(4), records, SHAPE, RULE, draw)
     assert result.drawn == list(zip(result.image_ids, result.scores, strict=True))
     assert result.executing_time_s == 0
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(3, 6), (4, 8), (10, 10)])
+def test_no_image_is_read_while_the_clock_stands(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, batch_size: int, most: int
+) -> None:
+    """Would catch: threads that read ahead on unmeasured time, a test side held in memory, and scores that move."""
+    expected = judge_test_side(brightness_judge(batch_size), records, SHAPE, RULE)
+    events: list[str] = []
+
+    def tell_time() -> float:
+        events.append("clock")
+        return float(len(events))
+
+    def slow_load(record: Record, shape: tuple[int, int] | None) -> Pixels:
+        events.append("read")
+        time.sleep(0.003)
+        pixels = load(record, shape)
+        events.append("read")
+        return pixels
+
+    def draw(record: Record, judged: Judged) -> None:
+        # Long enough for a thread that has something left to read.
+        time.sleep(0.003)
+        events.append("draw")
+
+    monkeypatch.setattr(evaluate, "time", SimpleNamespace(perf_counter=tell_time))
+    monkeypatch.setattr(evaluate, "CHUNK_PX", 8 * SHAPE[0] * SHAPE[1])
+    monkeypatch.setattr(decode, "load", slow_load)
+    result = judge_test_side(brightness_judge(batch_size), records, SHAPE, RULE, draw)
+    is_running, num_read, num_drawn = False, 0, 0
+    for event in events:
+        is_running ^= event == "clock"
+        num_read += event == "read"
+        num_drawn += event == "draw"
+        assert event == "clock" or is_running == (event == "read")
+        assert num_read / 2 - num_drawn <= most
+    assert (num_read / 2, num_drawn, is_running) == (19, 19, False)
+    assert events.count("clock") == 2 * -(-19 // most)
+    assert (result.image_ids, result.scores) == (expected.image_ids, expected.scores)
 
 
 def test_decision_is_that_of_the_rule(records: list[Record]) -> None:

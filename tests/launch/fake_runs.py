@@ -10,6 +10,7 @@ from typing import Any
 from sklearn import metrics as sk
 
 from dagm_jax.config import RunConfig, to_json
+from dagm_jax.data.layouts import DAGM_SHAPE
 
 Counts = tuple[int, int, int, int]
 HISTORY = [
@@ -53,7 +54,10 @@ def make_report(config: RunConfig, counts: Counts, **changes: Any) -> dict[str, 
             "local_energy_accuracy": 0.75,
             "local_energy_f1": None,
         },
-        "data": {"source": f"fake images of classes {config.data.classes}"},
+        "data": {
+            "source": f"fake images of classes {config.data.classes}",
+            "largest_px": list(DAGM_SHAPE),
+        },
         "seed": config.seed,
         "device": "fake device",
         "versions": {"jax": "0.10"},

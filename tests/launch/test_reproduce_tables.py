@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from fake_runs import FakeRuns
 
+from dagm_jax.data.layouts import DAGM_SHAPE
+from dagm_jax.detector import make_slicers
+from dagm_jax.main import read_config
 from dagm_jax.types import Interrupted, UserError
-from launch import pages
-from launch.cells import Cell
+from launch import pages, table_figures
+from launch.cells import ABLATIONS, BASE, Cell
 from launch.grid import Pace
 from launch.reproduce_tables import Request, parse_flags, reproduce
 
@@ -105,6 +108,18 @@ def test_ablation_of_a_task_without_defects_has_no_upsampling(tmp_path: Path) ->
     cells = request(tmp_path, "--ablation", "--tasks=reconstruction", "--seeds=0").plan.cells()
     assert {cell.variant.name for cell in cells} == {"", "plain", "squeeze", "no_rotation"}
     assert {cell.model for cell in cells if cell.variant.name} == {"custom_unet"}
+
+
+def test_words_of_no_rotation_say_how_it_is_judged() -> None:
+    """Would catch: a variant that differs in how it is judged by more than its note in the table tells."""
+    variants = {variant.name: variant for variant in (BASE, *ABLATIONS)}
+    slicers = {}
+    for name in ("", "no_rotation"):
+        config = read_config("configs/custom_unet.py:segmentation", variants[name].overrides)
+        _, slicers[name] = make_slicers(config, *DAGM_SHAPE)
+    assert slicers[""].horizontal_edges and slicers[""].mirrored
+    assert not (slicers["no_rotation"].horizontal_edges or slicers["no_rotation"].mirrored)
+    assert "judged by upright strips alone, without mirror images" in variants["no_rotation"].what
 
 
 def test_seeds_come_one_after_the_other(tmp_path: Path) -> None:
@@ -257,12 +272,66 @@ def test_the_index_shows_everything_that_is_there(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text().partition("\n")[2] in index
 
 
+def test_what_another_grid_has_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: tables and figures of an earlier grid beside those of this one, and a stranger's file removed."""
+    # Drawing is what takes the time here.
+    monkeypatch.setattr(pages, "draw_architecture", lambda config, path: path.touch())
+    monkeypatch.setattr(table_figures, "write_figure", lambda figure, path: path.touch())
+
+    def files() -> set[str]:
+        return {path.name for path in tmp_path.iterdir() if path.is_file() and path.name != ".lock"}
+
+    def per_task(ending: str, *names: str) -> set[str]:
+        return {f"{name}{ending}.{kind}" for name in names for kind in pages.OF_TASK[name]}
+
+    strangers = {"table_1_notes.md", "ablation.txt", "fig_5.png"}
+    for name in strangers:
+        (tmp_path / name).touch()
+    always = strangers | {"index.md", "table_2.md", "models.md", "models.csv"}
+    arguments = ("--models=custom_unet,unet3plus", "--classes=8", "--seeds=0", "--ablation")
+    reproduce(request(tmp_path, *arguments, "--tasks=segmentation,reconstruction"), FakeRuns())
+    reproduce(request(tmp_path, "--models=custom_unet", "--classes=8", "--seeds=0"), FakeRuns())
+    one = per_task("", "table_1", "fig_3", "fig_4") | {"fig_2_custom_unet.png"}
+    assert files() == always | one | {"fig_1.png"}
+    # No cell of this one is finished.
+    failing = FakeRuns(raiser(1, UserError("no image of class 1")))
+    with pytest.raises(UserError, match="1 of 1 cells failed"):
+        reproduce(request(tmp_path, "--models=unet3plus", "--classes=1", "--seeds=0"), failing)
+    assert files() == always | per_task("", "table_1") | {"fig_2_unet3plus.png"}
+    reproduce(request(tmp_path, *arguments, "--tasks=segmentation,reconstruction"), FakeRuns())
+    both = {name for task in ("_segmentation", "_reconstruction") for name in per_task(task, *pages.OF_TASK)}
+    assert files() == always | both | {"fig_1.png", "fig_2_custom_unet.png", "fig_2_unet3plus.png"}
+
+
 @pytest.mark.usefixtures("_no_pictures")
 def test_figure_1_is_the_custom_unets(tmp_path: Path) -> None:
     """Catches the pipeline of whichever cell came first; class 1's custom U-Net is nearest to the paper's."""
     arguments = ("--models=unet3plus,custom_unet", "--classes=8,1", "--seeds=0")
     reproduce(request(tmp_path, *arguments), FakeRuns())
     assert (tmp_path / "fig_1.png").read_text() == "custom_unet-class1-seed0"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "slice_shape"),
+    [
+        (("mode=squeeze", "slice_px=48"), (512, 48)),
+        (("slice_px=1024",), (512, 1024)),
+        (("mode=two_orientations", "slice_px=1024"), (1024, 1024)),
+        ((), (512, 64)),
+    ],
+)
+def test_figure_2_is_of_slices_of_padded_images(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], slice_shape: tuple[int, int]
+) -> None:
+    """Would catch: a traceback before the first cell, where images must be padded to be cut."""
+    seen: list[Any] = []
+    monkeypatch.setattr(pages, "read_architecture", lambda build, **options: seen.append(options))
+    monkeypatch.setattr(pages, "plot_architecture", lambda *arguments: None)
+    config = read_config(
+        "configs/custom_unet.py:segmentation,small", [f"--config.slicing.{one}" for one in overrides]
+    )
+    pages.draw_architecture(config, Path("nowhere"))
+    assert [options["slice_shape"] for options in seen] == [slice_shape]
 
 
 def test_figures_3_and_4_take_class_4() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -132,6 +133,24 @@ def test_an_unfinished_grid_says_what_is_missing() -> None:
     assert "no cell is finished" in empty.markdown()
 
 
+def test_the_papers_mean_is_over_the_classes_of_ours() -> None:
+    """Would catch: our mean over the finished classes beside the paper's over all that are planned."""
+    plan = replace(PLAN, classes=(1, 2, 3))
+    state = make_state({(1, 0): COUNTS[1, 0]})
+    add(state, {(3, 0): COUNTS[8, 0]})
+
+    def rows() -> dict[str, Mapping[str, Any]]:
+        return rows_of(tables.table_1(plan, state, "segmentation", ""), "custom_unet")
+
+    assert rows()["mean"]["accuracy_printed"] == pytest.approx((0.9803 + 0.9453) / 2)
+    assert rows()["mean"]["executing_time_s_printed"] == pytest.approx((29.8 + 31.8) / 2)
+    # Nothing was called defective on class 3, so that our mean precision is of class 1 alone.
+    assert (rows()["mean"]["precision_mean"], rows()["mean"]["precision_printed"]) == (8 / 9, 0.9724)
+    assert [rows()[c]["accuracy_printed"] for c in ("1", "2", "3")] == [0.9803, 0.9775, 0.9453]
+    add(state, {(2, 0): COUNTS[1, 1]})
+    assert rows()["mean"]["accuracy_printed"] == pytest.approx((0.9803 + 0.9775 + 0.9453) / 3)
+
+
 def test_baselines_count_each_seed_once() -> None:
     """Catches baselines left out, and ones counted once per model: they do not depend on it."""
     state = make_state()
@@ -159,6 +178,32 @@ def test_markdown_says_where_the_numbers_come_from() -> None:
     ):
         assert part in text
     assert text.index("`the command`") < text.index("| model |")
+
+
+def test_cells_that_ran_at_another_pace_are_told() -> None:
+    """Would catch: times of cells with other threads or compilers averaged without a word, and a note on equal ones."""
+    state = make_state()
+
+    def notes() -> list[list[str]]:
+        made = (
+            table_1(state),
+            tables.ablation_table(PLAN, state, "segmentation", "the command"),
+            tables.models_table(PLAN, state),
+        )
+        return [[note for note in (*one.header, *one.notes) if "Cells ran" in note] for one in made]
+
+    assert notes() == [[], [], []]
+    configs = [result.report["config"] for result in state.results.values()]
+    configs[0]["parallel"]["cpu_convolutions"] = "default"
+    configs[1]["data"]["num_workers"] = 2
+    expected = [
+        "Cells ran with different `data.num_workers`: 0, 2; times are averaged over them",
+        "Cells ran with different `parallel.cpu_convolutions`: default, eigen; times are averaged over them",
+    ]
+    assert notes() == [expected] * 3
+    configs[3]["parallel"]["mode"] = "pmap"
+    mode = "Cells ran with different `parallel.mode`: jit, pmap; times are averaged over them"
+    assert notes() == [[*expected, mode]] * 3
 
 
 @pytest.mark.parametrize("name", ["table_1", "ablation"])
@@ -212,6 +257,29 @@ def test_models() -> None:
     add(squeezed, {(1, 0): COUNTS[1, 0]}, SQUEEZE)
     (result,) = squeezed.results.values()
     assert tables.executing_speed(result.report) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "largest_px", "num_slices"),
+    [
+        (("mode=tiles",), (512, 512), 64),
+        (("mode=tiles", "overlap_px=16"), (512, 700), 11 * 15),
+        # As many as cover the image, and an even number where half of them are turned.
+        (("num_slices=2",), (512, 512), 8),
+        (("num_slices=31",), (512, 512), 30),
+        (("num_slices=31",), (512, 700), 31),
+        (("mode=whole",), (512, 512), 1),
+    ],
+)
+def test_executing_speed_is_of_the_slices_that_judging_cuts(
+    overrides: tuple[str, ...], largest_px: tuple[int, int], num_slices: int
+) -> None:
+    """Would catch: 64 tiles counted as one slice, and the number asked for where another one is cut."""
+    cell = Cell("segmentation", "custom_unet", 1, 0)
+    config = read_config(cell.config_path(True), [f"--config.slicing.{one}" for one in overrides])
+    report = make_report(config, COUNTS[1, 0])
+    report["data"]["largest_px"] = list(largest_px)
+    assert tables.executing_speed(report) == 2.0 * num_slices
 
 
 def test_table_2_names_what_its_numbers_are() -> None:
