@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_msssim
 import torch
+import torch._dynamo
 from torch import nn
 from torch.nn import functional
 
@@ -27,6 +28,7 @@ from launch.bench.timing import Run
 # (image, mask, label) of a batch: uint8 [b h w 1], uint8 {0, 1} [b h w 1], int32 [b].
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Step = Callable[[Example], torch.Tensor]
+F = TypeVar("F", bound=Callable[..., torch.Tensor])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
 
@@ -152,11 +154,22 @@ def make_step(twin: Twin, optimizer: torch.optim.Optimizer, loss: Callable[..., 
     return step
 
 
+def compile_anew(function: F) -> F:
+    """``function`` compiled for each shape on its own, as if nothing had been compiled in this process before.
+
+    A part that is compiled too often raises torch's error at the call, where torch would run it eagerly.
+    """
+    # Kept per code object, which all twins share: what other cells left makes shapes dynamic and uses the limit up.
+    torch._dynamo.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=False)  # type: ignore[return-value]
+
+
 def make_adamw_step(twin: Twin, compiled: bool) -> Step:
     """The training step with our optimiser's settings and its warm-up; its loss compiled by torch.compile if wanted."""
     groups = decay_groups(twin.module, twin.optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=twin.optim.learning_rate, fused=True)
-    step = make_step(twin, optimizer, torch.compile(twin.loss) if compiled else twin.loss)
+    step = make_step(twin, optimizer, compile_anew(twin.loss) if compiled else twin.loss)
     taken = 0
 
     def warmed(example: Example) -> torch.Tensor:
@@ -207,9 +220,7 @@ def run_training(twin: Twin, step: Step, examples: Iterator[Example]) -> Run:
 def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """``predict(image on the device) -> maps``, in evaluation mode."""
     twin.module.eval()
-    predict: Callable[[torch.Tensor], torch.Tensor] = (
-        torch.compile(twin.predict) if compiled else twin.predict
-    )
+    predict = compile_anew(twin.predict) if compiled else twin.predict
 
     def without_gradients(image: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

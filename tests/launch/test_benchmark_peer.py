@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -274,6 +275,59 @@ def test_a_compiler_that_fails_leaves_its_reason_and_the_eager_form() -> None:
         1.25,
         1.25,
     )
+
+
+class Doubling(torch.nn.Module):
+    """A network of one sum."""
+
+    def forward(self, x: Any) -> NetworkOutput:
+        return NetworkOutput(x + x)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The sizes that each graph of torch.compile is made for, in place of compiling it."""
+    found: list[Any] = []
+
+    def note(graph: Any, inputs: Any) -> Any:
+        found.append([size for tensor in inputs for size in tensor.shape])
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=note))
+    return found
+
+
+def doubling_twin() -> Any:
+    config = SegmentationConfig()
+    return peer_step.Twin(Doubling(), config, OptimConfig(), 1, MEAN, STD, torch.device("cpu"))
+
+
+def test_each_twin_is_compiled_for_its_own_batch(graphs: list[Any]) -> None:
+    """Would catch: a later cell's graph of any batch size, and one that runs eagerly and is called compiled, because
+    torch has compiled other twins before."""
+    sizes = range(2, 14)
+    for b in sizes:
+        predict = peer_step.make_predict(doubling_twin(), compiled=True)
+        predict(torch.zeros(b, 4, 4, 1, dtype=torch.uint8))
+    assert graphs == [[b, 4, 4, 1] for b in sizes]
+    assert {type(size) for graph in graphs for size in graph} == {int}
+
+
+def test_a_part_that_torch_gives_up_compiling_is_no_compiled_figure(graphs: list[Any]) -> None:
+    """Would catch: figures of eager code in the column of the compiled one."""
+
+    def make(compiled: bool) -> timing.Run:
+        predict = peer_step.make_predict(doubling_twin(), compiled)
+
+        def run(number: int) -> None:
+            for b in range(2, 14):
+                predict(torch.zeros(b, 4, 4, 1, dtype=torch.uint8))
+
+        return run
+
+    runs, notes = compare.peer_runs(make, compiles=True)
+    assert list(runs) == ["eager"]
+    assert "RecompileLimit" in notes["compiled_error"] and len(graphs) == 8
 
 
 # --- input ---
