@@ -122,7 +122,7 @@ def test_slurm_s_signal_reaches_the_command(tmp_path: Path) -> None:
     stubs = {
         "srun": 'while [[ $1 == --* ]]; do shift; done\n"$@" & task=$!\n'
         'until [[ -e "$STARTED" ]]; do sleep 0.05; done\nkill -TERM "$task"; wait "$task"',
-        "python": 'trap "sleep 0.3; exit 130" TERM\ntouch "$STARTED"\nwhile :; do sleep 0.05; done',
+        "python": 'trap "sleep 0.3; exit 130" TERM\ntouch "$STARTED"\nfor _ in {1..200}; do sleep 0.05; done',
         "scontrol": "exit 0",
     }
     variables = {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "8", "STARTED": str(tmp_path / "started")}
