@@ -403,11 +403,14 @@ def test_half_of_a_batch_is_positive(files: Files) -> None:
     seen = list(loader)
     assert [tuple(image.shape) for image, _, _ in seen] == [(4, 64, 16, 1)] * 2
     assert all((label == 1).sum() == 2 for _, _, label in seen)
+    warm_up = peer_step.as_examples(batches(1))[0]
+    assert [part.dtype for part in seen[0]] == [part.dtype for part in warm_up]
 
 
 @pytest.mark.usefixtures("quick_compiles")
 def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: a comparison that fails where it is called, ratios of other seconds than those beside them."""
+    """Would catch: a comparison that fails where it is called, ratios of other seconds than those beside them, an
+    epoch that holds a compilation because its batches are of another type than those of the warm-up."""
     monkeypatch.setattr(timing, "LEAST_BLOCK_S", 1e-3)
     monkeypatch.setattr(compare, "WARM_UP_BATCHES", 1)
     flags = [
@@ -416,7 +419,19 @@ def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         *("--config.model.base_channels=1", "--config.slicing.slice_px=16"),
         *("--config.data.procedural_defective=8", "--config.data.procedural_good=8"),
     ]
-    states = []
+    states, steps = [], set()
+    make_adamw_step = compare.make_adamw_step
+
+    def note_inputs(twin: Any, compiled: bool) -> Any:
+        step = make_adamw_step(twin, compiled)
+
+        def noted(example: Any) -> Any:
+            steps.add(tuple((part.dtype, part.shape, part.stride()) for part in example))
+            return step(example)
+
+        return noted
+
+    monkeypatch.setattr(compare, "make_adamw_step", note_inputs)
     run_cells = session.runner.run_cells
     monkeypatch.setattr(
         session.runner, "run_cells", lambda state, *rest: (states.append(state), run_cells(state, *rest))
@@ -434,6 +449,7 @@ def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     expected = pipeline["ours_slices_per_core_s"] / pipeline["peer_slices_per_core_s"]
     assert pipeline["ratio_per_core"] == pytest.approx(expected)
     assert epoch["steps"] == epoch["num_images"] // 4
+    assert len(steps) == 1
     text = (tmp_path / "benchmark.md").read_text()
     assert (
         "Training step beside PyTorch" in text and "ours/eager" in text and (tmp_path / "peer.png").exists()
