@@ -161,7 +161,7 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
 
     Raises UserError where they do not suffice, and where the processes find different ones.
     """
-    found, shape = find_images(config.data, config.seed)
+    found, shape = find_images(config.data, config.seed, processes.beat)
     console.print(f"data: {found.description}")
     if config.task.learns_from_masks:
         found = with_masks(found, config.task.name)
@@ -488,7 +488,13 @@ def write_report(
             / (position.step * config.train.batch_size),
         },
         "baselines": evaluate.judge_baselines(
-            data.cache, data.split.validation, data.split.test, data.labels, config.verdict
+            data.cache,
+            data.split.validation,
+            data.split.test,
+            data.labels,
+            config.verdict,
+            # The others wait for as long as it takes; this process's own watchdog does not.
+            setup.processes.beat,
         ),
         "data": describe_data(data, config),
         "seed": config.seed,
