@@ -60,13 +60,13 @@ from dagm_jax.page import (
     write_page,
 )
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.train.checkpoint import DISK_ERRORS, Checkpoints
+from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Loop, Position, TrainConfig
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
-from dagm_jax.types import DiskError, Manifest, Photo, Skip, UserError, written_by
+from dagm_jax.types import DISK_ERRORS, DiskError, Manifest, Photo, Skip, UserError, written_by
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from dagm_jax.main import read_config
 from dagm_jax.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
 from dagm_jax.train.loop import Position
 from dagm_jax.train.parallel import make_devices
-from dagm_jax.types import UserError
+from dagm_jax.types import DiskError, UserError
 from dagm_jax.verdict import DecisionRule
 from launch.local_processes import free_port
 
@@ -232,6 +233,28 @@ def test_processes_that_differ_are_told_so() -> None:
             processes.check_same("the seed", "other" if processes.index == 2 else "same")
 
     run_as_processes(3, work)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_one_is_told_to_all(tmp_path: Path, number: int) -> None:
+    """Would catch: others that lose process 0, and a job that is queued again, because its disk is full."""
+
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "report.json"))
+
+    def work(processes: Processes) -> list[str]:
+        lines = []
+        for method in (processes.by_the_first, processes.in_turns):
+            with pytest.raises(DiskError) as error, experiment.plain_disk_errors(tmp_path, "workdir"):
+                method(refuse)
+            lines.append(str(error.value))
+        with pytest.raises(DiskError), experiment.plain_disk_errors(tmp_path, "workdir"):
+            processes.together(refuse if processes.index == 1 else lambda: None)
+        return lines
+
+    (lines,) = {tuple(lines) for lines in run_as_processes(3, work)}
+    assert lines[0] == lines[1]
+    assert lines[0].startswith(f"`workdir` (={tmp_path}) cannot be written ({os.strerror(number)}); ")
 
 
 def test_the_watchdog_barks_once_after_silence_only() -> None:
