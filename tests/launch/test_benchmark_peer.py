@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,8 @@ from PIL import Image
 
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
+
+import pytorch_msssim  # noqa: E402
 
 from dagm_jax.config import RunConfig  # noqa: E402
 from dagm_jax.data.augment import dihedral  # noqa: E402
@@ -180,7 +183,8 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
     ]
     output = NetworkOutput(leaves[0], tuple(leaves[1:3]), leaves[3])
     targets = torch.from_numpy(np.moveaxis(mask, -1, 1).copy()).float()
-    theirs = peer_step.batch_loss(task, output, targets, torch.from_numpy(label))
+    window = peer_step.ssim_window(torch.device("cpu"))
+    theirs = peer_step.batch_loss(task, output, targets, torch.from_numpy(label), window)
     theirs.backward()
     assert theirs.item() == pytest.approx(float(expected), rel=1e-5)
     for leaf, gradient in zip(leaves, gradients, strict=True):
@@ -298,8 +302,27 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def doubling_twin() -> Any:
-    config = SegmentationConfig()
-    return peer_step.Twin(Doubling(), config, OptimConfig(), 1, MEAN, STD, torch.device("cpu"))
+    task, place = SegmentationConfig(ssim_weight=1.0), torch.device("cpu")
+    window = peer_step.ssim_window(place)
+    return peer_step.Twin(Doubling(), task, OptimConfig(), 1, MEAN, STD, place, window)
+
+
+def test_the_window_of_ssim_is_made_once_and_is_the_library_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a window made on the host and copied at each output of each step, for which a GPU waits; another
+    window."""
+    generator = torch.Generator().manual_seed(0)
+    maps, targets = (torch.rand(2, 1, 20, 16, generator=generator) for _ in range(2))
+    twin = doubling_twin()
+    expected = pytorch_msssim.ssim(maps, targets, data_range=1.0)
+    found = pytorch_msssim.ssim(maps, targets, data_range=1.0, win=twin.ssim_window)
+    assert found == expected and 0 < abs(float(expected)) < 1
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("made at a call")
+
+    monkeypatch.setattr(sys.modules["pytorch_msssim.ssim"], "_fspecial_gauss_1d", refuse)
+    image, mask, label = peer_step.as_examples(batches(1))[0]
+    assert torch.isfinite(twin.loss(image, mask, label))
 
 
 def test_each_twin_is_compiled_for_its_own_batch(graphs: list[Any]) -> None:
