@@ -437,14 +437,19 @@ def judge_baselines(
     test: Sequence[int],
     labels: Sequence[int],
     verdict: VerdictConfig,
+    on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """What needs no training, on the same test images: the majority answer, and local texture energy.
 
-    The energy's threshold is fitted on the same validation images by the same rule.
+    The energy's threshold is fitted on the same validation images by the same rule. ``on_image`` is called after each.
     """
 
     def scores(indices: Sequence[int]) -> list[float]:
-        return [baselines.local_energy_score(cache[i][0]) for i in indices]
+        found = []
+        for i in indices:
+            found.append(baselines.local_energy_score(cache[i][0]))
+            on_image()
+        return found
 
     truth = [labels[i] for i in test]
     majority = baselines.majority_counts(truth)

@@ -60,13 +60,13 @@ from dagm_jax.page import (
     write_page,
 )
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.train.checkpoint import DISK_ERRORS, Checkpoints
+from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Loop, Position, TrainConfig
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
-from dagm_jax.types import DiskError, Manifest, Photo, Skip, UserError, written_by
+from dagm_jax.types import DISK_ERRORS, DiskError, Manifest, Photo, Skip, UserError, written_by
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 
@@ -161,7 +161,7 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
 
     Raises UserError where they do not suffice, and where the processes find different ones.
     """
-    found, shape = find_images(config.data, config.seed)
+    found, shape = find_images(config.data, config.seed, processes.beat)
     console.print(f"data: {found.description}")
     if config.task.learns_from_masks:
         found = with_masks(found, config.task.name)
@@ -488,7 +488,13 @@ def write_report(
             / (position.step * config.train.batch_size),
         },
         "baselines": evaluate.judge_baselines(
-            data.cache, data.split.validation, data.split.test, data.labels, config.verdict
+            data.cache,
+            data.split.validation,
+            data.split.test,
+            data.labels,
+            config.verdict,
+            # The others wait for as long as it takes; this process's own watchdog does not.
+            setup.processes.beat,
         ),
         "data": describe_data(data, config),
         "seed": config.seed,

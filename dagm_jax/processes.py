@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dagm_jax.types import UserError
+from dagm_jax.types import DISK_ERRORS, UserError
 
 T = TypeVar("T")
 
@@ -106,18 +106,24 @@ class Processes:
         return flag if self.count == 1 else bool(multihost_utils.process_allgather(np.int32(flag)).any())
 
     def together(self, work: Callable[[], T]) -> list[T]:
-        """What ``work()`` gives on every process; a UserError of one of them is raised on all."""
-        value, message = None, None
+        """What ``work()`` gives on every process; a UserError or an OSError of DISK_ERRORS of one is raised on all."""
+        value: T | None = None
+        failure: UserError | OSError | None = None
         try:
             value = work()
         except UserError as error:
             if self.count == 1:
                 raise
-            message = str(error)
-        outcomes = self.gather((value, message))
-        for _, message in outcomes:
-            if message is not None:
-                raise UserError(message)
+            failure = UserError(str(error))
+        except OSError as error:
+            if self.count == 1 or error.errno not in DISK_ERRORS:
+                raise
+            # As such: who knows which folder was written to makes one line of it, here and there.
+            failure = OSError(error.errno, error.strerror)
+        outcomes = self.gather((value, failure))
+        for _, failure in outcomes:
+            if failure is not None:
+                raise failure
         return [value for value, _ in outcomes]  # type: ignore[misc]
 
     def by_the_first(self, work: Callable[[], T]) -> T:

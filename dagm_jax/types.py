@@ -8,6 +8,7 @@ Labels: 1 = defective, 0 = defect-free; for slices also -1 = neither (too little
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -18,6 +19,8 @@ import numpy as np
 
 # A report that lists 100,000 files left out takes 30 MB.
 MOST_JSON_BYTES = 256 << 20
+# What an OSError says of a disk that is full, or may not be written, or fails.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class UserError(Exception):

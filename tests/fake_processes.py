@@ -42,6 +42,16 @@ class FakeProcesses(Processes):
         return [values[source] for source in sources]
 
 
+@dataclass(frozen=True)
+class CountingProcesses(Processes):
+    """A job of one that counts what its watchdog would be told."""
+
+    beats: list[str] = field(default_factory=list, kw_only=True)
+
+    def beat(self) -> None:
+        self.beats.append("beat")
+
+
 def run_as_processes(count: int, work: Callable[[Processes], T]) -> list[T]:
     """What ``work`` gives in each of ``count`` processes; an exception of one is raised here."""
     hub = Hub(count)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from fake_processes import run_as_processes
+import small_run
+from fake_processes import CountingProcesses, run_as_processes
 
+from dagm_jax import evaluate, experiment
+from dagm_jax.main import read_config
 from dagm_jax.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
-from dagm_jax.types import UserError
+from dagm_jax.train.loop import Position
+from dagm_jax.train.parallel import make_devices
+from dagm_jax.types import DiskError, UserError
+from dagm_jax.verdict import DecisionRule
 from launch.local_processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -226,6 +235,28 @@ def test_processes_that_differ_are_told_so() -> None:
     run_as_processes(3, work)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_one_is_told_to_all(tmp_path: Path, number: int) -> None:
+    """Would catch: others that lose process 0, and a job that is queued again, because its disk is full."""
+
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "report.json"))
+
+    def work(processes: Processes) -> list[str]:
+        lines = []
+        for method in (processes.by_the_first, processes.in_turns):
+            with pytest.raises(DiskError) as error, experiment.plain_disk_errors(tmp_path, "workdir"):
+                method(refuse)
+            lines.append(str(error.value))
+        with pytest.raises(DiskError), experiment.plain_disk_errors(tmp_path, "workdir"):
+            processes.together(refuse if processes.index == 1 else lambda: None)
+        return lines
+
+    (lines,) = {tuple(lines) for lines in run_as_processes(3, work)}
+    assert lines[0] == lines[1]
+    assert lines[0].startswith(f"`workdir` (={tmp_path}) cannot be written ({os.strerror(number)}); ")
+
+
 def test_the_watchdog_barks_once_after_silence_only() -> None:
     """Would catch: an end in the midst of progress, or in a pause, and none at all."""
     heard: list[float] = []
@@ -242,6 +273,36 @@ def test_the_watchdog_barks_once_after_silence_only() -> None:
     time.sleep(0.5)
     assert len(heard) == 1
     assert heard[0] > 0.6
+
+
+def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a healthy process 0 that its watchdog ends, at every try, while it looks for the white level of
+    large images or judges them by the baselines."""
+    root = small_run.write_own(tmp_path / "own", num_good=10, num_defective=10)
+    config = read_config("configs/smoke.py", [f"--config.data.root={root}", "--config.slicing.slice_px=16"])
+    processes = CountingProcesses()
+    found: list[int] = []
+    in_turns = CountingProcesses.in_turns
+
+    def note(self: CountingProcesses, work: Any) -> Any:
+        found.append(len(self.beats))
+        return in_turns(self, work)
+
+    monkeypatch.setattr(CountingProcesses, "in_turns", note)
+    data = experiment.prepare_data(config, tmp_path, processes)
+    # The white level of all images, before they are decoded.
+    assert found == [20] and len(processes.beats) == 40
+
+    processes.beats.clear()
+    for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop", "read_history"):
+        monkeypatch.setattr(experiment, name, lambda *_: None)
+    setup = experiment.Setup(config, data, make_devices(config.parallel, ""), processes)
+    rule = DecisionRule(0.5, 0.5, "f1", {})
+    result = evaluate.TestResult(["a", "b"], [0, 1], [0.2, 0.8], [False, True], executing_time_s=1.0)
+    state: Any = SimpleNamespace(params={})
+    report = experiment.write_report(setup, state, 1, Position(step=1), rule, result, 0.0, tmp_path)
+    assert 0 <= report["baselines"]["local_energy_auroc"] <= 1
+    assert len(processes.beats) == len(data.split.validation) + len(data.split.test)
 
 
 def test_other_errors_are_not_blamed_on_processes() -> None:

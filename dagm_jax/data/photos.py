@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,10 +69,11 @@ def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
     return values > (largest / 2 if largest >= _LEAST_MASK_WHITE else 0)
 
 
-def find_white(photos: Sequence[Photo]) -> int:
+def find_white(photos: Sequence[Photo], on_image: Callable[[], None] = lambda: None) -> int:
     """The least 2^k - 1 >= 255 that no value of the 16-bit images among these exceeds; 65535 without such images.
 
     Reads the headers of all files and the pixels of the 16-bit ones; files that cannot be read say nothing here.
+    ``on_image`` is called after each.
     """
 
     def highest(photo: Photo) -> int:
@@ -83,8 +84,11 @@ def find_white(photos: Sequence[Photo]) -> int:
         except BadImage:
             return 0
 
+    most = 0
     with ThreadPoolExecutor(_THREADS) as pool:
-        most = max(pool.map(highest, photos), default=0)
+        for value in pool.map(highest, photos):
+            most = max(most, value)
+            on_image()
     return int(2 ** max(8, most.bit_length()) - 1) if most else _WHITE_16
 
 

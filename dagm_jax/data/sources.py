@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -57,8 +58,13 @@ class DataConfig:
             raise UserError(f"`data.num_workers` (={self.num_workers}) must be at least 0; 0 means threads")
 
 
-def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int] | None]:
-    """(manifest, (height, width) in px that every image must have, None for any). Raises UserError."""
+def find_images(
+    config: DataConfig, seed: int, on_image: Callable[[], None] = lambda: None
+) -> tuple[Manifest, tuple[int, int] | None]:
+    """(manifest, (height, width) in px that every image must have, None for any). Raises UserError.
+
+    ``on_image`` is called after each image that is looked into.
+    """
     if not config.root:
         return draw_manifest(config, seed), DAGM_SHAPE
     root = Path(config.root).expanduser()
@@ -77,12 +83,13 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
             f"`data.classes` (={config.classes}) tells DAGM's textures apart, and `data.root` (={config.root}) holds "
             f"images of your own; leave it at ({own_images.CLASS_ID},)"
         )
-    return with_white(read_own(root)), None
+    return with_white(read_own(root), on_image), None
 
 
-def with_white(manifest: Manifest) -> Manifest:
+def with_white(manifest: Manifest, on_image: Callable[[], None]) -> Manifest:
     """The manifest with the white level of its 16-bit images, one for all of them."""
-    white = find_white([record.image for record in manifest.records if isinstance(record.image, Photo)])
+    photos = [record.image for record in manifest.records if isinstance(record.image, Photo)]
+    white = find_white(photos, on_image)
     records = tuple(
         replace(record, image=replace(record.image, white=white))
         if isinstance(record.image, Photo)

@@ -21,10 +21,9 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.types import UserError, load_json
+from dagm_jax.types import DISK_ERRORS, UserError, load_json
 
 NUM_LATEST = 2
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # The parts of a checkpoint, and what its JSON part holds.
 STATE, META = "state", "meta"
 CONTENT, QUALITY, DIGEST = "content", "quality", "sha256"

@@ -19,7 +19,7 @@ from dagm_jax.detector import REPORT
 from dagm_jax.types import UserError
 from launch.bench import hardware
 from launch.bench.arithmetic import Number, all_reduce_bytes, over, percentile
-from launch.bench.ours import Subject, Subjects, compile_times
+from launch.bench.ours import Subject, Subjects, bytes_of, compile_times
 from launch.bench.plan import Cell
 from launch.bench.timing import Blocks, Run, calls_per_block, seconds_of, time_alternately, time_blocks
 
@@ -66,14 +66,18 @@ def times(blocks: Blocks, name: str) -> Values:
 
 
 def costs(
-    compiled: jax.stages.Compiled, flop: Number, seconds: float, cell: Cell, options: Options
+    compiled: jax.stages.Compiled,
+    flop: Number,
+    num_bytes: Number,
+    seconds: float,
+    cell: Cell,
+    options: Options,
 ) -> Values:
     """FLOP/s and bytes/s of a program with their shares of the devices' measured and printed peaks; its memory.
 
-    Bytes are those that the compiled program of one device reads and writes, by XLA's count.
+    FLOPs are of all devices, bytes those that the compiled program of one reads and writes.
     """
-    cost: Any = compiled.cost_analysis() or {}
-    flop_per_s, num_bytes = over(flop, seconds), cost.get("bytes accessed")
+    flop_per_s = over(flop, seconds)
     per_device, bytes_per_s = over(flop_per_s, cell.num_devices), over(num_bytes, seconds)
     vendor_flop, vendor_bytes = hardware.vendor_peaks(cell.precision)
     return {
@@ -117,7 +121,7 @@ def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
         "compile_cached_s": cached_s,
         **times(blocks, "step"),
         **throughput(subject, blocks.median_s),
-        **costs(subject.step, subject.step_flop(), blocks.median_s, cell, options),
+        **costs(subject.step, subject.step_flop(), subject.step_bytes(), blocks.median_s, cell, options),
         # pmap sums over one device too, which sends nothing.
         "all_reduce_bytes": all_reduce_bytes(subject.step.as_text() or "") if cell.num_devices > 1 else 0,
         "num_parameters": subject.num_parameters,
@@ -167,7 +171,7 @@ def measure_inference(cell: Cell, subject: Subject, options: Options) -> Values:
         "num_answers": number,
         **times(blocks, "batch"),
         **throughput(subject, blocks.median_s),
-        **costs(compiled, flop, blocks.median_s, cell, options),
+        **costs(compiled, flop, bytes_of(compiled), blocks.median_s, cell, options),
     }
 
 

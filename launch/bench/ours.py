@@ -103,12 +103,22 @@ class Subject:
         return self.setup.compile_step(self.setup.initial_state(), self.batches[0])
 
     def step_flop(self) -> float | None:
-        """FLOPs of one step over the whole batch, 2 per multiply-add, as XLA counts them before optimisation."""
-        devices = self.setup.devices
+        """FLOPs of one step over the whole batch, 2 per multiply-add, as XLA counts them before optimisation.
+
+        Of a batch that is worked off in parts those of the batch in one, as XLA counts what a loop repeats once.
+        """
+        config, devices = self.setup.config, self.setup.devices
         lowering = Lowering(devices.mesh, devices.compiler_options)
-        setup = replace(self.setup, devices=lowering)
+        in_one = replace(config, train=replace(config.train, accumulate=1))
+        setup = replace(self.setup, config=in_one, devices=lowering)
         lowered: Any = setup.compile_step(setup.initial_state(), self.batches[0])
         return (lowered.cost_analysis() or {}).get("flops")
+
+    def step_bytes(self) -> float | None:
+        """Bytes that the compiled step of one device reads and writes, by XLA's count; None where it has a loop."""
+        if self.setup.config.train.accumulate > 1:
+            return None
+        return bytes_of(self.step)
 
     def run_steps(self) -> Run:
         """Steps on batches that lie on the devices already."""
@@ -234,6 +244,13 @@ class Subjects:
     def forget(self) -> None:
         """Lets go of the last subject, whose compiled programs hold memory."""
         self._last = None
+
+
+def bytes_of(compiled: jax.stages.Compiled) -> float | None:
+    """Bytes that the program of one device reads and writes, by XLA's count."""
+    cost: Any = compiled.cost_analysis() or {}
+    found: float | None = cost.get("bytes accessed")
+    return found
 
 
 # --- compilation --------------------------------------------------------------------------------------------

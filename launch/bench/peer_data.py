@@ -92,7 +92,9 @@ class StripSet(Dataset[Example]):
         left = strips.edges[chosen]
         cut = (slice(None), slice(left, left + strips.slice_px), None)
         image, mask = np.ascontiguousarray(image[cut]), np.ascontiguousarray(mask[cut])
-        return torch.from_numpy(image), torch.from_numpy(mask), torch.tensor(int(labels[chosen]))
+        # int32 as in our batches: a compiled step is compiled again for another type.
+        label = torch.tensor(int(labels[chosen]), dtype=torch.int32)
+        return torch.from_numpy(image), torch.from_numpy(mask), label
 
 
 def label_strips(mask: np.ndarray, strips: Strips) -> np.ndarray:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_msssim
 import torch
+import torch._dynamo
 from torch import nn
 from torch.nn import functional
 
@@ -27,15 +28,29 @@ from launch.bench.timing import Run
 # (image, mask, label) of a batch: uint8 [b h w 1], uint8 {0, 1} [b h w 1], int32 [b].
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Step = Callable[[Example], torch.Tensor]
+F = TypeVar("F", bound=Callable[..., torch.Tensor])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
+# pytorch_msssim's own.
+SSIM_WINDOW_PX, SSIM_SIGMA_PX = 11, 1.5
 
 
 # --- loss -----------------------------------------------------------------------------------------------------
 
 
-def pixel_loss(task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The weighted terms of one output's loss, each a mean over the batch; NCHW, float32."""
+def ssim_window(device: torch.device) -> torch.Tensor:
+    """The weights of SSIM's blur, float32 ``[1 1 1 11]``: made once, since pytorch_msssim's are made on the host at
+    each call, and the device waits for them.
+    """
+    distance_px = torch.arange(SSIM_WINDOW_PX, dtype=torch.float) - SSIM_WINDOW_PX // 2
+    weights = torch.exp(-(distance_px**2) / (2 * SSIM_SIGMA_PX**2))
+    return (weights / weights.sum()).reshape(1, 1, 1, -1).to(device)
+
+
+def pixel_loss(
+    task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor, window: torch.Tensor
+) -> torch.Tensor:
+    """The weighted terms of one output's loss, each a mean over the batch; NCHW, float32; ``window``: SSIM's."""
     p = torch.sigmoid(logits)
     loss = logits.new_zeros(())
     dims = (1, 2, 3)
@@ -47,7 +62,7 @@ def pixel_loss(task: SegmentationConfig, logits: torch.Tensor, targets: torch.Te
         wrong = torch.sigmoid((1 - 2 * targets) * logits)
         loss = loss + task.focal_weight * (wrong**FOCAL_GAMMA * cross_entropy).mean()
     if task.ssim_weight:
-        loss = loss + task.ssim_weight * (1 - pytorch_msssim.ssim(p, targets, data_range=1.0))
+        loss = loss + task.ssim_weight * (1 - pytorch_msssim.ssim(p, targets, data_range=1.0, win=window))
     if task.dice_weight or task.iou_weight:
         overlap, total = (p * targets).sum(dims), p.sum(dims) + targets.sum(dims)
         dice = 1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
@@ -57,13 +72,16 @@ def pixel_loss(task: SegmentationConfig, logits: torch.Tensor, targets: torch.Te
 
 
 def batch_loss(
-    task: SegmentationConfig, output: NetworkOutput, targets: torch.Tensor, label: torch.Tensor
+    task: SegmentationConfig,
+    output: NetworkOutput,
+    targets: torch.Tensor,
+    label: torch.Tensor,
+    window: torch.Tensor,
 ) -> torch.Tensor:
     """The mean of all outputs' losses, and the guided module's cross-entropy of the slices that have a label."""
     outputs = (output.logits, *output.side_logits)
-    loss = sum((pixel_loss(task, logits, targets) for logits in outputs), targets.new_zeros(())) / len(
-        outputs
-    )
+    losses = [pixel_loss(task, logits, targets, window) for logits in outputs]
+    loss = sum(losses, targets.new_zeros(())) / len(outputs)
     if output.class_logits is not None:
         classes = functional.cross_entropy(output.class_logits, label.clamp(min=0).long(), reduction="none")
         loss = loss + task.class_weight * torch.where(label >= 0, classes, 0.0).mean()
@@ -84,6 +102,7 @@ class Twin:
     mean: float
     std: float
     device: torch.device
+    ssim_window: torch.Tensor
 
     def show(self, image: torch.Tensor) -> torch.Tensor:
         """Standardised slices ``[b c h w]``, channels_last."""
@@ -94,7 +113,7 @@ class Twin:
     def loss(self, image: torch.Tensor, mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The loss of a batch on the device."""
         targets = mask.permute(0, 3, 1, 2).float()
-        return batch_loss(self.task, self.module(self.show(image)), targets, label)
+        return batch_loss(self.task, self.module(self.show(image)), targets, label, self.ssim_window)
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         """Defect probabilities ``[b 1 h w]``, gated where the network guides itself."""
@@ -125,7 +144,7 @@ def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: st
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     # A training side of one grey level has no spread.
-    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place)
+    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place, ssim_window(place))
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -152,11 +171,22 @@ def make_step(twin: Twin, optimizer: torch.optim.Optimizer, loss: Callable[..., 
     return step
 
 
+def compile_anew(function: F) -> F:
+    """``function`` compiled for each shape on its own, as if nothing had been compiled in this process before.
+
+    A part that is compiled too often raises torch's error at the call, where torch would run it eagerly.
+    """
+    # Kept per code object, which all twins share: what other cells left makes shapes dynamic and uses the limit up.
+    torch._dynamo.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=False)  # type: ignore[return-value]
+
+
 def make_adamw_step(twin: Twin, compiled: bool) -> Step:
     """The training step with our optimiser's settings and its warm-up; its loss compiled by torch.compile if wanted."""
     groups = decay_groups(twin.module, twin.optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=twin.optim.learning_rate, fused=True)
-    step = make_step(twin, optimizer, torch.compile(twin.loss) if compiled else twin.loss)
+    step = make_step(twin, optimizer, compile_anew(twin.loss) if compiled else twin.loss)
     taken = 0
 
     def warmed(example: Example) -> torch.Tensor:
@@ -207,9 +237,7 @@ def run_training(twin: Twin, step: Step, examples: Iterator[Example]) -> Run:
 def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """``predict(image on the device) -> maps``, in evaluation mode."""
     twin.module.eval()
-    predict: Callable[[torch.Tensor], torch.Tensor] = (
-        torch.compile(twin.predict) if compiled else twin.predict
-    )
+    predict = compile_anew(twin.predict) if compiled else twin.predict
 
     def without_gradients(image: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

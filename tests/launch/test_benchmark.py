@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from flax import nnx
 from dagm_jax.experiment import forward_gflop
 from dagm_jax.types import UserError
 from launch import benchmark, tiny_unet
-from launch.bench import hardware, ours, session, timing
+from launch.bench import hardware, measure, ours, session, timing
 from launch.bench.arithmetic import all_reduce_bytes, efficiencies, fastest, over, percentile, speed_ratio
 from launch.bench.plan import Cell, Plan, split_configs
 from launch.bench.runner import State, run_cells
@@ -432,6 +433,31 @@ def test_a_run_leaves_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.Mo
     )
     for name in ("training.png", "inference.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_work_of_a_batch_in_parts_is_that_of_all_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: FLOPs and bytes of one part of a batch, as XLA counts what a loop repeats once, over the seconds of
+    all."""
+    monkeypatch.setattr(measure, "compile_times", lambda subject: (None, None))
+    # Nothing need be compiled.
+    compiled = jax.jit(jnp.sin).lower(1.0).compile()
+    monkeypatch.setattr(ours.Subject, "step", compiled)
+    monkeypatch.setattr(ours.Subject, "run_steps", lambda self: lambda number: None)
+    options: Any = SimpleNamespace(repetitions=1, peaks={"float32": 1e12, "bytes": 1e11})
+    configs = {}
+    for accumulate in (1, 2):
+        overrides = (*TINY, f"--config.train.accumulate={accumulate}")
+        (configs[f"{accumulate}"],) = ours.read_configs((tiny_unet.NAME,), overrides).values()
+    subjects = ours.Subjects(configs, tmp_path, "")
+    cells = [Cell("step", name, batch_size=4) for name in configs]
+    whole, parts = (measure.measure_step(cell, subjects.of(cell), options) for cell in cells)
+    assert parts["flop"] and parts["flop"] == whole["flop"]
+    assert whole["bytes_accessed"] == compiled.cost_analysis()["bytes accessed"]
+    for name in ("bytes_accessed", "bytes_per_s", "share_of_measured_bandwidth"):
+        assert parts[name] is None
 
 
 @pytest.mark.long

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,8 @@ from PIL import Image
 
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
+
+import pytorch_msssim  # noqa: E402
 
 from dagm_jax.config import RunConfig  # noqa: E402
 from dagm_jax.data.augment import dihedral  # noqa: E402
@@ -179,7 +183,8 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
     ]
     output = NetworkOutput(leaves[0], tuple(leaves[1:3]), leaves[3])
     targets = torch.from_numpy(np.moveaxis(mask, -1, 1).copy()).float()
-    theirs = peer_step.batch_loss(task, output, targets, torch.from_numpy(label))
+    window = peer_step.ssim_window(torch.device("cpu"))
+    theirs = peer_step.batch_loss(task, output, targets, torch.from_numpy(label), window)
     theirs.backward()
     assert theirs.item() == pytest.approx(float(expected), rel=1e-5)
     for leaf, gradient in zip(leaves, gradients, strict=True):
@@ -276,6 +281,78 @@ def test_a_compiler_that_fails_leaves_its_reason_and_the_eager_form() -> None:
     )
 
 
+class Doubling(torch.nn.Module):
+    """A network of one sum."""
+
+    def forward(self, x: Any) -> NetworkOutput:
+        return NetworkOutput(x + x)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The sizes that each graph of torch.compile is made for, in place of compiling it."""
+    found: list[Any] = []
+
+    def note(graph: Any, inputs: Any) -> Any:
+        found.append([size for tensor in inputs for size in tensor.shape])
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=note))
+    return found
+
+
+def doubling_twin() -> Any:
+    task, place = SegmentationConfig(ssim_weight=1.0), torch.device("cpu")
+    window = peer_step.ssim_window(place)
+    return peer_step.Twin(Doubling(), task, OptimConfig(), 1, MEAN, STD, place, window)
+
+
+def test_the_window_of_ssim_is_made_once_and_is_the_library_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a window made on the host and copied at each output of each step, for which a GPU waits; another
+    window."""
+    generator = torch.Generator().manual_seed(0)
+    maps, targets = (torch.rand(2, 1, 20, 16, generator=generator) for _ in range(2))
+    twin = doubling_twin()
+    expected = pytorch_msssim.ssim(maps, targets, data_range=1.0)
+    found = pytorch_msssim.ssim(maps, targets, data_range=1.0, win=twin.ssim_window)
+    assert found == expected and 0 < abs(float(expected)) < 1
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("made at a call")
+
+    monkeypatch.setattr(sys.modules["pytorch_msssim.ssim"], "_fspecial_gauss_1d", refuse)
+    image, mask, label = peer_step.as_examples(batches(1))[0]
+    assert torch.isfinite(twin.loss(image, mask, label))
+
+
+def test_each_twin_is_compiled_for_its_own_batch(graphs: list[Any]) -> None:
+    """Would catch: a later cell's graph of any batch size, and one that runs eagerly and is called compiled, because
+    torch has compiled other twins before."""
+    sizes = range(2, 14)
+    for b in sizes:
+        predict = peer_step.make_predict(doubling_twin(), compiled=True)
+        predict(torch.zeros(b, 4, 4, 1, dtype=torch.uint8))
+    assert graphs == [[b, 4, 4, 1] for b in sizes]
+    assert {type(size) for graph in graphs for size in graph} == {int}
+
+
+def test_a_part_that_torch_gives_up_compiling_is_no_compiled_figure(graphs: list[Any]) -> None:
+    """Would catch: figures of eager code in the column of the compiled one."""
+
+    def make(compiled: bool) -> timing.Run:
+        predict = peer_step.make_predict(doubling_twin(), compiled)
+
+        def run(number: int) -> None:
+            for b in range(2, 14):
+                predict(torch.zeros(b, 4, 4, 1, dtype=torch.uint8))
+
+        return run
+
+    runs, notes = compare.peer_runs(make, compiles=True)
+    assert list(runs) == ["eager"]
+    assert "RecompileLimit" in notes["compiled_error"] and len(graphs) == 8
+
+
 # --- input ---
 
 SLICER = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 64, 64)
@@ -349,11 +426,14 @@ def test_half_of_a_batch_is_positive(files: Files) -> None:
     seen = list(loader)
     assert [tuple(image.shape) for image, _, _ in seen] == [(4, 64, 16, 1)] * 2
     assert all((label == 1).sum() == 2 for _, _, label in seen)
+    warm_up = peer_step.as_examples(batches(1))[0]
+    assert [part.dtype for part in seen[0]] == [part.dtype for part in warm_up]
 
 
 @pytest.mark.usefixtures("quick_compiles")
 def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: a comparison that fails where it is called, ratios of other seconds than those beside them."""
+    """Would catch: a comparison that fails where it is called, ratios of other seconds than those beside them, an
+    epoch that holds a compilation because its batches are of another type than those of the warm-up."""
     monkeypatch.setattr(timing, "LEAST_BLOCK_S", 1e-3)
     monkeypatch.setattr(compare, "WARM_UP_BATCHES", 1)
     flags = [
@@ -362,7 +442,19 @@ def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         *("--config.model.base_channels=1", "--config.slicing.slice_px=16"),
         *("--config.data.procedural_defective=8", "--config.data.procedural_good=8"),
     ]
-    states = []
+    states, steps = [], set()
+    make_adamw_step = compare.make_adamw_step
+
+    def note_inputs(twin: Any, compiled: bool) -> Any:
+        step = make_adamw_step(twin, compiled)
+
+        def noted(example: Any) -> Any:
+            steps.add(tuple((part.dtype, part.shape, part.stride()) for part in example))
+            return step(example)
+
+        return noted
+
+    monkeypatch.setattr(compare, "make_adamw_step", note_inputs)
     run_cells = session.runner.run_cells
     monkeypatch.setattr(
         session.runner, "run_cells", lambda state, *rest: (states.append(state), run_cells(state, *rest))
@@ -380,6 +472,7 @@ def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     expected = pipeline["ours_slices_per_core_s"] / pipeline["peer_slices_per_core_s"]
     assert pipeline["ratio_per_core"] == pytest.approx(expected)
     assert epoch["steps"] == epoch["num_images"] // 4
+    assert len(steps) == 1
     text = (tmp_path / "benchmark.md").read_text()
     assert (
         "Training step beside PyTorch" in text and "ours/eager" in text and (tmp_path / "peer.png").exists()

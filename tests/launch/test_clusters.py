@@ -63,7 +63,7 @@ def noted(tmp_path: Path, name: str) -> list[str]:
 def test_slurm_queues_what_can_go_on(tmp_path: Path, status: int, restarts: str, is_queued: bool) -> None:
     """Would catch: a run that is lost when its time is up, and a mistake that is tried for ever."""
     stubs = {"srun": f"exit {status}", "scontrol": "exit 0"}
-    variables = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": restarts}
+    variables = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": restarts, "SLURM_CPUS_PER_TASK": "8"}
     done = run_with(tmp_path, stubs, str(ROOT / "launch/slurm.sh"), *ARGUMENTS, **variables)
     assert done.returncode == status
     arguments = noted(tmp_path, "srun")
@@ -75,6 +75,60 @@ def test_slurm_queues_what_can_go_on(tmp_path: Path, status: int, restarts: str,
         *ARGUMENTS,
     ]
     assert noted(tmp_path, "scontrol") == (["requeue", "77"] if is_queued else [])
+    # In 22.05 to 23.02 a task would have one CPU.
+    assert "--cpus-per-task=8" in arguments
+
+
+# The task of each rank, one after the other; its options are those that begin with --.
+SRUN = """
+while [[ $1 == --* ]]; do shift; done
+highest=0
+for rank in $RANKS; do
+    status=0
+    RANK_STATUS=$rank "$@" || status=$?
+    ((status > highest)) && highest=$status
+done
+exit "$highest"
+"""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "status", "is_queued"),
+    [
+        ("0 0", 0, False),
+        ("2 75 134", 2, False),
+        ("137 1 75", 1, False),
+        ("2 2", 2, False),
+        ("75 134 75", 134, True),
+        ("130 130", 130, True),
+    ],
+)
+def test_slurm_sees_the_mistake_of_one_task_among_others(
+    tmp_path: Path, ranks: str, status: int, is_queued: bool
+) -> None:
+    """Would catch: a mistake that is tried again and again, because srun tells the highest status of all tasks."""
+    stubs = {"srun": SRUN, "python": 'exit "$RANK_STATUS"', "scontrol": "exit 0"}
+    variables = {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "8", "RANKS": ranks}
+    done = run_with(tmp_path, stubs, str(ROOT / "launch/slurm.sh"), *ARGUMENTS, **variables)
+    assert done.returncode == status, done.stderr
+    assert bool(noted(tmp_path, "scontrol")) == is_queued
+    given = ["-m", "dagm_jax.main", "--distributed", *ARGUMENTS]
+    assert noted(tmp_path, "python") == given * len(ranks.split())
+
+
+def test_slurm_s_signal_reaches_the_command(tmp_path: Path) -> None:
+    """Would catch: a run that is not told that its time is up, as Slurm signals the first process of a task alone; a
+    task that ends before its command has saved."""
+    stubs = {
+        "srun": 'while [[ $1 == --* ]]; do shift; done\n"$@" & task=$!\n'
+        'until [[ -e "$STARTED" ]]; do sleep 0.05; done\nkill -TERM "$task"; wait "$task"',
+        "python": 'trap "sleep 0.3; exit 130" TERM\ntouch "$STARTED"\nfor _ in {1..200}; do sleep 0.05; done',
+        "scontrol": "exit 0",
+    }
+    variables = {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "8", "STARTED": str(tmp_path / "started")}
+    done = run_with(tmp_path, stubs, str(ROOT / "launch/slurm.sh"), *ARGUMENTS, **variables)
+    assert done.returncode == 130, done.stderr
+    assert noted(tmp_path, "scontrol") == ["requeue", "77"]
 
 
 def test_tpu_vm_hands_its_arguments_to_every_host(tmp_path: Path) -> None:
