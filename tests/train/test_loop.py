@@ -418,11 +418,19 @@ def test_signal_during_validation_saves_once() -> None:
     assert [event for event in world.events if event[0] == "save"] == [("save", 2, 0.1), ("save", 4, 0.1)]
 
 
-def test_signal_in_the_last_step_lets_the_run_finish() -> None:
-    """Catches a finished training that is thrown away."""
+@pytest.mark.parametrize("during", ["step", "validation"])
+def test_signal_in_the_last_step_saves_and_the_next_command_goes_on_to_judging(during: str) -> None:
+    """Would catch: a stop that is swallowed, so that judging goes on; and a finished training that is thrown away."""
     world = World(SHORT)
-    world.on_validation = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
-    assert world.loop().run(start(), Position()).step == 6
+    if during == "step":
+        world.on_step = lambda batch: os.kill(os.getpid(), signal.SIGTERM) or {} if batch == 5 else {}
+    else:
+        world.on_validation = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
+    with pytest.raises(Interrupted, match="at step 6; the same command goes on from there"):
+        world.loop().run(start(), Position())
+    assert world.events[-1] == ("save", 6, 0.1)
+    _, position = world.resume(6)
+    assert position.is_end(SHORT)
 
 
 def test_all_processes_stop_at_the_step_at_which_one_was_asked_to() -> None:
