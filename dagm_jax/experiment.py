@@ -66,7 +66,7 @@ from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
-from dagm_jax.types import DiskError, Manifest, Photo, Skip, UserError, written_by
+from dagm_jax.types import DiskError, Manifest, Photo, UserError, written_by
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 
@@ -163,8 +163,9 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
     """
     found, shape = find_images(config.data, config.seed)
     console.print(f"data: {found.description}")
-    if config.task.learns_from_masks:
-        found = with_masks(found, config.task.name)
+    masks_for = config.task.name if config.task.learns_from_masks else ""
+    if masks_for:
+        check_masks(found, masks_for)
     directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir / "cache"
     with show("decoding images", len(found.records)) as bar:
 
@@ -172,7 +173,9 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
             processes.beat()
             bar.advance()
 
-        manifest, cache = processes.in_turns(lambda: build_cache(found, directory, shape, on_image))
+        manifest, cache = processes.in_turns(
+            lambda: build_cache(found, directory, shape, on_image, masks_for)
+        )
     ids = [[record.image_id, record.label] for record in manifest.records]
     processes.check_same("the configuration", to_json(config))
     processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
@@ -218,20 +221,14 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
     return data
 
 
-def with_masks(manifest: Manifest, task: str) -> Manifest:
-    """The manifest without defective images that have no mask, which are listed; raises UserError if none has one."""
-    lacking = [record for record in manifest.records if record.label and record.mask is None]
-    if lacking and len(lacking) == sum(record.label for record in manifest.records):
+def check_masks(manifest: Manifest, task: str) -> None:
+    """Raises UserError where no defective image has a mask, of which ``task`` needs some."""
+    defective = [record for record in manifest.records if record.label]
+    if defective and all(record.mask is None for record in defective):
         raise UserError(
             f"`task` (={task}) learns from masks, and no defective image has one; add masks, or choose classification "
             "or reconstruction, such as --config=configs/custom_unet.py:classification"
         )
-    left_out = {record.image_id for record in lacking}
-    records = tuple(record for record in manifest.records if record.image_id not in left_out)
-    skips = tuple(
-        Skip(record.image_id, f"defective and without a mask, which {task} needs") for record in lacking
-    )
-    return replace(manifest, records=records, skipped=manifest.skipped + skips)
 
 
 @dataclass(frozen=True)

@@ -506,7 +506,10 @@ def other_classes(root: Path) -> None:
         (both_layouts, "class 1 in both layouts, .* leak"),
         (half_in_the_class_folder, "half of layout A lies directly in .*Class1; put it into Class1/Train or"),
         (half_in_the_class_folder_in_lower_case, "half of layout A lies directly in .*Class1; put it into"),
-        (labels_beside_good_images, "lies directly in .*Class1; .* Class1_def if its label file lists ellipses"),
+        (
+            labels_beside_good_images,
+            "lies directly in .*Class1; .* Class1_def if its label file lists ellipses",
+        ),
         (half_twice, "holds the train images of class 1 twice"),
         (
             nothing_usable,

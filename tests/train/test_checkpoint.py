@@ -255,7 +255,9 @@ def test_arrays_that_may_not_be_read_are_no_damage(tmp_path: Path) -> None:
         # The largest file holds the arrays.
         found = max((home / "run" / "2" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
         with Checkpoints(home / "run", read_only=True) as checkpoints:
-            assert checkpoints.restore_latest(make_arrays) is not None  # what it imports may be read by root alone
+            assert (
+                checkpoints.restore_latest(make_arrays) is not None
+            )  # what it imports may be read by root alone
         with Checkpoints(home / "run") as checkpoints:
             found.chmod(0)
             with without_rights(), pytest.raises(PermissionError):
@@ -296,7 +298,9 @@ def test_tensorstores_words_for_passing_errors_are_no_damage(
     number: int, kind: str, wrapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: a whole checkpoint deleted for want of file handles or memory, or because a server was away."""
-    text = f"{kind}: Error reading local file: Failed to open: {os.strerror(number)} [os_error_code='{number}']"
+    text = (
+        f"{kind}: Error reading local file: Failed to open: {os.strerror(number)} [os_error_code='{number}']"
+    )
 
     def refuse(*_: Any) -> Any:
         if wrapped:
