@@ -154,7 +154,7 @@ def _draw(
 def _read_stored(
     stored: Stored, image_id: str, shape: tuple[int, int] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Image and mask of a record of a prepared set; raises BadImage (BadMask) if it holds another image than it should."""
+    """Image and mask of a record of a prepared set; raises BadImage, also if it holds another image than it should."""
     name = f"{stored.folder} ({image_id})"
     try:
         found = read_example(stored)

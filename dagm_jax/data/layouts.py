@@ -198,7 +198,7 @@ def _parts_of(class_id: int, folder: Path, report: _Report) -> list[_Part]:
 
 
 def _check_good_side(class_id: int, folder: Path, entries: list[Entry], report: _Report) -> None:
-    """Nothing; raises UserError if a label file lies with the images: layout B's good side, which has none, it is not."""
+    """Nothing; raises UserError if a label file lies with the images, which layout B's good side never has."""
     within = [entry.path for entry in entries if entry.is_dir and entry.name.lower() == _LABEL_FOLDER]
     beside = entries + [inner for path in within for inner in list_folder(path)]
     if any(entry.is_file and entry.name.lower() == _LABEL_FILE for entry in beside):
