@@ -35,6 +35,7 @@ from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, differences, to_dict, to_json
 from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
+from dagm_jax.data.files import MAX_PIXELS, is_image_shape
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.data.sources import find_images
@@ -42,6 +43,7 @@ from dagm_jax.data.split import Split, split_records
 from dagm_jax.detector import (
     CHECKPOINTS,
     CONFIG,
+    MOST_JUDGED_PIXELS,
     REPORT,
     RULE,
     VALIDATION_SCORES,
@@ -179,6 +181,7 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
     ids = [[record.image_id, record.label] for record in manifest.records]
     processes.check_same("the configuration", to_json(config))
     processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
+    check_size(cache.largest, config)
     if manifest.skipped:
         shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
         rest = ", …" if len(manifest.skipped) > 3 else ""
@@ -219,6 +222,25 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
                     "add some or change `data.split`"
                 )
     return data
+
+
+def check_size(largest: tuple[int, int], config: RunConfig) -> None:
+    """Raises UserError where the (h, w) in px that holds every image is one whose detector `load_detector` refuses."""
+    height, width = largest
+    size = f"{height}x{width} (height x width)"
+    if not is_image_shape([height, width]):
+        raise UserError(
+            f"`data.root` (={config.data.root}): the tallest and the widest image give a common size of {size}, to "
+            f"which all are padded: {height * width} pixels, more than the limit of {MAX_PIXELS}; crop or turn the "
+            "images so that their sizes differ less"
+        )
+    batch_size = config.train.judge_batch_size
+    if batch_size * height * width > MOST_JUDGED_PIXELS:
+        raise UserError(
+            f"`train.judge_batch_size` (={batch_size}) images of {size}, the common size of all, are "
+            f"{batch_size * height * width} pixels at a time, more than the limit of {MOST_JUDGED_PIXELS}; use at most "
+            f"{MOST_JUDGED_PIXELS // (height * width)}"
+        )
 
 
 def check_masks(manifest: Manifest, task: str) -> None:

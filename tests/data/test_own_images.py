@@ -152,7 +152,7 @@ def test_csv_names_a_file_once(tmp_path: Path) -> None:
 
 
 def test_csv_tells_a_file_in_both_halves_as_leakage(tmp_path: Path) -> None:
-    """Would catch: a file of both halves that is passed over as a mere repetition, so that nobody corrects the table."""
+    """Would catch: a file of both halves passed over as a mere repetition, so that nobody mends the table."""
     table = touch(tmp_path, "a.png", "b.png") / "list.csv"
     (tmp_path / "link.png").symlink_to("a.png")
     lines = ("a.png,0,train", "b.png,0,test", "b.png,0,", "link.png,0,test", "b.png,0,train")

@@ -20,7 +20,7 @@ from dagm_jax.data.prepared import Example
 from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.data.split import split_records
 from dagm_jax.main import read_config
-from dagm_jax.types import Manifest, Record, Stored
+from dagm_jax.types import Manifest, Record, Stored, UserError
 
 Label = Literal[0, 1]
 SHAPE = (12, 17)
@@ -257,6 +257,40 @@ def test_prepared_sets_list_labels_that_masks_contradict(
     stored = Stored(tmp_path, "train", 0)
     with pytest.raises(decode.BadImage, match=fault):
         decode.load(Record("x", 1, label, "train", stored, stored if label else None), None)
+
+
+# --- sizes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("edge_px", "judged_at_a_time", "match"),
+    [
+        (
+            8200,
+            1,
+            r"`data\.root` .* size of 8200x8200 .*: 67240000 pixels, more than the limit of 67108864; crop",
+        ),
+        (
+            8000,
+            5,
+            r"`train\.judge_batch_size` \(=5\) images of 8000x8000 .* more than the limit .*; use at most 4",
+        ),
+    ],
+)
+def test_a_common_size_that_no_detector_may_have_is_refused_before_training(
+    tmp_path: Path, edge_px: int, judged_at_a_time: int, match: str
+) -> None:
+    """Would catch: a run of hours whose report is then refused as damaged, because of one tall and one wide image."""
+    for i in range(8):
+        for kind, label in (("good", 0), ("defect", 1)):
+            size = {0: (edge_px, 16), 1: (16, edge_px)}.get(i, (48, 80))
+            save(tmp_path / "own" / kind / f"{kind}{i}.png", np.full(size, 20 * i + label, np.uint8))
+            save(tmp_path / "own" / "masks" / f"{kind}{i}.png", np.full(size, 255 * label, np.uint8))
+    overrides = [f"data.root={tmp_path / 'own'}", f"train.judge_batch_size={judged_at_a_time}"]
+    config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
+    with pytest.raises(UserError, match=match) as caught:
+        experiment.prepare_data(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 # --- no contrast, no numbers --------------------------------------------------------------------------------
