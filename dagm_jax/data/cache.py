@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from dagm_jax.data.decode import BadMask, load_all
 from dagm_jax.data.files import BadImage
 from dagm_jax.data.prepared import shards
 from dagm_jax.data.replacing import replacing
-from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError, load_json
 
 FORMAT = 5
 
@@ -127,26 +128,52 @@ def build_cache(
     """
     stem = directory / fingerprint(manifest, shape, masks_for)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
-    if not _is_whole(pixels, index):
+    listing = _read_listing(pixels, index, manifest.records)
+    if listing is None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _write(manifest, pixels, index, shape, on_image, masks_for)
+            listing = _write(manifest, pixels, index, shape, on_image, masks_for)
         except OSError as error:
             needed = len(manifest.records) * row_bytes(shape) if shape else None
             raise _disk_error(error, directory, needed) from error
-    listing = json.loads(index.read_text())
-    kept = [manifest.records[i] for i in listing["kept"]]
-    skipped = tuple(Skip(**skip) for skip in listing["skipped"])
-    _check_classes(manifest, kept, skipped)
-    whole = replace(manifest, records=tuple(kept), skipped=manifest.skipped + skipped)
-    return whole, ImageCache(pixels, tuple((h, w) for h, w in listing["shapes"]))
+    kept = [manifest.records[i] for i in listing.kept]
+    _check_classes(manifest, kept, listing.skipped)
+    whole = replace(manifest, records=tuple(kept), skipped=manifest.skipped + listing.skipped)
+    return whole, ImageCache(pixels, listing.shapes)
 
 
-def _is_whole(pixels: Path, index: Path) -> bool:
-    """Whether the list is there and the pixels that it promises too."""
-    if not (index.exists() and pixels.exists()):
-        return False
-    return pixels.stat().st_size == sum(map(row_bytes, json.loads(index.read_text())["shapes"]))
+@dataclass(frozen=True)
+class _Listing:
+    """What is in a file of pixels: the places of its images in the manifest, their (h, w), and what was left out."""
+
+    kept: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+    skipped: tuple[Skip, ...]
+
+    def is_of(self, records: Sequence[Record], num_bytes: int) -> bool:
+        """Whether it can be the list of these records, each of which is in it once, and of a file of so many bytes."""
+        in_range = all(type(i) is int and 0 <= i < len(records) for i in self.kept)
+        if not in_range or list(self.kept) != sorted(set(self.kept)) or len(self.kept) != len(self.shapes):
+            return False
+        if not all(type(edge) is int and edge > 0 for shape in self.shapes for edge in shape):
+            return False
+        if not all(isinstance(skip.reason, str) and isinstance(skip.leaks, bool) for skip in self.skipped):
+            return False
+        named = [records[i].image_id for i in self.kept] + [skip.what for skip in self.skipped]
+        return Counter(named) == Counter(record.image_id for record in records) and num_bytes == sum(
+            map(row_bytes, self.shapes)
+        )
+
+
+def _read_listing(pixels: Path, index: Path, records: Sequence[Record]) -> _Listing | None:
+    """The list, where it and the pixels that it promises are there; None where they must be decoded (anew)."""
+    try:
+        found = load_json(index)
+        shapes = tuple((h, w) for h, w in found["shapes"])
+        listing = _Listing(tuple(found["kept"]), shapes, tuple(Skip(**skip) for skip in found["skipped"]))
+        return listing if listing.is_of(records, pixels.stat().st_size) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence[Skip]) -> None:
@@ -197,13 +224,15 @@ def _write(
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
     masks_for: str,
-) -> None:
+) -> _Listing:
+    """Decodes into the two files; returns what is in them."""
     # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
     with replacing(pixels, "x+b") as stream:
         kept, shapes, skipped = _write_rows(manifest.records, stream, shape, on_image, masks_for)
-    content = {"kept": kept, "shapes": shapes, "skipped": [asdict(skip) for skip in skipped]}
+    listing = _Listing(tuple(kept), tuple(shapes), tuple(skipped))
     with replacing(index) as stream:
-        stream.write(json.dumps(content))
+        stream.write(json.dumps(asdict(listing)))
+    return listing
 
 
 def _write_rows(

@@ -628,6 +628,33 @@ def test_history_survives_a_line_cut_short(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.partial")) == []
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"step": 2, "ki',
+        b'{"step": 2, "kind": "\xff"}',
+        b"[1]",
+        b'{"step": "2", "kind": "train"}',
+        b"[" * 200_000,
+    ],
+    ids=["cut", "no text", "no row", "no step", "nested"],
+)
+def test_history_loses_a_damaged_line_alone_and_says_so(
+    tmp_path: Path, damaged: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: all figures after a damaged line lost when a run goes on, and a trace of a byte that is no text."""
+    path = tmp_path / "metrics.jsonl"
+    first, third = b'{"step": 1, "kind": "train"}\n', b'{"step": 3, "kind": "train"}\n'
+    path.write_bytes(first + damaged + b"\n" + third + damaged)
+    record = Record(tmp_path, 3)
+    record.close()
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.endswith("damaged are 1 of 3 lines, such as line 2; the figures of the others are kept")
+    assert path.read_bytes() == first + third
+    assert [row["step"] for row in read_history(path)] == [1, 3]
+    assert capsys.readouterr().out == ""
+
+
 def test_history_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     """Catches rows that wait in a buffer until the end and go with a kill."""
     record = Record(tmp_path, 0)
