@@ -41,13 +41,22 @@ def reader_of(root: Path) -> Callable[[Path], Manifest] | None:
 def read_mvtec(root: Path) -> Manifest:
     """The manifest of an MVTec category: the images of train, then of test, by defect and name.
 
-    A defective image without its mask is there without one. Raises UserError where there is no usable image.
+    A defective image without its mask is there without one. Raises UserError where there is no usable image, and for a
+    folder named good in other letters.
     """
     found = _Found(root)
     truth = root / "ground_truth"
     masks = {entry.name: _masks(entry.path, "_mask") for entry in _folders(truth, found)}
     halves: tuple[Literal["train", "test"], ...] = ("train", "test")
     folders = [(half, folder) for half in halves for folder in _folders(root / half, found)]
+    for half, folder in folders:
+        # By its name a kind of defect, which would make all of its images defective.
+        if folder.name != GOOD and folder.name.strip().lower() == GOOD:
+            name = printable(folder.name)
+            raise UserError(
+                f"`data.root` (={printable(root)}): {half}/{name} would be a defect named {name}, as folders of good "
+                f"images are named {GOOD!r}; rename it, or move its images into {half}/{GOOD}"
+            )
     kinds = [folder.name for _, folder in folders if folder.name != GOOD]
     for kind in kinds:
         if kinds.count(kind) > 1 and masks.get(kind):
@@ -103,10 +112,10 @@ def read_csv(path: Path) -> Manifest:
         image = path.parent / row["path"]
         file = os.path.realpath(image)
         mask = path.parent / row["mask"] if row["mask"] else None
-        said = {"label": _LABELS[label], "mask": mask and os.path.realpath(mask)}
+        said: dict[str, object] = {"label": _LABELS[label], "mask": mask and os.path.realpath(mask)}
         first, said_first, half_first = seen.setdefault(file, (line, said, half))
-        for column, value in said.items():
-            if value != said_first[column]:
+        for column, told in said.items():
+            if told != said_first[column]:
                 raise _bad_row(
                     path, line, f"{column} {row[column]!r}, but line {first} gives that file another"
                 )

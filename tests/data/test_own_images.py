@@ -74,6 +74,19 @@ def test_mvtec(tmp_path: Path) -> None:
     assert "6 images (3 defective, 2 of them with masks); 4 skipped" in manifest.description
 
 
+@pytest.mark.parametrize("folder", ["test/Good", "test/GOOD", "train/Good", "test/good "])
+def test_good_in_other_letters_is_one_line(tmp_path: Path, folder: str) -> None:
+    """Would catch: all good images of a half taught, or counted, as defective because of one capital letter."""
+    root = touch(tmp_path, "train/good/0.png", "test/hole/0.png", f"{folder}/1.png")
+    with pytest.raises(UserError, match=rf"{folder} would be a defect named .* rename it") as caught:
+        find_images(DataConfig(str(root)), 0)
+    assert "\n" not in str(caught.value)
+    # What only begins so is a defect.
+    (root / folder).rename(root / "test" / "goodness")
+    kinds = {record.image_id: record.label for record in read_mvtec(root).records}
+    assert kinds == {"train/good/0.png": 0, "test/hole/0.png": 1, "test/goodness/1.png": 1}
+
+
 def test_plain(tmp_path: Path) -> None:
     """Catches masks looked for under another name, and images of a folder within that vanish without a word."""
     names = (
