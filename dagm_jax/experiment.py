@@ -35,6 +35,7 @@ from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, differences, to_dict, to_json
 from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
+from dagm_jax.data.files import MAX_PIXELS, is_image_shape
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.data.sources import find_images
@@ -42,6 +43,7 @@ from dagm_jax.data.split import Split, split_records
 from dagm_jax.detector import (
     CHECKPOINTS,
     CONFIG,
+    MOST_JUDGED_PIXELS,
     REPORT,
     RULE,
     VALIDATION_SCORES,
@@ -66,7 +68,7 @@ from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
-from dagm_jax.types import DISK_ERRORS, DiskError, Manifest, Photo, Skip, UserError, written_by
+from dagm_jax.types import DISK_ERRORS, DiskError, Manifest, Photo, UserError, written_by
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
 
@@ -163,8 +165,9 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
     """
     found, shape = find_images(config.data, config.seed, processes.beat)
     console.print(f"data: {found.description}")
-    if config.task.learns_from_masks:
-        found = with_masks(found, config.task.name)
+    masks_for = config.task.name if config.task.learns_from_masks else ""
+    if masks_for:
+        check_masks(found, masks_for)
     directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir / "cache"
     with show("decoding images", len(found.records)) as bar:
 
@@ -172,10 +175,13 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
             processes.beat()
             bar.advance()
 
-        manifest, cache = processes.in_turns(lambda: build_cache(found, directory, shape, on_image))
+        manifest, cache = processes.in_turns(
+            lambda: build_cache(found, directory, shape, on_image, masks_for)
+        )
     ids = [[record.image_id, record.label] for record in manifest.records]
     processes.check_same("the configuration", to_json(config))
     processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
+    check_size(cache.largest, config)
     if manifest.skipped:
         shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
         rest = ", …" if len(manifest.skipped) > 3 else ""
@@ -218,20 +224,33 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
     return data
 
 
-def with_masks(manifest: Manifest, task: str) -> Manifest:
-    """The manifest without defective images that have no mask, which are listed; raises UserError if none has one."""
-    lacking = [record for record in manifest.records if record.label and record.mask is None]
-    if lacking and len(lacking) == sum(record.label for record in manifest.records):
+def check_size(largest: tuple[int, int], config: RunConfig) -> None:
+    """Raises UserError where the (h, w) in px that holds every image is one whose detector `load_detector` refuses."""
+    height, width = largest
+    size = f"{height}x{width} (height x width)"
+    if not is_image_shape([height, width]):
+        raise UserError(
+            f"`data.root` (={config.data.root}): the tallest and the widest image give a common size of {size}, to "
+            f"which all are padded: {height * width} pixels, more than the limit of {MAX_PIXELS}; crop or turn the "
+            "images so that their sizes differ less"
+        )
+    batch_size = config.train.judge_batch_size
+    if batch_size * height * width > MOST_JUDGED_PIXELS:
+        raise UserError(
+            f"`train.judge_batch_size` (={batch_size}) images of {size}, the common size of all, are "
+            f"{batch_size * height * width} pixels at a time, more than the limit of {MOST_JUDGED_PIXELS}; use at most "
+            f"{MOST_JUDGED_PIXELS // (height * width)}"
+        )
+
+
+def check_masks(manifest: Manifest, task: str) -> None:
+    """Raises UserError where no defective image has a mask, of which ``task`` needs some."""
+    defective = [record for record in manifest.records if record.label]
+    if defective and all(record.mask is None for record in defective):
         raise UserError(
             f"`task` (={task}) learns from masks, and no defective image has one; add masks, or choose classification "
             "or reconstruction, such as --config=configs/custom_unet.py:classification"
         )
-    left_out = {record.image_id for record in lacking}
-    records = tuple(record for record in manifest.records if record.image_id not in left_out)
-    skips = tuple(
-        Skip(record.image_id, f"defective and without a mask, which {task} needs") for record in lacking
-    )
-    return replace(manifest, records=records, skipped=manifest.skipped + skips)
 
 
 @dataclass(frozen=True)

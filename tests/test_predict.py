@@ -553,10 +553,19 @@ def test_labels_come_from_the_place_of_a_file(tmp_path: Path) -> None:
         wanted = range(11, 23) if images.name == "Train" else range(1, 23)
         assert labels == {number: int(number in small_dagm.DEFECTIVE) for number in wanted}
         assert len(files) == len(labels)
-    for name in ("train/good/1", "test/good/2", "test/hole/3", "ground_truth/hole/3_mask", "4"):
+    for name in (
+        "train/good/1",
+        "test/good/2",
+        "test/hole/3",
+        "ground_truth/hole/3_mask",
+        "4",
+        "test/Good/5",
+    ):
         save(tmp_path / "mvtec" / f"{name}.png", 100)
     found = {f.name: f.label for f in make_source(str(tmp_path / "mvtec"), tmp_path / "out").files()}
-    assert found == {"train/good/1.png": 0, "test/good/2.png": 0, "test/hole/3.png": 1, "4.png": None}
+    assert found == {"train/good/1.png": 0, "test/good/2.png": 0, "test/hole/3.png": 1, "4.png": None} | {
+        "test/Good/5.png": None
+    }
     save(tmp_path / "plain" / "1.png", 100)
     source = make_source(str(tmp_path / "plain"), tmp_path / "out")
     assert [file.label for file in source.files()] == [None]

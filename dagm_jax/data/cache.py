@@ -6,7 +6,8 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -16,13 +17,13 @@ from typing import BinaryIO
 import numpy as np
 
 from dagm_jax.data import procedural
-from dagm_jax.data.decode import load_all
+from dagm_jax.data.decode import BadMask, load_all
 from dagm_jax.data.files import BadImage
 from dagm_jax.data.prepared import shards
 from dagm_jax.data.replacing import replacing
-from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError, load_json
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -114,36 +115,65 @@ def build_cache(
     directory: Path,
     shape: tuple[int, int] | None,
     on_image: Callable[[], None] = lambda: None,
+    masks_for: str = "",
 ) -> tuple[Manifest, ImageCache]:
     """The manifest less its unreadable and duplicate images, and the cache of what is left.
 
-    Of images with the same pixels the first is used, and none where their labels contradict each other.
+    Of images with the same pixels the first is used, and none where their labels contradict each other: nor where the
+    contradiction comes from an image that is itself left out for its mask. ``masks_for``: the task that needs the masks
+    of defective images, which leaves out those that have none.
     ``shape``: (h, w) that every image must have, None for any.
     Each image is decoded once; a cache that is there for the same files (path, size, time of change) is taken as it
     is. The file appears under its name only when it is whole. Raises UserError where the disk is full or read-only.
     """
-    stem = directory / fingerprint(manifest, shape)
+    stem = directory / fingerprint(manifest, shape, masks_for)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
-    if not _is_whole(pixels, index):
+    listing = _read_listing(pixels, index, manifest.records)
+    if listing is None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _write(manifest, pixels, index, shape, on_image)
+            listing = _write(manifest, pixels, index, shape, on_image, masks_for)
         except OSError as error:
             needed = len(manifest.records) * row_bytes(shape) if shape else None
             raise _disk_error(error, directory, needed) from error
-    listing = json.loads(index.read_text())
-    kept = [manifest.records[i] for i in listing["kept"]]
-    skipped = tuple(Skip(**skip) for skip in listing["skipped"])
-    _check_classes(manifest, kept, skipped)
-    whole = replace(manifest, records=tuple(kept), skipped=manifest.skipped + skipped)
-    return whole, ImageCache(pixels, tuple((h, w) for h, w in listing["shapes"]))
+    kept = [manifest.records[i] for i in listing.kept]
+    _check_classes(manifest, kept, listing.skipped)
+    whole = replace(manifest, records=tuple(kept), skipped=manifest.skipped + listing.skipped)
+    return whole, ImageCache(pixels, listing.shapes)
 
 
-def _is_whole(pixels: Path, index: Path) -> bool:
-    """Whether the list is there and the pixels that it promises too."""
-    if not (index.exists() and pixels.exists()):
-        return False
-    return pixels.stat().st_size == sum(map(row_bytes, json.loads(index.read_text())["shapes"]))
+@dataclass(frozen=True)
+class _Listing:
+    """What is in a file of pixels: the places of its images in the manifest, their (h, w), and what was left out."""
+
+    kept: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+    skipped: tuple[Skip, ...]
+
+    def is_of(self, records: Sequence[Record], num_bytes: int) -> bool:
+        """Whether it can be the list of these records, each of which is in it once, and of a file of so many bytes."""
+        in_range = all(type(i) is int and 0 <= i < len(records) for i in self.kept)
+        if not in_range or list(self.kept) != sorted(set(self.kept)) or len(self.kept) != len(self.shapes):
+            return False
+        if not all(type(edge) is int and edge > 0 for shape in self.shapes for edge in shape):
+            return False
+        if not all(isinstance(skip.reason, str) and isinstance(skip.leaks, bool) for skip in self.skipped):
+            return False
+        named = [records[i].image_id for i in self.kept] + [skip.what for skip in self.skipped]
+        return Counter(named) == Counter(record.image_id for record in records) and num_bytes == sum(
+            map(row_bytes, self.shapes)
+        )
+
+
+def _read_listing(pixels: Path, index: Path, records: Sequence[Record]) -> _Listing | None:
+    """The list, where it and the pixels that it promises are there; None where they must be decoded (anew)."""
+    try:
+        found = load_json(index)
+        shapes = tuple((h, w) for h, w in found["shapes"])
+        listing = _Listing(tuple(found["kept"]), shapes, tuple(Skip(**skip) for skip in found["skipped"]))
+        return listing if listing.is_of(records, pixels.stat().st_size) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence[Skip]) -> None:
@@ -156,9 +186,9 @@ def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence
         )
 
 
-def fingerprint(manifest: Manifest, shape: tuple[int, int] | None) -> str:
-    """A name that changes whenever a file of the manifest, its label, its half or the wanted shape does."""
-    digest = hashlib.sha256(json.dumps([FORMAT, shape]).encode())
+def fingerprint(manifest: Manifest, shape: tuple[int, int] | None, masks_for: str = "") -> str:
+    """A name that changes whenever a file of the manifest, its label, its half, the wanted shape or task does."""
+    digest = hashlib.sha256(json.dumps([FORMAT, shape, masks_for]).encode())
     folders = {record.image.folder for record in manifest.records if isinstance(record.image, Stored)}
     stamps = {folder: [_stamp(path) for path in shards(folder)] for folder in folders}
     for record in manifest.records:
@@ -193,13 +223,16 @@ def _write(
     index: Path,
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
-) -> None:
+    masks_for: str,
+) -> _Listing:
+    """Decodes into the two files; returns what is in them."""
     # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
     with replacing(pixels, "x+b") as stream:
-        kept, shapes, skipped = _write_rows(manifest.records, stream, shape, on_image)
-    content = {"kept": kept, "shapes": shapes, "skipped": [asdict(skip) for skip in skipped]}
+        kept, shapes, skipped = _write_rows(manifest.records, stream, shape, on_image, masks_for)
+    listing = _Listing(tuple(kept), tuple(shapes), tuple(skipped))
     with replacing(index) as stream:
-        stream.write(json.dumps(content))
+        stream.write(json.dumps(asdict(listing)))
+    return listing
 
 
 def _write_rows(
@@ -207,37 +240,61 @@ def _write_rows(
     stream: BinaryIO,
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
+    masks_for: str,
 ) -> tuple[list[int], list[tuple[int, int]], list[Skip]]:
     """(places of the images written, their shapes, what was left out)."""
     kept: list[int] = []
     shapes: list[tuple[int, int]] = []
-    skipped: list[Skip] = []
-    first_with: dict[bytes, int] = {}
-    mislabelled: set[int] = set()
+    faults: dict[int, str] = {}
+    # All places with the same pixels, and the one of them that is written.
+    copies: dict[bytes, list[int]] = {}
+    written: dict[bytes, int] = {}
     for place, loaded in enumerate(load_all(records, shape)):
         record = records[place]
         if isinstance(loaded, BadImage):
-            skipped.append(Skip(record.image_id, str(loaded)))
-        else:
+            faults[place] = str(loaded)
+        elif masks_for and record.label and record.mask is None:
+            faults[place] = f"defective and without a mask, which {masks_for} needs"
+        if isinstance(loaded, BadMask):
+            image, mask = loaded.image, None
+        elif not isinstance(loaded, BadImage):
             image, mask = loaded
-            height, width = image.shape
-            content = hashlib.sha256(image.tobytes() + bytes(str(width), "ascii")).digest()
-            first = first_with.setdefault(content, place)
-            if first == place:
-                kept.append(place)
-                shapes.append((height, width))
-                stream.write(image.tobytes())
-                stream.write(np.packbits(mask).tobytes())
-            else:
-                # Two copies of one picture could stand on two sides of the split.
-                skipped.append(_skip_copy(record, records[first]))
-                if record.label != records[first].label and first not in mislabelled:
-                    mislabelled.add(first)
-                    skipped.append(_skip_copy(records[first], record))
+        else:
+            on_image()
+            continue
+        height, width = image.shape
+        content = hashlib.sha256(image.tobytes() + bytes(str(width), "ascii")).digest()
+        copies.setdefault(content, []).append(place)
+        if mask is not None and place not in faults and written.setdefault(content, place) == place:
+            kept.append(place)
+            shapes.append((height, width))
+            stream.write(image.tobytes())
+            stream.write(np.packbits(mask).tobytes())
         on_image()
-    left = [i for i, place in enumerate(kept) if place not in mislabelled]
+    skips = {place: Skip(records[place].image_id, fault) for place, fault in faults.items()}
+    for content, places in copies.items():
+        skips |= _skip_copies(records, places, written.get(content), faults)
+    left = [i for i, place in enumerate(kept) if place not in skips]
     _keep_rows(stream, shapes, left)
-    return [kept[i] for i in left], [shapes[i] for i in left], skipped
+    return [kept[i] for i in left], [shapes[i] for i in left], [skips[place] for place in sorted(skips)]
+
+
+def _skip_copies(
+    records: Sequence[Record], places: Sequence[int], used: int | None, faults: Container[int]
+) -> dict[int, Skip]:
+    """Place → why it is left out, of images with the same pixels, of which one could be ``used``.
+
+    Two copies of one picture could stand on two sides of the split.
+    """
+    skips: dict[int, Skip] = {}
+    for place in places:
+        record = records[place]
+        other = next((records[k] for k in places if records[k].label != record.label), None)
+        if other is not None:
+            skips[place] = _skip_copy(record, other)
+        elif used is not None and place != used and place not in faults:
+            skips[place] = _skip_copy(record, records[used])
+    return skips
 
 
 def _skip_copy(record: Record, other: Record) -> Skip:

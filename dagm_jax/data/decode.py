@@ -29,6 +29,14 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
+class BadMask(BadImage):
+    """A mask that cannot be used; the text says why, and ``image`` is its image, uint8 [h w], which can be read."""
+
+    def __init__(self, reason: str, image: NDArray[np.uint8]) -> None:
+        super().__init__(reason)
+        self.image = image
+
+
 def read_image(path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
     """The image in ``path``, uint8 [h w] in [0, 255], maybe read-only.
 
@@ -56,7 +64,7 @@ def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
     """Image uint8 [h w] and mask bool [h w] of a record, wherever they come from.
 
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
-    be anywhere. Raises BadImage, also where label and mask contradict each other.
+    be anywhere. Raises BadImage; BadMask where the image alone can be read, or label and mask contradict each other.
     """
     own_mask: NDArray[np.bool_] | None = None  # where image and mask come in one piece
     match record.image:
@@ -68,6 +76,16 @@ def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
             image, own_mask = _draw(record.image, record.label, shape)
         case Stored():
             image, own_mask = _read_stored(record.image, record.image_id, shape)
+    try:
+        return image, _mask_of(record, image, own_mask)
+    except BadImage as error:
+        raise BadMask(str(error), image) from error
+
+
+def _mask_of(
+    record: Record, image: NDArray[np.uint8], own_mask: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """The mask bool [h w] of the record's ``image``, with which ``own_mask`` may have come; raises BadImage."""
     size = (image.shape[0], image.shape[1])
     match record.mask:
         case None:
@@ -87,7 +105,7 @@ def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
     if record.label == 0 and mask.any():
         marked = f"mask marks {np.count_nonzero(mask)} px ({record.mask})"
         raise BadImage(printable(f"{record.image_id}: labelled good, but {marked}"))
-    return image, mask
+    return mask
 
 
 def load_all(
@@ -136,7 +154,7 @@ def _draw(
 def _read_stored(
     stored: Stored, image_id: str, shape: tuple[int, int] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Image and mask of a record of a prepared set; raises BadImage if it holds another image than it should."""
+    """Image and mask of a record of a prepared set; raises BadImage, also if it holds another image than it should."""
     name = f"{stored.folder} ({image_id})"
     try:
         found = read_example(stored)
@@ -146,7 +164,10 @@ def _read_stored(
         raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
     image = _grey_of(found.image, f"{name}, image", shape, _SIZE_OF_SET)
     size = (image.shape[0], image.shape[1])
-    return image, _grey_of(found.mask, f"{name}, mask", size, _SIZE_OF_IMAGE) > _HALF
+    try:
+        return image, _grey_of(found.mask, f"{name}, mask", size, _SIZE_OF_IMAGE) > _HALF
+    except BadImage as error:
+        raise BadMask(str(error), image) from error
 
 
 def _grey_of(data: bytes, path: Path | str, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8]:

@@ -232,4 +232,7 @@ def _label_plain(parts: Parts, path: Path) -> Label:
 def _label_mvtec(parts: Parts, path: Path) -> Label:
     if len(parts) < 3 or parts[0] not in _HALVES:
         return None
-    return 0 if parts[1] == own_images.GOOD else 1
+    if parts[1] == own_images.GOOD:
+        return 0
+    # "Good" is no kind of defect, and training refuses it.
+    return None if parts[1].strip().lower() == own_images.GOOD else 1

@@ -179,6 +179,8 @@ def _parts_of(class_id: int, folder: Path, report: _Report) -> list[_Part]:
     if match and match[2]:
         own = own or any(entry.is_file and entry.name.lower() == _LABEL_FILE for entry in entries)
         return [_Part(class_id, "defective", folder)] if own else []
+    if own:
+        _check_good_side(class_id, folder, entries, report)
     parts = [_Part(class_id, "good", folder)] if own else []
     for entry in entries:
         half = entry.name.lower()
@@ -193,6 +195,18 @@ def _parts_of(class_id: int, folder: Path, report: _Report) -> list[_Part]:
         elif not own and not _CLASS_NAME.fullmatch(entry.name):
             report.skip(entry.path, "folder of neither layout (expected Train, Test)")
     return parts
+
+
+def _check_good_side(class_id: int, folder: Path, entries: list[Entry], report: _Report) -> None:
+    """Nothing; raises UserError if a label file lies with the images, which layout B's good side never has."""
+    within = [entry.path for entry in entries if entry.is_dir and entry.name.lower() == _LABEL_FOLDER]
+    beside = entries + [inner for path in within for inner in list_folder(path)]
+    if any(entry.is_file and entry.name.lower() == _LABEL_FILE for entry in beside):
+        name = f"Class{class_id}"
+        raise UserError(
+            f"`data.root` (={printable(report.root)}): a half of layout A lies directly in {printable(folder)};"
+            f" put it into {name}/Train or {name}/Test, or into {name}_def if its label file lists ellipses"
+        )
 
 
 def _holds_part(half: Path) -> bool:

@@ -41,13 +41,22 @@ def reader_of(root: Path) -> Callable[[Path], Manifest] | None:
 def read_mvtec(root: Path) -> Manifest:
     """The manifest of an MVTec category: the images of train, then of test, by defect and name.
 
-    A defective image without its mask is there without one. Raises UserError where there is no usable image.
+    A defective image without its mask is there without one. Raises UserError where there is no usable image, and for a
+    folder named good in other letters.
     """
     found = _Found(root)
     truth = root / "ground_truth"
     masks = {entry.name: _masks(entry.path, "_mask") for entry in _folders(truth, found)}
     halves: tuple[Literal["train", "test"], ...] = ("train", "test")
     folders = [(half, folder) for half in halves for folder in _folders(root / half, found)]
+    for half, folder in folders:
+        # By its name a kind of defect, which would make all of its images defective.
+        if folder.name != GOOD and folder.name.strip().lower() == GOOD:
+            name = printable(folder.name)
+            raise UserError(
+                f"`data.root` (={printable(root)}): {half}/{name} would be a defect named {name}, as folders of good "
+                f"images are named {GOOD!r}; rename it, or move its images into {half}/{GOOD}"
+            )
     kinds = [folder.name for _, folder in folders if folder.name != GOOD]
     for kind in kinds:
         if kinds.count(kind) > 1 and masks.get(kind):
@@ -84,11 +93,12 @@ def read_csv(path: Path) -> Manifest:
     """The manifest of a CSV file in the order of its rows.
 
     label: 0, good, 1 or defective; mask and split may be empty; split: train or test, for ``data.split=official``.
-    Rows that name a file for the second time are left out. Raises UserError for a table that means nothing.
+    Rows that name a file for the second time are left out, and told as leakage where the first is of the other half.
+    Raises UserError for a table that means nothing, and for two rows of a file that contradict each other.
     """
     found = _Found(path.parent)
     # By what it leads to: of two names of one file each could bring a label of its own.
-    seen: dict[str, tuple[int, str]] = {}
+    seen: dict[str, tuple[int, dict[str, object], str]] = {}
     for line, row in _rows(path):
         label, half = row["label"].lower(), row["split"].lower()
         for column, value, known in (("label", label, _LABELS), ("split", half, _HALVES)):
@@ -101,18 +111,29 @@ def read_csv(path: Path) -> Manifest:
             raise _bad_row(path, line, "path is empty")
         image = path.parent / row["path"]
         file = os.path.realpath(image)
-        if file in seen:
-            first, first_label = seen[file]
-            if _LABELS[first_label] != _LABELS[label]:
-                raise _bad_row(
-                    path, line, f"label {row['label']!r}, but line {first} gives that file another"
-                )
-            found.skips.append(Skip(printable(f"{path.name}:{line}"), f"same file as line {first}"))
-            continue
-        seen[file] = (line, label)
         mask = path.parent / row["mask"] if row["mask"] else None
-        found.add(row["path"], image, _LABELS[label], _HALVES[half], mask)
+        said: dict[str, object] = {"label": _LABELS[label], "mask": mask and os.path.realpath(mask)}
+        first, said_first, half_first = seen.setdefault(file, (line, said, half))
+        for column, told in said.items():
+            if told != said_first[column]:
+                raise _bad_row(
+                    path, line, f"{column} {row[column]!r}, but line {first} gives that file another"
+                )
+        if first == line:
+            found.add(row["path"], image, _LABELS[label], _HALVES[half], mask)
+        else:
+            found.skips.append(
+                _skip_row(printable(f"{path.name}:{line}"), f"same file as line {first}", half_first, half)
+            )
     return found.manifest(f"table {path.name}")
+
+
+def _skip_row(name: str, same: str, first_half: str, half: str) -> Skip:
+    """What is said of a row that names the same file as an earlier one, whose half may be the other."""
+    if {first_half, half} == {"train", "test"}:
+        told = f"leakage: {same} of the {first_half} half, and is itself of the {half} half; left out here"
+        return Skip(name, told, leaks=True)
+    return Skip(name, same)
 
 
 class _Found:

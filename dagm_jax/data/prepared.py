@@ -6,7 +6,6 @@ read one at a time, by their number.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagm_jax.data.layouts import printable
-from dagm_jax.types import Manifest, Record, Stored, UserError
+from dagm_jax.types import Manifest, Record, Stored, UserError, load_json
 
 DATASET_NAME = "dagm2007"
 VERSION = "1.0.0"
@@ -162,7 +161,7 @@ def _checked(root: Path, folder: Path) -> Path:
 
 def _info(root: Path, folder: Path) -> Mapping[str, Any]:
     try:
-        info = json.loads((folder / INFO_FILE).read_bytes())
+        info = load_json(folder / INFO_FILE)
     except FileNotFoundError:
         raise _damage(root, folder, f"is not whole: it has no {INFO_FILE}") from None
     except (OSError, ValueError) as error:

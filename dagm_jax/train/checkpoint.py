@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -170,8 +171,11 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # orbax raises many kinds for damaged files
-            if isinstance(error, OSError) and error.errno in PASSING_ERRORS:
+            passing = _passing_error(error)
+            if passing is error:
                 raise
+            if passing is not None:
+                raise passing from error
             reason = _first_line(error)
         # What one process cannot read none may take.
         if not self._processes.any(restored is None):
@@ -240,6 +244,27 @@ def _digest(state: Any, text_digest: str) -> str:
 def _text_digest(meta: dict[str, Any], quality: float | None) -> str:
     """SHA-256 of the JSON values."""
     return hashlib.sha256(json.dumps([meta, quality], sort_keys=True).encode()).hexdigest()
+
+
+def _passing_error(error: BaseException) -> OSError | None:
+    """The error of the machine, not of the checkpoint, that is behind one which orbax raises; None if there is none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            if cause.errno in PASSING_ERRORS:
+                return cause
+        # tensorstore's are ValueErrors that quote the system's, and orbax may have wrapped them once more.
+        elif quoted := [number for number in PASSING_ERRORS if _quotes(cause, number)]:
+            return OSError(quoted[0], os.strerror(quoted[0]))
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _quotes(error: BaseException, number: int) -> bool:
+    """Whether tensorstore's error is of this error of the system; its first word is the kind, its last the number."""
+    text = str(error)
+    is_tensorstores = isinstance(error, ValueError) and re.match("[A-Z_]+: ", text) is not None
+    return is_tensorstores and (os.strerror(number) in text or f"[os_error_code='{number}']" in text)
 
 
 def _first_line(error: BaseException) -> str:

@@ -84,6 +84,9 @@ def load(path: Path) -> KeptBatch:
             raise ValueError("its arrays are packed, which those of training are not")
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
+        # NumPy hands out the bytes of a member that is no array.
+        if others := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"{others[0]!r} in it is no array")
         config = json.loads(str(found["config"]))
         if not isinstance(config, dict):
             raise ValueError("its configuration is none")
@@ -110,6 +113,8 @@ def load(path: Path) -> KeptBatch:
         ValueError,
         NotImplementedError,
         MemoryError,
+        OverflowError,
+        RecursionError,
     ) as error:
         reason = " ".join(str(error).split())
         raise UserError(

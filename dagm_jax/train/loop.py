@@ -176,13 +176,13 @@ class Loop:
                 if self._is_validation_due(position):
                     state, position = self._validate_and_save(state, position)
                     bar.set_total(position.end_step or self.config.num_steps)
-                if position.is_end(self.config):
-                    return position
-                # All processes stop at the same step, whichever was asked to.
+                # All processes stop at the same step, whichever was asked to; at the last one too, before judging.
                 if self.processes.any(bool(stopping_requested)):
                     if not position.validated and position.step > first_step:
                         self._save(state, position, None)
                     raise Interrupted(f"at step {position.step}; the same command goes on from there")
+                if position.is_end(self.config):
+                    return position
                 state, position = self._advance(state, position, batches, bar, stopping_requested)
 
     def _validation_steps(self, position: Position) -> list[int]:

@@ -110,16 +110,36 @@ class NoRecord(Record):
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    """The rows of a ``metrics.jsonl``; a last line that a kill cut short is left out.
+
+    So is any other line that is damaged, which is told.
+    """
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    rows, damaged = [], []
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, last], start=1):
+        row = _read_row(line)
+        if row is not None:
+            rows.append(row)
+        elif number <= len(lines):
+            damaged.append(number)
+    if damaged:
+        console.print(
+            f"{path}: damaged are {len(damaged)} of {len(lines)} lines, such as line {damaged[0]}; the figures of the "
+            "others are kept"
+        )
     return rows
+
+
+def _read_row(line: bytes) -> dict[str, Any] | None:
+    """The row in a line of the history; None where it is none."""
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    is_row = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str)
+    return row if is_row else None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -360,6 +360,35 @@ def test_a_list_without_its_pixels_is_written_again(folder: Path, tmp_path: Path
     np.testing.assert_array_equal(again[3][0], noise(3))
 
 
+NESTED = b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"\xff\xfe{}", b"[]", b"{}", NESTED,
+     ('"kept": [0, 1, 2, 3]', '"kept": [0, 1, 2, 9]'), ('"kept": [0, 1, 2, 3]', '"kept": [0, 1, 2, NaN]'),
+     ('"shapes": [[24, 37], ', '"shapes": [[24, "37"], '), ('"shapes": [[24, 37], ', '"shapes": [[24], '),
+     ('"skipped": []', '"skipped": [{"what": "x", "reason": "y"}]'), ('"skipped": []', '"skipped": [{"why": 1}]')],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_a_damaged_list_is_written_again(
+    folder: Path, tmp_path: Path, decoded: list[list[str]], text: bytes | tuple[str, str]
+) -> None:
+    """Would catch: a trace, or images under other records' names, of a list that a disk or a stranger has changed."""
+    manifest = manifest_of(four(folder))
+    first, cache = build_cache(manifest, tmp_path / "cache", SHAPE)
+    index = cache.path.with_suffix(".json")
+    if isinstance(text, tuple):
+        before = index.read_text()
+        assert text[0] in before
+        index.write_text(before.replace(*text))
+    else:
+        index.write_bytes(text)
+    again, same = build_cache(manifest, tmp_path / "cache", SHAPE)
+    assert (again, same) == (first, cache) and len(decoded) == 2
+    np.testing.assert_array_equal(same[3][0], noise(3))
+
+
 # --- disks ---
 
 

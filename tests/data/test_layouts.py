@@ -458,6 +458,22 @@ def both_layouts(root: Path) -> None:
     layout_b(root)
 
 
+def half_in_the_class_folder(root: Path) -> None:
+    layout_a(root / "whole")
+    (root / "whole" / "Class1" / "Test").rename(root / "Class1")
+
+
+def half_in_the_class_folder_in_lower_case(root: Path) -> None:
+    half_in_the_class_folder(root)
+    (root / "Class1" / "Label").rename(root / "Class1" / "label")
+    (root / "Class1" / "label" / "Labels.txt").rename(root / "Class1" / "label" / "LABELS.TXT")
+
+
+def labels_beside_good_images(root: Path) -> None:
+    layout_b(root)
+    (root / "Class1" / "Labels.txt").write_text(ELLIPSES)
+
+
 def half_twice(root: Path) -> None:
     layout_a(root / "one")
     layout_a(root / "two")
@@ -488,6 +504,12 @@ def other_classes(root: Path) -> None:
         (no_ellipses, "Class1_def has images but no labels.txt"),
         (two_label_files, "holds 2 times Label/Labels.txt"),
         (both_layouts, "class 1 in both layouts, .* leak"),
+        (half_in_the_class_folder, "half of layout A lies directly in .*Class1; put it into Class1/Train or"),
+        (half_in_the_class_folder_in_lower_case, "half of layout A lies directly in .*Class1; put it into"),
+        (
+            labels_beside_good_images,
+            "lies directly in .*Class1; .* Class1_def if its label file lists ellipses",
+        ),
         (half_twice, "holds the train images of class 1 twice"),
         (
             nothing_usable,

@@ -74,6 +74,19 @@ def test_mvtec(tmp_path: Path) -> None:
     assert "6 images (3 defective, 2 of them with masks); 4 skipped" in manifest.description
 
 
+@pytest.mark.parametrize("folder", ["test/Good", "test/GOOD", "train/Good", "test/good "])
+def test_good_in_other_letters_is_one_line(tmp_path: Path, folder: str) -> None:
+    """Would catch: all good images of a half taught, or counted, as defective because of one capital letter."""
+    root = touch(tmp_path, "train/good/0.png", "test/hole/0.png", f"{folder}/1.png")
+    with pytest.raises(UserError, match=rf"{folder} would be a defect named .* rename it") as caught:
+        find_images(DataConfig(str(root)), 0)
+    assert "\n" not in str(caught.value)
+    # What only begins so is a defect.
+    (root / folder).rename(root / "test" / "goodness")
+    kinds = {record.image_id: record.label for record in read_mvtec(root).records}
+    assert kinds == {"train/good/0.png": 0, "test/hole/0.png": 1, "test/goodness/1.png": 1}
+
+
 def test_plain(tmp_path: Path) -> None:
     """Catches masks looked for under another name, and images of a folder within that vanish without a word."""
     names = (
@@ -149,6 +162,42 @@ def test_csv_names_a_file_once(tmp_path: Path) -> None:
     manifest = read_csv(table(tmp_path, "path,label\na.png,0\nb.png,1\na.png,good\n"))
     assert [(record.image_id, record.label) for record in manifest.records] == [("a.png", 0), ("b.png", 1)]
     assert skips(manifest) == {"list.csv:4": "same file as line 2"}
+
+
+def test_csv_tells_a_file_in_both_halves_as_leakage(tmp_path: Path) -> None:
+    """Would catch: a file of both halves passed over as a mere repetition, so that nobody mends the table."""
+    table = touch(tmp_path, "a.png", "b.png") / "list.csv"
+    (tmp_path / "link.png").symlink_to("a.png")
+    lines = ("a.png,0,train", "b.png,0,test", "b.png,0,", "link.png,0,test", "b.png,0,train")
+    table.write_text("\n".join(("path,label,split", *lines)))
+    manifest = read_csv(table)
+    assert rows(manifest, tmp_path) == [("a.png", 0, "train", None), ("b.png", 0, "test", None)]
+    assert [(skip.what, skip.reason, skip.leaks) for skip in manifest.skipped] == [
+        ("list.csv:4", "same file as line 3", False),
+        (
+            "list.csv:5",
+            "leakage: same file as line 2 of the train half, and is itself of the test half; left out here",
+            True,
+        ),
+        (
+            "list.csv:6",
+            "leakage: same file as line 3 of the test half, and is itself of the train half; left out here",
+            True,
+        ),
+    ]
+
+
+@pytest.mark.parametrize("masks", [("m.png", "n.png"), ("m.png", ""), ("", "n.png")])
+def test_csv_with_two_masks_of_a_file_is_one_line(tmp_path: Path, masks: tuple[str, str]) -> None:
+    """Would catch: the mask of whichever row comes first, where two rows contradict each other."""
+    table = touch(tmp_path, "a.png", "m.png", "n.png") / "list.csv"
+    table.write_text("path,label,mask\n" + "".join(f"a.png,1,{mask}\n" for mask in masks))
+    match = rf"line 3: mask '{masks[1]}', but line 2 gives that file another; correct that line"
+    with pytest.raises(UserError, match=match):
+        read_csv(table)
+    # One mask under two names is no contradiction.
+    table.write_text("path,label,mask\na.png,1,m.png\na.png,1,./m.png\n")
+    assert skips(read_csv(table)) == {"list.csv:3": "same file as line 2"}
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,11 @@ REMEDY = "; prepare it again with python -m launch.prepare_data"
     [
         (lambda f: (f / "dataset_info.json").unlink(), "is not whole: it has no dataset_info.json"),
         (lambda f: (f / "dataset_info.json").write_text("{"), "dataset_info.json cannot be read"),
+        (lambda f: (f / "dataset_info.json").write_text("[" * 200_000), "cannot be read (nested too deeply)"),
+        (
+            lambda f: (f / "dataset_info.json").write_bytes(b'{"name": "\xff"}'),
+            "dataset_info.json cannot be read",
+        ),
         (lambda f: (f / "dataset_info.json").write_text("[]"), "dataset_info.json is no object"),
         (lambda f: (f / "features.json").unlink(), "is damaged: split train: "),
         (lambda f: (f / SHARD).unlink(), f"is damaged: split train: {SHARD} is missing"),

@@ -20,7 +20,7 @@ from dagm_jax.data.prepared import Example
 from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.data.split import split_records
 from dagm_jax.main import read_config
-from dagm_jax.types import Manifest, Record, Stored
+from dagm_jax.types import Manifest, Record, Stored, UserError
 
 Label = Literal[0, 1]
 SHAPE = (12, 17)
@@ -117,6 +117,72 @@ def test_copies_with_two_labels_are_both_left_out(tmp_path: Path) -> None:
     assert set(listed) == {"a.png", "b.png", "d.png", "e.png", "g.png"}
 
 
+@pytest.mark.parametrize("task", ["segmentation", ""])
+@pytest.mark.parametrize("good_first", [True, False])
+def test_a_copy_without_a_mask_still_contradicts_a_good_one(
+    tmp_path: Path, task: str, good_first: bool
+) -> None:
+    """Would catch: a defective picture learned as good because its defective copy is left out for want of a mask."""
+    rows: list[tuple[str, int, Label, str]] = [("a.png", 1, 0, ""), ("b.png", 1, 1, ""), ("c.png", 2, 1, ""),
+                                               ("d.png", 3, 0, ""), ("e.png", 4, 1, "")]  # fmt: skip
+    root = table(tmp_path / "set", rows if good_first else [rows[1], rows[0], *rows[2:]])
+    root.write_text(root.read_text().replace("mask_b.png", "").replace("mask_e.png", ""))
+    found, shape = find_images(DataConfig(root=str(root)), 0)
+    whole, cache = build_cache(found, tmp_path / "cache", shape, masks_for=task)
+    assert [record.image_id for record in whole.records] == ["c.png", "d.png", *([] if task else ["e.png"])]
+    for place, seed in enumerate((2, 3)):
+        np.testing.assert_array_equal(cache[place][0], picture(seed))
+    listed = {skip.what: skip.reason for skip in whole.skipped}
+    assert "as b.png, which is labelled defective: one label is wrong" in listed.pop("a.png")
+    assert "as a.png, which is labelled good: one label is wrong" in listed.pop("b.png")
+    assert listed == ({"e.png": "defective and without a mask, which segmentation needs"} if task else {})
+
+
+def test_segmentation_compares_the_pixels_of_images_without_masks(tmp_path: Path) -> None:
+    """Would catch: a run that drops defective images without masks before it looks for copies of them."""
+    rows: list[tuple[str, int, Label, str]] = [(f"{i}.png", i, 1 if i < 8 else 0, "") for i in range(16)]
+    root = table(tmp_path / "set", [*rows, ("bare.png", 12, 1, "")])
+    root.write_text(root.read_text().replace("mask_bare.png", ""))
+    overrides = [f"data.root={root}", "slicing.slice_px=16", "slicing.num_slices=2"]
+    config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
+    data = experiment.prepare_data(config, tmp_path / "run")
+    listed = {skip.what: skip.reason for skip in data.manifest.skipped}
+    assert set(listed) == {"bare.png", "12.png"} and len(data.cache) == 15
+    assert all("one label is wrong" in reason for reason in listed.values())
+
+
+@pytest.mark.parametrize("fault", ["broken", "empty", "missing"])
+def test_a_copy_with_a_bad_mask_still_contradicts_a_good_one(tmp_path: Path, fault: str) -> None:
+    """Would catch: a defective picture learned as good because its defective copy is left out for its mask alone."""
+    rows: list[tuple[str, int, Label, str]] = [("a.png", 1, 0, ""), ("b.png", 1, 1, ""), ("c.png", 2, 1, "")]
+    root = table(tmp_path / "set", rows)
+    mask = root.parent / "mask_b.png"
+    if fault == "empty":
+        save(mask, 0 * spot())
+    else:
+        mask.write_bytes(b"") if fault == "broken" else mask.unlink()
+    whole, listed = used_and_listed(root, tmp_path / "cache")
+    assert [record.image_id for record in whole.records] == ["c.png"]
+    assert "as b.png, which is labelled defective: one label is wrong" in listed["a.png"]
+    assert set(listed) == {"a.png", "b.png"}
+
+
+def test_of_copies_the_one_whose_mask_can_be_used_is_used(tmp_path: Path) -> None:
+    """Would catch: a picture lost because the first of its copies, which stands for all, has no mask or a bad one."""
+    rows: list[tuple[str, int, Label, str]] = [("a.png", 1, 1, "train"), ("b.png", 1, 1, "test"),
+                                               ("c.png", 2, 1, ""), ("d.png", 2, 1, "")]  # fmt: skip
+    root = table(tmp_path / "set", rows)
+    root.write_text(root.read_text().replace("mask_a.png", ""))
+    (root.parent / "mask_c.png").write_bytes(b"")
+    found, shape = find_images(DataConfig(root=str(root)), 0)
+    whole, cache = build_cache(found, tmp_path / "cache", shape, masks_for="segmentation")
+    assert [record.image_id for record in whole.records] == ["b.png", "d.png"]
+    np.testing.assert_array_equal(cache[1][1], spot() > 0)
+    listed = {skip.what: skip.reason for skip in whole.skipped}
+    assert listed.pop("a.png") == "defective and without a mask, which segmentation needs"
+    assert "mask_c.png: file is empty" in listed.pop("c.png") and not listed
+
+
 # --- labels and masks ---------------------------------------------------------------------------------------
 
 
@@ -191,6 +257,40 @@ def test_prepared_sets_list_labels_that_masks_contradict(
     stored = Stored(tmp_path, "train", 0)
     with pytest.raises(decode.BadImage, match=fault):
         decode.load(Record("x", 1, label, "train", stored, stored if label else None), None)
+
+
+# --- sizes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("edge_px", "judged_at_a_time", "match"),
+    [
+        (
+            8200,
+            1,
+            r"`data\.root` .* size of 8200x8200 .*: 67240000 pixels, more than the limit of 67108864; crop",
+        ),
+        (
+            8000,
+            5,
+            r"`train\.judge_batch_size` \(=5\) images of 8000x8000 .* more than the limit .*; use at most 4",
+        ),
+    ],
+)
+def test_a_common_size_that_no_detector_may_have_is_refused_before_training(
+    tmp_path: Path, edge_px: int, judged_at_a_time: int, match: str
+) -> None:
+    """Would catch: a run of hours whose report is then refused as damaged, because of one tall and one wide image."""
+    for i in range(8):
+        for kind, label in (("good", 0), ("defect", 1)):
+            size = {0: (edge_px, 16), 1: (16, edge_px)}.get(i, (48, 80))
+            save(tmp_path / "own" / kind / f"{kind}{i}.png", np.full(size, 20 * i + label, np.uint8))
+            save(tmp_path / "own" / "masks" / f"{kind}{i}.png", np.full(size, 255 * label, np.uint8))
+    overrides = [f"data.root={tmp_path / 'own'}", f"train.judge_batch_size={judged_at_a_time}"]
+    config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
+    with pytest.raises(UserError, match=match) as caught:
+        experiment.prepare_data(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 # --- no contrast, no numbers --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -240,7 +241,8 @@ class Trap:
         return print, ("unpickled",)
 
 
-@pytest.mark.parametrize("damage", ["pickle", "packed", "cut", "text", "missing", "folder", "no config"])
+@pytest.mark.parametrize("damage", ["pickle", "packed", "cut", "text", "missing", "folder",
+                                    "no config", "nested", "no array", "endless"])  # fmt: skip
 def test_a_file_that_is_no_kept_batch_is_one_line(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +265,13 @@ def test_a_file_that_is_no_kept_batch_is_one_line(
         case "folder":
             path.unlink()
             path.mkdir()
+        case "nested":
+            np.savez(path, **(arrays | {"config": np.array("[" * 200_000)}))
+        case "no array":
+            with zipfile.ZipFile(path, "a") as archive:
+                archive.writestr("params['w']", b"text")
+        case "endless":
+            np.savez(path, **(arrays | {"step": np.array(np.inf)}))
         case _:
             np.savez(path, **(arrays | {"config": np.array("[1]")}))
     with pytest.raises(UserError, match=r"`batch` \(=.*npz\) (is no batch|cannot be read)") as caught:

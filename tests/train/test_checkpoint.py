@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -240,6 +244,76 @@ def test_a_signal_while_reading_is_no_damage(tmp_path: Path, monkeypatch: pytest
         restored = checkpoints.restore_latest(make_arrays)
         assert restored is not None
         assert restored[0] == 2
+
+
+def test_arrays_that_may_not_be_read_are_no_damage(tmp_path: Path) -> None:
+    """Would catch: a whole checkpoint deleted because a file of its arrays could not be opened for the moment."""
+    home = Path(tempfile.mkdtemp()) if os.geteuid() == 0 else tmp_path
+    try:
+        home.chmod(0o755)
+        fill(home / "run", {1: 0.3, 2: 0.4})
+        # The largest file holds the arrays.
+        found = max((home / "run" / "2" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+        with Checkpoints(home / "run", read_only=True) as checkpoints:
+            assert (
+                checkpoints.restore_latest(make_arrays) is not None
+            )  # what it imports may be read by root alone
+        with Checkpoints(home / "run") as checkpoints:
+            found.chmod(0)
+            with without_rights(), pytest.raises(PermissionError):
+                checkpoints.restore_latest(make_arrays)
+            found.chmod(0o644)
+            step, state, _ = checkpoints.restore_latest(make_arrays) or pytest.fail("none")
+        assert (step, steps_in(home / "run")) == (2, [1, 2])
+        assert_same(state, make_arrays(2))
+    finally:
+        if home != tmp_path:
+            shutil.rmtree(home)
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Within the block root may not read what others may not."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EMFILE, "RESOURCE_EXHAUSTED"),
+        (errno.ENOMEM, "RESOURCE_EXHAUSTED"),
+        (errno.ESTALE, "UNAVAILABLE"),
+        (errno.ETIMEDOUT, "DEADLINE_EXCEEDED"),
+        (errno.EACCES, "PERMISSION_DENIED"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_tensorstores_words_for_passing_errors_are_no_damage(
+    number: int, kind: str, wrapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a whole checkpoint deleted for want of file handles or memory, or because a server was away."""
+    text = (
+        f"{kind}: Error reading local file: Failed to open: {os.strerror(number)} [os_error_code='{number}']"
+    )
+
+    def refuse(*_: Any) -> Any:
+        if wrapped:
+            raise Exception("Encountered error while reading array index") from ValueError(text)
+        raise ValueError(text)
+
+    fill(tmp_path, {1: 0.3, 2: 0.4})
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints, "restore", refuse)
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            checkpoints.restore_latest(make_arrays)
+    assert caught.value.errno == number
+    assert steps_in(tmp_path) == [1, 2]
 
 
 def test_damage_to_all_is_a_users_error(tmp_path: Path) -> None:

@@ -418,11 +418,19 @@ def test_signal_during_validation_saves_once() -> None:
     assert [event for event in world.events if event[0] == "save"] == [("save", 2, 0.1), ("save", 4, 0.1)]
 
 
-def test_signal_in_the_last_step_lets_the_run_finish() -> None:
-    """Catches a finished training that is thrown away."""
+@pytest.mark.parametrize("during", ["step", "validation"])
+def test_signal_in_the_last_step_saves_and_the_next_command_goes_on_to_judging(during: str) -> None:
+    """Would catch: a stop that is swallowed, so that judging goes on; and a finished training that is thrown away."""
     world = World(SHORT)
-    world.on_validation = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
-    assert world.loop().run(start(), Position()).step == 6
+    if during == "step":
+        world.on_step = lambda batch: os.kill(os.getpid(), signal.SIGTERM) or {} if batch == 5 else {}
+    else:
+        world.on_validation = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
+    with pytest.raises(Interrupted, match="at step 6; the same command goes on from there"):
+        world.loop().run(start(), Position())
+    assert world.events[-1] == ("save", 6, 0.1)
+    _, position = world.resume(6)
+    assert position.is_end(SHORT)
 
 
 def test_all_processes_stop_at_the_step_at_which_one_was_asked_to() -> None:
@@ -618,6 +626,33 @@ def test_history_survives_a_line_cut_short(tmp_path: Path) -> None:
     record.close()
     assert [row["step"] for row in read_history(path)] == [1, 2]
     assert list(tmp_path.glob("*.partial")) == []
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"step": 2, "ki',
+        b'{"step": 2, "kind": "\xff"}',
+        b"[1]",
+        b'{"step": "2", "kind": "train"}',
+        b"[" * 200_000,
+    ],
+    ids=["cut", "no text", "no row", "no step", "nested"],
+)
+def test_history_loses_a_damaged_line_alone_and_says_so(
+    tmp_path: Path, damaged: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: all figures after a damaged line lost when a run goes on, and a trace of a byte that is no text."""
+    path = tmp_path / "metrics.jsonl"
+    first, third = b'{"step": 1, "kind": "train"}\n', b'{"step": 3, "kind": "train"}\n'
+    path.write_bytes(first + damaged + b"\n" + third + damaged)
+    record = Record(tmp_path, 3)
+    record.close()
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.endswith("damaged are 1 of 3 lines, such as line 2; the figures of the others are kept")
+    assert path.read_bytes() == first + third
+    assert [row["step"] for row in read_history(path)] == [1, 3]
+    assert capsys.readouterr().out == ""
 
 
 def test_history_can_be_read_while_it_is_written(tmp_path: Path) -> None:
