@@ -36,6 +36,7 @@ from dagm_jax.config import RunConfig, differences, to_dict, to_json
 from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.files import MAX_PIXELS, is_image_shape
+from dagm_jax.data.layouts import printable
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.data.sources import find_images
@@ -62,7 +63,7 @@ from dagm_jax.page import (
     write_page,
 )
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.train.checkpoint import Checkpoints
+from dagm_jax.train.checkpoint import PASSING_ERRORS, Checkpoints
 from dagm_jax.train.loop import Loop, Position, TrainConfig
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, make_devices
@@ -723,10 +724,16 @@ def locked(workdir: Path, option: str = "workdir") -> Iterator[None]:
 
 @contextmanager
 def plain_disk_errors(folder: Path, option: str) -> Iterator[None]:
-    """Within the block what the disk of ``folder`` refuses becomes a DiskError."""
+    """Within the block what the disk of ``folder`` refuses becomes a DiskError, and what may pass a UserError."""
     try:
         yield
     except OSError as error:
+        if error.errno in PASSING_ERRORS:
+            where = f": {printable(error.filename)}" if error.filename else ""
+            raise UserError(
+                f"work in `{option}` (={folder}) met an error of the machine ({error.strerror}{where}); mend it, or "
+                "wait, and run the same command again, which goes on from what was saved last"
+            ) from error
         if error.errno not in DISK_ERRORS:
             raise
         remedy = REMEDIES.get(error.errno or 0, "make room")
