@@ -153,7 +153,7 @@ def test_predicting_holds_no_more_after_many_images(
             samples.append(take())
 
     def watched(judge: Any, source: Any, request: Any) -> Any:
-        return judge.judge(source.files(), on_file=watch), 0.0
+        return judge.judge(source.files(), on_file=watch), 0.0, 0
 
     monkeypatch.setattr(predict, "judge_source", watched)
     files = len(list(Path("/proc/self/fd").iterdir()))
