@@ -33,6 +33,7 @@ from dagm_jax.config import RunConfig
 from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
 from dagm_jax.train.parallel import make_devices
+from dagm_jax.train.progress import show
 from dagm_jax.types import UserError
 
 SLICE_PX = (512, 64)
@@ -201,11 +202,12 @@ def main(argv: Sequence[str]) -> None:
     compiler_options = make_devices(config.parallel).compiler_options
     found = convolutions(config)
     rows = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), show("timing convolutions", len(found)) as bar:
         for one in found:
             arrays = arrays_of(one, values.batch_size)
             passes = [*our_passes(arrays, compiler_options), *their_passes(arrays)]
             rows[one] = measure(passes, values.repetitions)
+            bar.advance(figures=str(one))
     print_table(found, rows, values.batch_size)
 
 

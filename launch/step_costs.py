@@ -30,6 +30,7 @@ from dagm_jax.main import guarded, read_config
 from dagm_jax.tasks.base import Forward
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import make_devices
+from dagm_jax.train.progress import show
 from dagm_jax.train.step import Network, make_state, make_train_step
 from dagm_jax.types import NetworkOutput
 
@@ -115,18 +116,23 @@ def measure(config: RunConfig, batch_size: int, repetitions: int) -> list[tuple[
     devices = make_devices(config.parallel)
     batch = devices.shard_training_batch(random_batch(batch_size))
     compiled, states, steps = {}, {}, {}
-    for name, (function, state, number) in forms(config).items():
-        # Copies, because a step takes its state's memory.
-        states[name] = devices.replicate(jax.tree.map(np.array, state))
-        compiled[name] = devices.compile_step(function, states[name], batch)
-        steps[name] = number
+    every = forms(config)
+    with show("compiling", len(every)) as bar:
+        for name, (function, state, number) in every.items():
+            # Copies, because a step takes its state's memory.
+            states[name] = devices.replicate(jax.tree.map(np.array, state))
+            compiled[name] = devices.compile_step(function, states[name], batch)
+            steps[name] = number
+            bar.advance(figures=name)
     seconds: dict[str, list[float]] = {name: [] for name in compiled}
-    for _ in range(repetitions + 1):
-        for name, function in compiled.items():
-            start = time.perf_counter()
-            states[name], metrics = function(states[name], batch)
-            jax.block_until_ready(metrics)
-            seconds[name].append((time.perf_counter() - start) / steps[name])
+    with show("timing", (repetitions + 1) * len(compiled)) as bar:
+        for _ in range(repetitions + 1):
+            for name, function in compiled.items():
+                start = time.perf_counter()
+                states[name], metrics = function(states[name], batch)
+                jax.block_until_ready(metrics)
+                seconds[name].append((time.perf_counter() - start) / steps[name])
+                bar.advance(figures=f"{name}: {seconds[name][-1]:.2f} s a step")
     # The first round warms up.
     analyses: dict[str, Any] = {name: function.memory_analysis() for name, function in compiled.items()}
     return [(name, median(times[1:]), analyses[name].temp_size_in_bytes) for name, times in seconds.items()]
