@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_weights import numbers, randomised
 
 from dagm_jax.models.blocks import NormKind
 from dagm_jax.models.conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
@@ -18,11 +19,6 @@ from dagm_jax.types import UserError
 NORMS = get_args(NormKind)
 SIZE = (48, 32)
 SHAPE = {"base_channels": 2, "bottleneck_channels": 3}
-
-
-def numbers(*shape: int, seed: int = 0) -> np.ndarray:
-    """Float32 standard normal numbers of the given shape."""
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def build(seed: Any = 0, in_channels: int = 1, out_channels: int = 1, **options: Any) -> ConvAutoencoder:
@@ -34,26 +30,10 @@ def abstract(**options: Any) -> ConvAutoencoder:
     return nnx.eval_shape(lambda: build(**options))
 
 
-def random_leaf(path: Any, leaf: Any, rng: np.random.Generator) -> jax.Array:
-    """A number for every weight that none of the network's symmetries hides: no zero biases, no unit scales."""
-    name = jax.tree_util.keystr(path)
-    if "var" in name:
-        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
-    mean = 1.0 if "scale" in name else 0.0
-    std = (2 / np.prod(leaf.shape[:-1])) ** 0.5 if len(leaf.shape) == 4 else 0.3
-    return jnp.asarray(rng.normal(mean, std, leaf.shape), jnp.float32)
-
-
 @cache
 def network(**options: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """(structure, parameters, norm statistics), the latter as plain nested dicts of random arrays."""
-    graphdef, *states = nnx.split(abstract(**options), nnx.Param, nnx.BatchStat)
-    rng = np.random.default_rng(0)
-    params, stats = (
-        jax.tree_util.tree_map_with_path(lambda p, v: random_leaf(p, v, rng), nnx.to_pure_dict(s))
-        for s in states
-    )
-    return graphdef, params, stats
+    return randomised(abstract(**options))
 
 
 @cache

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_weights import numbers, randomised
 
 from dagm_jax.models.blocks import upsample, upsample_bilinear
 from dagm_jax.models.unet3plus import (
@@ -25,11 +26,6 @@ SIZE = (32, 48)
 BRANCHES = [(stage, source) for stage in range(4) for source in range(5)]
 
 
-def numbers(*shape: int, seed: int = 0) -> np.ndarray:
-    """Float32 standard normal numbers of the given shape."""
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def build(seed: Any = 0, in_channels: int = 1, out_channels: int = 1, **options: Any) -> UNet3Plus:
     config = UNet3PlusConfig(**{"base_channels": BASE, **options})
     return UNet3Plus(config, in_channels=in_channels, out_channels=out_channels, rngs=nnx.Rngs(seed))
@@ -39,30 +35,9 @@ def abstract(**options: Any) -> UNet3Plus:
     return nnx.eval_shape(lambda: build(**options))
 
 
-def random_leaf(path: Any, leaf: Any, rng: np.random.Generator) -> jax.Array:
-    """A number for every weight that none of the network's symmetries hides: no zero biases, no unit scales."""
-    name = jax.tree_util.keystr(path)
-    if "var" in name:
-        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
-    mean = 1.0 if "scale" in name else 0.0
-    std = (2 / np.prod(leaf.shape[:-1])) ** 0.5 if len(leaf.shape) == 4 else 0.3
-    return jnp.asarray(rng.normal(mean, std, leaf.shape), jnp.float32)
-
-
-def randomised(**options: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """(structure, parameters, norm statistics), the latter as plain nested dicts of random arrays."""
-    graphdef, *states = nnx.split(abstract(**options), nnx.Param, nnx.BatchStat)
-    rng = np.random.default_rng(0)
-    params, stats = (
-        jax.tree_util.tree_map_with_path(lambda p, v: random_leaf(p, v, rng), nnx.to_pure_dict(s))
-        for s in states
-    )
-    return graphdef, params, stats
-
-
 @cache
 def network() -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    return randomised()
+    return randomised(abstract())
 
 
 @cache
@@ -451,7 +426,7 @@ def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(x: np.ndarr
     """Catches logits in bfloat16, and a compute type that is not passed on."""
     _, params, stats = network()
     exact = evaluate(params, x)
-    graphdef, _, _ = randomised(compute_dtype="bfloat16")
+    graphdef, _, _ = randomised(abstract(compute_dtype="bfloat16"))
     got = jax.jit(lambda p, s, x: nnx.merge(graphdef, p, s)(x, train=False))(params, stats, x)
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         assert ours.dtype == jnp.float32
