@@ -245,7 +245,7 @@ class _Figures:
             "level": drift.level,
             "num_scores": drift.num_scores,
             "num_validation_normals": drift.num_reference,
-            "compared": "images known to be good" if self.has_labels else "all judged images",
+            "compared": "images known to be good" if self.has_labels else "judged images",
         }
 
 
