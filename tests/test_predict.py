@@ -245,7 +245,8 @@ def test_thousands_of_files_in_flat_memory(
             peak_kb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     def watched(judge: Any, source: Any, request: Any) -> Any:
-        return judge.judge(source.files(), on_file=watch_memory), 0.0, 0
+        tally = judge.judge(source.files(), on_file=watch_memory)
+        return tally, 0.0, tally.unreadable
 
     monkeypatch.setattr(predict, "judge_source", watched)
     assert predict.main(["predict", *arguments]) == predict.EXIT_UNREADABLE
