@@ -84,7 +84,7 @@ def make_flags() -> flags.FlagValues:
     for name, (number, least, meaning) in NUMBERS.items():
         flags.DEFINE_integer(name, number, meaning, lower_bound=least, flag_values=values)
     flags.DEFINE_bool("peer_compiles", True, "Whether torch.compile is tried too.", flag_values=values)
-    flags.DEFINE_bool("profile", False, "Write a trace of each cell `whole`.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Write a trace of each cell `step` and `whole`.", flag_values=values)
     flags.DEFINE_string("preset", "", f"Values of other flags: {', '.join(PRESETS)}.", flag_values=values)
     flags.DEFINE_string("output", "runs/benchmark", "Where results are written.", flag_values=values)
     return values
@@ -111,8 +111,8 @@ def parse_flags(argv: Sequence[str]) -> Request:
         precisions=tuple(values.precisions),
         **numbers,
     )
-    if values.profile and "whole" not in plan.kinds:
-        raise UserError("`--profile` (=True) traces the cells `whole`, which `--what` leaves out; add it")
+    if values.profile and not {"step", "whole"} & set(plan.kinds):
+        raise UserError("`--profile` (=True) traces the cells `step` and `whole`, which `--what` leaves out; add one")
     names = ("preset", *LISTS, *NUMBERS, "peer_compiles", "profile")
     shown = {name: values[name].value for name in names} | {"overrides": " ".join(overrides)}
     return Request(

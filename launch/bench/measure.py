@@ -22,6 +22,7 @@ from launch.bench.arithmetic import Number, all_reduce_bytes, over, percentile
 from launch.bench.ours import Subject, Subjects, bytes_of, compile_times
 from launch.bench.plan import Cell
 from launch.bench.timing import Blocks, Run, calls_per_block, seconds_of, time_alternately, time_blocks
+from launch.bench.trace import traced
 
 Values = dict[str, Any]
 WARM_UP_BATCHES = 4
@@ -115,7 +116,8 @@ def memory(compiled: jax.stages.Compiled) -> Values:
 def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
     """Compilation, then steady steps on batches that lie on the devices."""
     cold_s, cached_s = compile_times(subject)
-    blocks = time_blocks(subject.run_steps(), options.repetitions)
+    run = subject.run_steps()
+    blocks = time_blocks(run, options.repetitions)
     return {
         "compile_cold_s": cold_s,
         "compile_cached_s": cached_s,
@@ -125,6 +127,7 @@ def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
         # pmap sums over one device too, which sends nothing.
         "all_reduce_bytes": all_reduce_bytes(subject.step.as_text() or "") if cell.num_devices > 1 else 0,
         "num_parameters": subject.num_parameters,
+        **profile(cell, run, blocks.num_calls, options),
     }
 
 
@@ -139,12 +142,17 @@ def measure_whole(cell: Cell, subject: Subject, options: Options) -> Values:
             # 1 where data never keep a step waiting.
             "step_over_whole": over(blocks["step"].median_s, blocks["whole"].median_s),
         }
-        if options.profile:
-            folder = options.folder / "traces" / cell.name
-            with jax.profiler.trace(str(folder)):
-                runs["whole"](blocks["whole"].num_calls)
-            values["trace"] = str(folder.relative_to(options.folder))
+        values |= profile(cell, runs["whole"], blocks["whole"].num_calls, options)
     return values
+
+
+def profile(cell: Cell, run: Run, number: int, options: Options) -> Values:
+    """What the devices did in ``number`` calls, and where their trace is; nothing unless that is asked for."""
+    if not options.profile:
+        return {}
+    folder = options.folder / "traces" / cell.name
+    found = traced(lambda: run(number), folder)
+    return {**found, "traced_calls": number, "trace": str(folder.relative_to(options.folder))}
 
 
 def answer_times(run: Run, number: int) -> list[float]:

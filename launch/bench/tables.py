@@ -100,6 +100,7 @@ SECTIONS: dict[str, tuple[str, tuple[Column, ...]]] = {
             ("images/s", "images_per_s", RATE),
             *_COSTS,
             ("all-reduce, MiB", "all_reduce_bytes", MEGABYTES),
+            ("device busy", "device_busy", PERCENT),
             ("strong scaling", "strong_scaling", PERCENT),
             ("weak scaling", "weak_scaling", PERCENT),
         ),
@@ -112,6 +113,7 @@ SECTIONS: dict[str, tuple[str, tuple[Column, ...]]] = {
             ("slices/s", "slices_per_s", RATE),
             ("images/s", "images_per_s", RATE),
             ("step alone / whole", "step_over_whole", PERCENT),
+            ("device busy", "device_busy", PERCENT),
         ),
     ),
     "inference": (
@@ -199,6 +201,28 @@ def _text(value: float | None, show: Format) -> str:
     return NOTHING if value is None else show(value)
 
 
+def kernel_tables(state: State) -> list[Table]:
+    """Of each trace of devices that tell their kernels: those that took most of the time."""
+    return [
+        Table(
+            f"Kernels of {outcome.cell.title}",
+            (),
+            (),
+            ["kernel", "calls per step", "ms per step"],
+            [
+                [
+                    kernel["name"].replace("|", "\\|"),
+                    RATE(kernel["calls"] / outcome.values["traced_calls"]),
+                    MILLISECONDS(kernel["seconds"] / outcome.values["traced_calls"]),
+                ]
+                for kernel in outcome.values["kernels"]
+            ],
+        )
+        for outcome in state.of("step", "whole")
+        if outcome.values.get("kernels")
+    ]
+
+
 def failure_table(state: State) -> Table:
     """What has no figures and why."""
     lines = [[outcome.cell.title, outcome.error.replace("|", "\\|")] for outcome in state.failures]
@@ -208,6 +232,7 @@ def failure_table(state: State) -> Table:
 def markdown(state: State, origin: Origin) -> str:
     """The whole report."""
     tables = [section(kind, state.of(kind)) for kind in SECTIONS if state.of(kind)]
+    tables += kernel_tables(state)
     if state.failures:
         tables.append(failure_table(state))
     done = f"{len(state.outcomes)} of {len(state.cells)} cells tried, {len(state.failures)} without figures"

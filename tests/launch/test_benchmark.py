@@ -247,7 +247,7 @@ def test_what_no_time_is_left_for_is_listed() -> None:
         (["--batch_sizes=0"], r"`--batch_sizes` \(=0\) must be whole numbers from 1 on"),
         (["--devices=1,1"], r"`--devices` \(=1,1\) must name at least one value, and each once"),
         (["--preset=gpus"], r"`--preset` \(=gpus\) must be of gpu, cpu; did you mean gpu\?"),
-        (["--profile", "--what=step"], r"`--profile` \(=True\) traces the cells `whole`"),
+        (["--profile", "--what=pipeline"], r"`--profile` \(=True\) traces the cells `step` and `whole`"),
         (["--repetitions=0"], r"command line: .*repetitions"),
         (["step"], r"command line: 'step' is not a flag"),
     ],

@@ -1,0 +1,82 @@
+"""What the devices did while a trace was taken: how much of the time they computed, and which kernels took it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.profiler import ProfileData
+
+from launch.bench.arithmetic import over
+
+MOST_KERNELS = 20
+DEVICE_PLANES = "/device:"
+# Lines of a device's plane that hold what it computed: of a GPU one for each stream, of a TPU one for all.
+COMPUTING_LINES = ("Stream", "XLA Ops")
+# What moves memory only.
+COPIES = ("Memcpy", "Memset")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One execution on a device. begin_ns, end_ns: of the trace's clock."""
+
+    name: str
+    begin_ns: float
+    end_ns: float
+
+
+def traced(run: Callable[[], None], folder: Path) -> dict[str, Any]:
+    """Runs ``run`` under JAX's profiler, which writes to ``folder``.
+
+    ``device_busy``: see `busy_share`; ``kernels``: name, seconds and number of calls of those that took most time, over
+    all devices; of a CPU, whose work is no kernels, None and none.
+    """
+    with jax.profiler.trace(str(folder)):
+        run()
+    devices = [kernels for path in sorted(folder.rglob("*.xplane.pb")) for kernels in read_kernels(path)]
+    shares = [share for share in map(busy_share, devices) if share is not None]
+    return {
+        "device_busy": min(shares, default=None),
+        "kernels": longest(kernel for kernels in devices for kernel in kernels),
+    }
+
+
+def read_kernels(path: Path) -> Iterator[list[Kernel]]:
+    """The kernels of each device of a trace."""
+    for plane in ProfileData.from_file(str(path)).planes:
+        if plane.name.startswith(DEVICE_PLANES):
+            yield [
+                Kernel(event.name, event.start_ns, event.start_ns + event.duration_ns)
+                for line in plane.lines
+                if line.name.startswith(COMPUTING_LINES)
+                for event in line.events
+                if not event.name.startswith(COPIES)
+            ]
+
+
+def busy_share(kernels: Iterable[Kernel]) -> float | None:
+    """Share of the time from the first kernel's begin to the last one's end in which at least one runs."""
+    in_order = sorted(kernels, key=lambda kernel: kernel.begin_ns)
+    if not in_order:
+        return None
+    busy_ns, end_ns = 0.0, in_order[0].begin_ns
+    for kernel in in_order:
+        busy_ns += max(0.0, kernel.end_ns - max(end_ns, kernel.begin_ns))
+        end_ns = max(end_ns, kernel.end_ns)
+    return over(busy_ns, end_ns - in_order[0].begin_ns)
+
+
+def longest(kernels: Iterable[Kernel]) -> list[dict[str, Any]]:
+    """``{name, seconds, calls}`` of the kernels with the greatest sums, at most MOST_KERNELS, longest first."""
+    seconds: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+    for kernel in kernels:
+        seconds[kernel.name] += (kernel.end_ns - kernel.begin_ns) / 1e9
+        calls[kernel.name] += 1
+    names = sorted(seconds, key=lambda name: -seconds[name])[:MOST_KERNELS]
+    return [{"name": name, "seconds": seconds[name], "calls": calls[name]} for name in names]
