@@ -32,10 +32,18 @@ class AugmentConfig:
 
 
 def dihedral(array: np.ndarray, quarter_turns: int, flip: bool) -> np.ndarray:
-    """``array [h w …]`` mirrored left-right if ``flip``, then turned by ``quarter_turns``·90°; a view, not a copy."""
+    """``array [h w …]`` mirrored left-right if ``flip``, then turned by ``quarter_turns``·90°, 0 to 3; a view.
+
+    np.rot90 takes longer for its checks than it takes to copy a strip.
+    """
     if flip:
         array = array[:, ::-1]
-    return np.rot90(array, quarter_turns, axes=(0, 1))
+    if quarter_turns == 2:
+        return array[::-1, ::-1]
+    if quarter_turns % 2:
+        array = array.swapaxes(0, 1)
+        return array[::-1] if quarter_turns == 1 else array[:, ::-1]
+    return array
 
 
 def rotate_and_crop(
@@ -69,12 +77,16 @@ class Move:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``) moved; views where only axes change."""
-        image, mask = (dihedral(array, self.quarter_turns, self.flip) for array in (image, mask))
+        image, mask = self.turn(image), self.turn(mask)
         if self.is_dihedral:
             return image, mask
         return rotate_and_crop(
             np.ascontiguousarray(image), np.ascontiguousarray(mask), self.angle_deg, self.shift_px
         )
+
+    def turn(self, array: np.ndarray) -> np.ndarray:
+        """``array [h w …]`` moved as far as that only exchanges axes; a view."""
+        return dihedral(array, self.quarter_turns, self.flip)
 
     def line_sums(self, down: np.ndarray, across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The sums down the columns and across the rows of a dihedrally moved array, from those of the array."""
@@ -90,16 +102,29 @@ def augment(
     image: np.ndarray, mask: np.ndarray, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """One random move of ``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``); their shape stays."""
-    return draw_move(image.shape, config, rng)(image, mask)
+    return draw_moves(image.shape, config, rng, 1)[0](image, mask)
 
 
-def draw_move(shape: Sequence[int], config: AugmentConfig, rng: np.random.Generator) -> Move:
-    """One random move of images of ``shape`` (h, w); one that is not square turns by 0° or 180° only."""
+def draw_moves(
+    shape: Sequence[int], config: AugmentConfig, rng: np.random.Generator, number: int
+) -> list[Move]:
+    """Random moves of images of ``shape`` (h, w); one that is not square turns by 0° or 180° only."""
     # All numbers are drawn whatever the options, so that one option does not change another one's draws.
-    quarter_turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-    angle, row_shift, column_shift = rng.uniform(-1, 1, 3)
+    quarter_turns, flips = rng.integers(4, size=number), rng.integers(2, size=number)
+    angles, row_shifts, column_shifts = rng.uniform(-1, 1, (3, number))
     if shape[0] != shape[1]:
         quarter_turns -= quarter_turns % 2
-    quarter_turns, flip = quarter_turns * config.rotate90, flip and config.flip
-    shift_px = (row_shift * config.max_shift_px, column_shift * config.max_shift_px)
-    return Move(quarter_turns, flip, angle * config.max_angle_deg, shift_px)
+    angles *= config.max_angle_deg
+    row_shifts *= config.max_shift_px
+    column_shifts *= config.max_shift_px
+    return [
+        Move(turns * config.rotate90, bool(flip and config.flip), angle, (down, right))
+        for turns, flip, angle, down, right in zip(
+            quarter_turns.tolist(),
+            flips.tolist(),
+            angles.tolist(),
+            row_shifts.tolist(),
+            column_shifts.tolist(),
+            strict=True,
+        )
+    ]

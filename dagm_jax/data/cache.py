@@ -27,6 +27,15 @@ FORMAT = 5
 
 
 @dataclass(frozen=True)
+class MaskSums:
+    """How many pixels of a mask are set: down each column, int32 ``[w]``, across each row, int32 ``[h]``, in all."""
+
+    down: np.ndarray
+    across: np.ndarray
+    total: int
+
+
+@dataclass(frozen=True)
 class ImageCache:
     """Random access to decoded images: ``cache[i]`` is (uint8 ``[h w]``, bool ``[h w]``) of record i.
 
@@ -58,11 +67,19 @@ class ImageCache:
         return {"path": self.path, "shapes": self.shapes}
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.image(index), self.mask(index)
+
+    def image(self, index: int) -> np.ndarray:
+        """The pixels of an image, uint8 ``[h w]``, read-only."""
         row = self._row(index)
         h, w = self.shapes[index]
-        image = row[: h * w].reshape(h, w)
-        mask = np.unpackbits(row[h * w :], count=h * w).view(bool).reshape(h, w)
-        return image, mask
+        return row[: h * w].reshape(h, w)
+
+    def mask(self, index: int) -> np.ndarray:
+        """The mask of an image, bool ``[h w]``."""
+        row = self._row(index)
+        h, w = self.shapes[index]
+        return np.unpackbits(row[h * w :], count=h * w).view(bool).reshape(h, w)
 
     @cached_property
     def _bytes(self) -> np.ndarray:
@@ -76,15 +93,16 @@ class ImageCache:
         return self._bytes[start:end]
 
     @cached_property
-    def _line_sums(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def _mask_sums(self) -> dict[int, MaskSums]:
         return {}
 
-    def mask_line_sums(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The mask's sums down its columns, int32 ``[w]``, and across its rows, int32 ``[h]``; kept once computed."""
-        sums = self._line_sums.get(index)
+    def mask_sums(self, index: int) -> MaskSums:
+        """The sums over the image's mask; kept once computed."""
+        sums = self._mask_sums.get(index)
         if sums is None:
-            _, mask = self[index]
-            sums = self._line_sums[index] = mask.sum(0, dtype=np.int32), mask.sum(1, dtype=np.int32)
+            mask = self.mask(index)
+            down, across = mask.sum(0, dtype=np.int32), mask.sum(1, dtype=np.int32)
+            sums = self._mask_sums[index] = MaskSums(down, across, int(down.sum()))
         return sums
 
     def mask_px(self, index: int) -> int:

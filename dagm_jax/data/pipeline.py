@@ -14,59 +14,109 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from enum import IntEnum
 from multiprocessing import resource_tracker
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import numpy as np
 
-from dagm_jax.data.augment import AugmentConfig, draw_move
-from dagm_jax.data.cache import ImageCache
+from dagm_jax.data.augment import AugmentConfig, Move, draw_moves
+from dagm_jax.data.cache import ImageCache, MaskSums
 from dagm_jax.data.slicing import Slicer, pad, slice_labels
 from dagm_jax.types import Batch, Pixels, ProcessLost, UserError
 
-Wanted = Literal["positive", "other", "any"]
 # How grain's message begins when a worker process ended by itself.
 WORKER_LOST = "Worker process was terminated unexpectedly"
 
 
+class Wanted(IntEnum):
+    """The kind of slice that is drawn of an image."""
+
+    ANY = 0
+    POSITIVE = 1
+    OTHER = 2
+
+
+# (image index, wanted kind) of each slice of a batch.
+Wishes = list[tuple[int, Wanted]]
+
+
 @dataclass(frozen=True)
-class DrawSlice(grain.transforms.RandomMap):
-    """(image index, wanted kind of slice) → one slice of one random view of that image.
+class DrawBatch(grain.transforms.RandomMap):
+    """The wishes of a batch → the batch: of each image one slice of one random view.
 
     Images smaller than the slicer's are padded. The view (rotation, flip) is drawn first, then one of *its* positive
     slices, or one of its others: drawing half of the images defective would leave a sixth of the slices so.
+    rows: those of the batch that are made; what is drawn for them does not depend on which they are.
+
+    A batch at a time, because the calls for single slices, grain's and numpy's, take longer than copying their pixels.
     """
 
     cache: ImageCache
     slicer: Slicer
     augment: AugmentConfig
+    rows: slice
 
-    def random_map(self, element: tuple[int, Wanted], rng: np.random.Generator) -> Batch:
-        index, wanted = element
+    def random_map(self, element: Wishes, rng: np.random.Generator) -> Batch:
         shape = (self.slicer.height_px, self.slicer.width_px)
-        image, mask = self.cache[index]
-        is_padded = image.shape != shape
-        move = draw_move(shape, self.augment, rng)
-        image, mask = move(pad(image, shape), pad(mask, shape))
-        sums = self.cache.mask_line_sums(index)
-        if move.is_dihedral and self.slicer.is_strips and not is_padded:
-            # Most images, most of the time: nothing is summed that has been before.
-            held = self.slicer.held_by_strips(*move.line_sums(*sums))
-        else:
-            held = self.slicer.held(mask)
-        # Of the image alone: in what is added to a small one, its defect may be there once more.
-        labels = slice_labels(held, int(sums[0].sum()))
-        fitting = np.flatnonzero((wanted == "any") | ((labels == 1) == (wanted == "positive")))
-        # A move can push a small defect over the border, a large one can touch every slice; take any slice then.
-        k = int(rng.choice(fitting)) if fitting.size else int(rng.integers(labels.size))
-        return Batch(
-            image=np.ascontiguousarray(self.slicer.cut_one(image[:, :, None], k)),
-            mask=np.ascontiguousarray(self.slicer.cut_one(mask[:, :, None], k)).astype(np.uint8),
-            label=labels[k],
-            valid=np.array(True),
-            image_index=np.array(index, np.int32),
+        moves = draw_moves(shape, self.augment, rng, len(element))
+        lots = rng.random(len(element)).tolist()
+        drawn = list(zip(element, moves, lots, strict=True))[self.rows]
+        size = (len(drawn), *self.slicer.slice_shape, 1)
+        batch = Batch(
+            image=np.empty(size, np.uint8),
+            mask=np.zeros(size, np.uint8),
+            label=np.empty(len(drawn), np.int32),
+            valid=np.ones(len(drawn), bool),
+            image_index=np.array([index for (index, _), _, _ in drawn], np.int32),
         )
+        for row, (wish, move, lot) in enumerate(drawn):
+            batch["label"][row] = self._draw(wish, move, lot, batch["image"][row], batch["mask"][row])
+        return batch
+
+    def _draw(
+        self, wish: tuple[int, Wanted], move: Move, lot: float, image_out: np.ndarray, mask_out: np.ndarray
+    ) -> int:
+        """Writes a slice of the moved image, and its part of the mask over zeros; gives its label."""
+        index, wanted = wish
+        shape = (self.slicer.height_px, self.slicer.width_px)
+        image, sums = self.cache.image(index), self.cache.mask_sums(index)
+        if move.is_dihedral and (not sums.total or (self.slicer.is_strips and image.shape == shape)):
+            # Most images, most of the time: what the slices hold follows from sums, which are kept, so that pixels are
+            # read of the chosen slice alone.
+            labels = self._labels(move, sums)
+            k = choose(labels, wanted, lot)
+            image_out[:] = self.slicer.cut_one(move.turn(pad(image, shape))[:, :, None], k)
+            if labels[k]:
+                mask_out[:] = self.slicer.cut_one(move.turn(self.cache.mask(index))[:, :, None], k)
+        else:
+            image, mask = move(pad(image, shape), pad(self.cache.mask(index), shape))
+            # Of the image alone: in what is added to a small one, its defect may be there once more.
+            labels = slice_labels(self.slicer.held(mask), sums.total)
+            k = choose(labels, wanted, lot)
+            image_out[:] = self.slicer.cut_one(image[:, :, None], k)
+            mask_out[:] = self.slicer.cut_one(mask[:, :, None], k)
+        return int(labels[k])
+
+    def _labels(self, move: Move, sums: MaskSums) -> np.ndarray:
+        """The labels of the slices of an image with these sums over its mask, moved."""
+        if not sums.total:
+            return np.zeros(self.slicer.num_slices, np.int32)
+        held = self.slicer.held_by_strips(*move.line_sums(sums.down, sums.across))
+        return np.asarray(slice_labels(held, sums.total))
+
+
+def choose(labels: np.ndarray, wanted: Wanted, lot: float) -> int:
+    """The slice, of those with these labels, that the lot in [0, 1) falls on among those of the wanted kind.
+
+    A move can push a small defect over the border, a large one can touch every slice: where none is of that kind, any.
+    """
+    if wanted is not Wanted.ANY:
+        fitting = np.flatnonzero((labels == 1) == (wanted is Wanted.POSITIVE))
+        if fitting.size:
+            return int(fitting[int(lot * fitting.size)])
+    return int(lot * labels.size)
 
 
 class Epochs:
@@ -97,13 +147,44 @@ class Epochs:
 
 
 @dataclass(frozen=True)
-class TagWith(grain.transforms.Map):
-    """Image index → (image index, wanted kind of slice)."""
+class Balanced:
+    """A source of the wishes of so many batches.
 
-    wanted: Wanted
+    Every second slice is a positive one of a defective image, the others are not positive and come from all images.
+    """
 
-    def map(self, element: int) -> tuple[int, Wanted]:
-        return int(element), self.wanted
+    defective: Epochs
+    everything: Epochs
+    batch_size: int
+    num_batches: int
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __getitem__(self, number: int) -> Wishes:
+        first = number * self.batch_size
+        return [
+            (self.everything[place // 2], Wanted.OTHER)
+            if place % 2
+            else (self.defective[place // 2], Wanted.POSITIVE)
+            for place in range(first, first + self.batch_size)
+        ]
+
+
+@dataclass(frozen=True)
+class AsTheyFall:
+    """A source of the wishes of so many batches: any slice of any image."""
+
+    everything: Epochs
+    batch_size: int
+    num_batches: int
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __getitem__(self, number: int) -> Wishes:
+        first = number * self.batch_size
+        return [(self.everything[place], Wanted.ANY) for place in range(first, first + self.batch_size)]
 
 
 def make_training_stream(
@@ -134,22 +215,15 @@ def make_training_stream(
             "set it to False"
         )
     num_slices = batch_size * num_batches
-
-    def draw(indices: Sequence[int], wanted: Wanted, stream: int, length: int) -> grain.MapDataset:
-        # Streams of one seed must not shuffle alike.
-        return grain.MapDataset.source(Epochs(indices, length, 3 * seed + stream)).map(TagWith(wanted))
-
-    everything = sorted([*defective, *good])
+    # Streams of one seed must not shuffle alike.
+    everything = Epochs(sorted([*defective, *good]), num_slices, 3 * seed + 1)
+    source: Balanced | AsTheyFall = AsTheyFall(everything, batch_size, num_batches)
     if balance:
-        half = -(-num_slices // 2)
-        streams = [draw(defective, "positive", 0, half), draw(everything, "other", 1, half)]
-        elements = grain.MapDataset.mix(streams, weights=[0.5, 0.5])
-    else:
-        elements = draw(everything, "any", 1, num_slices)
-    moved = elements.seed(seed + 2).random_map(DrawSlice(cache, slicer, augment_config))
+        source = Balanced(Epochs(defective, num_slices, 3 * seed), everything, batch_size, num_batches)
     index, count = part
-    blocks = moved.batch(batch_size // count, drop_remainder=True)
-    return blocks[index::count][:num_batches]
+    size = batch_size // count
+    draw = DrawBatch(cache, slicer, augment_config, slice(index * size, (index + 1) * size))
+    return grain.MapDataset.source(source).seed(seed + 2).random_map(draw)
 
 
 def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator[Any, None, None]:

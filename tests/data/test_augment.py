@@ -258,6 +258,17 @@ def test_config_refuses(values: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("quarter_turns", range(4))
+@pytest.mark.parametrize("shape", [(3, 5), (4, 4, 2)])
+def test_turns_are_those_of_numpy(quarter_turns: int, flip: bool, shape: tuple[int, ...]) -> None:
+    """Would catch: a turn to the right, a flip after the turn, channels turned with the pixels, a copy."""
+    array = np.arange(np.prod(shape)).reshape(shape)
+    turned = dihedral(array, quarter_turns, flip)
+    np.testing.assert_array_equal(turned, np.rot90(np.fliplr(array) if flip else array, quarter_turns))
+    assert np.shares_memory(turned, array)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("quarter_turns", range(4))
 def test_line_sums_move_with_the_array(quarter_turns: int, flip: bool) -> None:
     """Would catch: a turn to the wrong side, rows and columns exchanged, an order not reversed."""
     mask = np.random.default_rng(0).random((5, 5)) < 0.4
