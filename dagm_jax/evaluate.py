@@ -6,6 +6,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -47,6 +48,11 @@ from dagm_jax.verdict import (
 # Of test images that are read and judged in one go, by the clock: 64 of DAGM's. Threads that read ahead would work on
 # while it stands still.
 CHUNK_PX = 1 << 24
+# Pictures of test images, and the baseline's scores, are made by so many threads: most of it holds no interpreter lock.
+NUM_THREADS = 8
+
+# (record, judged image) → a function that makes what is kept of the image, to be called once, in any thread.
+Draw = Callable[[Record, "Judged"], Callable[[], Any]]
 
 
 class NonFiniteOutput(UserError):
@@ -293,7 +299,7 @@ class _Verdict:
 class _TestShare:
     """One process's share of the test side, judged: verdicts in order, and what is added up or shown of the images."""
 
-    def __init__(self, rule: DecisionRule, draw: Callable[[Record, Judged], Any]) -> None:
+    def __init__(self, rule: DecisionRule, draw: Draw) -> None:
         self._rule, self._draw = rule, draw
         self.verdicts: list[_Verdict] = []
         self.pixels = PixelHistogram.empty()
@@ -307,7 +313,7 @@ class _TestShare:
         """Judges the records; raises UserError for a file that has become unreadable."""
         size = _chunk_size(judge)
         judged_images = judge(_readable(records, shape, size))
-        with show("judging test images", len(records)) as bar:
+        with ThreadPoolExecutor(NUM_THREADS) as pool, show("judging test images", len(records)) as bar:
             for start in range(0, len(records), size):
                 chunk = records[start : start + size]
                 told: list[tuple[Judged, bool]] = []
@@ -316,10 +322,13 @@ class _TestShare:
                     told.append((judged, bool(self._rule.decide([judged.score])[0])))
                     bar.advance()
                 self.seconds += time.perf_counter() - start_s
-                for record, (judged, decision) in zip(chunk, told, strict=True):
-                    self._add(record, judged, decision)
+                # All of them, before the clock runs again.
+                jobs = [self._draw(record, judged) for record, (judged, _) in zip(chunk, told, strict=True)]
+                drawn = list(pool.map(lambda job: job(), jobs))
+                for record, (judged, decision), one in zip(chunk, told, drawn, strict=True):
+                    self._add(record, judged, decision, one)
 
-    def _add(self, record: Record, judged: Judged, decision: bool) -> None:
+    def _add(self, record: Record, judged: Judged, decision: bool, drawn: Any) -> None:
         self.hardest.offer(record, judged, decision)
         marked = is_marked(judged.mask)
         rank = (0 if marked else 1, len(self.verdicts))
@@ -333,7 +342,7 @@ class _TestShare:
             if record.label:
                 areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
                 defect = {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
-        self.verdicts.append(_Verdict(judged.score, decision, overlap, defect, self._draw(record, judged)))
+        self.verdicts.append(_Verdict(judged.score, decision, overlap, defect, drawn))
 
 
 def judge_test_side(
@@ -341,7 +350,7 @@ def judge_test_side(
     records: Sequence[Record],
     shape: tuple[int, int] | None,
     rule: DecisionRule,
-    draw: Callable[[Record, Judged], Any] = lambda record, judged: None,
+    draw: Draw = lambda record, judged: lambda: None,
 ) -> TestResult:
     """Every record once, from its file to its verdict; ``shape``: (h, w) that every image must have, None for any.
 
@@ -349,7 +358,8 @@ def judge_test_side(
     processes the longest; measuring pixel figures, collecting the gallery and drawing are not in it, and nothing is
     read while they go on. The network is compiled before.
 
-    draw: what is to be kept of each image to show it; small, because it is kept of all.
+    draw: called for each image in order; what its answer makes is kept to show the image, and small, because of all
+    images it is.
     """
     processes, share = judge.processes, _TestShare(rule, draw)
     processes.together(lambda: share.judge(judge, processes.share(records), shape))
@@ -446,9 +456,10 @@ def judge_baselines(
 
     def scores(indices: Sequence[int]) -> list[float]:
         found = []
-        for i in indices:
-            found.append(baselines.local_energy_score(cache[i][0]))
-            on_image()
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            for score in pool.map(lambda i: baselines.local_energy_score(cache.image(i)), indices):
+                found.append(score)
+                on_image()
         return found
 
     truth = [labels[i] for i in test]

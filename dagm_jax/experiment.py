@@ -18,6 +18,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -66,7 +67,7 @@ from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.checkpoint import PASSING_ERRORS, Checkpoints
 from dagm_jax.train.loop import Loop, Position, TrainConfig
 from dagm_jax.train.optim import learning_rate, make_optimizer
-from dagm_jax.train.parallel import Devices, make_devices
+from dagm_jax.train.parallel import Devices, count_flop, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
 from dagm_jax.types import DISK_ERRORS, DiskError, Manifest, Photo, UserError, written_by
@@ -335,12 +336,39 @@ class Setup:
         """What the first step is given: the state, and that no step was skipped."""
         return Carry(state, self.devices.replicate(np.int32(0)))
 
-    def compile_judge(self, state: TrainState, slicer: Slicer, batch_size: int) -> evaluate.Judge:
-        """Compiled for this process's devices; of several processes each judges its share of the images."""
-        params, stats = self.devices.localize(state.judged)
+    @cached_property
+    def _judges(self) -> dict[Slicer, Future[tuple[evaluate.Judge, float]]]:
+        return {}
+
+    @cached_property
+    def _compiling(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(thread_name_prefix="compile")
+
+    def begin_to_compile_judge(self, state: TrainState, slicer: Slicer) -> None:
+        """Has `compile_judge` done its work by the time that it is called, in another thread."""
+        if slicer in self._judges:
+            return
+        # The arrays themselves may be gone before the thread has looked at them: the step takes its state over.
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+            self.devices.localize(state.judged),
+        )
+        self._judges[slicer] = self._compiling.submit(self._compile_judge, like, slicer)
+
+    def compile_judge(self, state: TrainState, slicer: Slicer) -> tuple[evaluate.Judge, float]:
+        """(compiled for this process's devices, with the state's weights; seconds that compiling took).
+
+        Each slicer is compiled for once. Of several processes each judges its share of the images.
+        """
+        self.begin_to_compile_judge(state, slicer)
+        judge, seconds = self._judges[slicer].result()
+        return judge.with_weights(*self.devices.localize(state.judged)), seconds
+
+    def _compile_judge(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[evaluate.Judge, float]:
+        start_s = time.perf_counter()
         devices = self.devices.local()
-        judge = compile_judge(self.config, self.network, params, stats, slicer, devices, batch_size)
-        return replace(judge, processes=self.processes)
+        judge = compile_judge(self.config, self.network, *like, slicer, devices, self.judge_batch_size)
+        return replace(judge, processes=self.processes), time.perf_counter() - start_s
 
     def validate(self, judge: evaluate.Judge, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
         """The figures of the state's weights on these images, the same on all processes."""
@@ -379,8 +407,10 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
         return position
     stream = setup.stream()
     start_s = time.perf_counter()
+    for slicer in (setup.data.slicer.disjoint(), setup.data.judging_slicer):
+        setup.begin_to_compile_judge(state, slicer)
     step_function = setup.compile_step(state, stream[0])
-    watch = setup.compile_judge(state, setup.data.slicer.disjoint(), setup.judge_batch_size)
+    watch, _ = setup.compile_judge(state, setup.data.slicer.disjoint())
     logging.info("compiled in %.1f s", time.perf_counter() - start_s)
     sample = setup.validation_sample()
     record = Record(workdir, position.step) if setup.processes.is_first else NoRecord()
@@ -434,7 +464,7 @@ def choose_state(
     if len(states) == 1:
         return next(iter(states.items()))
     data = setup.data
-    judge = setup.compile_judge(states[best_step], data.judging_slicer, setup.judge_batch_size)
+    judge, _ = setup.compile_judge(states[best_step], data.judging_slicer)
     quality = {}
     for step, state in states.items():
         console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
@@ -450,9 +480,7 @@ def judge(
 ) -> dict[str, Any]:
     """The report of the best state: calibrated on validation, then the test side once; files in the workdir."""
     data, processes = setup.data, setup.processes
-    start_s = time.perf_counter()
-    judge = setup.compile_judge(state, data.judging_slicer, setup.judge_batch_size)
-    compile_s = time.perf_counter() - start_s
+    judge, compile_s = setup.compile_judge(state, data.judging_slicer)
     validation = data.split.validation
     labels = [data.labels[i] for i in validation]
     rule, scores = processes.of_the_first(evaluate.calibrate(judge, data.cache, validation, labels))
@@ -542,19 +570,26 @@ class TestPictures:
         self._rule, self._workdir, self._processes = rule, workdir, processes
         self._num_written = {True: 0, False: 0}
 
-    def __call__(self, record: ImageRecord, judged: evaluate.Judged) -> PageEntry:
+    def __call__(self, record: ImageRecord, judged: evaluate.Judged) -> Callable[[], PageEntry]:
+        is_right = bool(self._rule.decide([judged.score])[0]) == bool(record.label)
+        if self._num_written[is_right] >= MAX_PICTURES // self._processes.count:
+            return partial(self._draw, record, judged, None)
+        name = f"{PICTURES}/{self._processes.index}_{sum(self._num_written.values()):04d}"
+        self._num_written[is_right] += 1
+        return partial(self._draw, record, judged, name)
+
+    def _draw(self, record: ImageRecord, judged: evaluate.Judged, name: str | None) -> PageEntry:
+        """The image's entry, with thumbnails; ``name``: of its files, less their endings, None for none."""
         mask = judged.mask if evaluate.is_marked(judged.mask) else None
         draw = partial(draw_pictures, judged.image, judged.map, self._rule.pixel_threshold, mask)
-        is_right = bool(self._rule.decide([judged.score])[0]) == bool(record.label)
-        paths: tuple[str | None, str | None] = (None, None)
-        if self._num_written[is_right] < MAX_PICTURES // self._processes.count:
-            name = f"{PICTURES}/{self._processes.index}_{sum(self._num_written.values()):04d}"
-            self._num_written[is_right] += 1
-            pictures = draw(side_px=PICTURE_SIDE_PX, quality=PICTURE_QUALITY)
-            paths = f"{name}.webp", f"{name}_map.webp"
-            for path, file in zip(paths, (pictures.image, pictures.overlay), strict=True):
-                (self._workdir / path).write_bytes(file)
-        return PageEntry(record.image_id, record.label, judged.score, draw(), *paths)
+        entry = PageEntry(record.image_id, record.label, judged.score, draw())
+        if name is None:
+            return entry
+        pictures = draw(side_px=PICTURE_SIDE_PX, quality=PICTURE_QUALITY)
+        picture, overlay = f"{name}.webp", f"{name}_map.webp"
+        (self._workdir / picture).write_bytes(pictures.image)
+        (self._workdir / overlay).write_bytes(pictures.overlay)
+        return replace(entry, picture=picture, picture_overlay=overlay)
 
 
 def clear_folder(folder: Path) -> None:
@@ -594,8 +629,8 @@ def forward_gflop(setup: Setup, state: TrainState) -> float:
         return setup.network.bind(params, stats, train=False)[0](x, None).logits
 
     x = jax.ShapeDtypeStruct(shape, np.float32)
-    cost = jax.jit(forward).lower(state.params, state.stats, x).cost_analysis()
-    return float((cost or {}).get("flops", math.nan)) / 1e9
+    flop = count_flop(forward, state.params, state.stats, x)
+    return math.nan if flop is None else flop / 1e9
 
 
 def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -117,6 +118,8 @@ def draw_pictures(
 
 def _highest(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """The highest value in each cell of a grid of ``height`` x ``width`` cells; the grid is no finer than the array."""
+    if values.shape == (height, width):
+        return values
     rows, columns = (
         (np.arange(number) * length) // number
         for number, length in ((height, values.shape[0]), (width, values.shape[1]))
@@ -128,6 +131,13 @@ def _draw_overlay(heat: NDArray[np.floating], pixel_threshold: float) -> UInt8:
     """The map as red, green, blue, opacity, uint8 [h w 4]."""
     anchors = ([0, pixel_threshold, 1], [0, 0.5, 1]) if 0 < pixel_threshold < 1 else ([0, 1], [0, 1])
     strength = np.interp(np.nan_to_num(heat), *anchors)
+    return np.asarray(_inks()[np.rint(strength * 255).astype(np.uint8)])
+
+
+@cache
+def _inks() -> UInt8:
+    """Red, green, blue and opacity of the strengths 0, 1/255, … 1, uint8 [256, 4]."""
+    strength = np.linspace(0, 1, 256)
     places = np.linspace(0, 1, len(_HEAT))
     colours = [np.interp(strength, places, _HEAT[:, channel]) for channel in range(3)]
     opacity = np.round(255 * _HEAT_OPACITY * strength**1.5 / _OPACITY_STEP) * _OPACITY_STEP

@@ -112,7 +112,9 @@ def parse_flags(argv: Sequence[str]) -> Request:
         **numbers,
     )
     if values.profile and not {"step", "whole"} & set(plan.kinds):
-        raise UserError("`--profile` (=True) traces the cells `step` and `whole`, which `--what` leaves out; add one")
+        raise UserError(
+            "`--profile` (=True) traces the cells `step` and `whole`, which `--what` leaves out; add one"
+        )
     names = ("preset", *LISTS, *NUMBERS, "peer_compiles", "profile")
     shown = {name: values[name].value for name in names} | {"overrides": " ".join(overrides)}
     return Request(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -343,9 +343,14 @@ def test_each_image_is_drawn_outside_the_executing_time(
     now_s = [0.0]
     monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now_s[0])
 
-    def draw(record: Record, judged: Judged) -> tuple[str, float]:
+    def draw(record: Record, judged: Judged) -> Callable[[], tuple[str, float]]:
         now_s[0] += 1000
-        return record.image_id, judged.score
+
+        def job() -> tuple[str, float]:
+            now_s[0] += 1000
+            return record.image_id, judged.score
+
+        return job
 
     result = judge_test_side(brightness_judge(4), records, SHAPE, RULE, draw)
     assert result.drawn == list(zip(result.image_ids, result.scores, strict=True))
@@ -371,10 +376,9 @@ def test_no_image_is_read_while_the_clock_stands(
         events.append("read")
         return pixels
 
-    def draw(record: Record, judged: Judged) -> None:
+    def draw(record: Record, judged: Judged) -> Callable[[], None]:
         # Long enough for a thread that has something left to read.
-        time.sleep(0.003)
-        events.append("draw")
+        return lambda: time.sleep(0.003) or events.append("draw")
 
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(perf_counter=tell_time))
     monkeypatch.setattr(evaluate, "CHUNK_PX", 8 * SHAPE[0] * SHAPE[1])

@@ -25,13 +25,16 @@ from shell import Shell, make_shell
 from sklearn import metrics as sk
 
 from dagm_jax import experiment
-from dagm_jax.config import from_config_dict
+from dagm_jax.config import RunConfig, from_config_dict
 from dagm_jax.data import procedural
+from dagm_jax.data.slicing import SlicingConfig, make_slicer
+from dagm_jax.evaluate import Judge
 from dagm_jax.experiment import Setup
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Position
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import read_history
+from dagm_jax.verdict import VerdictConfig
 
 pytestmark = pytest.mark.timeout(1200)
 CONFIG = "--config=configs/smoke.py"
@@ -222,9 +225,9 @@ def test_best_and_last_state_are_compared_on_the_whole_validation_side(
     checkpoints = SimpleNamespace(best_step=lambda: 4, restore_or_warn=lambda step, like: (states[step], {}))
     slicer = object()
 
-    def compile_judge(state: Any, given: object, batch_size: int) -> FakeJudge:
+    def compile_judge(state: Any, given: object) -> tuple[FakeJudge, float]:
         assert given is slicer
-        return FakeJudge(state.params)
+        return FakeJudge(state.params), 0.0
 
     data = SimpleNamespace(
         judging_slicer=slicer, cache=None, split=SimpleNamespace(validation=(3, 5)), slicer=None
@@ -237,12 +240,41 @@ def test_best_and_last_state_are_compared_on_the_whole_validation_side(
     setup = SimpleNamespace(
         data=data,
         compile_judge=compile_judge,
-        judge_batch_size=2,
         initial_state=lambda: None,
         validate=validate,
     )
     step, state = experiment.choose_state(cast(Any, setup), cast(Any, checkpoints), 12, tmp_path)
     assert (step, state.params) == (chosen, max(at_best, at_last))
+
+
+def test_a_judge_is_compiled_once_for_each_slicer_and_before_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Would catch: seconds of compiling spent twice, a judge with the weights of the state that it was compiled beside,
+    and arrays that the training step has taken over by the time that the thread reads them."""
+    compiled: list[Any] = []
+
+    def fake(config: object, network: object, params: Any, stats: Any, slicer: Any, *rest: Any) -> Judge:
+        assert isinstance(params["w"], jax.ShapeDtypeStruct)
+        compiled.append(slicer)
+        return Judge(cast(Any, None), params, stats, *rest, (64, 64), VerdictConfig())
+
+    monkeypatch.setattr(experiment, "compile_judge", fake)
+    config = RunConfig()
+    devices = make_devices(config.parallel)
+    setup = experiment.Setup(config, cast(Any, None), devices)
+    monkeypatch.setattr(experiment.Setup, "network", None)
+    states = [
+        SimpleNamespace(judged=devices.replicate(({"w": np.full(3, value)}, {}))) for value in (1.0, 2.0)
+    ]
+    slicers: list[Any] = [make_slicer(SlicingConfig(num_slices=n), 64, 64) for n in (2, 4)]
+    setup.begin_to_compile_judge(cast(Any, states[0]), slicers[0])
+    for state in states:
+        for slicer in slicers:
+            judge, seconds = setup.compile_judge(cast(Any, state), slicer)
+            np.testing.assert_array_equal(judge.params["w"], state.judged[0]["w"])
+            assert seconds >= 0
+    assert compiled == slicers
 
 
 def test_second_call_prints_the_report_and_changes_nothing(shell: Shell, whole: Run, tmp_path: Path) -> None:

@@ -203,3 +203,16 @@ def make_devices(config: ParallelConfig, xla_flags: str = "") -> Devices:
                 f"{next(iter(options))}; set it to default"
             ) from error
     return Devices(mesh, options, config.mode)
+
+
+def count_flop(function: Callable[..., Any], *example: Any) -> float | None:
+    """FLOPs of ``function`` at the example's shapes and types, as XLA counts them in the program as it was written: 2
+    per multiply-add. None where nobody tells.
+
+    Counted on the host, whatever the devices: compilers of GPUs count nothing before they compile.
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        cost: Any = jax.jit(function).lower(*shapes).cost_analysis()
+    found: float | None = (cost or {}).get("flops")
+    return found

@@ -173,13 +173,12 @@ def measure_inference(cell: Cell, subject: Subject, options: Options) -> Values:
     number = max(LEAST_ANSWERS, options.repetitions * calls_per_block(answers))
     seconds = answer_times(answers, number)
     blocks = time_blocks(subject.run_predictions(), options.repetitions)
-    flop = (subject.lowered_predictor.cost_analysis() or {}).get("flops")
     return {
         **latencies(seconds),
         "num_answers": number,
         **times(blocks, "batch"),
         **throughput(subject, blocks.median_s),
-        **costs(compiled, flop, bytes_of(compiled), blocks.median_s, cell, options),
+        **costs(compiled, subject.predict_flop(), bytes_of(compiled), blocks.median_s, cell, options),
     }
 
 

@@ -22,7 +22,7 @@ from dagm_jax.data.pipeline import iterate
 from dagm_jax.data.split import Split
 from dagm_jax.experiment import Data, Setup, prepare_data
 from dagm_jax.main import read_config
-from dagm_jax.train.parallel import Devices, make_devices
+from dagm_jax.train.parallel import Devices, count_flop, make_devices
 from dagm_jax.types import Batch, UserError
 from launch import tiny_unet
 from launch.bench.plan import Cell
@@ -73,12 +73,12 @@ def take_devices(config: RunConfig, number: int, xla_flags: str) -> Devices:
 
 
 @dataclass(frozen=True)
-class Lowering(Devices):
-    """Devices that stop before compiling, for what XLA counts in a program as it was written."""
+class Counting(Devices):
+    """Devices that count the FLOPs of the step instead of compiling it."""
 
     def compile_step(self, step: Callable[..., Any], *example: Any) -> Any:
-        """The lowered step of the whole batch."""
-        return jax.jit(step).lower(*example)
+        """FLOPs of the step of the whole batch."""
+        return count_flop(step, *example)
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ class Subject:
         Of a batch that is worked off in parts those of the batch in one, as XLA counts what a loop repeats once.
         """
         config, devices = self.setup.config, self.setup.devices
-        lowering = Lowering(devices.mesh, devices.compiler_options)
+        counting = Counting(devices.mesh, devices.compiler_options)
         in_one = replace(config, train=replace(config.train, accumulate=1))
-        setup = replace(self.setup, config=in_one, devices=lowering)
-        lowered: Any = setup.compile_step(setup.initial_state(), self.batches[0])
-        return (lowered.cost_analysis() or {}).get("flops")
+        setup = replace(self.setup, config=in_one, devices=counting)
+        found: Any = setup.compile_step(setup.initial_state(), self.batches[0])
+        return found  # type: ignore[no-any-return]
 
     def step_bytes(self) -> float | None:
         """Bytes that the compiled step of one device reads and writes, by XLA's count; None where it has a loop."""
@@ -169,11 +169,10 @@ class Subject:
         unused: Any = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
         return setup.config.task.judge(forward, setup.network.show(image, *unused)).map
 
-    @property
-    def lowered_predictor(self) -> Any:
-        """`predict` as it was written, for what XLA counts in it; without what is left out."""
+    def predict_flop(self) -> float | None:
+        """FLOPs of `predict` as it was written, without what is left out."""
         _, params, stats, image = self.predictor
-        return jax.jit(self.predict).lower(params, stats, image)
+        return count_flop(self.predict, params, stats, image)
 
     @cached_property
     def predictor(self) -> tuple[jax.stages.Compiled, Any, Any, np.ndarray]:

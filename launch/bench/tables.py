@@ -57,6 +57,8 @@ def scaled(factor: float, decimals: int, unit: str = "") -> Format:
 
 
 SECONDS, MILLISECONDS, RATE = scaled(1, 2), scaled(1e3, 2), scaled(1, 1)
+# Of the name of a kernel.
+MOST_LETTERS = 80
 GIGA, PERCENT, MEGABYTES, RATIO = scaled(1e-9, 2), scaled(100, 1, " %"), scaled(2**-20, 1), scaled(1, 2, "x")
 WHOLE = scaled(1, 0)
 Column = tuple[str, str, Format]
@@ -211,7 +213,7 @@ def kernel_tables(state: State) -> list[Table]:
             ["kernel", "calls per step", "ms per step"],
             [
                 [
-                    kernel["name"].replace("|", "\\|"),
+                    kernel["name"][:MOST_LETTERS].replace("|", "\\|"),
                     RATE(kernel["calls"] / outcome.values["traced_calls"]),
                     MILLISECONDS(kernel["seconds"] / outcome.values["traced_calls"]),
                 ]

@@ -36,7 +36,10 @@ def traced(run: Callable[[], None], folder: Path) -> dict[str, Any]:
     ``device_busy``: see `busy_share`; ``kernels``: name, seconds and number of calls of those that took most time, over
     all devices; of a CPU, whose work is no kernels, None and none.
     """
-    with jax.profiler.trace(str(folder)):
+    options = jax.profiler.ProfileOptions()
+    # Writing down each call of Python would take longer than a short step does.
+    options.python_tracer_level = 0
+    with jax.profiler.trace(str(folder), profiler_options=options):
         run()
     devices = [kernels for path in sorted(folder.rglob("*.xplane.pb")) for kernels in read_kernels(path)]
     shares = [share for share in map(busy_share, devices) if share is not None]

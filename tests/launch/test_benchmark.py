@@ -19,10 +19,10 @@ from flax import nnx
 from dagm_jax.experiment import forward_gflop
 from dagm_jax.types import UserError
 from launch import benchmark, tiny_unet
-from launch.bench import hardware, measure, ours, session, timing
+from launch.bench import hardware, measure, ours, session, timing, trace
 from launch.bench.arithmetic import all_reduce_bytes, efficiencies, fastest, over, percentile, speed_ratio
 from launch.bench.plan import Cell, Plan, split_configs
-from launch.bench.runner import State, run_cells
+from launch.bench.runner import Outcome, State, run_cells
 from launch.bench.tables import Origin, as_json, markdown
 
 REPOSITORY = Path(__file__).parents[2]
@@ -233,6 +233,67 @@ def test_what_no_time_is_left_for_is_listed() -> None:
     run_cells(state, measure, lambda: None, 85, clock)
     assert [bool(outcome.error) for outcome in state.outcomes] == [False, False, True, True]
     assert state.failures[0].error == "not measured: 25 s of --time_limit_s were left"
+
+
+# --- traces ---
+
+
+def kernel(name: str, begin_ns: float, end_ns: float) -> trace.Kernel:
+    return trace.Kernel(name, begin_ns, end_ns)
+
+
+def test_the_busy_share_by_hand() -> None:
+    """Would catch: kernels of two streams counted twice, idle time before a kernel that a longer one covers, and the
+    order in which streams are written down."""
+    overlapping = [kernel("c", 60, 80), kernel("a", 0, 30), kernel("b", 10, 20), kernel("d", 75, 100)]
+    assert trace.busy_share(overlapping) == pytest.approx(0.7)
+    assert trace.busy_share([kernel("a", 5, 9)]) == 1
+    assert trace.busy_share([]) is None
+
+
+def test_the_longest_kernels_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: one call taken for all, the shortest first, nanoseconds taken for seconds."""
+    monkeypatch.setattr(trace, "MOST_KERNELS", 2)
+    found = trace.longest(
+        [kernel("a", 0, 1e9), kernel("b", 0, 4e9), kernel("c", 0, 2e9), kernel("a", 5e9, 7e9)]
+    )
+    assert found == [
+        {"name": "b", "seconds": 4.0, "calls": 1},
+        {"name": "a", "seconds": 3.0, "calls": 2},
+    ]
+
+
+def test_kernels_are_read_from_the_devices_lines(tmp_path: Path) -> None:
+    """Would catch: copies, the host's threads and derived lines counted as computing; offsets without their line's
+    begin."""
+    text = """
+    planes { name: "/host:CPU" lines { name: "Stream #1" timestamp_ns: 0 events { metadata_id: 1 duration_ps: 9000 } }
+      event_metadata { key: 1 value { id: 1 name: "host" } } }
+    planes { name: "/device:GPU:0"
+      lines { name: "Stream #14(Compute)" timestamp_ns: 100
+        events { metadata_id: 1 offset_ps: 5000 duration_ps: 20000 }
+        events { metadata_id: 2 offset_ps: 30000 duration_ps: 70000 } }
+      lines { name: "Steps" timestamp_ns: 100 events { metadata_id: 1 duration_ps: 99000 } }
+      event_metadata { key: 1 value { id: 1 name: "convolution" } }
+      event_metadata { key: 2 value { id: 2 name: "MemcpyD2D" } } }
+    """
+    path = tmp_path / "a.xplane.pb"
+    path.write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(text))
+    assert list(trace.read_kernels(path)) == [[kernel("convolution", 105, 125)]]
+
+
+def test_kernels_are_in_the_report_per_step() -> None:
+    """Would catch: the sum over all traced steps shown as one step's."""
+    values = {
+        "traced_calls": 4,
+        "device_busy": 0.97,
+        "kernels": [{"name": "a|b", "seconds": 0.008, "calls": 8}],
+    }
+    cell = Cell("step", "a.py")
+    state = State([cell], [Outcome(cell, values)])
+    origin = Origin("a command", MACHINE, {"jax": "1"}, {"modes": "jit"}, {})
+    text = markdown(state, origin)
+    assert "| a\\|b | 2.0 | 2.00 |" in text and "97.0 %" in text
 
 
 # --- command line ---
@@ -446,7 +507,7 @@ def test_work_of_a_batch_in_parts_is_that_of_all_parts(
     compiled = jax.jit(jnp.sin).lower(1.0).compile()
     monkeypatch.setattr(ours.Subject, "step", compiled)
     monkeypatch.setattr(ours.Subject, "run_steps", lambda self: lambda number: None)
-    options: Any = SimpleNamespace(repetitions=1, peaks={"float32": 1e12, "bytes": 1e11})
+    options: Any = SimpleNamespace(repetitions=1, profile=False, peaks={"float32": 1e12, "bytes": 1e11})
     configs = {}
     for accumulate in (1, 2):
         overrides = (*TINY, f"--config.train.accumulate={accumulate}")
