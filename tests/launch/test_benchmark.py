@@ -307,7 +307,7 @@ def test_kernels_are_in_the_report_per_step() -> None:
         (["--precisions=float16"], r"`--precisions` \(=float16\) must be of float32, bfloat16"),
         (["--batch_sizes=0"], r"`--batch_sizes` \(=0\) must be whole numbers from 1 on"),
         (["--devices=1,1"], r"`--devices` \(=1,1\) must name at least one value, and each once"),
-        (["--preset=gpus"], r"`--preset` \(=gpus\) must be of gpu, cpu; did you mean gpu\?"),
+        (["--preset=gpus"], r"`--preset` \(=gpus\) must be of gpu, gpu_judging, cpu; did you mean gpu\?"),
         (["--profile", "--what=pipeline"], r"`--profile` \(=True\) traces the cells `step` and `whole`"),
         (["--repetitions=0"], r"command line: .*repetitions"),
         (["step"], r"command line: 'step' is not a flag"),
