@@ -337,12 +337,14 @@ class Drawn(ImageCache):
     def __init__(self) -> None:
         super().__init__(Path("nowhere"), ((32, 32),) * 12)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(index)
+    def image(self, index: int) -> np.ndarray:
+        return np.random.default_rng(index).integers(0, 256, (32, 32), np.uint8)
+
+    def mask(self, index: int) -> np.ndarray:
         mask = np.zeros((32, 32), bool)
         if index < 4:
             mask[8:20, 8:20] = True
-        return rng.integers(0, 256, (32, 32), np.uint8), mask
+        return mask
 
 
 @pytest.mark.parametrize("balance", [True, False])
