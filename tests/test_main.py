@@ -134,6 +134,7 @@ def assert_all_is_left(run: Run, task: str) -> None:
     assert 0 < min(scores) <= max(scores) < 1
 
 
+@pytest.mark.long
 def test_reconstruction_leaves_the_same_behind(shell: Shell, tmp_path: Path) -> None:
     """Catches a task that the command refuses, a threshold that depends on defects, and decisions on slices."""
     command = (f"{CONFIG}:reconstruction", *SMALL[1:], *WITHOUT_NORM, "--config.train.num_steps=4")

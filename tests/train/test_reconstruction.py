@@ -64,6 +64,7 @@ def trained_auroc(corruption: Corruption) -> float:
     return float(roc_auc_score(labels, scores))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("corruption", "least", "most"), [("mask", 0.9, 1.0), ("none", 0.25, 0.75)])
 def test_hidden_cells_separate_what_plain_reconstruction_cannot(
     corruption: Corruption, least: float, most: float
