@@ -147,13 +147,14 @@ class Epochs:
 
 
 @dataclass(frozen=True)
-class Balanced:
+class WishSource:
     """A source of the wishes of so many batches.
 
-    Every second slice is a positive one of a defective image, the others are not positive and come from all images.
+    With ``defective``, every second slice is a positive one of those images, the others are not positive and come from
+    all images; without, slices are any of any image.
     """
 
-    defective: Epochs
+    defective: Epochs | None
     everything: Epochs
     batch_size: int
     num_batches: int
@@ -163,28 +164,14 @@ class Balanced:
 
     def __getitem__(self, number: int) -> Wishes:
         first = number * self.batch_size
-        return [
-            (self.everything[place // 2], Wanted.OTHER)
-            if place % 2
-            else (self.defective[place // 2], Wanted.POSITIVE)
-            for place in range(first, first + self.batch_size)
-        ]
+        return [self._wish(place) for place in range(first, first + self.batch_size)]
 
-
-@dataclass(frozen=True)
-class AsTheyFall:
-    """A source of the wishes of so many batches: any slice of any image."""
-
-    everything: Epochs
-    batch_size: int
-    num_batches: int
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __getitem__(self, number: int) -> Wishes:
-        first = number * self.batch_size
-        return [(self.everything[place], Wanted.ANY) for place in range(first, first + self.batch_size)]
+    def _wish(self, place: int) -> tuple[int, Wanted]:
+        if self.defective is None:
+            return self.everything[place], Wanted.ANY
+        if place % 2:
+            return self.everything[place // 2], Wanted.OTHER
+        return self.defective[place // 2], Wanted.POSITIVE
 
 
 def make_training_stream(
@@ -217,9 +204,8 @@ def make_training_stream(
     num_slices = batch_size * num_batches
     # Streams of one seed must not shuffle alike.
     everything = Epochs(sorted([*defective, *good]), num_slices, 3 * seed + 1)
-    source: Balanced | AsTheyFall = AsTheyFall(everything, batch_size, num_batches)
-    if balance:
-        source = Balanced(Epochs(defective, num_slices, 3 * seed), everything, batch_size, num_batches)
+    positive = Epochs(defective, num_slices, 3 * seed) if balance else None
+    source = WishSource(positive, everything, batch_size, num_batches)
     index, count = part
     size = batch_size // count
     draw = DrawBatch(cache, slicer, augment_config, slice(index * size, (index + 1) * size))
