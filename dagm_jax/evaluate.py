@@ -358,8 +358,8 @@ def judge_test_side(
     processes the longest; measuring pixel figures, collecting the gallery and drawing are not in it, and nothing is
     read while they go on. The network is compiled before.
 
-    draw: called for each image in order; what its answer makes is kept to show the image, and small, because of all
-    images it is.
+    draw: called for each image in order; what the function that it gives makes is kept to show the image. It should be
+    small, because it is kept of all images.
     """
     processes, share = judge.processes, _TestShare(rule, draw)
     processes.together(lambda: share.judge(judge, processes.share(records), shape))
