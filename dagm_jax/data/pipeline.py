@@ -244,6 +244,9 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator
             "last"
         ) from error
     finally:
+        # grain frees what is dropped in a thread of its own, while it waits for the workers to end. What is dropped
+        # later the end of this process would leave, and the resource tracker warn of.
+        batch = None
         iterator.close()
 
 

@@ -185,7 +185,7 @@ from dagm_jax.types import ProcessLost
 
 class Make(grain.transforms.Map):
     def map(self, element):
-        return {"number": np.full((64, 64), element)}
+        return {"number": np.full((64, 64), element), **{str(i): np.zeros(64) for i in range(20)}}
 
 def workers():
     # Each is a child of the thread that has started it.
@@ -212,6 +212,7 @@ if __name__ == "__main__":
     status = 0
     if sys.argv[1] == "close":
         batches.close()
+        assert not [name for name in seen if Path("/dev/shm", name).exists()]
         assert workers() == []
     elif sys.argv[1] == "lose":
         os.kill(workers()[0], signal.SIGKILL)
@@ -239,7 +240,7 @@ if __name__ == "__main__":
 )
 def test_workers_heed_no_terminal_and_leave_nothing_behind(end: str, status: int, tmp_path: Path) -> None:
     """Would catch: workers that Ctrl-C ends while batches are needed, that outlive their parent, or whose death is a
-    hang or a traceback; and shared memory that is left when they are closed, killed or orphaned."""
+    hang or a traceback; shared memory that is left when they are closed, killed or orphaned, and a warning of it."""
     (tmp_path / "reader.py").write_text(READER)
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "reader.py"), end],
@@ -256,6 +257,8 @@ def test_workers_heed_no_terminal_and_leave_nothing_behind(end: str, status: int
     finally:
         stop_session(process.pid)
         process.wait()
+    if end == "close":
+        assert err == ""
     lines = out.splitlines()
     if end == "lose":
         assert lines[0].startswith("stopped: a worker process of the input pipeline has died (")
