@@ -221,12 +221,15 @@ def test_a_run_killed_thirty_times_ends_like_a_whole_one(
             kills.append(f"{moment}, then after {delay_s:.1f} s")
         finish(shell, command)
         assert_same(tmp_path / moment, whole)
-    while len(kills) < NUM_KILLS:
-        command = tiny.command(images, tmp_path / f"more{len(kills)}")
+    for number in range(NUM_KILLS):
+        if len(kills) == NUM_KILLS:
+            break
+        command = tiny.command(images, tmp_path / f"more{number}")
         delay_s = rng.uniform(0, 0.8 * length_s)
-        assert kill_after(shell, delay_s, command)
-        kills.append(f"after {delay_s:.1f} s")
-        finish(shell, command)
+        # One that ends first counts for nothing: what else the machine does may have slowed the run that was timed.
+        if kill_after(shell, delay_s, command):
+            kills.append(f"after {delay_s:.1f} s")
+            finish(shell, command)
         assert_same(Path(command[-1].partition("=")[2]), whole)
     print("\n".join(kills))
     assert len(kills) == NUM_KILLS
