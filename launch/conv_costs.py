@@ -35,6 +35,7 @@ from dagm_jax.main import guarded, read_config
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import show
 from dagm_jax.types import UserError
+from launch.bench.timing import SETTLE_S
 
 SLICE_PX = (512, 64)
 PASSES = ("forward", "towards the input", "towards the kernel")
@@ -150,10 +151,13 @@ def their_passes(arrays: tuple[np.ndarray, ...]) -> list[Pass]:
 
 
 def measure(passes: Sequence[Pass], repetitions: int) -> list[float]:
-    """Median seconds of each pass, called in turn so that a slow moment hits all alike; the first round warms up."""
+    """Median seconds of each pass, called in turn so that a slow moment hits all alike, with a pause before each; the
+    first round warms up.
+    """
     seconds: list[list[float]] = [[] for _ in passes]
     for _ in range(repetitions + 1):
         for times, one in zip(seconds, passes, strict=True):
+            time.sleep(SETTLE_S)
             start = time.perf_counter()
             one()
             times.append(time.perf_counter() - start)

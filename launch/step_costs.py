@@ -3,9 +3,10 @@
 ``python -m launch.step_costs [--config=configs/custom_unet.py] [--batch_size=8] [--repetitions=5]``
 
 Accumulated in two parts (``train.accumulate=2``); all that lies between convolutions computed again in the backward
-pass (rematerialisation); four steps in one call (``lax.scan``). The last two are no options of the main job: this table
-says what they would bring. Times are of one step, medians over alternating repetitions; memory is what XLA reserves for
-a program beside its arguments.
+pass (rematerialisation); four steps in one call (``lax.scan``); the sums of batch normalisation one by one, as a
+compiler finds them in the formula, instead of `dagm_jax.models.moments`. All but the first are no options of the main
+job: this table says what they would bring. Times are of one step, medians over alternating repetitions; memory is what
+XLA reserves for a program beside its arguments.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any, cast
+from unittest.mock import patch
 
 import jax
 import numpy as np
@@ -27,6 +29,7 @@ from dagm_jax import command_line
 from dagm_jax.config import RunConfig
 from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
+from dagm_jax.models import moments
 from dagm_jax.tasks.base import Forward
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import make_devices
@@ -82,6 +85,16 @@ def several(step: Step, number: int) -> Step:
     return call
 
 
+def with_plain_sums(step: Step) -> Step:
+    """``step``, whose batch normalisation sums each map by itself."""
+
+    def call(state: Any, batch: Any) -> tuple[Any, Any]:
+        with patch.object(moments, "channel_sums", moments.plain_channel_sums):
+            return step(state, batch)
+
+    return call
+
+
 def forms(config: RunConfig) -> dict[str, tuple[Step, Any, int]]:
     """Name → (function, first state, steps that a call takes)."""
     plain, state = make_step(config)
@@ -92,6 +105,7 @@ def forms(config: RunConfig) -> dict[str, tuple[Step, Any, int]]:
         "accumulated in 2 parts": (halves, state, 1),
         "rematerialised": (remade, state, 1),
         f"{STEPS_IN_A_CALL} steps in a call": (several(plain, STEPS_IN_A_CALL), state, STEPS_IN_A_CALL),
+        "sums one by one": (with_plain_sums(make_step(config)[0]), state, 1),
     }
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from dagm_jax.models.initial import Initializer, he_normal, lecun_normal
+from dagm_jax.models.moments import moments, scale_and_shift
 from dagm_jax.types import at_least_float32
 
 NormKind = Literal["batch", "group", "none"]
@@ -118,12 +119,11 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         scale = self.scale[...] * jax.lax.rsqrt(var + NORM_EPSILON)
         shift = self.bias[...] - mean * scale
-        normed: Array = wide * scale + shift
-        return normed.astype(x.dtype)
+        return scale_and_shift(wide, scale, shift).astype(x.dtype)
 
     def _batch_statistics(self, wide: Array) -> tuple[Array, Array]:
         count = wide.size // wide.shape[-1]
-        mean, mean_of_squares = jnp.mean(wide, (0, 1, 2)), jnp.mean(wide * wide, (0, 1, 2))
+        mean, mean_of_squares = moments(wide)
         if self.axis_name is not None:
             mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
             count = count * jax.lax.axis_size(self.axis_name)

@@ -32,7 +32,7 @@ from launch.bench.peer_step import (
     run_training,
 )
 from launch.bench.plan import Cell
-from launch.bench.timing import Run, calls_per_block, seconds_of, time_alternately
+from launch.bench.timing import SETTLE_S, Run, calls_per_block, seconds_of, time_alternately
 
 OURS, PEER, EAGER, COMPILED = "ours", "peer", "eager", "compiled"
 EPOCH_ROUNDS = 2
@@ -127,6 +127,7 @@ def answer_alternately(runs: dict[str, Run], repetitions: int) -> dict[str, list
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
+            time.sleep(SETTLE_S)
             seconds[name] += [seconds_of(partial(run, 1)) for _ in range(numbers[name])]
     return seconds
 

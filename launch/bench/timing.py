@@ -13,6 +13,8 @@ Run = Callable[[int], None]
 Clock = Callable[[], float]
 
 LEAST_BLOCK_S = 0.25
+# PyTorch's threads on a CPU go on spinning for milliseconds after a call, and would take a core from what comes next.
+SETTLE_S = 0.05
 MOST_CALLS = 200
 
 
@@ -50,11 +52,14 @@ def calls_per_block(run: Run, clock: Clock = time.perf_counter) -> int:
 def time_alternately(
     runs: Mapping[str, Run], repetitions: int, clock: Clock = time.perf_counter
 ) -> dict[str, Blocks]:
-    """Blocks of each program, one of each after the other and again, so that a slow moment hits all alike."""
+    """Blocks of each program, one of each after the other and again, so that a slow moment hits all alike; a pause
+    before each, in which the threads of the one before come to rest.
+    """
     num_calls = {name: calls_per_block(run, clock) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
+            time.sleep(SETTLE_S)
             block_s = seconds_of(lambda run=run, name=name: run(num_calls[name]), clock)  # type: ignore[misc]
             seconds[name].append(block_s / num_calls[name])
     return {name: Blocks(tuple(seconds[name]), num_calls[name]) for name in runs}

@@ -29,7 +29,7 @@ def test_the_forms_take_the_same_step() -> None:
         assert int(state.step) == step_costs.STEPS_IN_A_CALL
         found[name] = metrics["loss"], *jax.tree.leaves(state.params)
     plain, *others = found.values()
-    assert len(others) == 3
+    assert len(others) == 4
     for other in others:
         for a, b in zip(plain, other, strict=True):
             # Adam turns rounding of a gradient near zero into a step.
@@ -46,6 +46,15 @@ def test_what_is_made_again_is_made_again() -> None:
     assert ["remat" in text for text in texts] == [False, True]
 
 
+def test_plain_sums_are_plain() -> None:
+    """Would catch: a form that is called so and runs the same program, for example because jax has traced it before."""
+    config = read_config(SMALL, ["--config.model.base_channels=1"])
+    plain, state = step_costs.make_step(config)
+    batch = step_costs.random_batch(2)
+    texts = [str(jax.make_jaxpr(step)(state, batch)) for step in (plain, step_costs.with_plain_sums(plain))]
+    assert ["platform_index" in text for text in texts] == [True, False]
+
+
 @pytest.mark.long
 def test_the_table_has_a_row_for_each_form(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -56,5 +65,5 @@ def test_the_table_has_a_row_for_each_form(
     monkeypatch.setattr(step_costs, "read_config", lambda *_: narrow)
     step_costs.main(["step_costs", "--config=configs/custom_unet.py", "--batch_size=2", "--repetitions=1"])
     printed = capsys.readouterr().out
-    assert printed.count(" MB, ") == 4
+    assert printed.count(" MB, ") == 5
     assert "1.00x" in printed and "rematerialised" in printed
