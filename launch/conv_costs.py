@@ -151,17 +151,18 @@ def their_passes(arrays: tuple[np.ndarray, ...]) -> list[Pass]:
 
 
 def measure(passes: Sequence[Pass], repetitions: int) -> list[float]:
-    """Median seconds of each pass, called in turn so that a slow moment hits all alike, with a pause before each; the
-    first round warms up.
+    """Median seconds of each pass, called in turn so that a slow moment hits all alike. Before each timed call come a
+    pause, in which the threads of the one before come to rest, and a call that is not timed.
     """
     seconds: list[list[float]] = [[] for _ in passes]
-    for _ in range(repetitions + 1):
+    for _ in range(repetitions):
         for times, one in zip(seconds, passes, strict=True):
             time.sleep(SETTLE_S)
+            one()
             start = time.perf_counter()
             one()
             times.append(time.perf_counter() - start)
-    return [median(times[1:]) for times in seconds]
+    return [median(times) for times in seconds]
 
 
 def make_flags() -> flags.FlagValues:

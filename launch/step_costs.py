@@ -4,9 +4,9 @@
 
 Accumulated in two parts (``train.accumulate=2``); all that lies between convolutions computed again in the backward
 pass (rematerialisation); four steps in one call (``lax.scan``); the sums of batch normalisation one by one, as a
-compiler finds them in the formula, instead of `dagm_jax.models.moments`. All but the first are no options of the main
-job: this table says what they would bring. Times are of one step, medians over alternating repetitions; memory is what
-XLA reserves for a program beside its arguments.
+compiler finds them in the formula, instead of `dagm_jax.models.moments` (which differ on CPUs alone). All but the first
+are no options of the main job: this table says what they would bring. Times are of one step, medians over alternating
+repetitions; memory is what XLA reserves for a program beside its arguments.
 """
 
 from __future__ import annotations

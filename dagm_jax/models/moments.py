@@ -1,7 +1,6 @@
-"""The sums over pixels that batch normalisation takes, forward and backward, in one pass over the maps each.
+"""The sums over pixels that batch normalisation takes, forward and backward: two of each map, in one program each.
 
-Left to autodiff and XLA, a normalisation takes four sums, of which a CPU computes each by a program of its own: a tenth
-of a training step. Maps are float32 or wider.
+Maps are float32 or wider. What sums one by one cost instead: ``python -m launch.step_costs``.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from jaxtyping import Array, Float
 Map = Float[Array, "b h w c"]
 PerChannel = Float[Array, " c"]
 
-# A run of pixels that is summed as one vector, and how many runs are summed first. A window of XLA's has 32 elements of
-# an axis, beyond which it takes a sum apart itself; with these the rows of a window lie in different sets of a cache.
+# A run of pixels that is summed as one vector, and how many runs are summed first: fewer than the 32 elements of an
+# axis beyond which XLA takes a sum on a CPU apart itself.
 RUN_NUMBERS = 128
 RUNS = 16
 
@@ -68,22 +67,23 @@ def channel_sums(x: Map, y: Map) -> tuple[PerChannel, PerChannel]:
 
 
 def plain_channel_sums(x: Map, y: Map) -> tuple[PerChannel, PerChannel]:
-    """`channel_sums`, as accelerators' compilers like them: these make one pass of the two."""
+    """`channel_sums`, for accelerators: two sums, for the compiler to fuse."""
     return jnp.sum(x, (0, 1, 2)), jnp.sum(x * y, (0, 1, 2))
 
 
 def channel_sums_in_runs(x: Map, y: Map) -> tuple[PerChannel, PerChannel]:
     """`channel_sums`, for CPUs: blocks of runs of pixels first, both sums in one program.
 
-    XLA's CPU backend makes windows of a longer sum, writes ``x`` · ``y`` to memory for them, and does not vectorise
-    their loops.
+    XLA's CPU backend makes a program of windows of each longer sum and writes ``x`` · ``y`` to memory for it.
     """
     b, h, w, c = x.shape
     pixels = _largest_divisor(h * w, max(RUN_NUMBERS // c, 1))
     runs = _largest_divisor(h * w // pixels, RUNS)
     blocks = [each.reshape(b, -1, runs, pixels * c) for each in (x, x * y)]
     zeros = [jnp.zeros((), each.dtype) for each in blocks]
-    sums = jax.lax.reduce(blocks, zeros, lambda a, b: [i + j for i, j in zip(a, b, strict=True)], (2,))
+    sums = jax.lax.reduce(
+        blocks, zeros, lambda one, other: [i + j for i, j in zip(one, other, strict=True)], (2,)
+    )
     first, second = (jnp.sum(each.reshape(b, -1, pixels, c), (0, 1, 2)) for each in sums)
     return first, second
 

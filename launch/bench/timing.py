@@ -13,7 +13,7 @@ Run = Callable[[int], None]
 Clock = Callable[[], float]
 
 LEAST_BLOCK_S = 0.25
-# PyTorch's threads on a CPU go on spinning for milliseconds after a call, and would take a core from what comes next.
+# The threads of PyTorch's OpenMP (libgomp) spin for milliseconds after a call: a core that what comes next has not got.
 SETTLE_S = 0.05
 MOST_CALLS = 200
 

@@ -46,13 +46,23 @@ def test_what_is_made_again_is_made_again() -> None:
     assert ["remat" in text for text in texts] == [False, True]
 
 
-def test_plain_sums_are_plain() -> None:
-    """Would catch: a form that is called so and runs the same program, for example because jax has traced it before."""
+def test_plain_sums_are_plain_and_the_same_step() -> None:
+    """Would catch: a form that is called so and runs the same program, for example because jax has traced it before;
+    sums that are others.
+    """
     config = read_config(SMALL, ["--config.model.base_channels=1"])
-    plain, state = step_costs.make_step(config)
+    step, state = step_costs.make_step(config)
     batch = step_costs.random_batch(2)
-    texts = [str(jax.make_jaxpr(step)(state, batch)) for step in (plain, step_costs.with_plain_sums(plain))]
-    assert ["platform_index" in text for text in texts] == [True, False]
+    forms = step, step_costs.with_plain_sums(step)
+    texts = [str(jax.make_jaxpr(form)(state, batch)) for form in forms]
+    num_layers = len(jax.tree.leaves(state.stats)) // 2
+    # Forward and backward of every layer.
+    assert [text.count("platform_index[") for text in texts] == [2 * num_layers, 0]
+    ours, plain = (jax.jit(form)(state, batch) for form in forms)
+    for a, b in zip(jax.tree.leaves(ours[0].stats), jax.tree.leaves(plain[0].stats), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours[1]["loss"], plain[1]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(ours[1]["grad_norm"], plain[1]["grad_norm"], rtol=1e-3)
 
 
 @pytest.mark.long
