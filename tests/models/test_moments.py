@@ -75,10 +75,10 @@ def test_the_form_follows_the_platform(platform: str, num_reductions: int) -> No
 
 TWO_DEVICES = """
 import jax, numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dagm_jax.models.moments import channel_sums
 from launch.bench.arithmetic import all_reduce_bytes
-spread = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec("data"))
+spread = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
 x = jax.device_put(np.ones((4, 32, 16, 8), np.float32), spread)
 hlo = jax.jit(channel_sums).lower(x, x).compile().as_text()
 print("gathered" if "all-gather" in hlo else all_reduce_bytes(hlo))
