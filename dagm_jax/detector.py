@@ -22,7 +22,7 @@ from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.parallel import Devices
-from dagm_jax.train.step import Network, make_judge, make_network, make_state
+from dagm_jax.train.step import Network, make_judge, make_network, make_state, most_slices
 from dagm_jax.types import UserError, load_json, written_by
 from dagm_jax.verdict import DecisionRule
 
@@ -83,7 +83,8 @@ def compile_judge(
     """The network with these weights, compiled to judge ``batch_size`` images of the slicer's size at a time."""
     shape = (batch_size, slicer.height_px, slicer.width_px)
     empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
-    function = make_judge(network, config.task, slicer)
+    most = most_slices(devices.platform, slicer, batch_size // devices.num_devices)
+    function = make_judge(network, config.task, slicer, most)
     compiled = devices.compile_judge(function, params, stats, *devices.shard_batch(empty))
     return evaluate.Judge(
         compiled,

@@ -32,6 +32,7 @@ from dagm_jax import command_line
 from dagm_jax.config import RunConfig
 from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
+from dagm_jax.models.convolution import convolve
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import show
 from dagm_jax.types import UserError
@@ -39,7 +40,6 @@ from launch.bench.timing import SETTLE_S
 
 SLICE_PX = (512, 64)
 PASSES = ("forward", "towards the input", "towards the kernel")
-DIMS = ("NHWC", "HWIO", "NHWC")
 Pass = Callable[[], Any]
 
 
@@ -67,6 +67,7 @@ class Convolution:
 def convolutions(config: RunConfig) -> Counter[Convolution]:
     """The convolutions of one forward pass of a slice, and how often each kind is there."""
     network, params, stats = build_network(config, mean=128.0, std=40.0)
+    network = network.with_plain_convolutions(params, stats)
 
     def forward(x: Array) -> Array:
         logits: Array = network.bind(params, stats, train=False)[0](x, None).logits
@@ -107,10 +108,6 @@ def arrays_of(one: Convolution, batch_size: int) -> tuple[np.ndarray, np.ndarray
 def our_passes(arrays: tuple[np.ndarray, ...], compiler_options: Any) -> list[Pass]:
     """The three passes, compiled; each returns its result, NHWC or HWIO."""
     x, kernel, cotangent = map(jnp.asarray, arrays)
-
-    def convolve(x: Array, kernel: Array) -> Array:
-        y: Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMS)
-        return y
 
     def towards(place: int) -> Callable[..., Array]:
         return lambda x, kernel, cotangent: jax.vjp(convolve, x, kernel)[1](cotangent)[place]

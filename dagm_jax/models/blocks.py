@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from dagm_jax.models.convolution import convolve
 from dagm_jax.models.initial import Initializer, he_normal, lecun_normal
 from dagm_jax.models.moments import moments, scale_and_shift
 from dagm_jax.types import at_least_float32
@@ -184,17 +185,12 @@ class Conv(nnx.Conv):
             kernel_init=kernel_init,
             rngs=rngs,
         )
+        self.convolve = convolve
 
     def __call__(  # type: ignore[override]
         self, x: Float[Array, "b h w c"]
     ) -> Float[Array, "b h w d"]:
-        y: Array = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            self.kernel[...].astype(self.dtype),
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = self.convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         return y if self.bias is None else add_bias(y, self.bias[...])
 
 

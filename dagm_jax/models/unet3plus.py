@@ -22,6 +22,7 @@ from dagm_jax.models.blocks import (
     upsample,
     upsample_phases,
 )
+from dagm_jax.models.convolution import convolve
 from dagm_jax.models.initial import he_normal
 from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
 
@@ -78,6 +79,7 @@ class ConvBatchNormRelu(nnx.Module):
         self.norm = BatchNorm(out_channels, dtype=dtype, axis_name=axis_name)
         self.factor = factor
         self.dtype = dtype
+        self.convolve = convolve
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b f*h f*w d"]:
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...]
@@ -85,7 +87,9 @@ class ConvBatchNormRelu(nnx.Module):
             # Batch statistics take the bias away again, so its gradient is zero. Computed, it would be rounding noise
             # for which a whole map is summed, and which Adam would scale up to full steps.
             bias = jax.lax.stop_gradient(bias)
-        y = add_bias(upsampled_conv3x3(x.astype(self.dtype), kernel, self.factor), bias)
+        x = x.astype(self.dtype)
+        y = self.convolve(x, kernel) if self.factor == 1 else upsampled_conv3x3(x, kernel, self.factor)
+        y = add_bias(y, bias)
         return nnx.relu(self.norm(y, train=train))
 
 
@@ -98,10 +102,6 @@ def upsampled_conv3x3(
     matrix product to 9·d channels on the small map takes the place of 9·c·d products per pixel of the large one,
     factor² times fewer. What is left per pixel and channel are the weighted sums of the up-sampling.
     """
-    if factor == 1:
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
     b, h, w, c = x.shape
     # Taps across outermost: the first of the two sums then finds its three terms in three slices.
     taps = x.reshape(-1, c) @ kernel.transpose(2, 1, 0, 3).reshape(c, -1)

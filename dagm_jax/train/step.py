@@ -15,6 +15,7 @@ from jaxtyping import Array, UInt8
 
 from dagm_jax.data.slicing import Slicer, slice_labels
 from dagm_jax.models.blocks import global_place
+from dagm_jax.models.convolution import convolve_plainly
 from dagm_jax.tasks.base import Forward, Judgement, Lesson, Slices, Task
 from dagm_jax.types import NetworkOutput
 
@@ -22,6 +23,8 @@ Metrics = dict[str, Array]
 
 # Of an image with more slices than these, one part is judged after the other.
 MOST_SLICES = 32
+# On CPUs, of slices with more pixels than these: the maps of a part then stay in caches.
+CPU_PART_PX = 2**16
 # A cool-down that no step reaches.
 NEVER = 2**30
 
@@ -66,6 +69,12 @@ class Network:
         x = (image.astype(jnp.result_type(float)) - self.mean) / self.std
         x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
         return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
+
+    def with_plain_convolutions(self, params: Any, stats: Any) -> Network:
+        """The network in which a convolution is one operation on every platform, for programs that others compile."""
+        module = nnx.merge(self.graphdef, params, stats)
+        module.set_attributes(convolve=convolve_plainly, raise_if_not_found=False)
+        return replace(self, graphdef=nnx.split(module, nnx.Param, nnx.BatchStat)[0])  # type: ignore[misc]
 
     def bind(self, params: Any, stats: Any, *, train: bool) -> tuple[Forward, Callable[[], Any]]:
         """(forward, a function that gives the norm statistics as the calls of forward have left them)."""
@@ -297,12 +306,20 @@ def _count_right(is_defective: Array, label: Array, valid: Array) -> tuple[Array
     return right.astype(jnp.int32), counted.astype(jnp.int32)
 
 
+def most_slices(platform: str, slicer: Slicer, images_of_a_device: int) -> int:
+    """How many slices of each image are judged at a time where a device has so many images before it."""
+    if platform != "cpu":
+        return MOST_SLICES
+    height, width = slicer.slice_shape
+    return min(MOST_SLICES, max(1, CPU_PART_PX // (height * width * images_of_a_device)))
+
+
 def make_judge(
-    network: Network, task: Task, slicer: Slicer
+    network: Network, task: Task, slicer: Slicer, most: int = MOST_SLICES
 ) -> Callable[[Any, Any, Array, Array, Array], dict[str, Array]]:
     """``judge(params, stats, image [b h w] uint8, mask [b h w] bool, mask_px [b])`` : cut, network, map, stitch.
 
-    mask_px: int32, how large the mask is without what padding has added to it.
+    mask_px: int32, how large the mask is without what padding has added to it. most: slices of an image at a time.
 
     Gives, on device: map float32 ``[b h w]``, slice_scores float32 ``[b n]``, loss float32 ``[b]`` (mean over the
     image's slices that count), and int32 ``[b]`` num_right of num_counted slices whose decision agrees with their label
@@ -323,7 +340,7 @@ def make_judge(
 
         held = jax.vmap(lambda one: slicer.held(one, jnp))(mask)
         label = slice_labels(held, mask_px[:, None], jnp).reshape(-1)
-        lesson, maps, scores = in_parts(judge_slices, (cut(image), cut(mask), label), b, MOST_SLICES)
+        lesson, maps, scores = in_parts(judge_slices, (cut(image), cut(mask), label), b, most)
         weight = lesson.weight.reshape(b, n)
         right = counted = jnp.zeros((b * n,), jnp.int32)
         if lesson.is_defective is not None:

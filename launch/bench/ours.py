@@ -23,6 +23,7 @@ from dagm_jax.data.split import Split
 from dagm_jax.experiment import Data, Setup, prepare_data
 from dagm_jax.main import read_config
 from dagm_jax.train.parallel import Devices, count_flop, make_devices
+from dagm_jax.train.step import in_parts, most_slices
 from dagm_jax.types import Batch, UserError
 from launch import tiny_unet
 from launch.bench.plan import Cell
@@ -165,9 +166,17 @@ class Subject:
         """Slices uint8 ``[b h w 1]`` → their maps float32 ``[b h w 1]``; to be traced."""
         setup, b = self.setup, image.shape[0]
         forward, _ = setup.network.bind(params, stats, train=False)
-        # Masks and labels go into losses alone, which nobody asks for and the compiler leaves out.
-        unused: Any = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
-        return setup.config.task.judge(forward, setup.network.show(image, *unused)).map
+
+        def maps_of(image: Any) -> Any:
+            # Masks and labels go into losses alone, which nobody asks for and the compiler leaves out.
+            number = image.shape[0]
+            unused: Any = np.zeros(image.shape, np.uint8), np.zeros(number, np.int32), np.arange(number)
+            return setup.config.task.judge(forward, setup.network.show(image, *unused)).map
+
+        # As many at a time as of one image; accelerators take all.
+        platform = setup.devices.platform
+        images = setup.devices.num_devices if platform == "cpu" else b
+        return in_parts(maps_of, image, images, most_slices(platform, setup.data.slicer, 1))
 
     def predict_flop(self) -> float | None:
         """FLOPs of `predict` as it was written, without what is left out."""

@@ -375,7 +375,7 @@ def test_judge_by_hand() -> None:
     assert out["num_counted"].tolist() == [5, 5, 4]
 
 
-def test_many_slices_are_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_slices_are_judged_in_parts() -> None:
     """Catches slices of the last, shorter part lost, in another order, or padding that is stitched into the map."""
     network, params, stats = make_tiny()
     slicer = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 32, 48)
@@ -384,8 +384,7 @@ def test_many_slices_are_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     mask = image > 250
     pixels = (image, mask, mask.sum((1, 2)))
     whole = jax.device_get(jax.jit(make_judge(network, TASK, slicer))(params, stats, *pixels))
-    monkeypatch.setattr("dagm_jax.train.step.MOST_SLICES", 3)
-    program = jax.jit(make_judge(network, TASK, slicer))
+    program = jax.jit(make_judge(network, TASK, slicer, most=3))
     assert "while" in program.lower(params, stats, *pixels).as_text()
     parts = jax.device_get(program(params, stats, *pixels))
     for name in whole:
