@@ -138,7 +138,7 @@ def test_gradients_in_loops_are_in_the_order_that_cpus_run_fast() -> None:
 
 def test_a_network_in_plain_convolutions() -> None:
     """Catches a layer that keeps the forms of CPUs in programs for others, and other numbers from those programs."""
-    config = CustomUNetConfig(base_channels=32)
+    config = CustomUNetConfig(base_channels=8)
     network, params, stats = make_network(
         lambda rngs: config.build(in_channels=3, out_channels=1, rngs=rngs),
         seed=0,
