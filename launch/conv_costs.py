@@ -4,10 +4,11 @@
 [--repetitions=5]``
 
 A convolution is computed three times in a training step: forward, towards its input, and towards its kernel. Each kind
-of convolution of the network (size of map, channels) is timed alone in each pass, as the main job compiles it, and by
-PyTorch (the extra ``peer``) with channels last; medians over alternating repetitions. GFLOP/s are 2 per multiply-add,
-taps in the padding counted. The last row adds up all convolutions of the network: what they leave of a step's time is
-norms, pooling, resampling, the loss and the optimiser.
+of convolution of the network (size of map, channels) is timed alone in each pass: as the main job compiles it, as one
+convolution whose gradients are left to JAX (on a CPU another form), and by PyTorch (the extra ``peer``) with channels
+last; medians over alternating repetitions. GFLOP/s are 2 per multiply-add of the convolution itself, whatever a form
+computes, taps in the padding counted. The last row adds up all convolutions of the network: what they leave of a step's
+time is norms, pooling, resampling, the loss and the optimiser.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from dagm_jax import command_line
 from dagm_jax.config import RunConfig
 from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
-from dagm_jax.models.convolution import convolve
+from dagm_jax.models.convolution import convolve, convolve_plainly
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import show
 from dagm_jax.types import UserError
 from launch.bench.timing import SETTLE_S
 
 SLICE_PX = (512, 64)
+SIDES = ("ours", "as one convolution", "PyTorch eager")
 PASSES = ("forward", "towards the input", "towards the kernel")
 Pass = Callable[[], Any]
 
@@ -105,8 +107,10 @@ def arrays_of(one: Convolution, batch_size: int) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def our_passes(arrays: tuple[np.ndarray, ...], compiler_options: Any) -> list[Pass]:
-    """The three passes, compiled; each returns its result, NHWC or HWIO."""
+def our_passes(
+    arrays: tuple[np.ndarray, ...], compiler_options: Any, convolve: Callable[[Any, Any], Array]
+) -> list[Pass]:
+    """The three passes of ``convolve``, compiled; each returns its result, NHWC or HWIO."""
     x, kernel, cotangent = map(jnp.asarray, arrays)
 
     def towards(place: int) -> Callable[..., Array]:
@@ -176,18 +180,20 @@ def make_flags() -> flags.FlagValues:
 
 
 def print_table(found: Counter[Convolution], rows: dict[Convolution, list[float]], batch_size: int) -> None:
-    """A row for each kind of convolution, seconds of our three passes and of PyTorch's; and their sums."""
-    title = f"{jax.devices()[0].device_kind}, batch of {batch_size}; ours, PyTorch eager"
+    """A row for each kind of convolution, with the seconds of all passes of each side; and their sums."""
+    title = f"{jax.devices()[0].device_kind}, batch of {batch_size}; {', '.join(SIDES)}"
     table = Table("map, channels, kernel", "times", *PASSES, title=title)
-    sums = np.zeros(2 * len(PASSES))
+    sums = np.zeros((len(SIDES), len(PASSES)))
     for one in sorted(found, reverse=True):
-        rate = one.gflop(batch_size) / np.array(rows[one])
-        sums += found[one] * np.array(rows[one])
-        cells = (f"{rate[i]:.0f}, {rate[i + 3]:.0f} GFLOP/s" for i in range(len(PASSES)))
+        seconds = np.reshape(rows[one], sums.shape)
+        sums += found[one] * seconds
+        rates = (one.gflop(batch_size) / seconds).T
+        cells = (f"{', '.join(f'{rate:.0f}' for rate in each)} GFLOP/s" for each in rates)
         table.add_row(str(one), str(found[one]), *cells)
     table.add_section()
     cells = (
-        f"{1000 * sums[i]:.0f}, {1000 * sums[i + 3]:.0f} ms, {sums[i + 3] / sums[i]:.2f}x" for i in range(3)
+        f"{', '.join(f'{1000 * each:.0f}' for each in (ours, plain, theirs))} ms, {theirs / ours:.2f}x"
+        for ours, plain, theirs in sums.T
     )
     table.add_row("all", str(found.total()), *cells)
     Console().print(table)
@@ -207,7 +213,10 @@ def main(argv: Sequence[str]) -> None:
     with torch.inference_mode(), show("timing convolutions", len(found)) as bar:
         for one in found:
             arrays = arrays_of(one, values.batch_size)
-            passes = [*our_passes(arrays, compiler_options), *their_passes(arrays)]
+            ours, plain = (
+                our_passes(arrays, compiler_options, form) for form in (convolve, convolve_plainly)
+            )
+            passes = [*ours, *plain, *their_passes(arrays)]
             rows[one] = measure(passes, values.repetitions)
             bar.advance(figures=str(one))
     print_table(found, rows, values.batch_size)

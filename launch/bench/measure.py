@@ -19,7 +19,7 @@ from dagm_jax.detector import REPORT
 from dagm_jax.types import UserError
 from launch.bench import hardware
 from launch.bench.arithmetic import Number, all_reduce_bytes, over, percentile
-from launch.bench.ours import Subject, Subjects, bytes_of, compile_times
+from launch.bench.ours import Subject, Subjects, compile_times
 from launch.bench.plan import Cell
 from launch.bench.timing import Blocks, Run, calls_per_block, seconds_of, time_alternately, time_blocks
 from launch.bench.trace import traced
@@ -178,7 +178,7 @@ def measure_inference(cell: Cell, subject: Subject, options: Options) -> Values:
         "num_answers": number,
         **times(blocks, "batch"),
         **throughput(subject, blocks.median_s),
-        **costs(compiled, subject.predict_flop(), bytes_of(compiled), blocks.median_s, cell, options),
+        **costs(compiled, subject.predict_flop(), subject.predict_bytes(), blocks.median_s, cell, options),
     }
 
 

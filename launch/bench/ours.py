@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -162,26 +162,35 @@ class Subject:
     def num_parameters(self) -> int:
         return sum(int(p.size) for p in jax.tree.leaves(self.setup.initial_state().params))
 
-    def predict(self, params: Any, stats: Any, image: Any) -> Any:
+    def maps_of(self, params: Any, stats: Any, image: Any) -> Any:
         """Slices uint8 ``[b h w 1]`` → their maps float32 ``[b h w 1]``; to be traced."""
         setup, b = self.setup, image.shape[0]
         forward, _ = setup.network.bind(params, stats, train=False)
+        # Masks and labels go into losses alone, which nobody asks for and the compiler leaves out.
+        unused: Any = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
+        return setup.config.task.judge(forward, setup.network.show(image, *unused)).map
 
-        def maps_of(image: Any) -> Any:
-            # Masks and labels go into losses alone, which nobody asks for and the compiler leaves out.
-            number = image.shape[0]
-            unused: Any = np.zeros(image.shape, np.uint8), np.zeros(number, np.int32), np.arange(number)
-            return setup.config.task.judge(forward, setup.network.show(image, *unused)).map
+    def most_at_once(self) -> int:
+        """The slices that a device judges at a time: on CPUs as many as of one image, on accelerators all."""
+        if self.setup.devices.platform != "cpu":
+            return self.setup.config.train.batch_size
+        return most_slices("cpu", self.setup.data.slicer, 1)
 
-        # As many at a time as of one image; accelerators take all.
-        platform = setup.devices.platform
-        images = setup.devices.num_devices if platform == "cpu" else b
-        return in_parts(maps_of, image, images, most_slices(platform, setup.data.slicer, 1))
+    def predict(self, params: Any, stats: Any, image: Any) -> Any:
+        """`maps_of` as the main job judges: on CPUs in parts."""
+        maps = partial(self.maps_of, params, stats)
+        return in_parts(maps, image, self.setup.devices.num_devices, self.most_at_once())
 
     def predict_flop(self) -> float | None:
-        """FLOPs of `predict` as it was written, without what is left out."""
+        """FLOPs of `maps_of` as it was written, without what is left out."""
         _, params, stats, image = self.predictor
-        return count_flop(self.predict, params, stats, image)
+        return count_flop(self.maps_of, params, stats, image)
+
+    def predict_bytes(self) -> float | None:
+        """Bytes that the compiled `predict` of one device reads and writes by XLA's count; None where it has a loop."""
+        compiled, _, _, image = self.predictor
+        in_one = len(image) <= self.most_at_once() * self.setup.devices.num_devices
+        return bytes_of(compiled) if in_one else None
 
     @cached_property
     def predictor(self) -> tuple[jax.stages.Compiled, Any, Any, np.ndarray]:

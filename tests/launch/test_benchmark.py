@@ -521,6 +521,24 @@ def test_work_of_a_batch_in_parts_is_that_of_all_parts(
         assert parts[name] is None
 
 
+@pytest.mark.usefixtures("quick_compiles")
+def test_inference_in_parts_is_that_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: maps of some slices, or FLOPs and bytes of one part over the seconds of all."""
+    subjects = ours.Subjects(ours.read_configs((tiny_unet.NAME,), TINY), tmp_path, "")
+    setup = subjects.of(Cell("inference", tiny_unet.NAME, batch_size=4)).setup
+    found = []
+    for part_px in (2**20, 1):
+        monkeypatch.setattr("dagm_jax.train.step.CPU_PART_PX", part_px)
+        subject = ours.Subject(setup)
+        compiled, params, stats, image = subject.predictor
+        found.append((subject.predict_flop(), subject.predict_bytes(), compiled(params, stats, image)))
+    (flop, num_bytes, maps), (parts_flop, parts_bytes, parts_maps) = found
+    assert flop and num_bytes
+    assert (parts_flop, parts_bytes) == (flop, None)
+    assert maps.shape == image.shape
+    np.testing.assert_allclose(parts_maps, maps, atol=1e-6)
+
+
 @pytest.mark.long
 def test_steps_on_two_devices_in_both_modes(tmp_path: Path) -> None:
     """Would catch: devices that are named and not used, scaling without its measure, all-reduces not found."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dagm_jax.main import read_config
+from dagm_jax.models.convolution import convolve
 from launch import conv_costs
 from launch.conv_costs import Convolution
 
@@ -34,7 +35,7 @@ def test_both_sides_compute_the_same_passes() -> None:
     pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
     for size in (1, 3):
         arrays = conv_costs.arrays_of(Convolution(6, 4, 3, 5, size), 2)
-        ours, theirs = conv_costs.our_passes(arrays, None), conv_costs.their_passes(arrays)
+        ours, theirs = conv_costs.our_passes(arrays, None, convolve), conv_costs.their_passes(arrays)
         axes = [(0, 2, 3, 1), (0, 2, 3, 1), (2, 3, 1, 0)]
         for mine, other, order in zip(ours, theirs, axes, strict=True):
             np.testing.assert_allclose(mine(), other().numpy().transpose(order), rtol=1e-4, atol=1e-4)
@@ -46,10 +47,10 @@ def test_the_table_adds_up(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
     monkeypatch.setattr(conv_costs, "SLICE_PX", (32, 16))
     monkeypatch.setattr(
-        conv_costs, "measure", lambda passes, repetitions: [0.001 * (i + 1) for i in range(6)]
+        conv_costs, "measure", lambda passes, repetitions: [0.001 * (i + 1) for i in range(9)]
     )
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(conv_costs.__file__.rpartition("/launch/")[0])
     conv_costs.main(["conv_costs", "--batch_size=1", "--repetitions=1"])
     printed = capsys.readouterr().out
-    assert "19, 76 ms, 4.00x" in printed and "57, 114 ms, 2.00x" in printed
+    assert "19, 76, 133 ms, 7.00x" in printed and "57, 114, 171 ms, 3.00x" in printed

@@ -25,6 +25,7 @@ from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.step import (
+    MOST_SLICES,
     NEVER,
     Network,
     TrainState,
@@ -33,6 +34,7 @@ from dagm_jax.train.step import (
     make_network,
     make_state,
     make_train_step,
+    most_slices,
 )
 from dagm_jax.types import NetworkOutput
 
@@ -389,6 +391,16 @@ def test_many_slices_are_judged_in_parts() -> None:
     parts = jax.device_get(program(params, stats, *pixels))
     for name in whole:
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_how_many_slices_are_judged_at_a_time() -> None:
+    """Catches parts of a CPU on an accelerator, none for large slices or many images, more than memory allows."""
+    strips = make_slicer(SlicingConfig(slice_px=64), 512, 512)
+    small = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 32, 48)
+    whole = make_slicer(SlicingConfig("whole"), 512, 512)
+    assert [most_slices("cpu", strips, images) for images in (1, 2, 8)] == [2, 1, 1]
+    assert most_slices("cpu", whole, 1) == 1
+    assert most_slices("cpu", small, 1) == most_slices("gpu", strips, 8) == MOST_SLICES
 
 
 @pytest.mark.parametrize("mode", ["strips", "two_orientations", "squeeze", "whole"])
