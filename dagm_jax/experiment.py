@@ -317,7 +317,7 @@ class Setup:
         optimizer = make_optimizer(self.config.optim)
         schedule = partial(learning_rate, self.config.optim)
         step = make_train_step(
-            self.network,
+            self.network.on(self.devices.platform),
             self.config.task,
             optimizer,
             schedule,

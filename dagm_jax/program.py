@@ -43,9 +43,9 @@ def make_program(
     """
     config, (height, width) = detector.config, detector.shape
     slicer = make_slicers(config, height, width)[1]
+    judge = make_judge(detector.network, config.task, slicer)
     # Host arrays: as arrays of a device they would tie the program to it.
     params, stats = jax.tree.map(np.asarray, (detector.params, detector.stats))
-    judge = make_judge(detector.network.with_plain_convolutions(params, stats), config.task, slicer)
     threshold, pixel_threshold = (
         float32_at_least(value) for value in (detector.rule.threshold, detector.rule.pixel_threshold)
     )

@@ -51,6 +51,7 @@ def repeat(kept: KeptBatch) -> Repeated:
 
     config = from_config_dict(kept.config)
     network, params, stats = build_network(config, kept.mean, kept.std, drawn=False)
+    network = network.on(jax.default_backend())
     params, stats = kept.fill(kept_batch.PARAMS, params), kept.fill(kept_batch.STATS, stats)
     optimizer = make_optimizer(config.optim)
     first = make_state(params, stats, optimizer)

@@ -33,7 +33,7 @@ from dagm_jax import command_line
 from dagm_jax.config import RunConfig
 from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
-from dagm_jax.models.convolution import convolve, convolve_plainly
+from dagm_jax.models.convolution import convolve, convolve_on_cpu
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import show
 from dagm_jax.types import UserError
@@ -69,7 +69,6 @@ class Convolution:
 def convolutions(config: RunConfig) -> Counter[Convolution]:
     """The convolutions of one forward pass of a slice, and how often each kind is there."""
     network, params, stats = build_network(config, mean=128.0, std=40.0)
-    network = network.with_plain_convolutions(params, stats)
 
     def forward(x: Array) -> Array:
         logits: Array = network.bind(params, stats, train=False)[0](x, None).logits
@@ -207,15 +206,14 @@ def main(argv: Sequence[str]) -> None:
     except ImportError:
         raise UserError("PyTorch is not here; `pip install -e '.[peer]'`") from None
     config = read_config(values.config, [])
-    compiler_options = make_devices(config.parallel).compiler_options
+    devices = make_devices(config.parallel)
+    used = convolve_on_cpu if devices.platform == "cpu" else convolve
     found = convolutions(config)
     rows = {}
     with torch.inference_mode(), show("timing convolutions", len(found)) as bar:
         for one in found:
             arrays = arrays_of(one, values.batch_size)
-            ours, plain = (
-                our_passes(arrays, compiler_options, form) for form in (convolve, convolve_plainly)
-            )
+            ours, plain = (our_passes(arrays, devices.compiler_options, form) for form in (used, convolve))
             passes = [*ours, *plain, *their_passes(arrays)]
             rows[one] = measure(passes, values.repetitions)
             bar.advance(figures=str(one))

@@ -45,6 +45,7 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 def make_step(config: RunConfig, *, accumulate: int = 1, rematerialise: bool = False) -> tuple[Step, Any]:
     """(the step of the configuration, its first state)."""
     network, params, stats = build_network(config, mean=128.0, std=40.0)
+    network = network.on(jax.default_backend())
     optimizer = make_optimizer(config.optim)
     if rematerialise:
         network = RematerialisedNetwork(**vars(network))
@@ -72,8 +73,7 @@ class RematerialisedNetwork(Network):
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    # A convolution stands in the branches of one `cond`, of which each platform takes its own.
-    return primitive.name in ("cond", "dot_general")
+    return primitive.name in ("conv_general_dilated", "dot_general")
 
 
 def several(step: Step, number: int) -> Step:

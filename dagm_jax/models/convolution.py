@@ -1,7 +1,7 @@
-"""Convolutions of stride 1 that keep the size, in the forms that each platform runs well.
+"""Convolutions of stride 1 that keep the size: as one operation, and in the forms that XLA runs well on CPUs.
 
-Accelerators get one convolution, for their libraries to choose from. XLA's CPU backend has one way to run it, whose
-cost lies in gathering the window of each pixel; here it gets fewer or other windows. Arrays are NHWC, kernels HWIO.
+Libraries of accelerators choose how to run a convolution. XLA's CPU backend has one way, whose cost lies in gathering
+the window of each pixel; there it gets fewer or smaller windows. Arrays are NHWC, kernels HWIO.
 What each form gains: ``python -m launch.conv_costs``.
 """
 
@@ -25,19 +25,15 @@ ROWS_CHANNELS = 32
 ROWS_BYTES = 12 * 2**20
 
 
-@jax.custom_vjp
 def convolve(x: Map, kernel: Kernel) -> Result:
-    """The convolution of ``x`` with an odd ``kernel``, padded with zeros to the size of ``x``."""
-    y: Array = jax.lax.platform_dependent(x, kernel, cpu=convolve_on_cpu, default=convolve_plainly)
-    return y
-
-
-def convolve_plainly(x: Map, kernel: Kernel) -> Result:
-    """`convolve` as one convolution, for accelerators and for programs that other compilers read."""
+    """The convolution of ``x`` with an odd ``kernel``, padded with zeros to the size of ``x``: as one operation, for
+    accelerators and for programs that others compile.
+    """
     y: Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
     return y
 
 
+@jax.custom_vjp
 def convolve_on_cpu(x: Map, kernel: Kernel) -> Result:
     """`convolve` in the form that suits the shapes; the same to rounding."""
     _, height, width, _ = x.shape
@@ -48,37 +44,20 @@ def convolve_on_cpu(x: Map, kernel: Kernel) -> Result:
         largest = x.size // in_channels * max(in_channels, out_channels) * x.dtype.itemsize
         if min(in_channels, out_channels) >= ROWS_CHANNELS and height % ROWS == 0 and largest <= ROWS_BYTES:
             return convolve_by_rows(x, kernel)
-    return convolve_plainly(x, kernel)
-
-
-# --- gradients ----------------------------------------------------------------------------------------------
+    return convolve(x, kernel)
 
 
 def _forward(x: Map, kernel: Kernel) -> tuple[Result, tuple[Map, Kernel]]:
-    return convolve(x, kernel), (x, kernel)
+    return convolve_on_cpu(x, kernel), (x, kernel)
 
 
 def _backward(kept: tuple[Map, Kernel], cotangent: Result) -> tuple[Map, Kernel]:
-    gradients: tuple[Map, Kernel] = jax.lax.platform_dependent(
-        *kept, cotangent, cpu=_backward_on_cpu, default=_backward_plainly
-    )
-    return gradients
-
-
-convolve.defvjp(_forward, _backward)
-
-
-def _backward_plainly(x: Map, kernel: Kernel, cotangent: Result) -> tuple[Map, Kernel]:
-    gradients: tuple[Map, Kernel] = jax.vjp(convolve_plainly, x, kernel)[1](cotangent)
-    return gradients
-
-
-def _backward_on_cpu(x: Map, kernel: Kernel, cotangent: Result) -> tuple[Map, Kernel]:
     """Both gradients as convolutions with dimensions in XLA's own order.
 
     XLA brings others into that order outside of loops only; inside, as in `lax.scan`, a convolution in any other order
     is run without the CPU's library, some 25 times as slow.
     """
+    x, kernel = kept
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     of_kernel = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
@@ -88,6 +67,9 @@ def _backward_on_cpu(x: Map, kernel: Kernel, cotangent: Result) -> tuple[Map, Ke
         dimension_numbers=DIMENSIONS,
     )
     return convolve_on_cpu(cotangent, turned), of_kernel.transpose(1, 2, 0, 3)
+
+
+convolve_on_cpu.defvjp(_forward, _backward)
 
 
 # --- forms --------------------------------------------------------------------------------------------------

@@ -209,12 +209,10 @@ def count_flop(function: Callable[..., Any], *example: Any) -> float | None:
     """FLOPs of ``function`` at the example's shapes and types, as XLA counts them in the program as it was written: 2
     per multiply-add. None where nobody tells.
 
-    Counted on the host, whatever the devices: compilers of GPUs count nothing before they compile. Lowered as for an
-    accelerator, which gets what was written; the forms that CPUs get instead have other numbers of products.
+    Counted on the host, whatever the devices: compilers of GPUs count nothing before they compile.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lowered = jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",))
-        cost: Any = lowered.cost_analysis()
+        cost: Any = jax.jit(function).lower(*shapes).cost_analysis()
     found: float | None = (cost or {}).get("flops")
     return found

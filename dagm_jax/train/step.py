@@ -15,7 +15,7 @@ from jaxtyping import Array, UInt8
 
 from dagm_jax.data.slicing import Slicer, slice_labels
 from dagm_jax.models.blocks import global_place
-from dagm_jax.models.convolution import convolve_plainly
+from dagm_jax.models.convolution import convolve, convolve_on_cpu
 from dagm_jax.tasks.base import Forward, Judgement, Lesson, Slices, Task
 from dagm_jax.types import NetworkOutput
 
@@ -55,13 +55,15 @@ class TrainState:
 class Network:
     """The structure of a network without its arrays, and what its input looks like.
 
-    ``mean`` and ``std`` standardise grey values in [0, 255]; they come from the training side.
+    ``mean`` and ``std`` standardise grey values in [0, 255]; they come from the training side. convolve: how the
+    layers that leave it open convolve, which only `on` changes.
     """
 
     graphdef: nnx.GraphDef[Any]
     in_channels: int
     mean: float
     std: float
+    convolve: Callable[[Array, Array], Array] = convolve
 
     def show(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
         """Grey slices as the network and its task see them: standardised, in ``in_channels`` equal channels."""
@@ -70,16 +72,15 @@ class Network:
         x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
         return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
 
-    def with_plain_convolutions(self, params: Any, stats: Any) -> Network:
-        """The network in which a convolution is one operation on every platform, for programs that others compile."""
-        module = nnx.merge(self.graphdef, params, stats)
-        module.set_attributes(convolve=convolve_plainly, raise_if_not_found=False)
-        return replace(self, graphdef=nnx.split(module, nnx.Param, nnx.BatchStat)[0])  # type: ignore[misc]
+    def on(self, platform: str) -> Network:
+        """The network in the form that runs well on ``platform``; on any but "cpu" as it is written."""
+        return replace(self, convolve=convolve_on_cpu if platform == "cpu" else convolve)
 
     def bind(self, params: Any, stats: Any, *, train: bool) -> tuple[Forward, Callable[[], Any]]:
         """(forward, a function that gives the norm statistics as the calls of forward have left them)."""
         # copy=True: the merged module gets variables of this trace, so that its statistics may be written.
         model = nnx.merge(self.graphdef, params, stats, copy=True)
+        model.set_attributes(convolve=self.convolve, raise_if_not_found=False)
 
         def forward(x: Array, key: Array | None) -> NetworkOutput:
             output: NetworkOutput = model(x, train=train, key=key)

@@ -23,7 +23,7 @@ from dagm_jax.data.split import Split
 from dagm_jax.experiment import Data, Setup, prepare_data
 from dagm_jax.main import read_config
 from dagm_jax.train.parallel import Devices, count_flop, make_devices
-from dagm_jax.train.step import in_parts, most_slices
+from dagm_jax.train.step import Network, in_parts, most_slices
 from dagm_jax.types import Batch, UserError
 from launch import tiny_unet
 from launch.bench.plan import Cell
@@ -76,6 +76,11 @@ def take_devices(config: RunConfig, number: int, xla_flags: str) -> Devices:
 @dataclass(frozen=True)
 class Counting(Devices):
     """Devices that count the FLOPs of the step instead of compiling it."""
+
+    @property
+    def platform(self) -> str:
+        """None that a network has a form of its own for: what is counted is what is written."""
+        return "any"
 
     def compile_step(self, step: Callable[..., Any], *example: Any) -> Any:
         """FLOPs of the step of the whole batch."""
@@ -162,13 +167,13 @@ class Subject:
     def num_parameters(self) -> int:
         return sum(int(p.size) for p in jax.tree.leaves(self.setup.initial_state().params))
 
-    def maps_of(self, params: Any, stats: Any, image: Any) -> Any:
+    def maps_of(self, network: Network, params: Any, stats: Any, image: Any) -> Any:
         """Slices uint8 ``[b h w 1]`` → their maps float32 ``[b h w 1]``; to be traced."""
-        setup, b = self.setup, image.shape[0]
-        forward, _ = setup.network.bind(params, stats, train=False)
+        forward, _ = network.bind(params, stats, train=False)
+        b = image.shape[0]
         # Masks and labels go into losses alone, which nobody asks for and the compiler leaves out.
         unused: Any = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
-        return setup.config.task.judge(forward, setup.network.show(image, *unused)).map
+        return self.setup.config.task.judge(forward, network.show(image, *unused)).map
 
     def most_at_once(self) -> int:
         """The slices that a device judges at a time: on CPUs as many as of one image, on accelerators all."""
@@ -177,14 +182,15 @@ class Subject:
         return most_slices("cpu", self.setup.data.slicer, 1)
 
     def predict(self, params: Any, stats: Any, image: Any) -> Any:
-        """`maps_of` as the main job judges: on CPUs in parts."""
-        maps = partial(self.maps_of, params, stats)
-        return in_parts(maps, image, self.setup.devices.num_devices, self.most_at_once())
+        """`maps_of` as the main job judges: on CPUs in a form for them, and in parts."""
+        devices = self.setup.devices
+        maps = partial(self.maps_of, self.setup.network.on(devices.platform), params, stats)
+        return in_parts(maps, image, devices.num_devices, self.most_at_once())
 
     def predict_flop(self) -> float | None:
         """FLOPs of `maps_of` as it was written, without what is left out."""
         _, params, stats, image = self.predictor
-        return count_flop(self.maps_of, params, stats, image)
+        return count_flop(partial(self.maps_of, self.setup.network), params, stats, image)
 
     def predict_bytes(self) -> float | None:
         """Bytes that the compiled `predict` of one device reads and writes by XLA's count; None where it has a loop."""

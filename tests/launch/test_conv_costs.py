@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dagm_jax.main import read_config
-from dagm_jax.models.convolution import convolve
+from dagm_jax.models.convolution import convolve_on_cpu
 from launch import conv_costs
 from launch.conv_costs import Convolution
 
@@ -35,7 +35,7 @@ def test_both_sides_compute_the_same_passes() -> None:
     pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
     for size in (1, 3):
         arrays = conv_costs.arrays_of(Convolution(6, 4, 3, 5, size), 2)
-        ours, theirs = conv_costs.our_passes(arrays, None, convolve), conv_costs.their_passes(arrays)
+        ours, theirs = conv_costs.our_passes(arrays, None, convolve_on_cpu), conv_costs.their_passes(arrays)
         axes = [(0, 2, 3, 1), (0, 2, 3, 1), (2, 3, 1, 0)]
         for mine, other, order in zip(ours, theirs, axes, strict=True):
             np.testing.assert_allclose(mine(), other().numpy().transpose(order), rtol=1e-4, atol=1e-4)
