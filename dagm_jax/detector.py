@@ -83,7 +83,7 @@ def compile_judge(
     """The network with these weights, compiled to judge ``batch_size`` images of the slicer's size at a time."""
     shape = (batch_size, slicer.height_px, slicer.width_px)
     empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
-    most = most_slices(devices.platform, slicer, batch_size // devices.num_devices)
+    most = most_slices(devices.platform, slicer, -(-batch_size // devices.num_devices))
     function = make_judge(network.on(devices.platform), config.task, slicer, most)
     compiled = devices.compile_judge(function, params, stats, *devices.shard_batch(empty))
     return evaluate.Judge(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from flax import nnx
 
 from dagm_jax.experiment import forward_gflop
+from dagm_jax.train.parallel import Devices
 from dagm_jax.types import UserError
 from launch import benchmark, tiny_unet
 from launch.bench import hardware, measure, ours, session, timing, trace
@@ -519,6 +522,36 @@ def test_work_of_a_batch_in_parts_is_that_of_all_parts(
     assert whole["bytes_accessed"] == compiled.cost_analysis()["bytes accessed"]
     for name in ("bytes_accessed", "bytes_per_s", "share_of_measured_bandwidth"):
         assert parts[name] is None
+
+
+@dataclass(frozen=True)
+class Reading(Devices):
+    """Devices of the platform that is ``asked`` for, which read the step instead of compiling it."""
+
+    asked: str = "cpu"
+
+    @property
+    def platform(self) -> str:
+        return self.asked
+
+    def compile_step(self, step: Any, *example: Any) -> Any:
+        return str(jax.make_jaxpr(step)(*example))
+
+
+def test_the_step_takes_the_form_of_its_devices(tmp_path: Path) -> None:
+    """Would catch: gradients on a CPU in an order that loops run slowly, the forms of CPUs on accelerators or in FLOPs
+    that are compared with accelerators'.
+    """
+    name = "configs/custom_unet.py"
+    setup = ours.Subjects(ours.read_configs((name,), TINY), tmp_path, "").of(Cell("step", name)).setup
+    batch = ours.Subject(setup).batches[0]
+    orders = {}
+    for platform in ("cpu", "gpu", ours.Counting(setup.devices.mesh, None).platform):
+        reading = replace(setup, devices=Reading(setup.devices.mesh, None, asked=platform))
+        text: Any = reading.compile_step(reading.initial_state(), batch)
+        orders[platform] = set(re.findall(r"lhs_spec=\(([^)]*)\)", text))
+    assert orders.pop("cpu") == {"0, 3, 1, 2"}
+    assert all(len(each) > 1 for each in orders.values())
 
 
 @pytest.mark.usefixtures("quick_compiles")
