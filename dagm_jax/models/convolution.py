@@ -19,10 +19,12 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Channels that fill less than one vector of a CPU, and how many pixels of them are taken together instead.
 FEW_CHANNELS = 8
 BLOCK_PX = 8
-# Rows that come out of one transform; fewer channels, or maps beyond what caches hold, lose more in it than they win.
+# Rows that come out of one transform. Fewer channels, or maps beyond what caches hold, lose more in it than they win;
+# fewer multiply-adds, of half a millisecond, win less than its compilation takes.
 ROWS = 4
 ROWS_CHANNELS = 32
 ROWS_BYTES = 12 * 2**20
+ROWS_PRODUCTS = 2**25
 
 
 def convolve(x: Map, kernel: Kernel) -> Result:
@@ -36,13 +38,14 @@ def convolve(x: Map, kernel: Kernel) -> Result:
 @jax.custom_vjp
 def convolve_on_cpu(x: Map, kernel: Kernel) -> Result:
     """`convolve` in the form that suits the shapes; the same to rounding."""
-    _, height, width, _ = x.shape
-    size, _, in_channels, out_channels = kernel.shape
+    _, height, width, in_channels = x.shape
+    size, out_channels = kernel.shape[0], kernel.shape[-1]
     if size == 3 and x.dtype != jnp.bfloat16:
         if in_channels < FEW_CHANNELS and width % BLOCK_PX == 0:
             return convolve_in_blocks(x, kernel)
-        largest = x.size // in_channels * max(in_channels, out_channels) * x.dtype.itemsize
-        if min(in_channels, out_channels) >= ROWS_CHANNELS and height % ROWS == 0 and largest <= ROWS_BYTES:
+        pixels, fewest = x.size // in_channels, min(in_channels, out_channels)
+        fits = pixels * max(in_channels, out_channels) * x.dtype.itemsize <= ROWS_BYTES
+        if height % ROWS == 0 and fewest >= ROWS_CHANNELS and fits and pixels * kernel.size >= ROWS_PRODUCTS:
             return convolve_by_rows(x, kernel)
     return convolve(x, kernel)
 

@@ -30,6 +30,12 @@ FORMS = {
 Shape = tuple[int, int, int, int, int, int]
 
 
+@pytest.fixture(autouse=True)
+def little_work_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small maps take the forms of large ones."""
+    monkeypatch.setattr(module, "ROWS_PRODUCTS", 0)
+
+
 def arrays(shape: Shape, dtype: Any = np.float32) -> tuple[Any, Any, Any]:
     """(map, kernel, cotangent) of random numbers."""
     b, h, w, c, d, k = shape
@@ -82,8 +88,10 @@ def test_which_form_a_cpu_gets(shape: Shape, monkeypatch: pytest.MonkeyPatch) ->
     assert taken[-1] == FORMS[shape]
 
 
-def test_maps_beyond_the_caches_and_bfloat16_are_convolved_plainly() -> None:
-    """Catches transforms of maps that no cache holds, and of numbers that have three digits to lose."""
+def test_maps_beyond_the_caches_bfloat16_and_little_work_are_convolved_plainly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches transforms of maps that no cache holds, of numbers that have three digits to lose, and for nothing."""
 
     def convolutions(b: int, dtype: Any) -> int:
         x, kernel = jax.ShapeDtypeStruct((b, 256, 64, 64), dtype), jax.ShapeDtypeStruct((3, 3, 64, 32), dtype)
@@ -91,6 +99,9 @@ def test_maps_beyond_the_caches_and_bfloat16_are_convolved_plainly() -> None:
 
     counts = [convolutions(*case) for case in ((3, jnp.float32), (4, jnp.float32), (3, jnp.bfloat16))]
     assert counts == [6, 1, 1]
+    monkeypatch.setattr(module, "ROWS_PRODUCTS", 4 * 256 * 64 * 64 * 32 * 9)
+    # Another size: jax keeps what it has traced.
+    assert convolutions(2, jnp.float32) == 1
 
 
 @pytest.mark.parametrize(
