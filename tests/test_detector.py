@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
 import small_run
+from reading_devices import ReadingDevices
 
 from dagm_jax.config import from_config_dict
 from dagm_jax.data.decode import load
@@ -19,7 +18,7 @@ from dagm_jax.data.sources import find_images
 from dagm_jax.detector import build_network, load_detector
 from dagm_jax.main import read_config
 from dagm_jax.program import make_program
-from dagm_jax.train.parallel import Devices, ParallelConfig, make_devices
+from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.types import UserError
 
 
@@ -42,26 +41,12 @@ def test_the_detector_judges_as_its_run_did(workdir: Path) -> None:
         assert int(detector.rule.decide([one.score])[0]) == int(row["defective"])
 
 
-@dataclass(frozen=True)
-class Reading(Devices):
-    """Devices of the platform that is ``asked`` for, which read a judge instead of compiling it."""
-
-    asked: str = "cpu"
-
-    @property
-    def platform(self) -> str:
-        return self.asked
-
-    def compile_judge(self, judge: Any, *example: Any) -> Any:
-        return str(jax.make_jaxpr(judge)(*example))
-
-
 def test_the_judge_takes_the_form_of_its_devices(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: all slices at once where caches are small, the forms of CPUs on accelerators or exported."""
     monkeypatch.setattr("dagm_jax.train.step.CPU_PART_PX", 1)
     detector, mesh = load_detector(workdir), make_devices(ParallelConfig()).mesh
     cpu, gpu = (
-        str(detector.compile_judge(Reading(mesh, None, asked=platform), 2).compiled)
+        str(detector.compile_judge(ReadingDevices(mesh, None, asked=platform), 2).compiled)
         for platform in ("cpu", "gpu")
     )
     image = jax.ShapeDtypeStruct((2, *detector.shape), "uint8")

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from reading_devices import ReadingDevices
 
 from dagm_jax.experiment import forward_gflop
-from dagm_jax.train.parallel import Devices
 from dagm_jax.types import UserError
 from launch import benchmark, tiny_unet
 from launch.bench import hardware, measure, ours, session, timing, trace
@@ -524,20 +524,6 @@ def test_work_of_a_batch_in_parts_is_that_of_all_parts(
         assert parts[name] is None
 
 
-@dataclass(frozen=True)
-class Reading(Devices):
-    """Devices of the platform that is ``asked`` for, which read the step instead of compiling it."""
-
-    asked: str = "cpu"
-
-    @property
-    def platform(self) -> str:
-        return self.asked
-
-    def compile_step(self, step: Any, *example: Any) -> Any:
-        return str(jax.make_jaxpr(step)(*example))
-
-
 def test_the_step_takes_the_form_of_its_devices(tmp_path: Path) -> None:
     """Would catch: gradients on a CPU in an order that loops run slowly, the forms of CPUs on accelerators or in FLOPs
     that are compared with accelerators'.
@@ -547,7 +533,7 @@ def test_the_step_takes_the_form_of_its_devices(tmp_path: Path) -> None:
     batch = ours.Subject(setup).batches[0]
     orders = {}
     for platform in ("cpu", "gpu", ours.Counting(setup.devices.mesh, None).platform):
-        reading = replace(setup, devices=Reading(setup.devices.mesh, None, asked=platform))
+        reading = replace(setup, devices=ReadingDevices(setup.devices.mesh, None, asked=platform))
         text: Any = reading.compile_step(reading.initial_state(), batch)
         orders[platform] = set(re.findall(r"lhs_spec=\(([^)]*)\)", text))
     assert orders.pop("cpu") == {"0, 3, 1, 2"}
