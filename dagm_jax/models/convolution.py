@@ -7,8 +7,11 @@ What each form gains: ``python -m launch.conv_costs``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 Map = Float[Array, "b h w c"]
@@ -33,6 +36,21 @@ def convolve(x: Map, kernel: Kernel) -> Result:
     """
     y: Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
     return y
+
+
+def apart(function: Callable[..., Array]) -> Callable[..., Array]:
+    """``function`` as a program of its own within the one that calls it.
+
+    XLA's CPU backend fuses what is cheap, as a norm and its ReLU, into each of its readers. One that reads in another
+    order, or each pixel several times, then computes it so: slower than reading what a convolution has had written.
+    """
+    compiled = jax.jit(function)
+
+    def call(*arrays: Array) -> Array:
+        y: Array = set_xla_metadata(compiled(*arrays), inlineable="false")
+        return y
+
+    return call
 
 
 @jax.custom_vjp
@@ -63,8 +81,8 @@ def _backward(kept: tuple[Map, Kernel], cotangent: Result) -> tuple[Map, Kernel]
     x, kernel = kept
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     of_kernel = jax.lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        cotangent.transpose(1, 2, 0, 3),
+        _channels_first(x),
+        _batch_third(cotangent),
         (1, 1),
         [(size // 2, size // 2) for size in kernel.shape[:2]],
         dimension_numbers=DIMENSIONS,
@@ -75,9 +93,20 @@ def _backward(kept: tuple[Map, Kernel], cotangent: Result) -> tuple[Map, Kernel]
 convolve_on_cpu.defvjp(_forward, _backward)
 
 
+@apart
+def _channels_first(x: Map) -> Float[Array, "c h w b"]:
+    return x.transpose(3, 1, 2, 0)
+
+
+@apart
+def _batch_third(x: Map) -> Float[Array, "h w b c"]:
+    return x.transpose(1, 2, 0, 3)
+
+
 # --- forms --------------------------------------------------------------------------------------------------
 
 
+@apart
 def convolve_in_blocks(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
     """`convolve` for few channels: ``BLOCK_PX`` pixels of a row, which must divide the width, at a time.
 
@@ -98,6 +127,7 @@ def convolve_in_blocks(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
     return y.reshape(b, h, w, -1)
 
 
+@apart
 def convolve_by_rows(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
     """`convolve` by Winograd's F(4, 3) along the height, which must be a multiple of four.
 
