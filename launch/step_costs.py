@@ -4,8 +4,9 @@
 
 Accumulated in two parts (``train.accumulate=2``); all that lies between convolutions computed again in the backward
 pass (rematerialisation); four steps in one call (``lax.scan``); the sums of batch normalisation one by one, as a
-compiler finds them in the formula, instead of `dagm_jax.models.moments` (which differ on CPUs alone). All but the first
-are no options of the main job: this table says what they would bring. Times are of one step, medians over alternating
+compiler finds them in the formula, instead of `dagm_jax.models.moments`; convolutions that XLA may fuse with what they
+read (`dagm_jax.models.convolution.apart`). The last two differ from the plain step on CPUs alone. All but the first are
+no options of the main job: this table says what they would bring. Times are of one step, medians over alternating
 repetitions; memory is what XLA reserves for a program beside its arguments.
 """
 
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
+from types import ModuleType
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -29,7 +31,7 @@ from dagm_jax import command_line
 from dagm_jax.config import RunConfig
 from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
-from dagm_jax.models import moments
+from dagm_jax.models import convolution, moments
 from dagm_jax.tasks.base import Forward
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import make_devices
@@ -88,9 +90,17 @@ def several(step: Step, number: int) -> Step:
 
 def with_plain_sums(step: Step) -> Step:
     """``step``, whose batch normalisation sums each map by itself."""
+    return _traced_with(step, moments, "channel_sums", moments.plain_channel_sums)
 
+
+def with_fused_readers(step: Step) -> Step:
+    """``step``, whose convolutions on CPUs may be fused with what they read."""
+    return _traced_with(step, convolution, "set_xla_metadata", lambda y, **_: y)
+
+
+def _traced_with(step: Step, module: ModuleType, name: str, value: Any) -> Step:
     def call(state: Any, batch: Any) -> tuple[Any, Any]:
-        with patch.object(moments, "channel_sums", moments.plain_channel_sums):
+        with patch.object(module, name, value):
             return step(state, batch)
 
     return call
@@ -107,6 +117,7 @@ def forms(config: RunConfig) -> dict[str, tuple[Step, Any, int]]:
         "rematerialised": (remade, state, 1),
         f"{STEPS_IN_A_CALL} steps in a call": (several(plain, STEPS_IN_A_CALL), state, STEPS_IN_A_CALL),
         "sums one by one": (with_plain_sums(make_step(config)[0]), state, 1),
+        "fused with what is read": (with_fused_readers(make_step(config)[0]), state, 1),
     }
 
 

@@ -29,7 +29,7 @@ def test_the_forms_take_the_same_step() -> None:
         assert int(state.step) == step_costs.STEPS_IN_A_CALL
         found[name] = metrics["loss"], *jax.tree.leaves(state.params)
     plain, *others = found.values()
-    assert len(others) == 4
+    assert len(others) == 5
     for other in others:
         for a, b in zip(plain, other, strict=True):
             # Adam turns rounding of a gradient near zero into a step.
@@ -65,6 +65,14 @@ def test_plain_sums_are_plain_and_the_same_step() -> None:
     np.testing.assert_allclose(ours[1]["grad_norm"], plain[1]["grad_norm"], rtol=1e-3)
 
 
+def test_fused_readers_are_free_to_be_fused() -> None:
+    """Would catch: a form that is called so and runs the same program."""
+    step, state = step_costs.make_step(read_config(SMALL, ["--config.model.base_channels=1"]))
+    forms = step, step_costs.with_fused_readers(step)
+    texts = [str(jax.make_jaxpr(form)(state, step_costs.random_batch(2))) for form in forms]
+    assert ["inlineable" in text for text in texts] == [True, False]
+
+
 @pytest.mark.long
 def test_the_table_has_a_row_for_each_form(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -75,5 +83,5 @@ def test_the_table_has_a_row_for_each_form(
     monkeypatch.setattr(step_costs, "read_config", lambda *_: narrow)
     step_costs.main(["step_costs", "--config=configs/custom_unet.py", "--batch_size=2", "--repetitions=1"])
     printed = capsys.readouterr().out
-    assert printed.count(" MB, ") == 5
+    assert printed.count(" MB, ") == 6
     assert "1.00x" in printed and "rematerialised" in printed
