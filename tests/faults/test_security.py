@@ -258,7 +258,9 @@ def test_a_program_that_is_none_is_one_line(tmp_path: Path) -> None:
     """Would catch: what the reader of flatbuffers raises for anything else."""
     path = exported_of(tmp_path, harmless)
     whole = path.read_bytes()
-    for data in (b"", b"x" * 100, whole[: len(whole) // 2], whole[:200] + bytes(200) + whole[400:]):
+    half = len(whole) // 2
+    # Where in a file a hole makes it unreadable differs between releases of jax; half of it is enough for each.
+    for data in (b"", b"x" * 100, whole[:half], bytes(half) + whole[half:], whole[:half] + bytes(half)):
         path.write_bytes(data)
         write_contract(path)
         one_line(lambda: load_exported(path), "no stablehlo program")
