@@ -7,6 +7,7 @@ What each form gains: ``python -m launch.conv_costs``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -39,13 +40,15 @@ def convolve(x: Map, kernel: Kernel) -> Result:
 
 
 def apart(function: Callable[..., Array]) -> Callable[..., Array]:
-    """``function`` as a program of its own within the one that calls it.
+    """``function`` as a call of its own within the program, which XLA does not fuse with what it reads.
 
-    XLA's CPU backend fuses what is cheap, as a norm and its ReLU, into each of its readers. One that reads in another
-    order, or each pixel several times, then computes it so: slower than reading what a convolution has had written.
+    XLA's CPU backend fuses cheap operations, such as a norm and its ReLU, into each of their readers. A reader that
+    takes the pixels in another order, or each several times, then computes them that way, which is slower than to read
+    what is written to memory for a convolution anyway. The attribute is XLA's own, of its pass that inlines calls.
     """
     compiled = jax.jit(function)
 
+    @functools.wraps(function)
     def call(*arrays: Array) -> Array:
         y: Array = set_xla_metadata(compiled(*arrays), inlineable="false")
         return y
