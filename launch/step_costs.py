@@ -4,10 +4,10 @@
 
 Accumulated in two parts (``train.accumulate=2``); all that lies between convolutions computed again in the backward
 pass (rematerialisation); four steps in one call (``lax.scan``); the sums of batch normalisation one by one, as a
-compiler finds them in the formula, instead of `dagm_jax.models.moments`; convolutions that XLA may fuse with what they
-read (`dagm_jax.models.convolution.apart`). The last two differ from the plain step on CPUs alone. All but the first are
-no options of the main job: this table says what they would bring. Times are of one step, medians over alternating
-repetitions; memory is what XLA reserves for a program beside its arguments.
+compiler finds them in the formula, instead of `dagm_jax.models.moments`; the copies that kernels' gradients read, free
+to be fused with what precedes them (`dagm_jax.models.convolution.apart`). The last two differ from the plain step on
+CPUs alone. All but the first are no options of the main job: this table says what they would bring. Times are of one
+step, medians over alternating repetitions; memory is what XLA reserves for a program beside its arguments.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def with_plain_sums(step: Step) -> Step:
     return _traced_with(step, moments, "channel_sums", moments.plain_channel_sums)
 
 
-def with_fused_readers(step: Step) -> Step:
-    """``step``, whose convolutions on CPUs may be fused with what they read."""
+def with_fused_copies(step: Step) -> Step:
+    """``step``, in which XLA may fuse the copies that kernels' gradients read on CPUs with what precedes them."""
     return _traced_with(step, convolution, "set_xla_metadata", lambda y, **_: y)
 
 
@@ -117,7 +117,7 @@ def forms(config: RunConfig) -> dict[str, tuple[Step, Any, int]]:
         "rematerialised": (remade, state, 1),
         f"{STEPS_IN_A_CALL} steps in a call": (several(plain, STEPS_IN_A_CALL), state, STEPS_IN_A_CALL),
         "sums one by one": (with_plain_sums(make_step(config)[0]), state, 1),
-        "fused with what is read": (with_fused_readers(make_step(config)[0]), state, 1),
+        "copies fused": (with_fused_copies(make_step(config)[0]), state, 1),
     }
 
 

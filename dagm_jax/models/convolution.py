@@ -43,8 +43,9 @@ def apart(function: Callable[..., Array]) -> Callable[..., Array]:
     """``function`` as a call of its own within the program, which XLA does not fuse with what it reads.
 
     XLA's CPU backend fuses cheap operations, such as a norm and its ReLU, into each of their readers. A reader that
-    takes the pixels in another order, or each several times, then computes them that way, which is slower than to read
-    what is written to memory for a convolution anyway. The attribute is XLA's own, of its pass that inlines calls.
+    takes the pixels in another order then computes them in that order, which takes longer than to read what stands in
+    memory for the forward convolution. The attribute is XLA's own, of its pass that inlines calls; without it the
+    numbers are the same.
     """
     compiled = jax.jit(function)
 
@@ -79,7 +80,8 @@ def _backward(kept: tuple[Map, Kernel], cotangent: Result) -> tuple[Map, Kernel]
     """Both gradients as convolutions with dimensions in XLA's own order.
 
     XLA brings others into that order outside of loops only; inside, as in `lax.scan`, a convolution in any other order
-    is run without the CPU's library, some 25 times as slow.
+    is run without the CPU's library, some 25 times as slow. What the kernel's gradient reads is copied into that order
+    from memory (`apart`).
     """
     x, kernel = kept
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
@@ -109,7 +111,6 @@ def _batch_third(x: Map) -> Float[Array, "h w b c"]:
 # --- forms --------------------------------------------------------------------------------------------------
 
 
-@apart
 def convolve_in_blocks(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
     """`convolve` for few channels: ``BLOCK_PX`` pixels of a row, which must divide the width, at a time.
 
@@ -130,7 +131,6 @@ def convolve_in_blocks(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
     return y.reshape(b, h, w, -1)
 
 
-@apart
 def convolve_by_rows(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
     """`convolve` by Winograd's F(4, 3) along the height, which must be a multiple of four.
 
