@@ -9,7 +9,7 @@ Expected:  image AUROC 1.00 on either; Dice on defective images .83 built-in, .7
 from ml_collections import ConfigDict
 
 from dagm_jax.config import to_config_dict
-from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.recipes import compose
 
 

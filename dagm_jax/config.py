@@ -19,11 +19,8 @@ from ml_collections import ConfigDict
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.data.sources import DataConfig
-from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
-from dagm_jax.models.custom_unet import CustomUNetConfig
-from dagm_jax.models.unet3plus import UNet3PlusConfig
+from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
-from dagm_jax.tasks.losses import MULTISCALE_LEAST_PX
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.loop import TrainConfig
@@ -34,8 +31,10 @@ from dagm_jax.verdict import VerdictConfig
 
 ModelConfig = CustomUNetConfig | ConvAutoencoderConfig | UNet3PlusConfig
 TaskConfig = SegmentationConfig | ReconstructionConfig | ClassificationConfig
-# Which kind of a union a group is; told by its ``name``.
+# Key that selects the member of a union, such as ``model.name``.
 NAME = "name"
+# Fields of earlier releases, with the one value that this release still means; stored configurations may hold them.
+RETIRED = {"task.ssim_scales": 1}
 
 
 @dataclass(frozen=True)
@@ -72,16 +71,6 @@ class RunConfig:
             raise UserError(
                 f"`task.cell_px` (={self.task.cell_px}) must be at most half of a slice's edge (={width_px}), "
                 "or a slice is hidden whole or not at all"
-            )
-        if (
-            isinstance(self.task, SegmentationConfig)
-            and self.task.ssim_weight > 0
-            and self.task.ssim_scales == 3
-            and width_px < MULTISCALE_LEAST_PX
-        ):
-            raise UserError(
-                f"`task.ssim_scales` (=3) needs slices of at least {MULTISCALE_LEAST_PX} px, not {width_px}; raise "
-                "`slicing.slice_px` or set it to 1"
             )
 
 
@@ -174,6 +163,8 @@ def _build(kind: type[Any], values: Mapping[str, Any], path: str) -> Any:
     hints = _fields(kind)
     arguments = {}
     for key, value in values.items():
+        if RETIRED.get(f"{path}{key}") == value and value is not None:
+            continue
         if key not in hints:
             raise UserError(_unknown(path.rstrip("."), key, list(hints)))
         if key != NAME:

@@ -21,9 +21,7 @@ from torch import nn
 import dagm_jax.models.conv_autoencoder as conv_autoencoder
 import dagm_jax.models.custom_unet as custom_unet
 import dagm_jax.models.unet3plus as unet3plus
-from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
-from dagm_jax.models.custom_unet import CustomUNetConfig
-from dagm_jax.models.unet3plus import UNet3PlusConfig
+from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.types import NetworkOutput
 
 Config = CustomUNetConfig | ConvAutoencoderConfig | UNet3PlusConfig

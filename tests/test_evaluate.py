@@ -23,7 +23,8 @@ from dagm_jax.data import decode
 from dagm_jax.data.decode import load
 from dagm_jax.data.slicing import SlicingConfig, make_slicer
 from dagm_jax.evaluate import Judge, Judged, TestResult, calibrate, judge_test_side, validate
-from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig
+from dagm_jax.models.config import CustomUNetConfig
+from dagm_jax.models.custom_unet import CustomUNet
 from dagm_jax.processes import Processes
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.parallel import ParallelConfig, make_devices

@@ -27,7 +27,7 @@ from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.detector import Detector, build_network, load_detector
 from dagm_jax.exported import contract_path, load_exported
-from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from dagm_jax.models.blocks import BatchNorm
-from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.types import NetworkOutput
 
 

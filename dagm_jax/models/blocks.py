@@ -7,20 +7,16 @@ over all of them, which in bfloat16 stands still as soon as it is 256 times what
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from dagm_jax.models.config import NormKind
 from dagm_jax.models.convolution import convolve
 from dagm_jax.models.initial import Initializer, he_normal, lecun_normal
 from dagm_jax.models.moments import moments, scale_and_shift
 from dagm_jax.types import at_least_float32
-
-NormKind = Literal["batch", "group", "none"]
-UpKind = Literal["conv_transpose", "bilinear"]
 
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.9
@@ -31,6 +27,15 @@ FLOAT32 = jnp.dtype("float32")
 def parameter_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """What the parameters of layers that compute in ``dtype`` are kept in."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def check_multiple(x: Array, multiple: int) -> None:
+    """Raises ValueError unless height and width of ``x`` ``[b h w c]`` are multiples of the network's down-sampling."""
+    if x.shape[1] % multiple or x.shape[2] % multiple:
+        raise ValueError(
+            f"`x` (of shape {x.shape}) must have a height and a width that are multiples of {multiple}: "
+            "the network down-samples by as much; pad or crop the slices"
+        )
 
 
 def global_place(num_examples: int, axis_name: str | None) -> Int[Array, " b"]:

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.models.blocks import Block, Conv, ConvTranspose2x2, NormKind, max_pool
-from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
+from dagm_jax.models.blocks import Block, Conv, ConvTranspose2x2, check_multiple, max_pool
+from dagm_jax.models.config import ConvAutoencoderConfig
+from dagm_jax.types import NetworkOutput, at_least_float32
 
 NUM_LEVELS = 4
 DOWNSAMPLING = 2**NUM_LEVELS
-
-
-@dataclass(frozen=True)
-class ConvAutoencoderConfig:
-    """Shape of the network. Widths are ``base_channels`` · 2^(level-1); ``bottleneck_channels`` at 1/16 of the size."""
-
-    base_channels: int = 32
-    bottleneck_channels: int = 32
-    norm: NormKind = "batch"
-    compute_dtype: ComputeDtype = "float32"
-
-    name: ClassVar[str] = "conv_autoencoder"
-
-    def __post_init__(self) -> None:
-        check_choices("model", self)
-        for name in ("base_channels", "bottleneck_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`model.{name}` (={getattr(self, name)}) must be at least 1")
-
-    def build(
-        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
-    ) -> ConvAutoencoder:
-        """The network of this shape, freshly initialised."""
-        return ConvAutoencoder(
-            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
 
 
 class ConvAutoencoder(nnx.Module):
@@ -91,11 +63,7 @@ class ConvAutoencoder(nnx.Module):
 
     def encode(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h/16 w/16 z"]:
         """The bottleneck."""
-        if x.shape[1] % DOWNSAMPLING or x.shape[2] % DOWNSAMPLING:
-            raise ValueError(
-                f"`x` (of shape {x.shape}) must have a height and a width that are multiples of {DOWNSAMPLING}: "
-                "the network halves them four times; pad or crop the slices"
-            )
+        check_multiple(x, DOWNSAMPLING)
         x = x.astype(self.dtype)
         for stage in self.encoder:
             x = max_pool(stage(x, train=train))

@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.models.blocks import (
-    Block,
-    Conv,
-    ConvTranspose2x2,
-    NormKind,
-    UpConv,
-    UpKind,
-    max_pool,
-    upsample2,
-)
-from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
-
-ExtraSkips = Literal["previous_encoder", "none", "next_encoder", "both", "all_shallower"]
+from dagm_jax.models.blocks import Block, Conv, ConvTranspose2x2, UpConv, check_multiple, max_pool, upsample2
+from dagm_jax.models.config import CustomUNetConfig
+from dagm_jax.types import NetworkOutput, at_least_float32
 
 NUM_LEVELS = 5
 DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
-
-
-@dataclass(frozen=True)
-class CustomUNetConfig:
-    """Shape of the network. Widths are ``base_channels`` · 2^(level-1); compute dtype of the convolutions."""
-
-    base_channels: int = 16
-    extra_skips: ExtraSkips = "previous_encoder"
-    norm: NormKind = "batch"
-    up: UpKind = "conv_transpose"
-    compute_dtype: ComputeDtype = "float32"
-
-    name: ClassVar[str] = "custom_unet"
-
-    def __post_init__(self) -> None:
-        check_choices("model", self)
-        if self.base_channels < 1:
-            raise UserError(f"`model.base_channels` (={self.base_channels}) must be at least 1")
-
-    def build(
-        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
-    ) -> CustomUNet:
-        """The network of this shape, freshly initialised."""
-        return CustomUNet(
-            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
 
 
 class CustomUNet(nnx.Module):
@@ -101,6 +62,7 @@ class CustomUNet(nnx.Module):
     ) -> NetworkOutput:
         """The output; ``key`` belongs to every network's signature, and this one draws nothing."""
         del key
+        check_multiple(x, DOWNSAMPLING)
         encoded: list[Array] = []
         pooled: list[Array] = []
         x = x.astype(self.dtype)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from dagm_jax.models.blocks import (
     BatchNorm,
     Conv,
     add_bias,
+    check_multiple,
     global_place,
     interleave,
     max_pool,
@@ -22,42 +22,14 @@ from dagm_jax.models.blocks import (
     upsample,
     upsample_phases,
 )
+from dagm_jax.models.config import UNet3PlusConfig
 from dagm_jax.models.convolution import convolve
 from dagm_jax.models.initial import he_normal
-from dagm_jax.types import ComputeDtype, NetworkOutput, UserError, at_least_float32, check_choices
+from dagm_jax.types import NetworkOutput, at_least_float32
 
 NUM_LEVELS = 5
 DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
 DROPOUT_RATE = 0.5
-
-
-@dataclass(frozen=True)
-class UNet3PlusConfig:
-    """Shape of the network. Encoder widths are ``base_channels`` · 2^(level-1), decoder widths 5 · ``base_channels``.
-
-    ``deep_supervision`` adds a head to each coarser stage, ``classification_guided`` the module that says whether a
-    slice holds a defect at all. The norm is batch normalisation, as in the paper's code.
-    """
-
-    base_channels: int = 64
-    deep_supervision: bool = True
-    classification_guided: bool = True
-    compute_dtype: ComputeDtype = "float32"
-
-    name: ClassVar[str] = "unet3plus"
-
-    def __post_init__(self) -> None:
-        check_choices("model", self)
-        if self.base_channels < 1:
-            raise UserError(f"`model.base_channels` (={self.base_channels}) must be at least 1")
-
-    def build(
-        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
-    ) -> UNet3Plus:
-        """The network of this shape, freshly initialised."""
-        return UNet3Plus(
-            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
 
 
 class ConvBatchNormRelu(nnx.Module):
@@ -217,11 +189,7 @@ class UNet3Plus(nnx.Module):
 
         Under jit, side and class logits that the caller leaves unused are not computed.
         """
-        if x.shape[1] % DOWNSAMPLING or x.shape[2] % DOWNSAMPLING:
-            raise ValueError(
-                f"`x` (of shape {x.shape}) must have a height and a width that are multiples of {DOWNSAMPLING}: "
-                "the network halves them four times; pad or crop the slices"
-            )
+        check_multiple(x, DOWNSAMPLING)
         encoded = self._encode(x.astype(self.dtype), train=train)
         class_logits = None if self.classifier is None else self._classify(encoded[-1], train=train, key=key)
         features = self._decode(encoded, train=train)

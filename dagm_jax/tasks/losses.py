@@ -21,13 +21,6 @@ SSIM_WINDOW_PX = 2 * SSIM_RADIUS_PX + 1
 SSIM_SIGMA_PX = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
-# Wang et al. 2003, the first three of five: slices of 512x64 are 128x16 at the third scale and would be 4 px wide,
-# less than a window, at the fifth.
-MULTISCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)
-MULTISCALE_FLOOR = 1e-4
-# One window at the coarsest scale.
-MULTISCALE_LEAST_PX = SSIM_WINDOW_PX * 2 ** (len(MULTISCALE_WEIGHTS) - 1)
-
 
 def binary_cross_entropy(
     logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]
@@ -90,10 +83,7 @@ def ssim_map(
     exceed ``data_range`` much: variances are E[x²] - E[x]². Wang et al. 2004, equation 13.
     """
     pad = ((0, 0), (SSIM_RADIUS_PX, SSIM_RADIUS_PX), (SSIM_RADIUS_PX, SSIM_RADIUS_PX), (0, 0))
-    luminance, structure = _ssim_terms(
-        jnp.pad(x, pad, mode="symmetric"), jnp.pad(y, pad, mode="symmetric"), data_range
-    )
-    return luminance * structure
+    return _ssim_inside(jnp.pad(x, pad, mode="symmetric"), jnp.pad(y, pad, mode="symmetric"), data_range)
 
 
 def ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float) -> Float[Array, " b"]:
@@ -101,58 +91,18 @@ def ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: flo
 
     Raises ValueError for images without such a window.
     """
-    _check_sides(x.shape, SSIM_WINDOW_PX, "that one window of SSIM fits; take larger images")
-    luminance, structure = _ssim_terms(x, y, data_range)
-    return (luminance * structure).mean(axis=(1, 2, 3))
-
-
-def multiscale_ssim(
-    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float
-) -> Float[Array, " b"]:
-    """∏ c_j^w_j, per example, in (0, 1], 1 for equal images; mean over channels. Wang et al. 2003, equation 7.
-
-    c_1 and c_2 are the means over the windows inside of the contrast-structure term (2·σxy + C2) / (σx² + σy² + C2),
-    c_3 that of the whole SSIM; between scales, means of 2x2 px (an odd last row or column is dropped). The weights
-    are the first three of the paper's five, scaled to sum 1. A c_j below 1e-4 counts as 1e-4 and pulls no more.
-    Raises ValueError if the third scale is smaller than a window.
-    """
-    scales = len(MULTISCALE_WEIGHTS)
-    _check_sides(
-        x.shape,
-        MULTISCALE_LEAST_PX,
-        f"that one window of SSIM fits at scale {scales}; take larger images or `ssim`",
-    )
-    similarity = jnp.ones((x.shape[0], x.shape[3]), jnp.float32)
-    for scale, weight in enumerate(MULTISCALE_WEIGHTS, start=1):
-        luminance, structure = _ssim_terms(x, y, data_range)
-        term = (structure if scale < scales else luminance * structure).mean(axis=(1, 2))
-        # A mean may be negative, where the power is NaN, and at 0 the power's gradient is infinite. At 1e-4 the
-        # steepest, that of the first scale, is 0.07·1e-4^(0.07 - 1), some 370.
-        similarity *= jnp.maximum(term, MULTISCALE_FLOOR) ** (weight / sum(MULTISCALE_WEIGHTS))
-        if scale < scales:
-            x, y = _halve(x), _halve(y)
-    return similarity.mean(axis=1)
-
-
-def _check_sides(shape: tuple[int, ...], least_px: int, reason: str) -> None:
-    """Raises ValueError if images of this shape, b h w c, have fewer than ``least_px`` rows or columns."""
-    if min(shape[1:3]) < least_px:
+    if min(x.shape[1:3]) < SSIM_WINDOW_PX:
         raise ValueError(
-            f"`x` (={shape[1]}x{shape[2]} px) must be at least {least_px}x{least_px} px, so {reason}"
+            f"`x` (={x.shape[1]}x{x.shape[2]} px) must be at least {SSIM_WINDOW_PX}x{SSIM_WINDOW_PX} px, so that one "
+            "window of SSIM fits; take larger images"
         )
+    return _ssim_inside(x, y, data_range).mean(axis=(1, 2, 3))
 
 
-def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
-    """Means of 2x2 px, in float32."""
-    b, h, w, c = x.shape
-    even: Array = at_least_float32(x[:, : h // 2 * 2, : w // 2 * 2])
-    return even.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
-
-
-def _ssim_terms(
+def _ssim_inside(
     x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float
-) -> tuple[Float[Array, "b h-10 w-10 c"], Float[Array, "b h-10 w-10 c"]]:
-    """The luminance term and the contrast-structure term of SSIM, for each window that lies wholly inside.
+) -> Float[Array, "b h-10 w-10 c"]:
+    """SSIM of each window that lies wholly inside: its luminance term times its contrast-structure term.
 
     Written by the sum s = x + y and the difference d = x - y: (2·μx·μy + C1) / (μx² + μy² + C1) is
     1 - 2·μd² / (μs² + μd² + 2·C1), and (2·σxy + C2) / (σx² + σy² + C2) is 1 - 2·σd² / (σs² + σd² + 2·C2). That takes
@@ -173,8 +123,7 @@ def _ssim_terms(
     c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
     luminance = 1 - 2 * mean_d**2 / (mean_s**2 + mean_d**2 + 2 * c1)
     structure = 1 - 2 * variance_d / (variance_s + variance_d + 2 * c2)
-    shape = (b, h - 2 * SSIM_RADIUS_PX, w - 2 * SSIM_RADIUS_PX, c)
-    return luminance.reshape(shape), structure.reshape(shape)
+    return (luminance * structure).reshape(b, h - 2 * SSIM_RADIUS_PX, w - 2 * SSIM_RADIUS_PX, c)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from dagm_jax.tasks.base import (
     guidance_loss,
     mean_over_outputs,
 )
-from dagm_jax.tasks.losses import binary_cross_entropy, focal, multiscale_ssim, soft_dice, soft_iou, ssim
-from dagm_jax.types import NetworkOutput, UserError, check_choices
+from dagm_jax.tasks.losses import binary_cross_entropy, focal, soft_dice, soft_iou, ssim
+from dagm_jax.types import NetworkOutput, UserError
 
 TERMS = ("bce", "dice", "focal", "ssim", "iou")
 
@@ -30,9 +30,8 @@ TERMS = ("bce", "dice", "focal", "ssim", "iou")
 class SegmentationConfig:
     """Weights of the terms of the loss; a term of weight 0 is not computed.
 
-    On every output of the network: BCE, soft Dice, focal loss, 1 - SSIM of probability and mask (at ``ssim_scales``
-    scales), soft IoU. ``class_weight`` is that of a classification-guided module's own cross-entropy, where the
-    network has one.
+    On every output of the network: BCE, soft Dice, focal loss, 1 - SSIM of probability and mask, soft IoU.
+    ``class_weight`` is that of a classification-guided module's own cross-entropy, where the network has one.
     """
 
     bce_weight: float = 1.0
@@ -40,7 +39,6 @@ class SegmentationConfig:
     focal_weight: float = 0.0
     ssim_weight: float = 0.0
     iou_weight: float = 0.0
-    ssim_scales: Literal[1, 3] = 1
     class_weight: float = 1.0
 
     name: ClassVar[str] = "segmentation"
@@ -49,7 +47,6 @@ class SegmentationConfig:
     learns_from_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_choices("task", self)
         # Written so that a NaN fails.
         for name in (*TERMS, "class"):
             weight = getattr(self, f"{name}_weight")
@@ -86,12 +83,11 @@ class SegmentationConfig:
         self, logits: Float[Array, "b h w 1"], targets: Float[Array, "b h w 1"]
     ) -> Float[Array, " b"]:
         """The weighted sum of the terms for the logits of one stage."""
-        similarity = multiscale_ssim if self.ssim_scales == 3 else ssim
         terms = {
             "bce": binary_cross_entropy,
             "dice": soft_dice,
             "focal": focal,
-            "ssim": lambda z, t: 1 - similarity(jax.nn.sigmoid(z), t, 1.0),
+            "ssim": lambda z, t: 1 - ssim(jax.nn.sigmoid(z), t, 1.0),
             "iou": soft_iou,
         }
         weights = (self.bce_weight, self.dice_weight, self.focal_weight, self.ssim_weight, self.iou_weight)

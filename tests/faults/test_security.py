@@ -30,7 +30,7 @@ from dagm_jax.data.replacing import replacing
 from dagm_jax.detector import load_detector, read_validation_scores
 from dagm_jax.experiment import locked
 from dagm_jax.exported import contract_path, load_exported
-from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.train import progress
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.types import GalleryItem, UserError, load_json

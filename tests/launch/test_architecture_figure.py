@@ -12,9 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
-from dagm_jax.models.custom_unet import CustomUNetConfig
-from dagm_jax.models.unet3plus import UNet3PlusConfig
+from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from launch import architecture_figure
 from launch.architecture_figure import Architecture, Edge, plot_architecture, read_architecture
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dagm_jax.models.unet3plus import UNet3PlusConfig
+from dagm_jax.models.config import UNet3PlusConfig
 from launch import branch_costs
 
 REPOSITORY = Path(__file__).resolve().parents[2]

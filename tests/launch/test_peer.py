@@ -19,9 +19,7 @@ from flax import nnx
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
 
-from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig  # noqa: E402
-from dagm_jax.models.custom_unet import CustomUNetConfig  # noqa: E402
-from dagm_jax.models.unet3plus import UNet3PlusConfig  # noqa: E402
+from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig  # noqa: E402
 from dagm_jax.types import NetworkOutput  # noqa: E402
 from launch import peer  # noqa: E402
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from dagm_jax.data.slicing import SlicingConfig, make_slicer
-from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.tasks.reconstruction import Corruption, ReconstructionConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.step import make_judge, make_network, make_state, make_train_step

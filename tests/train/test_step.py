@@ -19,7 +19,8 @@ from flax import nnx
 
 from dagm_jax.data.slicing import SlicingConfig, make_slicer, slice_labels
 from dagm_jax.main import read_config
-from dagm_jax.models.blocks import FLOAT32, Block, Conv, NormKind
+from dagm_jax.models.blocks import FLOAT32, Block, Conv
+from dagm_jax.models.config import NormKind
 from dagm_jax.tasks.base import Judgement, Lesson, Task
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
