@@ -23,8 +23,8 @@ OF_TASK = {
     "fig_3": ("png",),
     "fig_4": ("png",),
 }
-# Figures of Table I that the terminal shows at the end.
-SUMMARY = ("accuracy", "f1", "auroc")
+# Columns of Table I that the terminal shows at the end.
+SUMMARY = ("model", "class", "seeds", "accuracy (printed)", "F1 (printed)", "AUROC")
 
 
 def remove_pages(root: Path) -> None:
@@ -114,11 +114,9 @@ def print_summary(grid: Grid) -> None:
     """Prints the main columns of every Table I, and every failure."""
     for task in grid.plan.tasks:
         table = tables.table_1(grid, task)
-        headings = [tables.HEADINGS.get(name, name) for name in ("model", "class", "seeds", *SUMMARY)]
-        shown = Table(*headings, title=table.title, title_justify="left")
+        shown = Table(*SUMMARY, title=table.title, title_justify="left")
         for row in table.rows:
-            means = (tables.number(row[f"{name}_mean"]) for name in SUMMARY)
-            shown.add_row(row["model"], row["class"], str(row["num_seeds"]), *means)
+            shown.add_row(*(table.columns[heading](row) for heading in SUMMARY))
         console.print(shown)
     for cell, message in grid.failures.items():
         console.print(f"failed: {cell.title}: {message}")

@@ -167,7 +167,8 @@ def test_nothing_survives_a_launcher_that_was_killed(tmp_path: Path) -> None:
 def test_the_command_line() -> None:
     """Would catch: an argument of the main job that the launcher takes for its own, or the other way round."""
     argv = ["local_processes", "--num_processes=3", "--", "--config=x.py", "--num_processes=9"]
-    assert local_processes.parse(argv) == (3, 0, ["--config=x.py", "--num_processes=9"])
+    request = local_processes.Request(num_processes=3, gpus_per_process=0)
+    assert local_processes.parse(argv) == (request, ["--config=x.py", "--num_processes=9"])
     start = ["-m", "dagm_jax.main", "--coordinator_address=127.0.0.1:1234"]
     lines = local_processes.commands(3, 1234, ["--config=x.py"])
     assert [line[1:] for line in lines] == [

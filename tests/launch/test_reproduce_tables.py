@@ -50,27 +50,21 @@ def raiser(at: int, error: BaseException) -> Callable[[int], None]:
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
-    """Would catch: a grid that trains everything anew, and one that writes other tables when it only reads."""
-    first, second = FakeRuns(), FakeRuns()
+    """Would catch: a grid that trains everything anew, other tables from a grid that only reads, cells named by their
+    place in the grid."""
+    first, second, larger = FakeRuns(), FakeRuns(), FakeRuns()
     reproduce(request(tmp_path, *TWO_BY_TWO), first)
     table = (tmp_path / "table_1.md").read_text()
     reproduce(request(tmp_path, *TWO_BY_TWO), second)
-    assert first.calls == [
-        "custom_unet-class1-seed0",
-        "conv_autoencoder-class1-seed0",
-        "custom_unet-class8-seed0",
-        "conv_autoencoder-class8-seed0",
-    ]
+    models = ("custom_unet", "conv_autoencoder")
+    assert first.calls == [f"{model}-class{class_id}-seed0" for class_id in (1, 8) for model in models]
     assert second.calls == [] and (tmp_path / "table_1.md").read_text() == table
-
-
-@pytest.mark.usefixtures("_no_pictures")
-def test_a_larger_grid_runs_what_is_new(tmp_path: Path) -> None:
-    """Would catch: cells named by their place in the grid."""
-    reproduce(request(tmp_path, "--models=custom_unet", "--classes=1", "--seeds=1"), FakeRuns())
-    runs = FakeRuns()
-    reproduce(request(tmp_path, "--models=custom_unet", "--classes=8,1", "--seeds=0,1"), runs)
-    assert runs.calls == ["custom_unet-class8-seed0", "custom_unet-class1-seed0", "custom_unet-class8-seed1"]
+    reproduce(request(tmp_path, "--models=custom_unet", "--classes=8,2", "--seeds=0,1"), larger)
+    assert larger.calls == [
+        "custom_unet-class2-seed0",
+        "custom_unet-class8-seed1",
+        "custom_unet-class2-seed1",
+    ]
 
 
 @pytest.mark.usefixtures("_no_pictures")
@@ -95,13 +89,6 @@ def test_every_cell_is_run_with_its_own_configuration(tmp_path: Path) -> None:
     assert (base.train.balance, no_upsampling.train.balance) == (True, False)
 
 
-def test_ablation_of_a_task_without_defects_has_no_upsampling() -> None:
-    """Would catch: a cell that repeats its base: a task that sees no defects has none to up-sample."""
-    cells = Plan(tasks=("reconstruction",), seeds=(0,), ablation=True).cells()
-    assert {cell.variant.name for cell in cells} == {"", "plain", "squeeze", "no_rotation"}
-    assert {cell.model for cell in cells if cell.variant.name} == {"custom_unet"}
-
-
 def test_words_of_no_rotation_say_how_it_is_judged() -> None:
     """Would catch: a variant that differs in how it is judged by more than its note in the table tells."""
     variants = {variant.name: variant for variant in (BASE, *ABLATIONS)}
@@ -114,11 +101,15 @@ def test_words_of_no_rotation_say_how_it_is_judged() -> None:
     assert "judged by upright strips alone, without mirror images" in variants["no_rotation"].effect
 
 
-def test_seeds_come_one_after_the_other(tmp_path: Path) -> None:
-    """Would catch: an order in which a grid that is cut short has no whole table."""
+def test_cells_of_a_plan(tmp_path: Path) -> None:
+    """Would catch: an order in which a grid that is cut short has no whole table; an ablation of up-sampling in a task
+    that sees no defects."""
     cells = Plan(tasks=("segmentation", "classification"), seeds=(0, 1)).cells()
     assert [cell.seed for cell in cells] == [0] * 12 + [1] * 12
     assert len({cell.workdir(tmp_path) for cell in cells}) == 24
+    cells = Plan(tasks=("reconstruction",), seeds=(0,), ablation=True).cells()
+    assert {cell.variant.name for cell in cells} == {"", "plain", "squeeze", "no_rotation"}
+    assert {cell.model for cell in cells if cell.variant.name} == {"custom_unet"}
 
 
 # --- what it survives -----------------------------------------------------------------------------------------
