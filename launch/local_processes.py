@@ -2,9 +2,9 @@
 
 ``python -m launch.local_processes --num_processes=2 -- --config=configs/smoke.py --workdir=DIR``
 
-What follows ``--`` goes to ``dagm_jax.main``, once in each process. Process 0 speaks as if it were alone; the lines of
-the others, who only complain, begin with their number. When one dies all are ended, and the last line says which;
-Ctrl-C and SIGTERM go to all, who save and stop at the same step; asked twice, they are killed. Exit status: 0 if all
+The arguments behind ``--`` go to ``dagm_jax.main``, once in each process. Process 0 prints as if it were alone; the
+lines of the others, which only complain, begin with their number. When one dies all are ended, and the last line names
+it. Ctrl-C and SIGTERM go to all, which save and stop at the same step; a second one kills them. Exit status: 0 if all
 finished, else that of the process that failed (128 and the signal's number where a signal ended it).
 """
 
@@ -188,7 +188,7 @@ def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
     stuck = [i for i in range(len(command_lines)) if i not in job.ended]
     if status in SECONDARY and stuck:
         index, how = stuck[0], "was stuck and had to be killed"
-    # These explain themselves.
+    # Processes with these statuses have printed the reason.
     if status not in (EXIT_USER_ERROR, EXIT_INTERRUPTED):
         print(
             f"error: process {index} of {len(command_lines)} {how}, and all were ended; the same command goes on from "

@@ -1,11 +1,11 @@
-"""DAGM 2007 made ready: downloaded or taken from a folder, verified, written as TFDS sets that the main job reads.
+"""DAGM 2007, downloaded or taken from a folder, verified and written as TFDS sets that the main job reads.
 
 ``python -m launch.prepare_data --output=DIR [--source=DIR] [--classes=1,8]``
 
 Without ``--source`` each class is downloaded from Zenodo; with it, it is taken from a folder in layout A or B. Each
-class is checked against the published set (which images, which are defective, size, depth, masks) and written to
-``DIR/dagm2007/classN``. A class appears when it is whole, never before; the same command goes on after a kill, and
-writes anew what it finds damaged. Downloads stay in ``DIR/downloads``, which can be removed afterwards.
+class is checked against the published set (names, labels, size, depth, masks) and written to ``DIR/dagm2007/classN``.
+A class appears when it is whole, never before; the same command goes on after a kill, and writes damaged sets anew.
+Downloads stay in ``DIR/downloads``, which can be removed afterwards.
 
 ``python -m launch.prepare_data --procedural --output=DIR [--classes=1,8] [--num_defective=75] [--num_good=125]
 [--seed=0]``

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -35,7 +34,8 @@ class Recipe:
         return self.num_defective + self.num_good
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """An image's number in the file name, and its index among the class's defective or good ones."""
 
     number: int

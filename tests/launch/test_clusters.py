@@ -108,7 +108,7 @@ def test_slurm_queues_runs_that_can_go_on(
 
 
 def test_slurm_s_signal_reaches_the_command(tmp_path: Path) -> None:
-    """Would catch: a run that is not told that its time is up, as Slurm signals the first process of a task alone; a
+    """Would catch: a run that never hears that its time is up, as Slurm signals a task's first process alone; a
     task that ends before its command has saved."""
     stubs = {
         "srun": 'while [[ $1 == --* ]]; do shift; done\n"$@" & task=$!\n'

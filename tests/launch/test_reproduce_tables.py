@@ -119,7 +119,7 @@ def test_cells_of_a_plan(tmp_path: Path) -> None:
 def test_a_failed_cell_is_named_and_the_others_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Would catch: one bad class that ends the grid, a failure that is not told, and one that is never tried again."""
+    """Would catch: one bad class that ends the grid, a failure that nobody sees, and one that is never tried again."""
     runs = FakeRuns(raiser(2, UserError("`data.root`: no image of class 1 [b h w]")))
     with pytest.raises(
         UserError, match=r"1 of 4 cells failed, the first: segmentation, conv_autoencoder, class 1"
