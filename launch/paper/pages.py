@@ -23,8 +23,8 @@ OF_TASK = {
     "fig_3": ("png",),
     "fig_4": ("png",),
 }
-# Columns of Table I that the terminal shows at the end.
-SUMMARY = ("model", "class", "seeds", "accuracy (printed)", "F1 (printed)", "AUROC")
+# Figures of Table I that the terminal shows at the end, with their headings.
+SUMMARY = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC"}
 
 
 def remove_pages(root: Path) -> None:
@@ -114,9 +114,10 @@ def print_summary(grid: Grid) -> None:
     """Prints the main columns of every Table I, and every failure."""
     for task in grid.plan.tasks:
         table = tables.table_1(grid, task)
-        shown = Table(*SUMMARY, title=table.title, title_justify="left")
+        shown = Table("model", "class", "seeds", *SUMMARY.values(), title=table.title, title_justify="left")
         for row in table.rows:
-            shown.add_row(*(table.columns[heading](row) for heading in SUMMARY))
+            means = (tables.number(row[f"{name}_mean"]) for name in SUMMARY)
+            shown.add_row(row["model"], row["class"], str(row["num_seeds"]), *means)
         console.print(shown)
     for cell, message in grid.failures.items():
         console.print(f"failed: {cell.title}: {message}")
