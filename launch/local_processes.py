@@ -2,15 +2,17 @@
 
 ``python -m launch.local_processes --num_processes=2 -- --config=configs/smoke.py --workdir=DIR``
 
-What follows ``--`` goes to ``dagm_jax.main``, once in each process. Process 0 speaks as if it were alone; the lines of
-the others, who only complain, begin with their number. When one dies all are ended, and the last line says which;
-Ctrl-C and SIGTERM go to all, who save and stop at the same step; asked twice, they are killed. Exit status: 0 if all
+The arguments behind ``--`` go to ``dagm_jax.main``, once in each process. Process 0 prints as if it were alone; the
+lines of the others, which only complain, begin with their number. When one dies all are ended, and the last line names
+it. Ctrl-C and SIGTERM go to all, which save and stop at the same step; a second one kills them. Exit status: 0 if all
 finished, else that of the process that failed (128 and the signal's number where a signal ended it).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -24,50 +26,42 @@ from types import FrameType
 
 from absl import app, flags
 
-from dagm_jax import command_line
+from dagm_jax.command_line import flag, parse_request
 from dagm_jax.main import EXIT_INTERRUPTED, EXIT_PEER_LOST, EXIT_USER_ERROR, guarded
 from dagm_jax.types import UserError
 
-# How long the others may take to end by themselves when one has failed, and then to heed SIGTERM.
+# Time for the others to end by themselves when one has failed, and again to obey SIGTERM.
 GRACE_S = 8.0
 POLL_S = 0.05
-# What processes end with when it was another one that failed: our own status, and the abort of jax's service.
+# Exit statuses of processes that only lost another one: our own, and the abort of jax's service.
 SECONDARY = (EXIT_PEER_LOST, -signal.SIGABRT)
 PR_SET_PDEATHSIG = 1
 
 
-def make_flags() -> flags.FlagValues:
-    """The flags of this program."""
-    values = command_line.make_flags()
-    flags.DEFINE_integer("num_processes", 2, "How many.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "gpus_per_process",
-        0,
-        "How many of the machine's GPUs each process takes, in their order; 0: nothing is set, as on CPUs.",
-        lower_bound=0,
-        flag_values=values,
+@dataclass(frozen=True)
+class Request:
+    """The launcher's own flags."""
+
+    num_processes: int = flag("Number of processes.", 2, least=1)
+    gpus_per_process: int = flag(
+        "GPUs of the machine for each process, in their order; 0: nothing is set, as on CPUs.", 0, least=0
     )
-    return values
 
 
-def parse(argv: Sequence[str]) -> tuple[int, int, list[str]]:
-    """(processes, GPUs of each, the main job's arguments) of a command line; raises UserError."""
-    if "--" in argv:
-        split = list(argv).index("--")
-        own, passed = argv[:split], list(argv[split + 1 :])
-    else:
-        own, passed = argv, []
-    values = command_line.parse(make_flags(), own, __doc__)
-    if not passed:
+def parse(argv: Sequence[str]) -> tuple[Request, list[str]]:
+    """The launcher's flags and, from behind ``--``, the main job's arguments; raises UserError."""
+    split = argv.index("--") if "--" in argv else len(argv)
+    request, arguments = parse_request(Request, argv[:split], __doc__), list(argv[split + 1 :])
+    if not arguments:
         raise UserError(
             "command line: nothing follows `--`; give there what dagm_jax.main takes, "
             "such as -- --config=configs/smoke.py"
         )
-    return values.num_processes, values.gpus_per_process, passed
+    return request, arguments
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+    """An unused port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -81,8 +75,8 @@ def commands(count: int, port: int, arguments: Sequence[str]) -> list[list[str]]
 
 
 def start(index: int, command: Sequence[str], gpus: int) -> subprocess.Popen[str]:
-    """Process ``index``, in a session of its own: the terminal's Ctrl-C comes by this program alone, and what it
-    starts is ended with it."""
+    """Starts process ``index`` in a session of its own: Ctrl-C reaches it by this program alone, and its children can
+    be killed with it."""
     environment = dict(os.environ)
     if gpus:
         environment["JAX_LOCAL_DEVICE_IDS"] = ",".join(str(index * gpus + i) for i in range(gpus))
@@ -112,46 +106,41 @@ class Job:
     num_requests: int = 0
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Handler of SIGINT and SIGTERM: passes the wish on, once; kills the second time."""
+        """Handler of SIGINT and SIGTERM: sends SIGTERM to all the first time, SIGKILL the second."""
         del frame
         self.num_requests += 1
         self.signal(signal.SIGTERM if self.num_requests == 1 else signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """To the processes alone, not to what they have started, which they need to save and stop."""
+        """Sends the signal to the processes alone: they need their children to save and stop."""
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(number)
 
     def wait(self) -> None:
-        """Until all have ended, or one has failed and the others were given time to notice."""
-        while len(self.ended) < len(self.processes):
-            self._look()
-            if any(self.ended.values()):
-                break
-            time.sleep(POLL_S)
-        for number in (None, signal.SIGTERM):
-            if number is not None:
-                self.signal(number)
-            end_s = time.monotonic() + GRACE_S
-            while len(self.ended) < len(self.processes) and time.monotonic() < end_s:
-                time.sleep(POLL_S)
-                # Whoever is told to stop now has not failed.
-                self._look(by_themselves=number is None)
+        """Waits until all have ended, or one has failed and the others were given time to notice."""
+        self._watch(math.inf, until_failure=True)
+        self._watch(GRACE_S)
+        self.signal(signal.SIGTERM)
+        # A process that obeys now has not failed.
+        self._watch(GRACE_S, counted_as=0)
 
-    def _look(self, by_themselves: bool = True) -> None:
-        for index, process in enumerate(self.processes):
-            status = process.poll()
-            if status is not None and index not in self.ended:
-                self.ended[index] = status if by_themselves else 0
+    def _watch(self, seconds: float, until_failure: bool = False, counted_as: int | None = None) -> None:
+        """Notes for so long which processes end and how, until all have ended."""
+        end_s = time.monotonic() + seconds
+        while len(self.ended) < len(self.processes) and time.monotonic() < end_s:
+            time.sleep(POLL_S)
+            for index, process in enumerate(self.processes):
+                if (status := process.poll()) is not None:
+                    self.ended.setdefault(index, status if counted_as is None else counted_as)
+            if until_failure and any(self.ended.values()):
+                break
 
     def clear(self) -> None:
-        """Kills whatever is left, the workers of dead processes too."""
+        """Kills all that is left, the workers of dead processes too."""
         for process in self.processes:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         for process in self.processes:
             process.wait()
 
@@ -163,21 +152,20 @@ class Job:
 
 
 def relay(index: int, process: subprocess.Popen[str]) -> threading.Thread:
-    """A thread that writes the lines of a process to stderr, each after its number."""
+    """Starts a thread that writes the lines of a process to stderr, each after its number."""
 
-    def work() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
+    def copy_lines() -> None:
+        for line in process.stdout or ():
             sys.stderr.write(f"[{index}] {line}")
             sys.stderr.flush()
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=copy_lines, daemon=True)
     thread.start()
     return thread
 
 
 def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
-    """The exit status of a job of these processes; nothing of it is left running."""
+    """Runs a job of these processes and returns its exit status; nothing of it is left running."""
     job = Job([])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, job.stop)
@@ -200,7 +188,7 @@ def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
     stuck = [i for i in range(len(command_lines)) if i not in job.ended]
     if status in SECONDARY and stuck:
         index, how = stuck[0], "was stuck and had to be killed"
-    # These explain themselves.
+    # Processes with these statuses have printed the reason.
     if status not in (EXIT_USER_ERROR, EXIT_INTERRUPTED):
         print(
             f"error: process {index} of {len(command_lines)} {how}, and all were ended; the same command goes on from "
@@ -211,15 +199,15 @@ def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
 
 
 def keep(argv: Sequence[str]) -> list[str]:
-    """The whole command line for `main`; of absl's flags none is touched."""
+    """The whole command line for `main`; none of it is read as absl's flags."""
     flags.FLAGS(argv[:1])
     return list(argv)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the job of the command line; its exit status."""
-    num_processes, gpus, arguments = parse(argv)
-    return run(commands(num_processes, free_port(), arguments), gpus)
+    """Runs the job of the command line; returns its exit status."""
+    request, arguments = parse(argv)
+    return run(commands(request.num_processes, free_port(), arguments), request.gpus_per_process)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs that take no time: what ``experiment.run`` leaves, from a confusion matrix."""
+"""Fake runs that take no time: the files of ``experiment.run``, from a confusion matrix."""
 
 from __future__ import annotations
 

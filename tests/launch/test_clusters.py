@@ -1,4 +1,4 @@
-"""What starts the job on clusters: scripts that shellcheck passes and that hand arguments on, manifests that are valid.
+"""Starters of the job on clusters: scripts pass shellcheck and hand arguments on, manifests are valid.
 
 The manifests are held against the models that Kubeflow's trainer is generated with from the schemas of JobSet and
 Kubernetes: a field that these do not know does not come back from them.
@@ -24,8 +24,9 @@ from pydantic import ValidationError
 from dagm_jax import main
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))
+CLUSTERS = ROOT / "launch" / "clusters"
+SCRIPTS = sorted(CLUSTERS.glob("*.sh"))
+MANIFESTS = sorted(CLUSTERS.glob("*.yaml"))
 ARGUMENTS = ["--config=configs/custom_unet.py:segmentation", "--workdir=runs/a name with 'quotes' & $HOME"]
 
 
@@ -56,29 +57,6 @@ def noted(tmp_path: Path, name: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize(
-    ("status", "restarts", "is_queued"),
-    [(0, "0", False), (2, "0", False), (1, "0", False), (75, "0", True), (130, "3", True), (75, "20", False)],
-)
-def test_slurm_queues_what_can_go_on(tmp_path: Path, status: int, restarts: str, is_queued: bool) -> None:
-    """Would catch: a run that is lost when its time is up, and a mistake that is tried for ever."""
-    stubs = {"srun": f"exit {status}", "scontrol": "exit 0"}
-    variables = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": restarts, "SLURM_CPUS_PER_TASK": "8"}
-    done = run_with(tmp_path, stubs, str(ROOT / "launch/slurm.sh"), *ARGUMENTS, **variables)
-    assert done.returncode == status
-    arguments = noted(tmp_path, "srun")
-    assert arguments[arguments.index("python") :] == [
-        "python",
-        "-m",
-        "dagm_jax.main",
-        "--distributed",
-        *ARGUMENTS,
-    ]
-    assert noted(tmp_path, "scontrol") == (["requeue", "77"] if is_queued else [])
-    # In 22.05 to 23.02 a task would have one CPU.
-    assert "--cpus-per-task=8" in arguments
-
-
 # The task of each rank, one after the other; its options are those that begin with --.
 SRUN = """
 while [[ $1 == --* ]]; do shift; done
@@ -92,64 +70,65 @@ exit "$highest"
 """
 
 
+def run_slurm(tmp_path: Path, stubs: dict[str, str], **variables: str) -> int:
+    """The exit status of the script with these stand-ins; ``scontrol`` notes what is queued again."""
+    command = str(CLUSTERS / "slurm.sh"), *ARGUMENTS
+    own = {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "8"}
+    done = run_with(tmp_path, {**stubs, "scontrol": "exit 0"}, *command, **own, **variables)
+    status: int = done.returncode
+    return status
+
+
 @pytest.mark.parametrize(
-    ("ranks", "status", "is_queued"),
+    ("ranks", "restarts", "status", "is_queued"),
     [
-        ("0 0", 0, False),
-        ("2 75 134", 2, False),
-        ("137 1 75", 1, False),
-        ("2 2", 2, False),
-        ("75 134 75", 134, True),
-        ("130 130", 130, True),
+        ("0 0", 0, 0, False),
+        ("1", 0, 1, False),
+        ("2 2", 0, 2, False),
+        ("75 134 75", 0, 134, True),
+        ("130 130", 3, 130, True),
+        ("75", 20, 75, False),
+        # srun tells the highest status of all tasks, behind which a mistake hides.
+        ("2 75 134", 0, 2, False),
+        ("137 1 75", 0, 1, False),
     ],
 )
-def test_slurm_sees_the_mistake_of_one_task_among_others(
-    tmp_path: Path, ranks: str, status: int, is_queued: bool
+def test_slurm_queues_runs_that_can_go_on(
+    tmp_path: Path, ranks: str, restarts: int, status: int, is_queued: bool
 ) -> None:
-    """Would catch: a mistake that is tried again and again, because srun tells the highest status of all tasks."""
-    stubs = {"srun": SRUN, "python": 'exit "$RANK_STATUS"', "scontrol": "exit 0"}
-    variables = {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "8", "RANKS": ranks}
-    done = run_with(tmp_path, stubs, str(ROOT / "launch/slurm.sh"), *ARGUMENTS, **variables)
-    assert done.returncode == status, done.stderr
-    assert bool(noted(tmp_path, "scontrol")) == is_queued
-    given = ["-m", "dagm_jax.main", "--distributed", *ARGUMENTS]
-    assert noted(tmp_path, "python") == given * len(ranks.split())
+    """Would catch: a run that is lost when its time is up; a mistake, if of one task alone, that is tried for ever."""
+    stubs = {"srun": SRUN, "python": 'exit "$RANK_STATUS"'}
+    assert run_slurm(tmp_path, stubs, RANKS=ranks, SLURM_RESTART_COUNT=str(restarts)) == status
+    assert noted(tmp_path, "scontrol") == (["requeue", "77"] if is_queued else [])
+    assert noted(tmp_path, "python") == ["-m", "dagm_jax.main", "--distributed", *ARGUMENTS] * len(
+        ranks.split()
+    )
+    # Slurm 22.05 to 23.02 would give a task one CPU.
+    assert "--cpus-per-task=8" in noted(tmp_path, "srun")
 
 
 def test_slurm_s_signal_reaches_the_command(tmp_path: Path) -> None:
-    """Would catch: a run that is not told that its time is up, as Slurm signals the first process of a task alone; a
+    """Would catch: a run that never hears that its time is up, as Slurm signals a task's first process alone; a
     task that ends before its command has saved."""
     stubs = {
         "srun": 'while [[ $1 == --* ]]; do shift; done\n"$@" & task=$!\n'
         'until [[ -e "$STARTED" ]]; do sleep 0.05; done\nkill -TERM "$task"; wait "$task"',
         "python": 'trap "sleep 0.3; exit 130" TERM\ntouch "$STARTED"\nfor _ in {1..200}; do sleep 0.05; done',
-        "scontrol": "exit 0",
     }
-    variables = {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "8", "STARTED": str(tmp_path / "started")}
-    done = run_with(tmp_path, stubs, str(ROOT / "launch/slurm.sh"), *ARGUMENTS, **variables)
-    assert done.returncode == 130, done.stderr
+    assert run_slurm(tmp_path, stubs, STARTED=str(tmp_path / "started")) == 130
     assert noted(tmp_path, "scontrol") == ["requeue", "77"]
 
 
 def test_tpu_vm_hands_its_arguments_to_every_host(tmp_path: Path) -> None:
     """Would catch: arguments that the shell of the other side takes apart."""
-    command = (str(ROOT / "launch/tpu_vm.sh"), "slice", "zone-a", "/home/me/dagm jax", *ARGUMENTS)
+    command = (str(CLUSTERS / "tpu_vm.sh"), "slice", "zone-a", "/home/me/dagm jax", *ARGUMENTS)
     done = run_with(tmp_path, {"gcloud": "exit 3"}, *command)
     assert done.returncode == 3
     arguments = noted(tmp_path, "gcloud")
     assert {"slice", "--zone=zone-a", "--worker=all"} <= set(arguments)
     (line,) = (a.removeprefix("--command=") for a in arguments if a.startswith("--command="))
-    sent = [
-        "cd",
-        "/home/me/dagm jax",
-        "&&",
-        "exec",
-        ".venv/bin/python",
-        "-m",
-        "dagm_jax.main",
-        "--distributed",
-    ]
-    assert shlex.split(line) == [*sent, *ARGUMENTS]
+    job = [".venv/bin/python", "-m", "dagm_jax.main", "--distributed", *ARGUMENTS]
+    assert shlex.split(line) == ["cd", "/home/me/dagm jax", "&&", "exec", *job]
     usage = run_with(tmp_path, {}, *command[:3])
     assert usage.returncode == 2
     assert "usage:" in usage.stderr

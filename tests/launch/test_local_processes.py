@@ -1,4 +1,4 @@
-"""The launcher with processes that cost nothing: what it shows, what it ends, and what it says of it."""
+"""The launcher with processes that cost nothing: its output, the processes it ends, its last line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from launch import local_processes
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60
 
-# Marks that it runs, and runs on until it is told to stop; then it ends as an interrupted run does.
+# Writes a mark, then runs until SIGTERM, at which it ends as an interrupted run does.
 OBEDIENT = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
 pathlib.Path(sys.argv[1]).write_text("runs")
 time.sleep(600)
 """
-# Has a worker, which marks that it runs, and heeds nobody.
+# Starts a worker, writes its id as a mark, and ignores SIGTERM.
 STUBBORN = """
 import pathlib, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -68,7 +68,7 @@ def waiting(*paths: Path) -> str:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and no corpse that nobody has fetched."""
+    """Whether the process is there and no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -130,7 +130,7 @@ def test_a_users_mistake_is_left_to_the_process_to_explain() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_wish_to_stop_reaches_all(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_to_stop_reaches_all(number: signal.Signals, tmp_path: Path) -> None:
     """Would catch: processes that are killed before they have saved, or never hear of Ctrl-C."""
     marks = [tmp_path / "0", tmp_path / "1"]
     job = launch(*(f"{OBEDIENT}@{mark}" for mark in marks))
@@ -167,7 +167,8 @@ def test_nothing_survives_a_launcher_that_was_killed(tmp_path: Path) -> None:
 def test_the_command_line() -> None:
     """Would catch: an argument of the main job that the launcher takes for its own, or the other way round."""
     argv = ["local_processes", "--num_processes=3", "--", "--config=x.py", "--num_processes=9"]
-    assert local_processes.parse(argv) == (3, 0, ["--config=x.py", "--num_processes=9"])
+    request = local_processes.Request(num_processes=3, gpus_per_process=0)
+    assert local_processes.parse(argv) == (request, ["--config=x.py", "--num_processes=9"])
     start = ["-m", "dagm_jax.main", "--coordinator_address=127.0.0.1:1234"]
     lines = local_processes.commands(3, 1234, ["--config=x.py"])
     assert [line[1:] for line in lines] == [

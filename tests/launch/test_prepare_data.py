@@ -1,4 +1,4 @@
-"""Tests of prepare_data: what it writes, what it refuses, and that a kill at any moment leaves no half set."""
+"""prepare_data: the sets it writes, the mistakes it refuses, and no half set after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.data.truth import read_truth
 from dagm_jax.train import progress
 from dagm_jax.types import Record, UserError
-from launch import prepared_sets
-from launch.contact_sheet import CELL_PX, choose, draw_cell, draw_sheet
+from launch.prepare import prepared_sets
+from launch.prepare.contact_sheet import CELL_PX, choose, draw_cell, draw_sheet
+from launch.prepare.procedural_images import Recipe, number_halves, write_class
 from launch.prepare_data import main, parse_flags
-from launch.procedural_images import Recipe, number_halves, write_class
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What is printed."""
+    """The lines that are printed."""
     stream = io.StringIO()
     monkeypatch.setattr(progress.console, "_file", stream)
     monkeypatch.setattr(progress.console, "_width", 200)
@@ -181,7 +181,8 @@ def test_a_kill_leaves_no_half_set_and_the_same_command_goes_on(
 def test_a_kill_while_a_download_is_unpacked_needs_no_second_download(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: half of an archive's files taken for all of them; a download that is lost with them."""
+    """Would catch: half of an archive's files taken for all of them; a download lost with them; partial downloads
+    that stay for ever."""
     web, out = tmp_path / "web", tmp_path / "out"
     web.mkdir()
     small_dagm.zip_of(source / "Class8", web / "Class8.zip", source)
@@ -190,9 +191,14 @@ def test_a_kill_while_a_download_is_unpacked_needs_no_second_download(
         assert run_killed("unpack", tmp_path, *command, url=url) == -signal.SIGKILL
         assert list(out.glob("downloads/*/extracted/*/.Class8.*.partial")), "the kill came too early"
         (web / "Class8.zip").unlink()
+        (whole,) = (p for p in (out / "downloads").rglob("*") if p.is_file() and zipfile.is_zipfile(p))
+        # TFDS's own name of a download that was cut short.
+        left = whole.with_name(f"{whole.name}.tmp.0123")
+        left.mkdir()
         monkeypatch.setattr(Builder, "URL", url)
         run(*command)
     assert essence(out, 8) == essence(source, 8)
+    assert whole.exists() and not left.exists()
     assert not list(out.glob("downloads/*/extracted/*/.*"))
 
 
@@ -215,21 +221,16 @@ def test_a_download_s_size_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert shown and set(shown) == {(0, "3 MB downloaded")}
 
 
-def test_leftovers_of_downloads_are_removed(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Would catch: a partial download of each killed run that stays for ever. TFDS itself says where it would be."""
-    web, downloads = tmp_path / "web", tmp_path / "out" / "downloads"
-    web.mkdir()
-    small_dagm.zip_of(source / "Class1", web / "Class1.zip", source)
-    with small_dagm.serve(web) as url:
-        monkeypatch.setattr(Builder, "URL", url)
-        run("--classes=1", f"--output={tmp_path / 'out'}")
-    (whole,) = (path for path in downloads.rglob("*") if path.is_file() and zipfile.is_zipfile(path))
-    left = whole.with_name(f"{whole.name}.tmp.0123")
-    left.mkdir()
-    run("--classes=1", f"--output={tmp_path / 'out'}")
-    assert whole.exists() and not left.exists()
+def test_what_is_printed_is_ours(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch: TFDS's lines between ours, our lines muted with them, the shared console left pointing elsewhere."""
+    (source / "Class8/Test/0001.PNG").unlink()
+    with pytest.raises(UserError, match="class 8 differs"):
+        run(f"--source={source}", "--classes=8", f"--output={tmp_path / 'out'}")
+    run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
+    printed = capsys.readouterr().out
+    assert "contact sheet: " in printed and "written" in printed
+    assert "Downloading" not in printed and "Subsequent" not in printed
+    assert progress.console._file is None
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path, source: Path) -> None:
@@ -248,7 +249,7 @@ def test_two_at_a_time_are_refused(tmp_path: Path, source: Path) -> None:
     [
         ([], "`--output` is missing"),
         (["--output=x", "--classes=11"], r"`--classes` \(=11\): the data set has the classes 1, 2,"),
-        (["--output=x", "--classes=0"], r"`--classes` \(=0\) must be whole numbers"),
+        (["--output=x", "--classes=a"], r"`--classes` \(=a\) must be whole numbers"),
         (["--output=x", "--procedural", "--classes=99"], r"`--classes` \(=99\): the built-in images show"),
         (["--output=x", "--procedural", "--source=y"], r"`--source` \(=y\) and --procedural exclude"),
         (["--output=x", "--seed=1"], "--seed: holds for built-in images alone"),
@@ -264,12 +265,34 @@ def test_mistakes_on_the_command_line_are_told(arguments: list[str], match: str)
         parse_flags(["prepare_data", *arguments])
 
 
-def test_the_messages_of_the_readers_name_this_program_s_flags(tmp_path: Path, source: Path) -> None:
-    """Would catch: `data.root` named to somebody who gave --source."""
+def test_classes_rise_and_are_all_by_default() -> None:
+    """Would catch: a list of classes of its own, in which new ones are missing; one class prepared twice."""
+    assert parse_flags(["x", "--procedural", "--output=x"]).classes == tuple(procedural.CLASSES)
+    assert parse_flags(["x", "--output=x"]).classes == tuple(range(1, 11))
+    assert parse_flags(["x", "--output=x", "--classes=8,1,8"]).classes == (1, 8)
+
+
+def test_a_source_that_cannot_be_used_costs_nothing(tmp_path: Path, source: Path) -> None:
+    """Would catch: `data.root` named to somebody who gave --source; a damaged set gone before it can be made anew."""
+    part = prepared_sets.folder_of(tmp_path / "out", 1) / "part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x")
+    command = ("--classes=1", f"--output={tmp_path / 'out'}")
     with pytest.raises(UserError, match=r"`--source` \(=.*nowhere\) must be a folder"):
-        run(f"--source={tmp_path / 'nowhere'}", "--classes=1", f"--output={tmp_path / 'out'}")
+        run(f"--source={tmp_path / 'nowhere'}", *command)
+    assert part.exists()
     with pytest.raises(UserError, match=r"`--source` \(=.*Test\) holds no folder Class1"):
-        run(f"--source={source / 'Class1/Test'}", "--classes=1", f"--output={tmp_path / 'out'}")
+        run(f"--source={source / 'Class1/Test'}", *command)
+
+
+def test_a_set_in_tfrecord_is_refused_and_kept(tmp_path: Path) -> None:
+    """Would catch: a set that tfds.load has made, removed because the main job cannot read it."""
+    shard = prepared_sets.folder_of(tmp_path, 8) / "dagm2007-train.tfrecord-00000-of-00001"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"x")
+    with pytest.raises(UserError, match="holds class 8 in tfrecord, which the main job does not read"):
+        prepared_sets.prepare_class(8, tmp_path, None)
+    assert shard.exists()
 
 
 @pytest.mark.parametrize(
@@ -283,7 +306,7 @@ def test_a_full_disk_is_told(
     def full(*values: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
-    monkeypatch.setattr("launch.procedural_images.write_half", full)
+    monkeypatch.setattr("launch.prepare.procedural_images.write_half", full)
     monkeypatch.setattr("tensorflow_datasets.core.DatasetInfo.write_to_directory", full)
     where = arguments or (f"--source={source}",)
     with pytest.raises(UserError, match=r"`--output` .*No space left on device: 'some/file'\); make room"):
@@ -293,14 +316,9 @@ def test_a_full_disk_is_told(
 
 def test_a_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
     """Would catch: a traceback, or a shell script that goes on because the status was 0."""
-    arguments = ["--source=nowhere", "--classes=1", f"--output={tmp_path / 'out'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.prepare_data", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = ("--source=nowhere", "--classes=1", f"--output={tmp_path / 'out'}")
+    command = [sys.executable, "-m", "launch.prepare_data", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: `--source` (=nowhere)") and done.stderr.count("\n") == 1
 
@@ -330,12 +348,6 @@ def test_procedural_images_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.PNG")} == before
     with pytest.raises(UserError, match=r"holds in Class1 images made from .*'seed': 5"):
         run("--procedural", "--num_defective=3", "--num_good=4", "--seed=6", f"--output={out}", "--classes=1")
-
-
-def test_all_procedural_classes_are_written_by_default(tmp_path: Path) -> None:
-    """Would catch: a list of classes of its own, in which new ones are missing."""
-    assert parse_flags(["prepare_data", "--procedural", "--output=x"]).classes == tuple(procedural.CLASSES)
-    assert parse_flags(["prepare_data", "--output=x"]).classes == tuple(range(1, 11))
 
 
 @pytest.mark.parametrize(("num_defective", "num_good"), [(7, 9), (8, 8), (2, 2)])
@@ -374,10 +386,13 @@ def test_a_kill_leaves_no_half_class_of_procedural_images(
     assert not (tmp_path / ".Class8.partial").exists()
 
 
-def test_other_images_in_the_output_are_not_overwritten(tmp_path: Path, source: Path) -> None:
-    """Would catch: somebody's real images replaced by drawn ones."""
+def test_images_of_another_origin_stay(tmp_path: Path, source: Path) -> None:
+    """Would catch: real images replaced by drawn ones, or hidden behind them from the main job."""
     with pytest.raises(UserError, match="holds in Class1 images of another origin"):
         run("--procedural", "--num_defective=2", "--num_good=2", f"--output={source}", "--classes=1")
+    (tmp_path / "dagm2007").mkdir()
+    with pytest.raises(UserError, match="holds prepared sets of real images"):
+        write_class(Recipe(1, 2, 2, 0), tmp_path, lambda: None)
 
 
 # --- contact sheet ---
@@ -385,66 +400,20 @@ def test_other_images_in_the_output_are_not_overwritten(tmp_path: Path, source: 
 
 def test_the_outline_goes_around_the_mask_and_nowhere_else(tmp_path: Path) -> None:
     """Would catch: rows and columns exchanged, an outline at four times its place, a mask of two pixels lost."""
-    small_dagm.save(tmp_path / "image.png", np.full((512, 512), 90, np.uint8))
     mask = np.zeros((512, 512), np.uint8)
     mask[100:102, 400] = 255
+    small_dagm.save(tmp_path / "image.png", np.full((512, 512), 90, np.uint8))
     small_dagm.save(tmp_path / "mask.png", mask)
-    record = Record("x", 1, 1, "train", tmp_path / "image.png", tmp_path / "mask.png")
-    cell = np.asarray(draw_cell(record))
+    cell = np.asarray(draw_cell(Record("x", 1, 1, "train", tmp_path / "image.png", tmp_path / "mask.png")))
     rows, cols = np.nonzero((cell != 90).any(axis=-1))
-    assert cell.shape == (CELL_PX, CELL_PX, 3)
-    assert (
-        rows.size
-        and {rows.min(), rows.max()} <= set(range(23, 29))
-        and {cols.min(), cols.max()} <= set(range(97, 104))
-    )
+    assert cell.shape == (CELL_PX, CELL_PX, 3) and rows.size
+    assert set(rows) <= set(range(23, 29)) and set(cols) <= set(range(97, 104))
 
 
 def test_the_sheet_shows_defective_and_good_images_of_each_class(source: Path) -> None:
     """Would catch: a sheet of good images alone, which come first in a manifest; a sheet cut off on the right."""
-    records = read_tree(source, (1,)).records
-    chosen = choose(records)
+    chosen = choose(read_tree(source, (1,)).records)
     assert [r.label for r in chosen] == [1] * 6 + [0] * 2 and len({r.image_id for r in chosen}) == 8
     sheet = np.asarray(draw_sheet({"a": chosen, "b": chosen[:3]}))
     for record, place in ((chosen[7], (90, 7 * 132 + 90)), (chosen[0], (240, 30))):
-        grey = small_dagm.grey_of(1, int(record.image_id[-4:]))
-        assert tuple(sheet[place]) == (grey, grey, grey)
-
-
-def test_what_is_printed_is_ours(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Would catch: TFDS's lines between ours, our lines muted with them, the shared console left pointing elsewhere."""
-    (source / "Class8/Test/0001.PNG").unlink()
-    with pytest.raises(UserError, match="class 8 differs"):
-        run(f"--source={source}", "--classes=8", f"--output={tmp_path / 'out'}")
-    run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
-    printed = capsys.readouterr().out
-    assert "contact sheet: " in printed and "written" in printed
-    assert "Downloading" not in printed and "Subsequent" not in printed
-    assert progress.console._file is None
-
-
-def test_a_set_in_tfrecord_is_refused_and_kept(tmp_path: Path) -> None:
-    """Catches a set that tfds.load has made, removed because the main job cannot read it."""
-    shard = prepared_sets.folder_of(tmp_path, 8) / "dagm2007-train.tfrecord-00000-of-00001"
-    shard.parent.mkdir(parents=True)
-    shard.write_bytes(b"x")
-    with pytest.raises(UserError, match="holds class 8 in tfrecord, which the main job does not read"):
-        prepared_sets.prepare_class(8, tmp_path, None)
-    assert shard.exists()
-
-
-def test_nothing_is_removed_for_a_source_that_is_not_there(tmp_path: Path) -> None:
-    """Catches a damaged set that is gone before anybody knows whether it can be made anew."""
-    part = prepared_sets.folder_of(tmp_path, 8) / "part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(b"x")
-    with pytest.raises(UserError, match=r"`--source` .* must be a folder"):
-        prepared_sets.prepare_class(8, tmp_path, tmp_path / "nowhere")
-    assert part.exists()
-
-
-def test_built_in_images_are_not_put_beside_real_ones(tmp_path: Path) -> None:
-    """Catches a folder of which the main job reads other images than those that were written last."""
-    (tmp_path / "dagm2007").mkdir()
-    with pytest.raises(UserError, match="holds prepared sets of real images"):
-        write_class(Recipe(1, 2, 2, 0), tmp_path, lambda: None)
+        assert set(sheet[place]) == {small_dagm.grey_of(1, int(record.image_id[-4:]))}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One run over all hosts of a Cloud TPU slice, one process on each:
 #
-#   launch/tpu_vm.sh NAME ZONE FOLDER --config=configs/custom_unet.py --config.data.root=DIR --workdir=DIR
+#   launch/clusters/tpu_vm.sh NAME ZONE FOLDER --config=configs/custom_unet.py --config.data.root=DIR --workdir=DIR
 #
 # NAME and ZONE are the slice's; FOLDER is where the repository lies on every host, with its environment in .venv
 # (pip install -e '.[tpu]'); what follows goes to dagm_jax.main. DIR lies on a file system that all hosts share, such as

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One run over the GPUs of several nodes, one process for each GPU:
 #
-#   sbatch --nodes=2 launch/slurm.sh --config=configs/custom_unet.py --config.data.root=DIR --workdir=DIR
+#   sbatch --nodes=2 launch/clusters/slurm.sh --config=configs/custom_unet.py --config.data.root=DIR --workdir=DIR
 #
 # What follows the script's name goes to dagm_jax.main. Submit from the repository's folder with the environment active;
 # DIR lies on a file system that all nodes share. Before its time is up the run saves and the job is queued again.

@@ -22,25 +22,15 @@ POLL_S = 1.0
 
 
 def folder_of(output: Path, class_id: int) -> Path:
-    """Where the class's set lies below the TFDS data folder ``output``."""
+    """The folder of the class's set below the TFDS data folder ``output``."""
     return output / DATASET_NAME / f"class{class_id}" / VERSION
 
 
-def remove_leftovers(output: Path) -> None:
-    """Removes what a killed run left half-written; whole sets and whole downloads stay."""
-    for pattern in (
-        f"{DATASET_NAME}/*/{INCOMPLETE}*",
-        f"downloads/{DATASET_NAME}/*.tmp.*",
-        f"downloads/{DATASET_NAME}/extracted/*/.*.partial",
-    ):
-        for path in output.glob(pattern):
-            shutil.rmtree(path)
+def prepare_class(class_id: int, output: Path, source: Path | None) -> tuple[Manifest, bool]:
+    """The manifest of the class's set, made from the folder ``source`` or a download, and whether it was written now.
 
-
-def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
-    """Makes the class's set whole, from the folder ``source`` or a download; False if it was whole already.
-
-    A set that is there but damaged is written anew. Raises UserError where the source is not the published class.
+    A whole set is kept, a damaged one written anew, the leftovers of a killed run are removed. Raises UserError where
+    the source is not the published class.
     """
     if source is not None and not source.is_dir():
         raise UserError(
@@ -53,49 +43,58 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
             f"`--output` (={printable(output)}) holds class {class_id} in tfrecord, which the main job does not read; "
             "name another folder or remove that set"
         )
+    _remove_leftovers(output)
     if folder.exists():
         try:
-            read_whole(class_id, output)
-            return False
+            return _read_whole(class_id, output), False
         except UserError as error:
             console.print(f"class {class_id}: written anew: {error}")
             shutil.rmtree(folder)
-    builder = Builder(data_dir=output, config=f"class{class_id}")
-    num_images = len(Builder.TRUTH[class_id].labels())
-    config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
-    where = "download" if source is None else "folder"
-    with show(f"class {class_id} from {where}: check, then write", 2 * num_images) as bar:
-        builder.on_image = bar.advance
-        with _tfds_quiet(), _shown_download(output / "downloads" / DATASET_NAME, bar):
-            # Never TFDS's default downloads/manual: the source is the one that was named, or the published one.
-            try:
-                builder.download_and_prepare(
-                    download_config=config, download_dir=output / "downloads", file_format="array_record"
-                )
-            except UserError as error:
-                raise UserError(_in_our_words(str(error))) from error
-    return True
+    _write(class_id, output, source)
+    return _read_whole(class_id, output), True
 
 
-def _in_our_words(message: str) -> str:
-    """A message of the readers, which the main job shares, with the names that the options have here."""
-    return (
-        message.replace("`data.root`", "`--source`")
-        .replace("`manual_dir`", "`--source`")
-        .replace("`data.classes`", "`--classes`")
-    )
+def _remove_leftovers(output: Path) -> None:
+    """Removes half-written files; whole sets and whole downloads stay."""
+    for pattern in (
+        f"{DATASET_NAME}/*/{INCOMPLETE}*",
+        f"downloads/{DATASET_NAME}/*.tmp.*",
+        f"downloads/{DATASET_NAME}/extracted/*/.*.partial",
+    ):
+        for path in output.glob(pattern):
+            shutil.rmtree(path)
 
 
-def read_whole(class_id: int, output: Path) -> Manifest:
+def _read_whole(class_id: int, output: Path) -> Manifest:
     """The manifest of the class's set; raises UserError unless it is whole and as published."""
     manifest = read_prepared(folder_of(output, class_id), (class_id,))
     check_whole(manifest, class_id, Builder.TRUTH)
     return manifest
 
 
+def _write(class_id: int, output: Path, source: Path | None) -> None:
+    builder = Builder(data_dir=output, config=f"class{class_id}")
+    # Never TFDS's default downloads/manual: the source is the named folder or the published archive.
+    config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
+    downloads = output / "downloads"
+    where = "download" if source is None else "folder"
+    num_images = len(Builder.TRUTH[class_id].labels())
+    with show(f"class {class_id} from {where}: check, then write", 2 * num_images) as bar:
+        builder.on_image = bar.advance
+        try:
+            with _tfds_quiet(), _shown_download(downloads / DATASET_NAME, bar):
+                builder.download_and_prepare(
+                    download_config=config, download_dir=downloads, file_format="array_record"
+                )
+        except UserError as error:
+            # The readers name the options of the main job.
+            message = str(error).replace("`data.classes`", "`--classes`").replace("`data.root`", "`--source`")
+            raise UserError(message.replace("`manual_dir`", "`--source`")) from error
+
+
 @contextlib.contextmanager
 def _shown_download(downloads: Path, bar: Bar) -> Iterator[None]:
-    """Shows on the bar, once a second, how much of an archive is there; TFDS counts on a bar of its own alone."""
+    """Shows the downloaded MB of an archive on the bar every POLL_S; TFDS counts on a bar of its own alone."""
     over = threading.Event()
 
     def show_size() -> None:
@@ -115,7 +114,7 @@ def _shown_download(downloads: Path, bar: Bar) -> Iterator[None]:
 
 
 class _Muted(io.StringIO):
-    """Takes what is printed, and sends what the console shows on to where it went before."""
+    """Discards the lines of ``print``; the console's own go where they went before."""
 
     def __init__(self) -> None:
         super().__init__()

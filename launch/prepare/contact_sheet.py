@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from dagm_jax.data.decode import load
 from dagm_jax.data.layouts import DAGM_SHAPE
+from dagm_jax.data.replacing import replacing
 from dagm_jax.types import Record
 
 CELL_PX = 128
@@ -58,6 +58,5 @@ def draw_cell(record: Record) -> Image.Image:
 
 def save(sheet: Image.Image, path: Path) -> None:
     """Writes the sheet as PNG; the file appears only when it is whole."""
-    scratch = path.with_name(f".{path.name}.partial")
-    sheet.save(scratch, format="PNG")
-    os.replace(scratch, path)
+    with replacing(path, "xb") as stream:
+        sheet.save(stream, format="PNG")

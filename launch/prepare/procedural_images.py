@@ -22,7 +22,7 @@ _RECIPE_FILE = "procedural.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the images of one class are made from, besides the program."""
+    """The origin of the images of one class, besides the program; kept beside them as JSON."""
 
     class_id: int
     num_defective: int
@@ -36,7 +36,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Place:
-    """Image ``index`` among the class's defective or good ones, and the number that it is given."""
+    """An image's number in the file name, and its index among the class's defective or good ones."""
 
     number: int
     defective: bool
@@ -46,7 +46,7 @@ class Place:
 def number_halves(recipe: Recipe) -> dict[str, list[Place]]:
     """Test and Train: the low and the high half of one gapless numbering, each with half of the defective images.
 
-    Where a count is odd, Train gets one more. Which numbers are defective is drawn from seed and class.
+    Where a count is odd, Train gets one more. The defective numbers are drawn from seed and class.
     """
     rng = np.random.default_rng([recipe.seed, recipe.class_id])
     num_test_defective, num_test_good = recipe.num_defective // 2, recipe.num_good // 2
@@ -63,7 +63,7 @@ def number_halves(recipe: Recipe) -> dict[str, list[Place]]:
 
 
 def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> bool:
-    """Writes ``output/ClassN``, which appears only when it is whole; False if it was there already.
+    """Writes ``output/ClassN``, which appears only when it is whole; returns False if it was there already.
 
     Raises UserError where another set of images is in its place.
     """
@@ -76,7 +76,7 @@ def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> b
     if folder.exists():
         _check_same(recipe, folder)
         return False
-    # A leading dot: what reads layouts passes it over.
+    # The leading dot hides it from readers of layouts.
     scratch = output / f".Class{recipe.class_id}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     for half, places in number_halves(recipe).items():
@@ -94,14 +94,14 @@ def _drawn(recipe: Recipe, places: list[Place], on_image: Callable[[], None]) ->
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
-    """Nothing; raises UserError unless ``folder`` holds what the recipe makes."""
+    """Raises UserError unless ``folder`` holds the recipe's images."""
     try:
         found = json.loads((folder / _RECIPE_FILE).read_text())
     except (OSError, ValueError):
         found = None
     if found != asdict(recipe):
-        what = "images of another origin" if found is None else f"images made from {found}"
+        origin = "images of another origin" if found is None else f"images made from {found}"
         raise UserError(
-            f"`--output` (={printable(folder.parent)}) holds in {folder.name} {what}; name another folder or"
+            f"`--output` (={printable(folder.parent)}) holds in {folder.name} {origin}; name another folder or"
             " remove that one"
         )

@@ -7,12 +7,11 @@ classes 1 to 6 of DAGM 2007, and a row of means) and Table II.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Collection
+from statistics import fmean, median
 from typing import NamedTuple
 
-# A class of DAGM 2007 (1 to 6) has so many images; the paper tests on 20 % of them, drawn at random.
+# Images of one class of DAGM 2007 (1 to 6); the paper tests on 20 % of them, drawn at random.
 GOOD_IMAGES, DEFECTIVE_IMAGES = 1000, 150
 CLASS_IMAGES = GOOD_IMAGES + DEFECTIVE_IMAGES
 TEST_IMAGES = CLASS_IMAGES // 5
@@ -28,16 +27,6 @@ class Printed(NamedTuple):
     recall: float
     f1: float
     executing_time_s: float
-
-
-@dataclass(frozen=True)
-class Study:
-    """One row of Table II: who, with what network, the number printed for it, and what that number is."""
-
-    authors: str
-    network: str
-    printed_percent: float
-    meaning: str
 
 
 # model → class → row.
@@ -68,34 +57,25 @@ TABLE_1: dict[str, dict[int, Printed]] = {
     },
 }
 
-# The row of means, as printed.
+# Row of means, as printed.
 TABLE_1_MEANS: dict[str, Printed] = {
     "custom_unet": Printed(0.97255, 0.96045, 0.95588, 0.96127, 33.1),
     "conv_autoencoder": Printed(0.95668, 0.95103, 0.95023, 0.95333, 37.5),
     "unet3plus": Printed(0.91967, 0.90793, 0.91538, 0.91680, 71.3),
 }
 
-TABLE_2: tuple[Study, ...] = (
-    Study("Lin et al.", "CAM-UNet", 72.0, "on MVTec AD; probably a segmentation score, not a rate of images"),
-    Study("Xiong et al.", "attention U-Net", 95.6, "a best precision, on other data"),
-    Study("Wong et al.", "3D U-Net", 88.4, "a mean IoU of voxels on X-ray CT"),
+# Table II: authors, network, printed percentage, and the quantity that it is.
+TABLE_2: tuple[tuple[str, str, float, str], ...] = (
+    ("Lin et al.", "CAM-UNet", 72.0, "on MVTec AD; probably a segmentation score, not a rate of images"),
+    ("Xiong et al.", "attention U-Net", 95.6, "a best precision, on other data"),
+    ("Wong et al.", "3D U-Net", 88.4, "a mean IoU of voxels on X-ray CT"),
 )
 
 
-def rows() -> Iterator[Printed]:
-    """All rows of Table I, without the means."""
-    for table in TABLE_1.values():
-        yield from table.values()
-
-
-def printed(model: str, class_id: int) -> Printed | None:
-    """The row of Table I for a model and a class, None where the paper has none."""
-    return TABLE_1.get(model, {}).get(class_id)
-
-
-def implied_f1(row: Printed) -> float:
-    """2PR / (P + R): what F1 is for the printed precision and recall."""
-    return 2 * row.precision * row.recall / (row.precision + row.recall)
+def printed_mean(model: str, classes: Collection[int], name: str) -> float | None:
+    """The mean of a column over those of ``classes`` that the paper has for the model, None for none of them."""
+    rows = [row for class_id, row in TABLE_1[model].items() if class_id in classes]
+    return fmean(getattr(row, name) for row in rows) if rows else None
 
 
 def implied_defect_share(row: Printed) -> float:
@@ -108,26 +88,23 @@ def implied_defect_share(row: Printed) -> float:
     return (1 - row.accuracy) / (misses + false_alarms)
 
 
-def is_share_of(value: float, total: int) -> bool:
-    """Whether ``value``, rounded to four decimals, can be k/total for a whole k."""
-    return abs(round(value * total) / total - value) <= ROUNDING
-
-
 def remarks() -> tuple[str, ...]:
-    """What the printed numbers of Table I say of themselves, one sentence each, all computed here."""
-    all_rows = list(rows())
+    """Contradictions within the printed Table I, one sentence each, computed from its numbers."""
+    rows = [row for table in TABLE_1.values() for row in table.values()]
     # Rounding of P and R moves their harmonic mean by at most as much as themselves.
-    harmonic = sum(abs(row.f1 - implied_f1(row)) <= 2 * ROUNDING for row in all_rows)
+    means = [2 * row.precision * row.recall / (row.precision + row.recall) for row in rows]
+    harmonic = sum(abs(row.f1 - mean) <= 2 * ROUNDING for row, mean in zip(rows, means, strict=True))
     outside = sum(
-        not min(row.precision, row.recall) <= row.f1 <= max(row.precision, row.recall) for row in all_rows
+        not min(row.precision, row.recall) <= row.f1 <= max(row.precision, row.recall) for row in rows
     )
-    whole = sum(is_share_of(row.accuracy, TEST_IMAGES) for row in all_rows)
-    shares = [implied_defect_share(row) for row in all_rows]
+    shares_right = [round(row.accuracy * TEST_IMAGES) / TEST_IMAGES for row in rows]
+    whole = sum(abs(row.accuracy - share) <= ROUNDING for row, share in zip(rows, shares_right, strict=True))
+    shares = [implied_defect_share(row) for row in rows]
     return (
-        f"F1 is the harmonic mean of precision and recall in {harmonic} of {len(all_rows)} rows, and lies outside "
+        f"F1 is the harmonic mean of precision and recall in {harmonic} of {len(rows)} rows, and lies outside "
         f"the two in {outside}, where no mean can lie.",
         f"The accuracy is a number of right verdicts over {TEST_IMAGES} images (20 % of a class) in {whole} of "
-        f"{len(all_rows)} rows.",
+        f"{len(rows)} rows.",
         f"Accuracy, precision and recall together imply test sides of which {min(shares):.0%} to {max(shares):.0%} "
         f"are defective (median {median(shares):.0%}), where these classes hold "
         f"{DEFECTIVE_IMAGES / CLASS_IMAGES:.0%}: defects were probably multiplied before the split.",

@@ -1,0 +1,1 @@
+"""The parts of ``python -m launch.reproduce_tables``: cells and their runs, tables, figures, pages."""

@@ -1,0 +1,183 @@
+"""The cells of a grid: its runs, their names and configurations, and the reports of the finished ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagm_jax.command_line import flag
+from dagm_jax.main import read_config
+from dagm_jax.types import UserError, nearest
+from launch.paper.printed import TABLE_1
+
+if TYPE_CHECKING:
+    from dagm_jax.config import RunConfig
+
+# Content of a cell's ``report.json``.
+Report = dict[str, Any]
+MODELS = tuple(TABLE_1)
+# Fields that differ from cell to cell, and the flag that sets each for the whole grid.
+AXES = {"--config.data.classes": "--classes", "--config.seed": "--seeds"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to differ from the configured run: name in file names, overrides, and their effect in words.
+
+    needs_defects: meaningless for a task that sees no defect in training.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    effect: str
+    needs_defects: bool = False
+
+
+BASE = Variant("", (), "as configured")
+ABLATED_MODEL = "custom_unet"
+ABLATIONS = (
+    Variant(
+        "plain",
+        ("--config.model.extra_skips=none",),
+        "a plain U-Net: no skips from the previous encoder stage",
+    ),
+    Variant("squeeze", ("--config.slicing.mode=squeeze",), "images squeezed to one slice, not cut in strips"),
+    Variant(
+        "no_rotation",
+        ("--config.augment.rotate90=False",),
+        "trained without rotations by k·90°, judged by upright strips alone, without mirror images",
+    ),
+    Variant(
+        "no_upsampling",
+        ("--config.train.balance=False",),
+        "trained without up-sampling of the defective slices",
+        needs_defects=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    task: str
+    model: str
+    class_id: int
+    seed: int
+    variant: Variant = BASE
+
+    @property
+    def name(self) -> str:
+        """``custom_unet-class1-seed0-plain``, unique within a task."""
+        parts = (self.model, f"class{self.class_id}", f"seed{self.seed}", self.variant.name)
+        return "-".join(part for part in parts if part)
+
+    @property
+    def title(self) -> str:
+        """The cell in words: task, model, class, seed and variant."""
+        variant = f", {self.variant.name}" if self.variant.name else ""
+        return f"{self.task}, {self.model}, class {self.class_id}, seed {self.seed}{variant}"
+
+    def workdir(self, root: Path) -> Path:
+        """The workdir of the cell's run."""
+        return root / "cells" / self.task / self.name
+
+    def read_config(self, small: bool, given: Sequence[str]) -> RunConfig:
+        """The cell's configuration under the ``given`` overrides of the command line. Raises UserError."""
+        own = (f"--config.data.classes=({self.class_id},)", f"--config.seed={self.seed}")
+        path = f"configs/{self.model}.py:{self.task}{',small' if small else ''}"
+        return read_config(path, [*given, *self.variant.overrides, *own])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The flags: what a grid runs over, and where. Raises UserError for unknown, repeated and missing values."""
+
+    models: tuple[str, ...] = flag("Networks, by the names of configs/.", MODELS)
+    classes: tuple[int, ...] = flag("Classes; a network is trained on each alone.", (1, 8))
+    tasks: tuple[str, ...] = flag("Tasks; each has its own Table I.", ("segmentation",))
+    seeds: tuple[int, ...] = flag("Seeds of split, initialisation and sampling.", (0, 1, 2))
+    workdir: Path = flag("The folder for runs, tables and figures.", Path("runs/tables"))
+    small: bool = flag("The configurations' short forms, for two CPU cores.", False)
+    ablation: bool = flag("Also custom_unet with one thing taken away at a time.", False)
+
+    def __post_init__(self) -> None:
+        from dagm_jax.recipes import TASKS
+
+        for name in ("models", "classes", "tasks", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise UserError(f"`--{name}` is empty; name at least one")
+            twice = [value for value in values if values.count(value) > 1]
+            if twice:
+                raise UserError(f"`--{name}` names {twice[0]} twice; name each once")
+        check_names("models", self.models, MODELS)
+        check_names("tasks", self.tasks, TASKS)
+        for name, least in (("classes", 1), ("seeds", 0)):
+            if min(getattr(self, name)) < least:
+                numbers = ",".join(map(str, getattr(self, name)))
+                raise UserError(f"`--{name}` (={numbers}) must be whole numbers from {least} on, such as 1,8")
+        if self.ablation and ABLATED_MODEL not in self.models:
+            raise UserError(
+                f"`--ablation` varies {ABLATED_MODEL}, which `--models` (={','.join(self.models)}) leaves out; "
+                "add it"
+            )
+
+    def cells(self) -> list[Cell]:
+        """Every cell in running order: all cells of one seed before the next seed, variants last.
+
+        A grid that is cut short thus has whole tables of its first seeds.
+        """
+        base = [
+            Cell(task, model, class_id, seed)
+            for seed in self.seeds
+            for task in self.tasks
+            for class_id in self.classes
+            for model in self.models
+        ]
+        ablated = [cell for cell in base if self.ablation and cell.model == ABLATED_MODEL]
+        return base + [replace(cell, variant=variant) for cell in ablated for variant in ablations(cell.task)]
+
+
+@dataclass
+class Grid:
+    """A command line, the ``report.json`` of each finished cell, and the message of each failed one."""
+
+    plan: Plan
+    overrides: Sequence[str] = ()
+    command: str = ""
+    reports: dict[Cell, Report] = field(default_factory=dict)
+    failures: dict[Cell, str] = field(default_factory=dict)
+
+    def select(self, **wanted: Any) -> dict[Cell, Report]:
+        """The finished cells whose fields have these values, in running order, with their reports."""
+        return {
+            cell: self.reports[cell]
+            for cell in self.plan.cells()
+            if cell in self.reports and all(getattr(cell, name) == value for name, value in wanted.items())
+        }
+
+
+def ablations(task: str) -> tuple[Variant, ...]:
+    """The variants that are meaningful in a task."""
+    from dagm_jax.recipes import TASKS
+
+    return tuple(v for v in ABLATIONS if TASKS[task].learns_from_defects or not v.needs_defects)
+
+
+def check_names(option: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises UserError for a name that is not known, with the nearest that is."""
+    known = tuple(known)
+    for name in names:
+        if name not in known:
+            raise UserError(f"`--{option}` (={name}) must be of {', '.join(known)}{nearest(name, known)}")
+
+
+def check_overrides(overrides: Iterable[str]) -> None:
+    """Raises UserError for an override of a field that differs from cell to cell."""
+    for override in overrides:
+        name, _, _ = override.partition("=")
+        if name in AXES:
+            raise UserError(f"`{name}` differs from cell to cell; set it with `{AXES[name]}`")

@@ -1,0 +1,83 @@
+"""The figures of the grid that are drawn from finished cells: pipeline, confusion matrices, curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from dagm_jax.figures import BLUE, ORANGE, draw_confusion, series, style_axes
+from dagm_jax.train.progress import read_history
+from launch.paper.cells import BASE, Cell, Grid, Plan, Report
+from launch.paper.rows import counts_of
+
+# Cell of the paper's Fig. 1, most important field first, and class of its Figs. 3 and 4.
+PAPERS = {"task": "segmentation", "model": "custom_unet", "class_id": 1}
+SHOWN_CLASS = 4
+# A run's own picture of the pipeline, below its workdir.
+PIPELINE = Path("figures") / "pipeline.png"
+PANEL_WIDTH, PANEL_HEIGHT = 4.4, 2.6
+
+
+def shown_class(plan: Plan) -> int:
+    """The class of Figs. 3 and 4."""
+    return SHOWN_CLASS if SHOWN_CLASS in plan.classes else plan.classes[0]
+
+
+def read_pipeline(grid: Grid) -> bytes | None:
+    """The picture of the pipeline of the cell that is nearest to the paper's, None without finished cells."""
+    paths = {cell: cell.workdir(grid.plan.workdir) / PIPELINE for cell in grid.select(variant=BASE)}
+    found = [cell for cell, path in paths.items() if path.exists()]
+    if not found:
+        return None
+    nearest = max(found, key=lambda cell: [getattr(cell, name) == value for name, value in PAPERS.items()])
+    return paths[nearest].read_bytes()
+
+
+def group_by_model(grid: Grid, task: str) -> dict[str, dict[Cell, Report]]:
+    """model → its finished cells of the shown class, for the models that have any."""
+    wanted = {"task": task, "class_id": shown_class(grid.plan), "variant": BASE}
+    groups = {model: grid.select(model=model, **wanted) for model in grid.plan.models}
+    return {model: reports for model, reports in groups.items() if reports}
+
+
+def plot_confusions(grid: Grid, task: str) -> Figure | None:
+    """The models' confusion matrices side by side, all seeds together; None without finished cells."""
+    groups = group_by_model(grid, task)
+    if not groups:
+        return None
+    figure = Figure(figsize=(PANEL_WIDTH * len(groups), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (model, reports) in zip(panels, groups.items(), strict=True):
+        total = counts_of(reports.values())
+        seeds = ", ".join(str(cell.seed) for cell in reports)
+        title = f"{model}, class {shown_class(grid.plan)}\n{total.num_images} verdicts, seeds {seeds}"
+        draw_confusion(axes, total, title)
+    return figure
+
+
+def plot_curves(grid: Grid, task: str) -> Figure | None:
+    """Loss and accuracy over steps, a row for each model, a line for each seed; None without finished cells."""
+    groups = group_by_model(grid, task)
+    if not groups:
+        return None
+    figure = Figure(figsize=(2 * PANEL_WIDTH, PANEL_HEIGHT * len(groups) + 0.4), layout="constrained")
+    panels = figure.subplots(len(groups), 2, squeeze=False)
+    colours = {"train": BLUE, "validation": ORANGE}
+    for row, (model, reports) in zip(panels, groups.items(), strict=True):
+        histories = [read_history(cell.workdir(grid.plan.workdir) / "metrics.jsonl") for cell in reports]
+        for panel, name in zip(row, ("loss", "accuracy"), strict=True):
+            style_axes(panel)
+            for history in histories:
+                for kind, colour in colours.items():
+                    steps, values = series(history, kind, name)
+                    if steps:
+                        marker = "." if kind == "validation" or len(steps) == 1 else ""
+                        panel.plot(steps, values, color=colour, marker=marker, linewidth=1.1)
+            panel.set(xlabel="step", ylabel=name)
+            panel.set_ylim(**({"bottom": 0} if name == "loss" else {"top": 1.01}))
+            panel.set_title(f"{model}, class {shown_class(grid.plan)}", fontsize=9)
+    handles = [Line2D([], [], color=colour, label=kind) for kind, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure

@@ -1,0 +1,329 @@
+"""The tables of the grid, each once as Markdown for readers and once as plain rows for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from dagm_jax.config import from_config_dict
+from dagm_jax.detector import make_slicers
+from dagm_jax.metrics import wilson_interval
+from launch.paper.cells import ABLATED_MODEL, BASE, Cell, Grid, Plan, Report, ablations
+from launch.paper.printed import TABLE_1, TABLE_1_MEANS, TABLE_2, printed_mean, remarks
+from launch.paper.rows import (
+    EXTRA,
+    MEAN,
+    PRINTED,
+    Row,
+    baselines_of,
+    class_rows,
+    counts_of,
+    differences,
+    figures_of,
+)
+
+BYTES_PER_PARAMETER = 4
+HEADINGS = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "executing_time_s": "executing time, s",
+    "auroc": "AUROC",
+    "average_precision": "AP",
+    "balanced_accuracy": "balanced accuracy",
+    "cost_1_20": "cost 1:20",
+    "dice_defective": "Dice on defective",
+    "accuracy_difference": "Δ accuracy",
+    "auroc_difference": "Δ AUROC",
+    "dice_defective_difference": "Δ Dice",
+}
+ABLATION_FIGURES = ("accuracy", "f1", *EXTRA[:-1], "dice_defective", "executing_time_s", *list(HEADINGS)[-3:])
+# Decimals in Markdown of figures that are no rates.
+DECIMALS = {"executing_time_s": 1, "cost_1_20": 1}
+RATE_DECIMALS = 4
+# Settings that change times but not results: finished cells may differ in them.
+PACE_FIELDS = ("data.num_workers", "parallel.cpu_convolutions", "parallel.mode")
+NOTHING = "-"
+
+# Heading → text of a row's cell.
+Columns = Mapping[str, Callable[[Row], str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: title, notes above (header) and below it as Markdown, columns for readers, rows for programs."""
+
+    title: str
+    header: Sequence[str]
+    columns: Columns
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+
+    def lines(self) -> list[list[str]]:
+        """The cells of the Markdown lines."""
+        return [[text(row) for text in self.columns.values()] for row in self.rows]
+
+    def md(self, level: int = 1) -> str:
+        """The table in Markdown under a heading of this level."""
+        cells = [list(self.columns), ["---"] * len(self.columns), *self.lines()]
+        grid = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+        above, below = ("\n".join(f"* {note}" for note in notes) for notes in (self.header, self.notes))
+        parts = (f"{'#' * level} {self.title}", above, grid, below)
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def csv(self) -> str:
+        """The rows; an undefined value is empty."""
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(self.rows[0]) if self.rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return stream.getvalue()
+
+    def json(self) -> str:
+        """Title, notes and rows; an undefined value is null."""
+        content = {"title": self.title, "notes": [*self.header, *self.notes], "rows": list(self.rows)}
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, decimals: int = RATE_DECIMALS, sign: str = "") -> str:
+    """The value with so many decimals, or NOTHING."""
+    return NOTHING if value is None else f"{value:{sign}.{decimals}f}"
+
+
+def statistic_text(row: Row, name: str) -> str:
+    """``mean ± sd, 1 undefined`` of a figure, without the parts that there are none of."""
+    mean, sd, undefined = (row[f"{name}_{part}"] for part in ("mean", "sd", "undefined"))
+    if mean is None:
+        return "undefined" if undefined else NOTHING
+    decimals = DECIMALS.get(name, RATE_DECIMALS)
+    text = number(mean, decimals, "+" if name.endswith("_difference") else "")
+    if sd is not None:
+        text += f" ± {number(sd, decimals)}"
+    return f"{text}, {undefined} undefined" if undefined else text
+
+
+def printed_text(row: Row, name: str) -> str:
+    """Our statistic with the paper's value in brackets; without brackets for what the paper has no rows of."""
+    text = statistic_text(row, name)
+    printed = number(row[f"{name}_printed"], DECIMALS.get(name, RATE_DECIMALS))
+    return f"{text} ({printed})" if row["model"] in TABLE_1 else text
+
+
+def interval_text(row: Row) -> str:
+    """The ends of the accuracy's interval."""
+    low, high = row["accuracy_low_95"], row["accuracy_high_95"]
+    return NOTHING if low is None else f"{number(low, 3)} to {number(high, 3)}"
+
+
+def class_text(row: Row, plan: Plan) -> str:
+    """The class, or ``mean of 2``, ``mean of 1 of 2`` while classes are missing."""
+    if row["class"] != MEAN:
+        return str(row["class"])
+    total = "" if row["num_classes"] == len(plan.classes) else f" of {len(plan.classes)}"
+    return f"mean of {row['num_classes']}{total}"
+
+
+def plain_columns(*names: str) -> Columns:
+    """Columns of the rows' values as they are."""
+    return {name.replace("_", " "): lambda row, name=name: str(row[name]) for name in names}  # type: ignore[misc]
+
+
+def first_columns(plan: Plan, label: str) -> Columns:
+    """Columns of the label (model or variant), the class, and the number of seeds."""
+    classes: Columns = {"class": lambda row: class_text(row, plan)}
+    return {**plain_columns(label), **classes, "seeds": lambda row: str(row["num_seeds"])}
+
+
+def figure_columns(
+    names: Sequence[str], text: Callable[[Row, str], str] = statistic_text, suffix: str = ""
+) -> Columns:
+    """A column for each figure."""
+    return {HEADINGS[name] + suffix: lambda row, name=name: text(row, name) for name in names}  # type: ignore[misc]
+
+
+def provenance(reports: Collection[Report], command: str) -> list[str]:
+    """Notes on the origin of the numbers: command, images, devices, versions, mixed settings."""
+    found = {
+        "Images": {report["data"]["source"] for report in reports},
+        "Device": {report["device"] for report in reports},
+        "Versions": {", ".join(f"{k} {v}" for k, v in report["versions"].items()) for report in reports},
+    }
+    nothing = ["no cell is finished"]
+    notes = [f"{title}: {text}" for title, texts in found.items() for text in sorted(texts) or nothing]
+    return [f"Command: `{command}`", *notes, *mixed_notes(reports)]
+
+
+def mixed_notes(reports: Collection[Report]) -> list[str]:
+    """A note for each of PACE_FIELDS in which these reports differ, so that their mean times mix unlike runs."""
+    notes = []
+    for name in PACE_FIELDS:
+        group, field = name.split(".")
+        values = sorted({str(report["config"][group][field]) for report in reports})
+        if len(values) > 1:
+            notes.append(
+                f"Cells ran with different `{name}`: {', '.join(values)}; times are averaged over them"
+            )
+    return notes
+
+
+# --- Table I --------------------------------------------------------------------------------------------------
+
+
+def model_rows(grid: Grid, task: str, model: str) -> list[Row]:
+    """The rows of one model in Table I, with the printed values and the interval of the accuracy."""
+    reports, classes = grid.select(task=task, model=model, variant=BASE), grid.plan.classes
+    found = {cell: figures_of(report) for cell, report in reports.items()}
+    rows = class_rows({"task": task, "model": model}, classes, found, (*PRINTED, *EXTRA), PRINTED)
+    for row in rows:
+        own = classes if row["class"] == MEAN else (int(row["class"]),)
+        for name in PRINTED:
+            # The paper's mean beside ours is over the same classes: those that are finished and have this figure.
+            averaged = [c for c, one in zip(classes, rows, strict=False) if one[f"{name}_mean"] is not None]
+            row[f"{name}_printed"] = printed_mean(model, averaged if row["class"] == MEAN else own, name)
+        total = counts_of(report for cell, report in reports.items() if cell.class_id in own)
+        ends = wilson_interval(total.tp + total.tn, total.num_images) or (None, None)
+        row["accuracy_low_95"], row["accuracy_high_95"] = ends
+    return rows
+
+
+def table_1(grid: Grid, task: str) -> Table:
+    """The paper's Table I for a task: every model on every class, averages, and the baselines."""
+    reports, plan = grid.select(task=task, variant=BASE), grid.plan
+    rows = [row for model in plan.models for row in model_rows(grid, task, model)]
+    for name in ("majority", "local energy"):
+        # Every model's report of a class and seed has the same baselines.
+        found = {cell: baselines_of(report)[name] for cell, report in reports.items()}
+        rows += class_rows({"task": task, "model": name}, plan.classes, found, (*PRINTED, *EXTRA), PRINTED)
+    columns = {
+        **first_columns(plan, "model"),
+        **figure_columns(PRINTED, printed_text, " (printed)"),
+        "accuracy, 95 % interval": interval_text,
+        **figure_columns(EXTRA),
+    }
+    means = "; ".join(f"{model} {row.accuracy}" for model, row in TABLE_1_MEANS.items())
+    notes = [
+        f"Positive is defective. Mean ± sample standard deviation over seeds {', '.join(map(str, plan.seeds))}; "
+        "one seed has none. A rate whose denominator is 0 is left out of the mean and counted as undefined.",
+        "Executing time: seconds from the files of a class's test side to its verdicts, without compilation.",
+        "The interval is Wilson's, of the verdicts of all seeds together; seeds may test on the same images, which "
+        "are then not independent.",
+        "Cost: a false alarm 1, a missed defect 20, summed over the test side.",
+        "Means: of the classes' means; their standard deviation is that of the seeds' averages.",
+        "In brackets: the paper's number, for information only. Its test images differ from these and are not "
+        f"known; in a mean, over those of its classes 1 to 6 that are in ours. Its own mean accuracies: {means}.",
+        *(f"The paper's table: {remark}" for remark in remarks()),
+    ]
+    return Table(f"Table I: {task}", provenance(reports.values(), grid.command), columns, rows, notes)
+
+
+# --- ablation -------------------------------------------------------------------------------------------------
+
+
+def ablation_table(grid: Grid, task: str) -> Table:
+    """The worth of the paper's claims: the customised U-Net with one thing taken away at a time."""
+    variants, plan = (BASE, *ablations(task)), grid.plan
+    reports = grid.select(task=task, model=ABLATED_MODEL)
+    figures = {cell: figures_of(report) for cell, report in reports.items()}
+    rows = []
+    for variant in variants:
+        found = {cell: ours for cell, ours in figures.items() if cell.variant == variant}
+        if variant != BASE:
+            for cell, ours in found.items():
+                found[cell] = {**ours, **differences(ours, figures.get(replace(cell, variant=BASE), {}))}
+        label = {"task": task, "variant": variant.name or ABLATED_MODEL}
+        rows += class_rows(label, plan.classes, found, ABLATION_FIGURES)
+    notes = [
+        *(f"{variant.name or ABLATED_MODEL}: {variant.effect}." for variant in variants),
+        "Δ: the variant less the configured run, in pairs of one class and one seed; below 0, what was taken "
+        "away had helped. Mean ± sample standard deviation over seeds.",
+    ]
+    header = provenance(reports.values(), grid.command)
+    columns = {**first_columns(plan, "variant"), **figure_columns(ABLATION_FIGURES)}
+    return Table(f"Ablation: {task}", header, columns, rows, notes)
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+def model_row(reports: Mapping[Cell, Report]) -> Row:
+    """Size and speed of one model in one task: structure from the first cell, speeds as means over the cells."""
+    cell, first = next(iter(reports.items()))
+    running = first["cost_of_running"]
+    steps_s = [float(report["training"]["seconds_per_1000_slices"]) for report in reports.values()]
+    return {
+        "task": cell.task,
+        "model": cell.model,
+        "num_cells": len(reports),
+        "base_channels": first["config"]["model"]["base_channels"],
+        "num_parameters": running["num_parameters"],
+        "weights_mb": running["num_parameters"] * BYTES_PER_PARAMETER / 1e6,
+        "gflop_per_slice": running["gflop_per_slice"],
+        "training_slices_per_s": fmean(1000 / seconds for seconds in steps_s),
+        "executing_slices_per_s": fmean(executing_speed(report) for report in reports.values()),
+        "device": ", ".join(sorted({report["device"] for report in reports.values()})),
+    }
+
+
+def executing_speed(report: Report) -> float:
+    """Slices per second from files to verdicts."""
+    # The configured number of slices is not always the one that covers an image, and tiles have none.
+    _, slicer = make_slicers(from_config_dict(report["config"]), *report["data"]["largest_px"])
+    return float(report["cost_of_running"]["images_per_s"]) * slicer.num_slices
+
+
+def models_table(grid: Grid) -> Table:
+    """Parameters, GFLOP, slices per second and size of each model, task by task."""
+    plan = grid.plan
+    groups = [grid.select(task=task, model=m, variant=BASE) for task in plan.tasks for m in plan.models]
+    columns: Columns = {
+        **plain_columns("task", "model", "base_channels"),
+        "parameters": lambda row: f"{row['num_parameters']:,}",
+        "weights on disk, MB": lambda row: number(row["weights_mb"], 1),
+        "GFLOP per slice": lambda row: number(row["gflop_per_slice"], 2),
+        "training slices/s": lambda row: number(row["training_slices_per_s"], 1),
+        "executing slices/s": lambda row: number(row["executing_slices_per_s"], 1),
+        **plain_columns("device"),
+    }
+    notes = [
+        "Parameters: the trainable ones. Weights: these at 4 bytes each (float32), as an export holds them; a "
+        "checkpoint is larger by the optimiser's state.",
+        "GFLOP: forward pass of one slice, 2 per multiply-add, as XLA counts before it optimises.",
+        "Training slices/s: steps alone. Executing slices/s: from files to verdicts. Means over the cells.",
+        *mixed_notes([report for reports in groups for report in reports.values()]),
+    ]
+    return Table("Models", [], columns, [model_row(reports) for reports in groups if reports], notes)
+
+
+# --- Table II -------------------------------------------------------------------------------------------------
+
+
+def table_2(grid: Grid) -> Table:
+    """The paper's Table II, the quantities that its numbers are, and the mean accuracies of this grid below them."""
+    names = ("authors", "network", "percent", "meaning")
+    lines = list(TABLE_2)
+    meaning = "mean accuracy of image verdicts over DAGM classes 1 to 6, as printed"
+    lines += [("the paper", model, 100 * row.accuracy, meaning) for model, row in TABLE_1_MEANS.items()]
+    for task in grid.plan.tasks:
+        for model in grid.plan.models:
+            row = model_rows(grid, task, model)[-1]
+            if row["class"] == MEAN and row["accuracy_mean"] is not None:
+                meaning = f"accuracy of image verdicts, {task}, {class_text(row, grid.plan)} classes"
+                lines.append(("this grid", model, 100 * row["accuracy_mean"], meaning))
+    columns: Columns = {
+        **plain_columns("authors", "network"),
+        "printed": lambda row: f"{row['percent']:.1f} %",
+        "what the number really is": lambda row: row["meaning"],
+    }
+    header = (
+        "The table compares unlike things: other data, other tasks, other figures. No order follows from it."
+    )
+    rows = [dict(zip(names, line, strict=True)) for line in lines]
+    return Table("Table II: earlier studies", [header], columns, rows)
