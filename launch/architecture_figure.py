@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from dagm_jax.figures import BLUE, GREY, ORANGE, write_figure
+from dagm_jax.visualization.figures import BLUE, GREY, ORANGE, write_figure
 
 Side = Literal["input", "encoder", "bottleneck", "decoder", "head"]
 Kind = Literal["pool", "up", "same"]
