@@ -1,4 +1,4 @@
-"""What lies beside an exported file: its contract for programs (FILE.json), and the same for people (FILE.md)."""
+"""The two texts beside an exported file: its contract for programs (FILE.json), and the same for people (FILE.md)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,53 @@ DAGM_LICENCE = (
     "doi 10.5281/zenodo.8086136)"
 )
 SOFTWARE_LICENCE = "Apache-2.0"
-# Figures of single images say more of the images than of the model.
+# Metrics of single images, which say more about the images than about the model.
 LEFT_OUT = ("dice_per_defective_image",)
+
+TRAINING_DATA = ("source", "classes", "split", "sides", "largest_px", "white", "num_skipped")
+METRICS = ("accuracy", "precision", "recall", "specificity", "auroc", "average_precision", "dice_defective")
+CARD = """# {name}
+
+Predicts surface defects in grey images: {model}, {task}, model {model_id}, {format}.
+
+## Training images
+
+{data[source]}. Sides: {sides}.
+
+## On {metrics[num_images]} test images, {metrics[num_defective]} of them defective
+
+With the threshold {metrics_threshold:.6f}; 95 % intervals.
+
+| figure | value |
+|---|---|
+{figures}
+
+## Contract
+
+| array | type | shape | meaning |
+|---|---|---|---|
+{arrays}
+
+Threshold {threshold:.6f}, pixel threshold {pixel_threshold:.6f}, both inside.
+
+## Check
+
+Reloaded by {checked[runtime]} in a process of its own, {checked[num_images]} test images: equal decisions, \
+scores equal to {checked[largest_relative_difference]:.1e} relative.
+
+## Limits
+
+Images like the training images alone: another light, camera or material needs another threshold or training. \
+The map shows scores, not outlines; figures above are of one split of one set of images.
+
+## Licence
+
+Software: {licence[software]}. Training images: {licence[training_images]}.
+"""
 
 
 def licence_of(source: str, root: str) -> str:
-    """The licence of the training images, told by the report's words on their source; ``root``: ``data.root``."""
+    """The licence of the training images, recognised by the report's ``source``; ``root``: ``data.root``."""
     if not root:
         return f"{SOFTWARE_LICENCE} (images drawn by dagm_jax)"
     return DAGM_LICENCE if source.startswith("DAGM 2007") else "that of the owner of the training images"
@@ -31,7 +72,7 @@ def make_contract(
     shape: tuple[int, int],
     normal_scores: Sequence[float],
 ) -> dict[str, Any]:
-    """The contract as JSON values, but for what depends on the file: its format, digest and check."""
+    """The contract as JSON values, without the file's format, digest and check."""
     data, size = report["data"], list(shape)
     pixels = {"shape": ["b", *size]}
     scale = "" if data["white"] is None else f"; of 16-bit images value · 255 / {data['white']}, rounded"
@@ -51,23 +92,14 @@ def make_contract(
         "outputs": [
             {"name": "score", "dtype": "float32", "shape": ["b"], "meaning": "higher is more defective"},
             {"name": "defective", "dtype": "bool", "shape": ["b"], "meaning": "score >= threshold"},
-            {
-                "name": "map",
-                "dtype": "float32",
-                **pixels,
-                "range": [0, 1],
-                "meaning": "evidence at each pixel",
-            },
+            {"name": "map", "dtype": "float32", **pixels, "range": [0, 1], "meaning": "score of each pixel"},
             {"name": "mask", "dtype": "bool", **pixels, "meaning": "map >= pixel_threshold"},
         ],
         "threshold": rule.threshold,
         "pixel_threshold": rule.pixel_threshold,
         "rule": asdict(rule),
         "validation_normal_scores": list(normal_scores),
-        "training_data": {
-            key: data[key]
-            for key in ("source", "classes", "split", "sides", "largest_px", "white", "num_skipped")
-        },
+        "training_data": {key: data[key] for key in TRAINING_DATA},
         "metrics": {key: value for key, value in report["test"].items() if key not in LEFT_OUT},
         "metrics_threshold": report["decision_rule"]["threshold"],
         "versions": report["versions"],
@@ -80,59 +112,19 @@ def make_contract(
 
 def make_card(contract: dict[str, Any], name: str) -> str:
     """The model card of the file ``name``, Markdown."""
-    data, metrics, checked = contract["training_data"], contract["metrics"], contract["checked"]
-    lines = [
-        f"# {name}",
-        "",
-        f"Judges grey images for surface defects: {contract['model']}, {contract['task']}, model "
-        f"{contract['model_id']}, {contract['format']}.",
-        "",
-        "## Training images",
-        "",
-        f"{data['source']}. Sides: "
-        + ", ".join(
-            f"{key} {n['images']} ({n['defective_images']} defective)" for key, n in data["sides"].items()
-        )
-        + ".",
-        "",
-        f"## On {metrics['num_images']} test images, {metrics['num_defective']} of them defective",
-        "",
-        f"With the threshold {contract['metrics_threshold']:.6f}; 95 % intervals.",
-        "",
-        "| figure | value |",
-        "|---|---|",
-        *(
-            f"| {key} | {_figure(metrics, key)} |"
-            for key in ("accuracy", "precision", "recall", "specificity")
-        ),
-        *(f"| {key} | {_figure(metrics, key)} |" for key in ("auroc", "average_precision", "dice_defective")),
-        "",
-        "## Contract",
-        "",
-        "| array | type | shape | meaning |",
-        "|---|---|---|---|",
-        *(
-            f"| {item['name']} | {item['dtype']} | {' '.join(map(str, item['shape']))} | {item['meaning']} |"
-            for item in (contract["input"], *contract["outputs"])
-        ),
-        "",
-        f"Threshold {contract['threshold']:.6f}, pixel threshold {contract['pixel_threshold']:.6f}, both inside.",
-        "",
-        "## Check",
-        "",
-        f"Reloaded by {checked['runtime']} in a process of its own, {checked['num_images']} images of the test side: "
-        f"equal decisions, scores equal to {checked['largest_relative_difference']:.1e} relative.",
-        "",
-        "## Limits",
-        "",
-        "Images like the training images alone: another light, camera or material needs another threshold or training. "
-        "The map shows evidence, not outlines; figures above are of one split of one set of images.",
-        "",
-        "## Licence",
-        "",
-        f"Software: {contract['licence']['software']}. Training images: {contract['licence']['training_images']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    data, metrics = contract["training_data"], contract["metrics"]
+    sides = ", ".join(
+        f"{key} {side['images']} ({side['defective_images']} defective)"
+        for key, side in data["sides"].items()
+    )
+    arrays = (
+        f"| {item['name']} | {item['dtype']} | {' '.join(map(str, item['shape']))} | {item['meaning']} |"
+        for item in (contract["input"], *contract["outputs"])
+    )
+    figures = "\n".join(f"| {key} | {_figure(metrics, key)} |" for key in METRICS)
+    return CARD.format(
+        **contract, name=name, data=data, sides=sides, figures=figures, arrays="\n".join(arrays)
+    )
 
 
 def _figure(metrics: dict[str, Any], name: str) -> str:

@@ -85,26 +85,20 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     """
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
-    handles: dict[str, Any] = {}
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
         style_axes(axes)
         for kind, colour, marker in (("train", BLUE, ""), ("validation", ORANGE, "o")):
             steps, values = series(history, kind, name)
-            if steps:
-                # A single row has no line; a dot shows it.
-                marker = marker or ("o" if len(steps) == 1 else "")
-                (handles[kind],) = axes.plot(
-                    steps, values, color=colour, marker=marker, markersize=4, linewidth=1.5, label=kind
-                )
-        if not axes.lines:
+            # A single row has no line; a dot shows it.
+            look = {"color": colour, "marker": "o" if len(steps) == 1 else marker, "markersize": 4}
+            axes.plot(steps, values, linewidth=1.5, label=kind, **look)
+        if all(line.get_xdata().size == 0 for line in axes.lines):
             axes.text(0.5, 0.5, f"no {name} recorded", ha="center", color=GREY, transform=axes.transAxes)
-            axes.grid(False)
         axes.set(xlabel="step", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylim(top=1.01)
-    if handles:
-        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=panels[0].lines, loc="outside lower center", ncols=2, frameon=False)
     write_figure(figure, path)
 
 
@@ -124,10 +118,10 @@ def draw_confusion(axes: Axes, counts: metrics.ImageCounts, title: str) -> None:
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(cells):
+        share = f"{100 * shares[row, column]:.1f} %" if cells[row].sum() else "–"
         ink = "white" if shares[row, column] > 0.55 else "black"
         place: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
         axes.text(column, row - 0.06, f"{count}", fontsize=20, **place)
-        share = f"{100 * shares[row, column]:.1f} %" if cells[row].sum() else "–"
         axes.text(column, row + 0.2, share, fontsize=10, **place)
     names = ("Defective", "Not defective")
     axes.set_xticks([0, 1], names)
