@@ -66,9 +66,7 @@ def test_outlines_of_prediction_and_truth() -> None:
     assert lined.sum() == 10 + 7 + 7
     assert tuple(layer[7, 9]) == (*TRUE_LINE, 255)
     whole = draw_layers(np.zeros(mask.shape, np.uint8), nothing, 0.5, np.ones_like(mask))[1]
-    assert not whole.any(axis=2)[..., None].any() or not whole[..., 3].any(), (
-        "a mask of everything bounds nothing"
-    )
+    assert not whole[..., 3].any(), "a mask of everything bounds nothing"
     large = np.kron(mask, np.ones((30, 30), bool))
     layer = draw_layers(np.zeros(large.shape, np.uint8), np.zeros(large.shape, np.float32), 0.5, large)[1]
     assert np.count_nonzero(layer[:, 300, 3]) == 2
