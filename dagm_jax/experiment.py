@@ -56,13 +56,6 @@ from dagm_jax.detector import (
     read_json,
 )
 from dagm_jax.metrics import ImageCounts
-from dagm_jax.page import (
-    PICTURE_QUALITY,
-    PICTURE_SIDE_PX,
-    PageEntry,
-    draw_pictures,
-    write_page,
-)
 from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.checkpoint import PASSING_ERRORS, Checkpoints
 from dagm_jax.train.loop import Loop, Position, TrainConfig
@@ -73,6 +66,13 @@ from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_tra
 from dagm_jax.types import DISK_ERRORS, DiskError, Manifest, Photo, UserError, written_by
 from dagm_jax.types import Record as ImageRecord
 from dagm_jax.verdict import DecisionRule
+from dagm_jax.visualization.page import (
+    PICTURE_QUALITY,
+    PICTURE_SIDE_PX,
+    PageEntry,
+    draw_pictures,
+    write_page,
+)
 
 # Fields whose change does not make another run of a workdir's run.
 FREE_FIELDS = frozenset(
@@ -550,7 +550,7 @@ def write_report(
         "versions": {"python": platform.python_version(), **package_versions()},
         "config": to_dict(config),
     }
-    draw_figures(result, rule.threshold, read_history(workdir / "metrics.jsonl"), workdir)
+    draw_figures(result, rule, read_history(workdir / "metrics.jsonl"), workdir)
     draw_pipeline(result.example, rule, data.slicer, config, workdir)
     draw_page(result, rule, data, config, workdir)
     write_atomically(workdir / "predictions.csv", predictions_csv(result))
@@ -616,7 +616,6 @@ def draw_page(
         [*left_out, *result.drawn],
         title=f"{config.model.name}, {config.task.name}: test images",
         threshold=rule.threshold,
-        pixel_threshold=rule.pixel_threshold,
         summary=summary,
     )
 
@@ -660,11 +659,11 @@ def white_level(manifest: Manifest) -> int | None:
 
 
 def draw_figures(
-    result: evaluate.TestResult, threshold: float, history: list[dict[str, Any]], workdir: Path
+    result: evaluate.TestResult, rule: DecisionRule, history: list[dict[str, Any]], workdir: Path
 ) -> None:
     """Writes the figures of a run as PNG files into ``workdir/figures``."""
     # Here and below late: matplotlib takes half a second, which every command and every mistake would wait for.
-    from dagm_jax import figures
+    from dagm_jax.visualization import figures
 
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
@@ -672,15 +671,15 @@ def draw_figures(
     figures.plot_curves(history, folder / "curves.png")
     figures.plot_confusion(counts, folder / "confusion.png", "Test images")
     figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
-    figures.plot_score_histogram(result.labels, result.scores, threshold, folder / "scores.png")
-    figures.plot_gallery(result.hardest, folder / "hardest.png")
+    figures.plot_score_histogram(result.labels, result.scores, rule.threshold, folder / "scores.png")
+    figures.plot_gallery(result.hardest, rule.pixel_threshold, folder / "hardest.png")
 
 
 def draw_pipeline(
     example: evaluate.Judged | None, rule: DecisionRule, slicer: Slicer, config: RunConfig, workdir: Path
 ) -> None:
     """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
-    from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
+    from dagm_jax.visualization.figures import ImagePath, plot_pipeline
 
     assert example is not None, "every test side has defective images"
     rng = np.random.default_rng(config.seed)
@@ -695,6 +694,7 @@ def draw_pipeline(
         mask=example.mask,
         score=example.score,
         threshold=rule.threshold,
+        pixel_threshold=rule.pixel_threshold,
         defective=bool(rule.decide([example.score])[0]),
     )
     title = f"{config.model.name}, {config.task.name}"

@@ -113,7 +113,7 @@ def write_beside(
     from dagm_jax.detector import VALIDATION_SCORES, read_validation_scores
     from dagm_jax.evaluate import finite_or_none
     from dagm_jax.exported import card_path, contract_path, file_digest
-    from dagm_jax.model_card import make_card, make_contract
+    from dagm_jax.exporting.model_card import make_card, make_contract
     from dagm_jax.program import OPSET, PLATFORMS
     from dagm_jax.train.progress import write_atomically
 

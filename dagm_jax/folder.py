@@ -22,10 +22,10 @@ from dagm_jax.data.incoming import Incoming, Source, Stamp, stamp_of
 from dagm_jax.data.layouts import printable
 from dagm_jax.evaluate import NonFiniteOutput
 from dagm_jax.inspector import Inspector
-from dagm_jax.overlay import boxes_of, write_overlay
-from dagm_jax.page import PageEntry, Pictures, draw_pictures
 from dagm_jax.predictions import Prediction, Predictions
 from dagm_jax.types import UserError, Verdict
+from dagm_jax.visualization.overlay import boxes_of, write_overlay
+from dagm_jax.visualization.page import PageEntry, Pictures, draw_pictures
 
 OVERLAYS, THUMBNAILS = "overlays", "thumbnails"
 # Verdicts on their way to the disk; each holds an image and its map.
@@ -146,7 +146,7 @@ class FolderJudge:
             size_px = one.image.shape[0], one.image.shape[1]
             rule = self.inspector.rule
             try:
-                write_overlay(self.output / overlay, one.image, verdict, rule.pixel_threshold)
+                write_overlay(self.output / overlay, one.image, verdict.map, rule.pixel_threshold)
                 # Kept as files, so that the page can be made of all that any earlier try has judged.
                 thumbnail = draw_pictures(one.image, verdict.map, rule.pixel_threshold)
                 image_path, map_path = _thumbnails(self.output, overlay)

@@ -277,9 +277,9 @@ def finish(
     from dagm_jax.data.layouts import printable
     from dagm_jax.evaluate import finite_or_none
     from dagm_jax.folder import page_entry
-    from dagm_jax.page import write_page
     from dagm_jax.predictions import SUMMARY, TABLE, summarise, write_table
     from dagm_jax.train.progress import write_atomically
+    from dagm_jax.visualization.page import write_page
 
     write_table(predictions.latest(), request.output / TABLE)
     summary = {
@@ -298,7 +298,6 @@ def finish(
         (page_entry(one, request.output) for one in predictions.latest()),
         title=f"Verdicts on {printable(request.images)}",
         threshold=rule.threshold,
-        pixel_threshold=rule.pixel_threshold,
         summary={
             "model": f"{printable(request.model)} ({inspector.model_id})",
             "images": printable(request.images),

@@ -33,19 +33,16 @@ LEVELS = {
     "data": 1,
     "metrics": 1,
     "verdict": 1,
-    "overlay": 1,
     "runtimes": 1,
     "train": 2,
     "baselines": 2,
-    "figures": 2,
+    "visualization": 2,
     "predictions": 2,
     "exported": 2,
-    "model_card": 2,
-    "pipeline_figure": 3,
+    "exporting": 2,
     "evaluate": 3,
     "config": 3,
     "detector": 4,
-    "page": 4,
     "recipes": 4,
     "experiment": 5,
     "inspector": 5,
@@ -153,8 +150,8 @@ def test_single_modules_import_nothing_of_their_own_name() -> None:
 
 def test_the_rules_see_imports_inside_functions() -> None:
     """Would catch: this file looking at the top of the modules only."""
-    tree = ast.parse("def f():\n    from dagm_jax.train import loop\n    import dagm_jax.figures\n")
-    assert own_imports(tree) == {"train", "figures"}
+    tree = ast.parse("def f():\n    from dagm_jax.train import loop\n    import dagm_jax.metrics\n")
+    assert own_imports(tree) == {"train", "metrics"}
     assert "jax.config.update" in set(names_of(ast.parse("def f():\n    jax.config.update('a', 1)\n")))
 
 
@@ -169,7 +166,11 @@ def test_main_imports_the_package_late() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [m for m in MODULES if group_of(m) in ("data", "types", "verdict", "metrics", "page") or "__init__" in m],
+    [
+        m
+        for m in MODULES
+        if group_of(m) in ("data", "types", "verdict", "metrics", "visualization") or "__init__" in m
+    ],
 )
 def test_data_and_package_know_no_jax(module: str) -> None:
     """Would catch: a backend started in grain's workers, or jax's seconds paid by `import dagm_jax`."""
@@ -226,7 +227,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         # A draw of weights on the host is handed to the default device, whatever that is.
         (under("jax.device_put"), {"train/parallel", "models/initial"}),
         (under("jax.devices", "jax.local_devices", "jax.device_count"), {"train/parallel"}),
-        (under("matplotlib"), {"figures", "pipeline_figure"}),
+        (under("matplotlib"), {"visualization/figures"}),
         (under("tensorboardX"), {"train/event_file"}),
         (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
         (under("flax"), {"models", "train/step", "detector"}),

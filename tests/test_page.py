@@ -18,10 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax import page
-from dagm_jax.page import PageEntry, Pictures, draw_pictures, open_page, write_page
+from dagm_jax.metrics import auroc, wilson_interval
+from dagm_jax.visualization import page
+from dagm_jax.visualization.page import PageEntry, Pictures, draw_pictures, make_facts, write_page
 
 HOSTILE = '</script><img src=x onerror="document.title=1">\'"&\u2028<!--<script>'
+
+
+# Tags whose texts are compared.
+KEPT = ("script", "style", "title", "h1", "dt", "dd")
 
 
 class Reader(HTMLParser):
@@ -37,7 +42,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attributes)))
-        self._open = {"tag": tag, **dict(attributes)} if tag in ("script", "style", "title") else None
+        self._open = {"tag": tag, **dict(attributes)} if tag in KEPT else None
 
     def handle_endtag(self, tag: str) -> None:
         self._open = None
@@ -63,8 +68,7 @@ class Reader(HTMLParser):
 
 def written(tmp_path: Path, entries: list[PageEntry], **changes: Any) -> Reader:
     """The page of these entries, read back."""
-    known: dict[str, Any] = {"title": "page", "threshold": 0.5, "pixel_threshold": 0.5} | changes
-    write_page(tmp_path / "index.html", entries, **known)
+    write_page(tmp_path / "index.html", entries, **{"title": "page", "threshold": 0.5} | changes)
     return Reader((tmp_path / "index.html").read_text(encoding="utf-8"))
 
 
@@ -77,13 +81,17 @@ def opened(file: bytes) -> np.ndarray:
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     """Would catch: a file name, reason, title or summary that ends its script or opens a tag of its own."""
-    plain = written(tmp_path, [PageEntry("a", 1, 0.5), PageEntry("b", None, None, error="c")])
+    plain = written(
+        tmp_path, [PageEntry("a", 1, 0.5), PageEntry("b", None, None, error="c")], summary={"d": "e"}
+    )
     entries = [PageEntry(HOSTILE, 1, 0.5), PageEntry(HOSTILE, None, None, error=HOSTILE)]
     hostile = written(tmp_path, entries, title=HOSTILE, summary={HOSTILE: HOSTILE})
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
     assert [row[0] for row in hostile.rows] == [HOSTILE, HOSTILE]
     assert hostile.rows[1][7] == HOSTILE
-    assert hostile.facts["title"] == HOSTILE and hostile.facts["summary"] == [[HOSTILE, HOSTILE]]
+    assert [text for found, text in hostile.texts if found["tag"] in ("title", "h1", "dt", "dd")] == [
+        HOSTILE
+    ] * 4
 
 
 @pytest.mark.parametrize(
@@ -91,8 +99,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
 )
 def test_names_come_through_as_they_are(tmp_path: Path, name: str) -> None:
     """Would catch: a name taken for a place of the template, or one that loses characters on its way."""
-    reader = written(tmp_path, [PageEntry(name, 0, 0.1)], title=name)
-    assert reader.rows[0][0] == name and reader.facts["title"] == name
+    assert written(tmp_path, [PageEntry(name, 0, 0.1)], title=name).rows[0][0] == name
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
@@ -145,9 +152,72 @@ def test_labels_are_three(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threshold", [math.nan, math.inf])
 def test_thresholds_are_numbers(tmp_path: Path, threshold: float) -> None:
-    """Would catch: a page whose every image is judged good because nothing reaches NaN."""
+    """Would catch: a page on which every image is good because nothing reaches NaN."""
     with pytest.raises(ValueError, match="must be finite"):
         written(tmp_path, [], threshold=threshold)
+
+
+# --- decisions ----------------------------------------------------------------------------------------------
+
+
+def test_script_decides_as_the_detector() -> None:
+    """Would catch: > for >= in the one comparison of page.js, which Python evaluates here; another comparison."""
+    script = (Path(page.__file__).parent / "page_assets" / "page.js").read_text(encoding="utf-8")
+    (rule,) = re.findall(r"const isDefective = \(score, threshold\) => (.+);", script)
+    decided = [
+        eval(rule, {"score": score, "threshold": 0.5}) for score in (0.0, math.nextafter(0.5, 0), 0.5, 1.0)
+    ]
+    assert decided == [False, False, True, True]
+    sides = r"(?:[\w.]*score\b|[\w.]*threshold\b)"
+    compared = re.findall(rf"{sides} *[<>]=? *[\w.]+|[\w.]+ *[<>]=? *{sides}", script)
+    assert compared == [rule], "no second rule"
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.3, 0.35, 0.9, 2.0])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.1, 0.3, 0.3, 0.7, 0.9, 0.9],
+        [-1.7976931348623157e308, -1.0, 1.0, 1.797e308],
+        [0.0, 5e-324, 1e-323, 1.0],
+        [1 - 2**-53, 1.0, np.nextafter(1, 2), 7.0],
+        [0.5, 0.5],
+    ],
+    ids=["ties", "largest", "smallest", "neighbours", "equal"],
+)
+def test_counts_of_every_stop(scores: list[float], threshold: float) -> None:
+    """Would catch: an off-by-one at a tie, a decision without a stop, a middle that overflows or is no middle."""
+    values, labels = np.array(scores), np.arange(len(scores)) % 3 - 1
+    facts = make_facts(labels, values, threshold)
+    distinct = np.unique(values)
+    assert facts["scores"] == distinct.tolist() and len(facts["stops"]) == distinct.size + 1
+    for place, stop in enumerate(facts["stops"]):
+        decisions = values >= stop
+        assert np.sum(distinct < stop) == place
+        for name, label in (("good", 0), ("defective", 1), ("unknown", -1)):
+            assert facts["below"][name][place] == np.sum(~decisions & (labels == label))
+    assert np.array_equal(values >= facts["stops"][facts["place"]], values >= threshold)
+    places = facts["histogram"]["scorePlaces"], facts["histogram"]["stopPlaces"]
+    assert all(0 <= min(one) <= max(one) <= 1 and one == sorted(one) for one in places)
+
+
+def test_stops_are_short_and_far_from_scores() -> None:
+    """Would catch: thresholds of 17 digits, or at a score where there is room between two."""
+    assert make_facts(np.array([0, 1]), np.array([0.2, 0.6]), 0.123456)["stops"][1:2] == [0.4]
+    assert make_facts(np.array([0, 1]), np.array([0.2, 0.6]), 0.4123456)["stops"][1] == 0.4123
+
+
+def test_facts_are_those_of_the_metrics() -> None:
+    """Would catch: intervals of the other label, areas over images without a label, bars that are no shares."""
+    labels, scores = np.array([0, 0, 0, 1, 1, -1]), np.array([0.1, 0.2, 0.6, 0.4, 0.9, 0.5])
+    facts = make_facts(labels, scores, 0.5)
+    assert facts["intervals"]["good"] == [wilson_interval(k, 3) for k in range(4)]
+    assert facts["intervals"]["defective"] == [wilson_interval(k, 2) for k in range(3)]
+    assert facts["areas"][0] == f"{auroc(labels[:5], scores[:5]):.4f}"
+    numbers = {name: (number, len(heights)) for name, number, heights in facts["histogram"]["bars"]}
+    assert numbers == {"good": (3, 48), "defective": (2, 48), "unknown": (1, 48)}
+    one_label = make_facts(labels[:3], scores[:3], 0.5)
+    assert one_label["areas"] is None and one_label["intervals"]["defective"] == [None]
 
 
 # --- the policy ---------------------------------------------------------------------------------------------
@@ -192,7 +262,7 @@ def test_page_is_written_image_by_image(tmp_path: Path) -> None:
 
     tracemalloc.start()
     try:
-        write_page(tmp_path / "index.html", entries(), title="t", threshold=0.5, pixel_threshold=0.5)
+        write_page(tmp_path / "index.html", entries(), title="t", threshold=0.5)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -210,78 +280,20 @@ def test_page_appears_in_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "index.html"
     written(tmp_path, [PageEntry("before", 0, 0.5)])
     with pytest.raises(KeyboardInterrupt):
-        write_page(path, interrupted(), title="t", threshold=0.5, pixel_threshold=0.5)
+        write_page(path, interrupted(), title="t", threshold=0.5)
     assert list(tmp_path.iterdir()) == [path]
     assert "before" in path.read_text(encoding="utf-8")
-
-
-def test_summary_may_be_filled_to_the_end(tmp_path: Path) -> None:
-    """Would catch: figures that are known only after the last image left out of the page."""
-    path = tmp_path / "new" / "index.html"
-    with open_page(path, title="t", threshold=0.5, pixel_threshold=0.25, summary={"model": "m"}) as one:
-        one.summary["images per second"] = "7"
-    facts = Reader(path.read_text(encoding="utf-8")).facts
-    assert facts["summary"] == [["model", "m"], ["images per second", "7"]]
-    assert (facts["threshold"], facts["pixelThreshold"]) == (0.5, 0.25)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------
 
 
-def test_one_pixel_is_seen_in_the_thumbnail() -> None:
-    """Would catch: a map shrunk by its mean, in which a small defect fades away; rows and columns exchanged."""
-    evidence = np.zeros((1000, 500), np.float32)
-    evidence[901, 107] = 1
-    pictures = draw_pictures(np.full(evidence.shape, 100, np.uint8), evidence, 0.5, side_px=100, quality=90)
-    opacity = opened(pictures.overlay)[..., 3]
-    assert opacity.shape == (100, 50)
-    assert opacity[90, 10] > 200 and np.count_nonzero(opacity > 30) <= 9
-
-
-def test_opacity_follows_the_pixel_threshold() -> None:
-    """Would catch: a map painted on the scale of probabilities where its threshold is 0.05, and nothing is seen."""
-    evidence = np.tile(np.linspace(0, 1, 200, dtype=np.float32), (50, 1))
-    for threshold in (0.05, 0.5, 0.9):
-        opacity = page._draw_overlay(evidence, threshold)[..., 3].astype(int)
-        at = opacity[0, np.searchsorted(evidence[0], threshold)]
-        assert abs(at - 255 * 0.8 * 0.5**1.5) <= page._OPACITY_STEP
-        assert np.all(np.diff(opacity[0]) >= 0) and opacity[0, 0] == 0 and opacity[0, -1] >= 190
-
-
-@pytest.mark.parametrize("threshold", [0.0, 1.0, 3.0, -1.0])
-def test_thresholds_outside_the_map_give_a_plain_scale(threshold: float) -> None:
-    """Would catch: an interpolation over anchors that do not rise, whose colours mean nothing."""
-    evidence = np.array([[0.0, 0.25, 0.5, 1.0]], np.float32)
-    opacity = page._draw_overlay(evidence, threshold)[0, :, 3].astype(int)
-    assert np.all(np.diff(opacity) > 0)
-
-
-def test_outlines_of_verdict_and_truth() -> None:
-    """Would catch: outlines swapped, filled, or drawn along the image's own edge."""
-    mask = np.zeros((20, 20), bool)
-    mask[:8, 5:15] = True
-    overlay = np.zeros((20, 20, 4), np.uint8)
-    page._draw_outline(overlay, mask, page._TRUE_INK)
-    inked = overlay[..., 3] > 0
-    assert not inked[0:7, 6:14].any(), "the inside stays, up to the image's edge"
-    assert inked[7, 5:15].all() and inked[:8, 5].all() and inked[:8, 14].all()
-    assert inked.sum() == 10 + 7 + 7
-    assert tuple(overlay[7, 9]) == (*page._TRUE_INK, 255)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (64, 64), (512, 300), (30, 40, 3)])
-def test_pictures_of_any_size(shape: tuple[int, ...]) -> None:
-    """Would catch: a size that rounds to nothing, an image that is enlarged, colours that are refused."""
-    size = shape[:2]
-    pictures = draw_pictures(np.zeros(shape, np.uint8), np.zeros(size, np.float32), 0.5, np.zeros(size, bool))
-    expected = tuple(max(1, round(length * min(1, page.THUMBNAIL_SIDE_PX / max(size)))) for length in size)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (64, 64), (512, 300)])
+def test_pictures_of_any_size(shape: tuple[int, int]) -> None:
+    """Would catch: a size that rounds to nothing, an image that is enlarged, a layer that hides its image."""
+    pictures = draw_pictures(
+        np.zeros(shape, np.uint8), np.zeros(shape, np.float32), 0.5, np.zeros(shape, bool)
+    )
+    expected = tuple(max(1, round(length * min(1, page.THUMBNAIL_SIDE_PX / max(shape)))) for length in shape)
     assert opened(pictures.image).shape[:2] == opened(pictures.overlay).shape[:2] == expected
-
-
-def test_pictures_need_one_size() -> None:
-    """Would catch: a map of another size stretched over its image, with the defect somewhere else."""
-    image, evidence = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.float32)
-    with pytest.raises(ValueError, match="the map"):
-        draw_pictures(image, evidence[:4], 0.5)
-    with pytest.raises(ValueError, match="the mask"):
-        draw_pictures(image, evidence, 0.5, np.zeros((4, 8), bool))
+    assert not opened(pictures.overlay)[..., 3].any()

@@ -31,9 +31,9 @@ from dagm_jax.data.incoming import fits, make_source
 from dagm_jax.evaluate import NonFiniteOutput
 from dagm_jax.folder import FolderJudge, Tally, watch
 from dagm_jax.inspector import Inspector
-from dagm_jax.overlay import boxes_of, draw_overlay, write_overlay
 from dagm_jax.predictions import Prediction, Predictions, summarise, write_table
-from dagm_jax.types import UserError, Verdict
+from dagm_jax.types import UserError
+from dagm_jax.visualization.overlay import write_overlay
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 300
@@ -701,30 +701,6 @@ def test_a_watcher_tells_of_drift_while_it_watches(
 
 
 # --- pieces -------------------------------------------------------------------------------------------------
-
-
-def test_boxes_are_those_of_connected_parts() -> None:
-    """Would catch: x and y exchanged, an edge off by one, parts that touch by a corner taken for two."""
-    mask = np.zeros((10, 20), bool)
-    mask[1, 2] = mask[2, 3] = True
-    mask[5:9, 10:17] = True
-    assert boxes_of(mask) == [(2, 1, 2, 2), (10, 5, 7, 4)]
-    assert boxes_of(np.zeros((3, 3), bool)) == []
-
-
-def test_overlay_shows_where_the_map_is_high() -> None:
-    """Would catch: an overlay of another image's map, tinted where nothing is, without an outline."""
-    image = np.full((20, 30), 120, np.uint8)
-    evidence = np.zeros((20, 30), np.float32)
-    evidence[4:14, 8:22] = 0.9
-    picture = draw_overlay(image, Verdict(True, 0.9, evidence, evidence >= 0.5, 0.5, "0" * 12), 0.5)
-    assert picture.shape == (20, 30, 3) and picture.dtype == np.uint8
-    outside = np.ones((20, 30), bool)
-    outside[4:14, 8:22] = False
-    assert (picture[outside] == 120).all()
-    assert tuple(picture[4, 8]) == tuple(picture[13, 21]) == (213, 94, 0)
-    red, _, blue = map(int, picture[9, 15])
-    assert red > 150 and blue < 80
 
 
 def prediction(name: str, score: float | None, label: int | None = None) -> Prediction:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dagm_jax.figures import BLUE, GREY, ORANGE, style_axes, write_figure
+from dagm_jax.visualization.figures import BLUE, GREY, ORANGE, style_axes, write_figure
 from launch.bench.plan import Cell
 from launch.bench.runner import State
 from launch.bench.tables import Origin

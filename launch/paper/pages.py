@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from dagm_jax.data.replacing import replacing
-from dagm_jax.figures import write_figure
+from dagm_jax.visualization.figures import write_figure
 from dagm_jax.recipes import TASKS
 from dagm_jax.train.progress import console, write_atomically
 from launch.paper import tables

@@ -22,7 +22,6 @@ from jax import export
 from PIL import Image
 from rich.console import Console
 
-from dagm_jax import figures
 from dagm_jax.calibrate import read_history
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.archive import extract
@@ -35,6 +34,7 @@ from dagm_jax.train import progress
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.types import GalleryItem, UserError, load_json
 from dagm_jax.verdict import DecisionRule
+from dagm_jax.visualization import figures
 
 DEEP = "[" * 200_000
 # json writes infinities and NaN as words that it also reads.
@@ -420,7 +420,7 @@ def test_names_are_only_names_to_terminal_and_figures(
     assert isinstance(progress.console, Console)
     pixels = np.zeros((8, 8), np.uint8)
     item = GalleryItem(pixels, pixels / 255, pixels > 0, f"{name}\ngood", True)
-    figures.plot_gallery([item], tmp_path / "hardest.png")
+    figures.plot_gallery([item], 0.5, tmp_path / "hardest.png")
     with Image.open(tmp_path / "hardest.png") as picture:
         picture.load()
 

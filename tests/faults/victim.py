@@ -129,7 +129,7 @@ def writing(name: str) -> Callable[[], None]:
 
 def during_the_figures() -> None:
     """When the second figure is drawn."""
-    from dagm_jax import figures
+    from dagm_jax.visualization import figures
 
     def make(plain: Any) -> Any:
         def plot(*arguments: Any) -> None:

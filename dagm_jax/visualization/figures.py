@@ -1,8 +1,8 @@
-"""Pictures of a report, one PNG each, drawn without a display and without touching matplotlib's global state.
+"""Figures of a run, one PNG each, drawn without a display and without touching matplotlib's global state.
 
 Every function writes to a temporary file beside ``path`` and renames it: a reader sees the old picture or
 the new one, never half of one. Missing parent folders are made. Colours are those of Okabe and Ito, told
-apart by colour-blind readers; maps use matplotlib's "inferno", whose lightness rises evenly.
+apart by colour-blind readers.
 """
 
 from __future__ import annotations
@@ -10,28 +10,33 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from scipy.special import expit, logit
 
 from dagm_jax import metrics
 from dagm_jax.data.replacing import replacing
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem
-from dagm_jax.verdict import spread_scores
+from dagm_jax.visualization.overlay import draw_overlay
 
 DPI = 110
-BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
-_GALLERY_SIDE_PX = 210
-_LOGIT_TICKS = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-6)
-_LOGIT_TICK_NAMES = ("≤1e-6", "1e-4", ".001", ".01", ".1", ".5", ".9", ".99", ".999", ".9999", "≥1-1e-6")
+BLUE, ORANGE, RED, GREEN, GREY = "#0072B2", "#E69F00", "#D0312D", "#007A53", "#767676"
+GALLERY_SIDE_PX = 210
+# Scores nearer to 0 and 1 are drawn at these places of a logit axis.
+SCORE_CLIP = 1e-6
+MAX_STRIPS = 8
+# Gap between two strips, as a share of a strip's width.
+STRIP_GAP = 0.2
+# Height of a panel of the pipeline, and the least width as a share of it, which leaves room for the title.
+PANEL_INCHES, LEAST_SHARE = 2.4, 0.75
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -80,30 +85,24 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     """
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
-    handles: dict[str, Any] = {}
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
         style_axes(axes)
         for kind, colour, marker in (("train", BLUE, ""), ("validation", ORANGE, "o")):
             steps, values = series(history, kind, name)
-            if steps:
-                # A single row has no line; a dot shows it.
-                marker = marker or ("o" if len(steps) == 1 else "")
-                (handles[kind],) = axes.plot(
-                    steps, values, color=colour, marker=marker, markersize=4, linewidth=1.5, label=kind
-                )
-        if not axes.lines:
+            # A single row has no line; a dot shows it.
+            look = {"color": colour, "marker": "o" if len(steps) == 1 else marker, "markersize": 4}
+            axes.plot(steps, values, linewidth=1.5, label=kind, **look)
+        if all(line.get_xdata().size == 0 for line in axes.lines):
             axes.text(0.5, 0.5, f"no {name} recorded", ha="center", color=GREY, transform=axes.transAxes)
-            axes.grid(False)
         axes.set(xlabel="step", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylim(top=1.01)
-    if handles:
-        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=panels[0].lines, loc="outside lower center", ncols=2, frameon=False)
     write_figure(figure, path)
 
 
-# --- verdicts -----------------------------------------------------------------------------------------------
+# --- predictions -----------------------------------------------------------------------------------------------
 
 
 def plot_confusion(counts: metrics.ImageCounts, path: str | os.PathLike[str], title: str) -> None:
@@ -114,20 +113,20 @@ def plot_confusion(counts: metrics.ImageCounts, path: str | os.PathLike[str], ti
 
 
 def draw_confusion(axes: Axes, counts: metrics.ImageCounts, title: str) -> None:
-    """Draw the confusion matrix: rows the truth, columns the verdict; counts, and shares of each row."""
+    """Draw the confusion matrix: rows the truth, columns the prediction; counts, and shares of each row."""
     cells = np.array([[counts.tp, counts.fn], [counts.fp, counts.tn]])
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(cells):
+        share = f"{100 * shares[row, column]:.1f} %" if cells[row].sum() else "–"
         ink = "white" if shares[row, column] > 0.55 else "black"
         place: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
         axes.text(column, row - 0.06, f"{count}", fontsize=20, **place)
-        share = f"{100 * shares[row, column]:.1f} %" if cells[row].sum() else "–"
         axes.text(column, row + 0.2, share, fontsize=10, **place)
     names = ("Defective", "Not defective")
     axes.set_xticks([0, 1], names)
     axes.set_yticks([0, 1], names, rotation=90, va="center")
-    axes.set(xlabel="verdict", ylabel="truth")
+    axes.set(xlabel="prediction", ylabel="truth")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=11)
@@ -172,13 +171,15 @@ def plot_score_histogram(
     """
     truth = np.asarray(labels).astype(bool)
     values = np.asarray(scores, dtype=np.float64)
-    bounded = bool(values.size and values.min() >= 0 and values.max() <= 1)
+    is_bounded = bool(values.size and values.min() >= 0 and values.max() <= 1)
     # The threshold is put on the scores' own axis, even if it lies just above 1.
-    line = float(spread_scores([np.clip(threshold, 0, 1)])[0]) if bounded else threshold
-    spread = spread_scores(values)
-    low, high = float(min(spread.min(), line)), float(max(spread.max(), line))
-    pad = 0.04 * (high - low) or 0.5
-    edges = np.linspace(low - pad, high + pad, 49)
+    marks = np.append(values, threshold)
+    if is_bounded:
+        marks = logit(np.clip(marks, SCORE_CLIP, 1 - SCORE_CLIP))
+    pad = 0.04 * float(np.ptp(marks)) or 0.5
+    edges = np.linspace(marks.min() - pad, marks.max() + pad, 49)
+    if is_bounded:
+        marks, edges = expit(marks), expit(edges)
     figure = Figure(figsize=(8.4, 4.0), layout="constrained")
     axes = figure.subplots()
     style_axes(axes)
@@ -186,99 +187,116 @@ def plot_score_histogram(
         if group.any():
             weights = np.full(int(group.sum()), 1 / group.sum())
             label = f"{name} (n = {int(group.sum())})"
-            axes.hist(spread[group], edges.tolist(), weights=weights, color=colour, alpha=0.7, label=label)
-    axes.axvline(line, color="black", linewidth=1.5, linestyle="--", label=f"threshold {threshold:.4g}")
-    if bounded:
-        _set_logit_ticks(axes, edges[0], edges[-1])
+            axes.hist(
+                marks[:-1][group], edges.tolist(), weights=weights, color=colour, alpha=0.7, label=label
+            )
+    axes.axvline(marks[-1], color="black", linewidth=1.5, linestyle="--", label=f"threshold {threshold:.4g}")
+    if is_bounded:
+        axes.set_xscale("logit")
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set(xlim=(edges[0], edges[-1]), ylabel="share of the group")
-    axes.set_xlabel("image score (logit axis)" if bounded else "image score")
+    axes.set_xlabel("image score (logit axis)" if is_bounded else "image score")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     write_figure(figure, path)
-
-
-def _set_logit_ticks(axes: Axes, low: float, high: float) -> None:
-    """Name the plain positions of logits by their probabilities."""
-    places = spread_scores(_LOGIT_TICKS)
-    shown = [
-        (place, name) for place, name in zip(places, _LOGIT_TICK_NAMES, strict=True) if low <= place <= high
-    ]
-    if len(shown) >= 3:
-        axes.set_xticks([place for place, _ in shown], [name for _, name in shown])
-        return
-    # Scores within a narrow band: evenly spaced places, each named by its probability.
-    spaced = np.linspace(low, high, 6)[1:-1]
-    axes.set_xticks(spaced, [f"{1 / (1 + np.exp(-place)):.4g}" for place in spaced])
 
 
 # --- images -------------------------------------------------------------------------------------------------
 
 
-def _shrink(image: NDArray[Any], side_px: int) -> NDArray[Any]:
-    """The image with its longer side at most ``side_px``, averaged over areas."""
-    scale = side_px / max(image.shape)
-    if scale >= 1:
-        return image
-    height, width = (max(1, round(size * scale)) for size in image.shape)
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: str | os.PathLike[str]) -> None:
+    """Write up to 8 images, four to a row: the source above its overlay, which `draw_overlay` explains.
 
-
-def _map_range(items: Sequence[GalleryItem]) -> Normalize:
-    """[0, 1] for probabilities; for any other map the range over all items, so that their colours compare."""
-    low = min(float(np.min(item.map)) for item in items)
-    high = max(float(np.max(item.map)) for item in items)
-    return Normalize(0, 1) if low >= 0 and high <= 1 else Normalize(low, high)
-
-
-def _draw_item(source: Axes, overlaid: Axes, item: GalleryItem, norm: Normalize) -> None:
-    height, width = item.image.shape
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    grey = _shrink(item.image, _GALLERY_SIDE_PX)
-    heat = _shrink(np.asarray(item.map, dtype=np.float32), _GALLERY_SIDE_PX)
-    for axes in (source, overlaid):
-        axes.set_axis_on()
-        axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set(color="black" if item.correct else RED, linewidth=0.8 if item.correct else 3.5)
-    opacity = 0.85 * np.clip(np.asarray(norm(heat), dtype=np.float64), 0, 1)
-    overlaid.imshow(heat, cmap="inferno", norm=norm, alpha=opacity, extent=extent)
-    if item.mask.any():
-        # A border of background closes the contour of an ellipse that the image's edge cuts.
-        framed = np.pad(item.mask, 1).astype(np.float32)
-        columns, rows = np.arange(-1, width + 1), np.arange(-1, height + 1)
-        overlaid.contour(columns, rows, framed, levels=[0.5], colors="#56E0FF", linewidths=1.1)
-        overlaid.set(xlim=extent[:2], ylim=extent[2:])
-    colour = "black" if item.correct else RED
-    # Of a file's name dollars are no formula.
-    source.set_title(item.title, fontsize=7.5, color=colour, loc="left", pad=4, parse_math=False)
-
-
-def plot_gallery(items: Sequence[GalleryItem], path: str | os.PathLike[str]) -> None:
-    """Write up to 8 images, four to a row: above the source, below it the map laid over it and the ellipse.
-
-    The map's colour and opacity both grow with its value, on one scale for all items (a colour bar shows
-    it); the true ellipse is a light blue contour; a wrong verdict has a red frame and title. Shrunk to 210
-    px a side and 256 colours, under 400 kB. Raises ValueError for no items, for more than 8, and for unequal
-    shapes.
+    A wrong prediction has a red frame and title. Shrunk to 210 px a side and 256 colours, under 400 kB. Raises
+    ValueError for no items, for more than 8, and for unequal shapes.
     """
     if not 1 <= len(items) <= MAX_GALLERY_ITEMS:
         raise ValueError(f"`items` ({len(items)}) must be 1 to {MAX_GALLERY_ITEMS} images")
-    for item in items:
-        if not item.image.shape == item.map.shape == item.mask.shape:
-            shapes = f"image {item.image.shape}, map {item.map.shape}, mask {item.mask.shape}"
-            raise ValueError(f"`items` ({item.title!r}: {shapes}) must have one shape each")
     num_rows = -(-len(items) // 4)
     num_columns = -(-len(items) // num_rows)
-    figure = Figure(figsize=(2.1 * num_columns + 0.8, 4.55 * num_rows), layout="constrained")
-    # The third line of each row is a narrow gap: it shows which source belongs to which map.
+    figure = Figure(figsize=(2.1 * num_columns, 4.55 * num_rows), layout="constrained")
+    # The third line of each row is a narrow gap: it shows which source belongs to which overlay.
     panels = figure.subplots(3 * num_rows, num_columns, squeeze=False, height_ratios=[1, 1, 0.04] * num_rows)
-    norm = _map_range(items)
     for axes in panels.flat:
         axes.set_axis_off()
     for place, item in enumerate(items):
         row, column = divmod(place, num_columns)
-        _draw_item(panels[3 * row, column], panels[3 * row + 1, column], item, norm)
-    bar = figure.colorbar(ScalarMappable(norm, "inferno"), ax=panels, shrink=0.5, aspect=30, pad=0.015)
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label("defect map", fontsize=8)
+        colour = "black" if item.correct else RED
+        overlay = draw_overlay(item.image, item.map, pixel_threshold, item.mask, GALLERY_SIDE_PX)
+        source = Image.fromarray(item.image).resize(overlay.shape[1::-1], Image.Resampling.BOX)
+        for axes, picture in zip(panels[3 * row : 3 * row + 2, column], (source, overlay), strict=True):
+            axes.set_axis_on()
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color=colour, linewidth=0.8 if item.correct else 3.5)
+        # Dollars in a file's name are no formula.
+        title: dict[str, Any] = {"fontsize": 7.5, "loc": "left", "pad": 4, "parse_math": False}
+        panels[3 * row, column].set_title(item.title, color=colour, **title)
+    write_figure(figure, path, palette=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImagePath:
+    """An image and its prediction.
+
+    source and turned (as training may see it): uint8 [h w]; strips: uint8 [n h s]; map: float [h w], the larger the
+    more defective; mask: bool [h w], the true defect, empty for a good image, all True where it
+    may be anywhere; score, threshold, defective: the image's.
+    """
+
+    source: NDArray[np.uint8]
+    turned: NDArray[np.uint8]
+    strips: NDArray[np.uint8]
+    map: NDArray[np.floating]
+    mask: NDArray[np.bool_]
+    score: float
+    threshold: float
+    pixel_threshold: float
+    defective: bool
+
+
+def lay_out(strips: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At most MAX_STRIPS of the strips ``[n h s]``, evenly chosen, side by side with white gaps: ``[h w]``."""
+    chosen = np.linspace(0, len(strips) - 1, min(len(strips), MAX_STRIPS)).round().astype(int)
+    gap = max(1, round(STRIP_GAP * strips.shape[2]))
+    framed = np.pad(strips[chosen], ((0, 0), (0, 0), (0, gap)), constant_values=255)
+    return np.concatenate(framed, axis=1)[:, :-gap]
+
+
+def plot_pipeline(image: ImagePath, path: str | os.PathLike[str], title: str) -> None:
+    """Write source, rotation, strips, overlay and prediction, left to right.
+
+    The prediction is green where it is right and red where it is wrong. Raises ValueError for unequal sizes.
+    """
+    height, width = image.source.shape
+    num, strip_height, strip_width = image.strips.shape
+    shown = f"({MAX_STRIPS} shown)" if num > MAX_STRIPS else ""
+    overlay = draw_overlay(image.source, image.map, image.pixel_threshold, image.mask)
+    pictures = {
+        f"source\n{height}×{width} px": image.source,
+        "turned or mirrored\n(in training only)": image.turned,
+        f"{num} {'slices' if num > 1 else 'slice'} of {strip_height}×{strip_width}\n{shown}": lay_out(
+            image.strips
+        ),
+        "score map\nand true defect (light blue)": overlay,
+    }
+    ratios = [max(picture.shape[1] / picture.shape[0], LEAST_SHARE) for picture in pictures.values()]
+    ratios.append(LEAST_SHARE)
+    figure = Figure(figsize=(PANEL_INCHES * (sum(ratios) + 0.5), PANEL_INCHES + 0.7), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    panels = figure.subplots(1, len(ratios), width_ratios=ratios)
+    for axes, (name, picture) in zip(panels, (*pictures.items(), ("prediction\n", None)), strict=True):
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=8.5)
+        if picture is not None:
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    is_defective = bool(image.mask.any())
+    names = {True: "Defective", False: "Not defective"}
+    relation = "≥" if image.defective else "<"
+    place: dict[str, Any] = {"ha": "center", "va": "center", "transform": panels[-1].transAxes}
+    colour = GREEN if image.defective == is_defective else RED
+    panels[-1].text(0.5, 0.68, names[image.defective], fontsize=15, color=colour, weight="bold", **place)
+    panels[-1].text(
+        0.5, 0.5, f"score {image.score:.4g} {relation} {image.threshold:.4g}", fontsize=9, **place
+    )
+    panels[-1].text(0.5, 0.36, f"truth: {names[is_defective].lower()}", fontsize=9, **place)
     write_figure(figure, path, palette=True)

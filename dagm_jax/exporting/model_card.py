@@ -1,0 +1,134 @@
+"""The two texts beside an exported file: its contract for programs (FILE.json), and the same for people (FILE.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from dagm_jax.verdict import DecisionRule
+
+DAGM_LICENCE = (
+    "CC BY 4.0 (DAGM 2007: Wieler, Hahn, Hamprecht, Weakly Supervised Learning for Industrial Optical Inspection, "
+    "doi 10.5281/zenodo.8086136)"
+)
+SOFTWARE_LICENCE = "Apache-2.0"
+# Metrics of single images, which say more about the images than about the model.
+LEFT_OUT = ("dice_per_defective_image",)
+
+TRAINING_DATA = ("source", "classes", "split", "sides", "largest_px", "white", "num_skipped")
+METRICS = ("accuracy", "precision", "recall", "specificity", "auroc", "average_precision", "dice_defective")
+CARD = """# {name}
+
+Predicts surface defects in grey images: {model}, {task}, model {model_id}, {format}.
+
+## Training images
+
+{data[source]}. Sides: {sides}.
+
+## On {metrics[num_images]} test images, {metrics[num_defective]} of them defective
+
+With the threshold {metrics_threshold:.6f}; 95 % intervals.
+
+| figure | value |
+|---|---|
+{figures}
+
+## Contract
+
+| array | type | shape | meaning |
+|---|---|---|---|
+{arrays}
+
+Threshold {threshold:.6f}, pixel threshold {pixel_threshold:.6f}, both inside.
+
+## Check
+
+Reloaded by {checked[runtime]} in a process of its own, {checked[num_images]} test images: equal decisions, \
+scores equal to {checked[largest_relative_difference]:.1e} relative.
+
+## Limits
+
+Images like the training images alone: another light, camera or material needs another threshold or training. \
+The map shows scores, not outlines; figures above are of one split of one set of images.
+
+## Licence
+
+Software: {licence[software]}. Training images: {licence[training_images]}.
+"""
+
+
+def licence_of(source: str, root: str) -> str:
+    """The licence of the training images, recognised by the report's ``source``; ``root``: ``data.root``."""
+    if not root:
+        return f"{SOFTWARE_LICENCE} (images drawn by dagm_jax)"
+    return DAGM_LICENCE if source.startswith("DAGM 2007") else "that of the owner of the training images"
+
+
+def make_contract(
+    report: dict[str, Any],
+    rule: DecisionRule,
+    model_id: str,
+    shape: tuple[int, int],
+    normal_scores: Sequence[float],
+) -> dict[str, Any]:
+    """The contract as JSON values, without the file's format, digest and check."""
+    data, size = report["data"], list(shape)
+    pixels = {"shape": ["b", *size]}
+    scale = "" if data["white"] is None else f"; of 16-bit images value · 255 / {data['white']}, rounded"
+    return {
+        "contract_version": 1,
+        "model_id": model_id,
+        "model": report["model"],
+        "task": report["task"],
+        "input": {
+            "name": "image",
+            "dtype": "uint8",
+            **pixels,
+            "range": [0, 255],
+            "white": data["white"],
+            "meaning": f"grey images, rows then columns{scale}; smaller ones must be continued by their mirror images",
+        },
+        "outputs": [
+            {"name": "score", "dtype": "float32", "shape": ["b"], "meaning": "higher is more defective"},
+            {"name": "defective", "dtype": "bool", "shape": ["b"], "meaning": "score >= threshold"},
+            {"name": "map", "dtype": "float32", **pixels, "range": [0, 1], "meaning": "score of each pixel"},
+            {"name": "mask", "dtype": "bool", **pixels, "meaning": "map >= pixel_threshold"},
+        ],
+        "threshold": rule.threshold,
+        "pixel_threshold": rule.pixel_threshold,
+        "rule": asdict(rule),
+        "validation_normal_scores": list(normal_scores),
+        "training_data": {key: data[key] for key in TRAINING_DATA},
+        "metrics": {key: value for key, value in report["test"].items() if key not in LEFT_OUT},
+        "metrics_threshold": report["decision_rule"]["threshold"],
+        "versions": report["versions"],
+        "licence": {
+            "software": SOFTWARE_LICENCE,
+            "training_images": licence_of(data["source"], report["config"]["data"]["root"]),
+        },
+    }
+
+
+def make_card(contract: dict[str, Any], name: str) -> str:
+    """The model card of the file ``name``, Markdown."""
+    data, metrics = contract["training_data"], contract["metrics"]
+    sides = ", ".join(
+        f"{key} {side['images']} ({side['defective_images']} defective)"
+        for key, side in data["sides"].items()
+    )
+    arrays = (
+        f"| {item['name']} | {item['dtype']} | {' '.join(map(str, item['shape']))} | {item['meaning']} |"
+        for item in (contract["input"], *contract["outputs"])
+    )
+    figures = "\n".join(f"| {key} | {_figure(metrics, key)} |" for key in METRICS)
+    return CARD.format(
+        **contract, name=name, data=data, sides=sides, figures=figures, arrays="\n".join(arrays)
+    )
+
+
+def _figure(metrics: dict[str, Any], name: str) -> str:
+    value, interval = metrics[name], metrics.get(f"{name}_interval_95")
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")

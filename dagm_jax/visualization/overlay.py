@@ -1,0 +1,100 @@
+"""An image with its score map laid over it, drawn alike in figures, on the report page and by `predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+# Tint: orange of Okabe and Ito, told apart from grey by colour-blind readers.
+TINT, PREDICTED_LINE, TRUE_LINE = (230, 159, 0), (255, 255, 255), (86, 224, 255)
+STRONGEST_TINT = 0.6
+# Opacities that differ by less than the eye sees compress to a third.
+_OPACITY_STEP = 16
+# Corners touch: a scratch drawn one pixel wide is one component.
+_NEIGHBOURS = np.ones((3, 3), bool)
+
+UInt8 = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Box = tuple[int, int, int, int]
+
+
+def boxes_of(mask: Mask) -> list[Box]:
+    """(left, top, width, height) in px of each connected component of the mask [h w], from the top down."""
+    labelled, _ = ndimage.label(mask, structure=_NEIGHBOURS)
+    return [
+        (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        for rows, columns in ndimage.find_objects(labelled)
+    ]
+
+
+def draw_overlay(
+    image: UInt8,
+    score_map: NDArray[np.floating],
+    pixel_threshold: float,
+    true_mask: Mask | None = None,
+    side_px: int | None = None,
+) -> UInt8:
+    """The image [h w] under the layer of `draw_layers`, which has the same arguments: RGB, uint8 [h w 3]."""
+    under, layer = draw_layers(image, score_map, pixel_threshold, true_mask, side_px)
+    picture = Image.fromarray(under).convert("RGBA")
+    picture.alpha_composite(Image.fromarray(layer))
+    return np.asarray(picture.convert("RGB"))
+
+
+def draw_layers(
+    image: UInt8,
+    score_map: NDArray[np.floating],
+    pixel_threshold: float,
+    true_mask: Mask | None = None,
+    side_px: int | None = None,
+) -> tuple[UInt8, UInt8]:
+    """The image, uint8 [h w], and the layer over it, red, green, blue and opacity, uint8 [h w 4].
+
+    The tint's opacity grows with the score map, half of the scale below the pixel threshold and half above; a white
+    line bounds the pixels at or above the threshold, a light blue one ``true_mask``. Both are shrunk until the longer
+    side is at most ``side_px``: the image by means; of the map and the mask each cell keeps its highest value, so that
+    a defect of one pixel is still seen. Raises ValueError for unequal sizes.
+    """
+    for name, array in (("map", score_map), ("mask", true_mask)):
+        if array is not None and array.shape != image.shape:
+            raise ValueError(f"the {name} {array.shape} must have the size of its image {image.shape}")
+    scale = min(1.0, (side_px or max(image.shape)) / max(image.shape))
+    height, width = (max(1, round(length * scale)) for length in image.shape)
+    heat = np.nan_to_num(_highest(score_map, height, width))
+    anchors = ([0, pixel_threshold, 1], [0, 0.5, 1]) if 0 < pixel_threshold < 1 else ([0, 1], [0, 1])
+    opacity = STRONGEST_TINT * np.interp(heat, *anchors) ** 1.5
+    layer = np.full((height, width, 4), (*TINT, 0), np.uint8)
+    layer[..., 3] = np.round(255 * opacity / _OPACITY_STEP) * _OPACITY_STEP
+    layer[_outline(heat >= pixel_threshold)] = (*PREDICTED_LINE, 255)
+    if true_mask is not None:
+        layer[_outline(_highest(true_mask, height, width))] = (*TRUE_LINE, 255)
+    shrunk = Image.fromarray(image).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(shrunk), layer
+
+
+def write_overlay(path: Path, image: UInt8, score_map: NDArray[np.floating], pixel_threshold: float) -> None:
+    """Writes the overlay at full size into ``path`` as a PNG."""
+    picture = Image.fromarray(draw_overlay(image, score_map, pixel_threshold))
+    # The fastest level: textures are noise, which the others hardly make smaller.
+    picture.save(path, format="PNG", compress_level=1)
+
+
+def _highest(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """The highest value in each cell of a grid of ``height`` x ``width`` cells, no finer than the array."""
+    if values.shape == (height, width):
+        return values
+    rows, columns = (
+        np.arange(n) * length // n for n, length in zip((height, width), values.shape, strict=True)
+    )
+    return np.asarray(np.maximum.reduceat(np.maximum.reduceat(values, rows, axis=0), columns, axis=1))
+
+
+def _outline(mask: Mask) -> Mask:
+    """The mask's pixels near its border, thicker in larger pictures; the picture's own edge is no border."""
+    line_px = max(1, round(max(mask.shape) / 300))
+    return np.asarray(mask & ~ndimage.binary_erosion(mask, iterations=line_px, border_value=1))
