@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 # (image, mask, label) of a strip or, batched, of a batch.
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+# (index of an image, whether its strip is positive, None for any).
+SampleRequest = tuple[int, bool | None]
 DECODE_THREADS = 4
 
 
@@ -28,11 +30,6 @@ class Files:
     images: tuple[Path, ...]
     masks: tuple[Path | None, ...]
     shape: tuple[int, int]
-
-    @property
-    def defective(self) -> list[int]:
-        """Places of the images that have a mask."""
-        return [i for i, mask in enumerate(self.masks) if mask is not None]
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,8 @@ class Strips:
     positive_px: int
 
 
-class StripSet(Dataset[Example]):
-    """(place of an image, whether a positive strip is wanted, None for any) → a random strip of it.
+class StripDataset(Dataset[Example]):
+    """Sample request → a random strip of the image.
 
     Decoded images lie in shared memory, so that worker processes hold them once and may start before `decode`.
     """
@@ -64,23 +61,23 @@ class StripSet(Dataset[Example]):
         """Reads all files; Pillow decodes without the interpreter's lock."""
         images, masks = self.images.numpy(), self.masks.numpy()
 
-        def read(place: int) -> None:
-            with Image.open(self.files.images[place]) as picture:
-                images[place] = np.asarray(picture)
-            mask = self.files.masks[place]
+        def read(index: int) -> None:
+            with Image.open(self.files.images[index]) as picture:
+                images[index] = np.asarray(picture)
+            mask = self.files.masks[index]
             if mask is not None:
                 with Image.open(mask) as picture:
-                    masks[place] = np.asarray(picture) > 127
+                    masks[index] = np.asarray(picture) > 127
 
         with ThreadPoolExecutor(DECODE_THREADS) as pool:
             list(pool.map(read, range(len(self.files.images))))
 
-    def __getitem__(self, wish: tuple[int, bool | None]) -> Example:
+    def __getitem__(self, request: SampleRequest) -> Example:
         if self._rng is None:
             # torch gives every worker a seed of its own.
             self._rng = np.random.default_rng(torch.initial_seed() % 2**63)
-        rng, strips, (place, positive) = self._rng, self.strips, wish
-        image, mask = self.images[place].numpy(), self.masks[place].numpy()
+        rng, strips, (index, positive) = self._rng, self.strips, request
+        image, mask = self.images[index].numpy(), self.masks[index].numpy()
         if strips.flip and rng.random() < 0.5:
             image, mask = image[:, ::-1], mask[:, ::-1]
         if strips.rotate90:
@@ -106,10 +103,10 @@ def label_strips(mask: np.ndarray, strips: Strips) -> np.ndarray:
     return np.where(held == 0, 0, np.where(enough, 1, -1))
 
 
-class Wishes(Sampler[tuple[int, bool | None]]):
-    """An epoch of ``number`` draws: turn about a positive strip of a defective image and another of any image.
+class BalancedSampler(Sampler[SampleRequest]):
+    """An epoch of ``number`` requests: in turn a positive strip of a defective image and another strip of any image.
 
-    Without ``balance`` strips come as they fall. Images are shuffled, and again when all have been drawn.
+    Without ``balance`` any strip of any image. Images are shuffled, and again when all have been drawn.
     """
 
     def __init__(self, files: Files, number: int, balance: bool, seed: int) -> None:
@@ -119,13 +116,13 @@ class Wishes(Sampler[tuple[int, bool | None]]):
     def __len__(self) -> int:
         return self.number
 
-    def _shuffled(self, places: Sequence[int]) -> Iterator[int]:
+    def _shuffled(self, indices: Sequence[int]) -> Iterator[int]:
         while True:
-            yield from self.rng.permutation(places).tolist()
+            yield from self.rng.permutation(indices).tolist()
 
-    def __iter__(self) -> Iterator[tuple[int, bool | None]]:
+    def __iter__(self) -> Iterator[SampleRequest]:
         everything = self._shuffled(range(len(self.files.images)))
-        defective = self._shuffled(self.files.defective)
+        defective = self._shuffled([i for i, mask in enumerate(self.files.masks) if mask is not None])
         for k in range(self.number):
             if not self.balance:
                 yield next(everything), None
@@ -136,13 +133,13 @@ class Wishes(Sampler[tuple[int, bool | None]]):
 
 
 def make_loader(
-    dataset: StripSet, wishes: Wishes, batch_size: int, num_workers: int, pin_memory: bool
+    dataset: StripDataset, sampler: BalancedSampler, batch_size: int, num_workers: int, pin_memory: bool
 ) -> DataLoader[Example]:
     """A loader whose worker processes stay from epoch to epoch."""
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=wishes,
+        sampler=sampler,
         num_workers=num_workers,
         drop_last=True,
         pin_memory=pin_memory,

@@ -1,4 +1,4 @@
-"""The peer's side: the twin's loss, training step and inference in PyTorch, as one would write them there.
+"""The twin's loss, training step and inference in PyTorch, as one would write them there.
 
 Same weights, batches, losses and optimiser as ours. Slices come as the data loader gives them, uint8 ``[b h w 1]``,
 whose NCHW view is torch's channels_last. On a GPU bfloat16 is autocast's, and float32 may use TF32, as JAX does.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +23,8 @@ from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.types import NetworkOutput
 from launch import peer
-from launch.bench.runner import check_task
-from launch.bench.timing import Run
+from launch.bench.session import check_task
+from launch.bench.timing import Run, repeat
 
 # (image, mask, label) of a batch: uint8 [b h w 1], uint8 {0, 1} [b h w 1], int32 [b].
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -128,8 +129,8 @@ class Twin:
         image, mask, label = (part.to(self.device, non_blocking=True) for part in example)
         return image, mask, label
 
-    def synchronize(self) -> None:
-        """Returns when the device has done what it was given."""
+    def synchronize(self, result: Any = None) -> None:
+        """Waits for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -183,7 +184,7 @@ def compile_anew(function: F) -> F:
 
 
 def make_adamw_step(twin: Twin, compiled: bool) -> Step:
-    """The training step with our optimiser's settings and its warm-up; its loss compiled by torch.compile if wanted."""
+    """The training step with our optimiser's settings and warm-up; ``compiled``: its loss by torch.compile."""
     groups = decay_groups(twin.module, twin.optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=twin.optim.learning_rate, fused=True)
     step = make_step(twin, optimizer, compile_anew(twin.loss) if compiled else twin.loss)
@@ -210,28 +211,12 @@ def as_examples(batches: Sequence[Any]) -> list[Example]:
 
 def run_steps(twin: Twin, step: Step, batches: Sequence[Any]) -> Run:
     """Steps on batches that lie on the device already."""
-    placed = [twin.place(example) for example in as_examples(batches)]
-    place = 0
-
-    def run(number: int) -> None:
-        nonlocal place
-        for _ in range(number):
-            step(placed[place % len(placed)])
-            place += 1
-        twin.synchronize()
-
-    return run
+    return run_training(twin, step, cycle([twin.place(example) for example in as_examples(batches)]))
 
 
 def run_training(twin: Twin, step: Step, examples: Iterator[Example]) -> Run:
     """Steps on batches as they come."""
-
-    def run(number: int) -> None:
-        for _ in range(number):
-            step(next(examples))
-        twin.synchronize()
-
-    return run
+    return repeat(lambda: step(next(examples)), twin.synchronize)
 
 
 def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -249,21 +234,10 @@ def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.T
 def run_predictions(twin: Twin, predict: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Run:
     """Maps of one batch that lies on the device."""
     image = twin.place(as_examples([batch])[0])[0]
-
-    def run(number: int) -> None:
-        for _ in range(number):
-            predict(image)
-        twin.synchronize()
-
-    return run
+    return repeat(lambda: predict(image), twin.synchronize)
 
 
 def run_answers(twin: Twin, predict: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Run:
     """Maps of one batch from host memory to host memory, each waited for."""
     image = as_examples([batch])[0][0]
-
-    def run(number: int) -> None:
-        for _ in range(number):
-            predict(image.to(twin.device)).cpu()
-
-    return run
+    return repeat(lambda: predict(image.to(twin.device)).cpu())

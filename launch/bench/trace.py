@@ -1,12 +1,10 @@
-"""What the devices did while a trace was taken: how much of the time they computed, and which kernels took it."""
+"""The work of the devices in a trace: the share of the time that they computed, and the kernels that took it."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.profiler import ProfileData
@@ -15,14 +13,13 @@ from launch.bench.arithmetic import over
 
 MOST_KERNELS = 20
 DEVICE_PLANES = "/device:"
-# Lines of a device's plane that hold what it computed: of a GPU one for each stream, of a TPU one for all.
+# Computing lines of a device's plane: of a GPU one for each stream, of a TPU one for all.
 COMPUTING_LINES = ("Stream", "XLA Ops")
-# What moves memory only.
+# Kernels that move memory only.
 COPIES = ("Memcpy", "Memset")
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """One execution on a device. begin_ns, end_ns: of the trace's clock."""
 
     name: str
@@ -31,10 +28,9 @@ class Kernel:
 
 
 def traced(run: Callable[[], None], folder: Path) -> dict[str, Any]:
-    """Runs ``run`` under JAX's profiler, which writes to ``folder``.
+    """Runs ``run`` under JAX's profiler, which writes to ``folder``: ``device_busy`` and ``kernels``.
 
-    ``device_busy``: see `busy_share`; ``kernels``: name, seconds and number of calls of those that took most time, over
-    all devices; of a CPU, whose work is no kernels, None and none.
+    The least `busy_share` of the devices and their `longest` kernels; of a CPU, which has no kernels, None and none.
     """
     options = jax.profiler.ProfileOptions()
     # Writing down each call of Python would take longer than a short step does.
@@ -76,10 +72,9 @@ def busy_share(kernels: Iterable[Kernel]) -> float | None:
 
 def longest(kernels: Iterable[Kernel]) -> list[dict[str, Any]]:
     """``{name, seconds, calls}`` of the kernels with the greatest sums, at most MOST_KERNELS, longest first."""
-    seconds: dict[str, float] = defaultdict(float)
-    calls: dict[str, int] = defaultdict(int)
+    found: dict[str, dict[str, Any]] = {}
     for kernel in kernels:
-        seconds[kernel.name] += (kernel.end_ns - kernel.begin_ns) / 1e9
-        calls[kernel.name] += 1
-    names = sorted(seconds, key=lambda name: -seconds[name])[:MOST_KERNELS]
-    return [{"name": name, "seconds": seconds[name], "calls": calls[name]} for name in names]
+        entry = found.setdefault(kernel.name, {"name": kernel.name, "seconds": 0.0, "calls": 0})
+        entry["seconds"] += (kernel.end_ns - kernel.begin_ns) / 1e9
+        entry["calls"] += 1
+    return sorted(found.values(), key=lambda entry: -entry["seconds"])[:MOST_KERNELS]
