@@ -137,7 +137,10 @@ def make_dataset(subject: Subject) -> peer_data.StripDataset:
         raise UserError(
             "`slicing.mode` and `augment`: PyTorch's side cuts strips and turns by k·90° only; leave the others out"
         )
-    strips = peer_data.Strips(
+    source = peer_data.StripSource(
+        images=images,
+        masks=masks,
+        shape=data.cache.shape,
         edges=data.slicer.vertical_edges,
         slice_px=data.slicer.slice_px,
         rotate90=augment.rotate90,
@@ -145,7 +148,7 @@ def make_dataset(subject: Subject) -> peer_data.StripDataset:
         positive_share=POSITIVE_MASK_SHARE,
         positive_px=POSITIVE_MASK_PX,
     )
-    return peer_data.StripDataset(peer_data.Files(images, masks, data.cache.shape), strips)
+    return peer_data.StripDataset(source)
 
 
 def loader_of(
@@ -153,7 +156,7 @@ def loader_of(
 ) -> DataLoader[peer_data.Example]:
     """Batches of an epoch of so many slices."""
     config = subject.setup.config
-    sampler = peer_data.BalancedSampler(dataset.files, num_slices, config.train.balance, config.seed)
+    sampler = peer_data.BalancedSampler(dataset.source, num_slices, config.train.balance, config.seed)
     pin = torch.cuda.is_available()
     return peer_data.make_loader(dataset, sampler, config.train.batch_size, num_workers, pin)
 

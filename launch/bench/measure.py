@@ -30,7 +30,6 @@ from launch.bench.timing import (
     time_alternately,
     time_blocks,
 )
-from launch.bench.trace import traced
 
 # Figures by name, whose ending is their unit: see `launch.bench.report`.
 Values = dict[str, Any]
@@ -44,7 +43,7 @@ class Options:
 
     request: Request
     overrides: tuple[str, ...] = ()
-    peaks: dict[str, Number] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
 
 
 def throughput(subject: Subject, seconds_per_batch: float) -> Values:
@@ -70,21 +69,15 @@ def latencies(blocks: Blocks, prefix: str = "") -> Values:
 
 
 def costs(
-    compiled: jax.stages.Compiled,
-    flop: Number,
-    num_bytes: Number,
-    seconds: float,
-    cell: Cell,
-    options: Options,
+    compiled: jax.stages.Compiled, flop: Number, seconds: float, cell: Cell, options: Options
 ) -> Values:
-    """FLOP/s and bytes/s of a program with their shares of the devices' measured and printed peaks; its memory.
+    """FLOP/s of a program with their shares of the devices' measured and printed peaks; its memory.
 
-    FLOPs are of all devices; bytes those that the compiled program of one reads and writes; memory that of its
-    arguments, results and scratch, and the peak of the device's allocator in this process, where it tells.
+    FLOPs are of all devices; memory of one: arguments, results and scratch of its program, and the peak of its
+    allocator in this process, where it tells.
     """
-    flop_per_s, bytes_per_s = over(flop, seconds), over(num_bytes, seconds)
+    flop_per_s = over(flop, seconds)
     per_device = over(flop_per_s, cell.num_devices)
-    vendor_flop, vendor_bytes = hardware.vendor_peaks(cell.precision)
     memory: Any = compiled.memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     allocator = jax.local_devices()[0].memory_stats() or {}
@@ -92,11 +85,7 @@ def costs(
         "flop": flop,
         "flop_per_s": flop_per_s,
         "share_of_measured_peak": over(per_device, options.peaks[cell.precision]),
-        "share_of_vendor_peak": over(per_device, vendor_flop),
-        "bytes_accessed": num_bytes,
-        "bytes_per_s": bytes_per_s,
-        "share_of_measured_bandwidth": over(bytes_per_s, options.peaks["bytes"]),
-        "share_of_vendor_bandwidth": over(bytes_per_s, vendor_bytes),
+        "share_of_vendor_peak": over(per_device, hardware.vendor_peak(cell.precision)),
         "program_bytes": kept + memory.temp_size_in_bytes,
         "device_peak_bytes": allocator.get("peak_bytes_in_use"),
     }
@@ -104,17 +93,16 @@ def costs(
 
 def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
     """Compilation, then steady steps on batches that lie on the devices."""
-    cold_s, cached_s = subject.compile_times()
+    compile_s = subject.time_compilation()
     run = subject.run_steps()
     blocks = time_blocks(run, options.request.repetitions)
     rates = throughput(subject, blocks.median_s)
     return {
-        "compile_cold_s": cold_s,
-        "compile_cached_s": cached_s,
+        "compile_s": compile_s,
         **times(blocks, "step"),
         **rates,
         "slices_per_s_per_device": rates["slices_per_s"] / cell.num_devices,
-        **costs(subject.step, subject.step_flop(), subject.step_bytes(), blocks.median_s, cell, options),
+        **costs(subject.step, subject.step_flop(), blocks.median_s, cell, options),
         # pmap sums over one device too, which sends nothing.
         "all_reduce_bytes": all_reduce_bytes(subject.step.as_text() or "") if cell.num_devices > 1 else 0,
         "num_parameters": subject.num_parameters,
@@ -137,25 +125,28 @@ def measure_whole(cell: Cell, subject: Subject, options: Options) -> Values:
 
 
 def profile(cell: Cell, run: Run, number: int, options: Options) -> Values:
-    """The work of the devices in ``number`` calls, and where their trace is; nothing without ``--profile``."""
+    """The folder with a trace of ``number`` calls, for TensorBoard or Perfetto; nothing without ``--profile``."""
     if not options.request.profile:
         return {}
-    folder = options.request.output / "traces" / cell.name
-    found = traced(lambda: run(number), folder)
-    return {**found, "traced_calls": number, "trace": str(folder.relative_to(options.request.output))}
+    folder = Path("traces") / cell.name
+    # Python's own calls are left out: writing them down would take longer than a short step does.
+    profiler = jax.profiler.ProfileOptions()
+    profiler.python_tracer_level = 0
+    with jax.profiler.trace(str(options.request.output / folder), profiler_options=profiler):
+        run(number)
+    return {"trace": str(folder)}
 
 
 def measure_inference(cell: Cell, subject: Subject, options: Options) -> Values:
     """Latency from host to host, and throughput of batches that lie on the device, of slices to maps."""
     answers = time_blocks(subject.run_answers(), options.request.repetitions, singly=True)
     blocks = time_blocks(subject.run_predictions(), options.request.repetitions)
-    flop, num_bytes = subject.predict_flop(), subject.predict_bytes()
     return {
         **latencies(answers),
         "num_answers": len(answers.seconds),
         **times(blocks, "batch"),
         **throughput(subject, blocks.median_s),
-        **costs(subject.predictor[0], flop, num_bytes, blocks.median_s, cell, options),
+        **costs(subject.predictor[0], subject.predict_flop(), blocks.median_s, cell, options),
     }
 
 

@@ -32,26 +32,22 @@ Step = Callable[[Example], torch.Tensor]
 F = TypeVar("F", bound=Callable[..., torch.Tensor])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
-# pytorch_msssim's own.
-SSIM_WINDOW_PX, SSIM_SIGMA_PX = 11, 1.5
 
 
 # --- loss -----------------------------------------------------------------------------------------------------
 
 
-def ssim_window(device: torch.device) -> torch.Tensor:
-    """The weights of SSIM's blur, float32 ``[1 1 1 11]``: made once, since pytorch_msssim's are made on the host at
-    each call, and the device waits for them.
-    """
-    distance_px = torch.arange(SSIM_WINDOW_PX, dtype=torch.float) - SSIM_WINDOW_PX // 2
-    weights = torch.exp(-(distance_px**2) / (2 * SSIM_SIGMA_PX**2))
-    return (weights / weights.sum()).reshape(1, 1, 1, -1).to(device)
+def make_ssim(device: torch.device) -> pytorch_msssim.SSIM:
+    """SSIM whose window is made once and lies on ``device``; made at each call, the device would wait for it."""
+    ssim = pytorch_msssim.SSIM(data_range=1.0, channel=1)
+    ssim.win = ssim.win.to(device)
+    return ssim
 
 
 def pixel_loss(
-    task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor, window: torch.Tensor
+    task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor, ssim: pytorch_msssim.SSIM
 ) -> torch.Tensor:
-    """The weighted terms of one output's loss, each a mean over the batch; NCHW, float32; ``window``: SSIM's."""
+    """The weighted terms of one output's loss, each a mean over the batch; NCHW, float32."""
     p = torch.sigmoid(logits)
     loss = logits.new_zeros(())
     dims = (1, 2, 3)
@@ -63,7 +59,7 @@ def pixel_loss(
         wrong = torch.sigmoid((1 - 2 * targets) * logits)
         loss = loss + task.focal_weight * (wrong**FOCAL_GAMMA * cross_entropy).mean()
     if task.ssim_weight:
-        loss = loss + task.ssim_weight * (1 - pytorch_msssim.ssim(p, targets, data_range=1.0, win=window))
+        loss = loss + task.ssim_weight * (1 - ssim(p, targets))
     if task.dice_weight or task.iou_weight:
         overlap, total = (p * targets).sum(dims), p.sum(dims) + targets.sum(dims)
         dice = 1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
@@ -77,11 +73,11 @@ def batch_loss(
     output: NetworkOutput,
     targets: torch.Tensor,
     label: torch.Tensor,
-    window: torch.Tensor,
+    ssim: pytorch_msssim.SSIM,
 ) -> torch.Tensor:
     """The mean of all outputs' losses, and the guided module's cross-entropy of the slices that have a label."""
     outputs = (output.logits, *output.side_logits)
-    losses = [pixel_loss(task, logits, targets, window) for logits in outputs]
+    losses = [pixel_loss(task, logits, targets, ssim) for logits in outputs]
     loss = sum(losses, targets.new_zeros(())) / len(outputs)
     if output.class_logits is not None:
         classes = functional.cross_entropy(output.class_logits, label.clamp(min=0).long(), reduction="none")
@@ -103,7 +99,7 @@ class Twin:
     mean: float
     std: float
     device: torch.device
-    ssim_window: torch.Tensor
+    ssim: pytorch_msssim.SSIM
 
     def show(self, image: torch.Tensor) -> torch.Tensor:
         """Standardised slices ``[b c h w]``, channels_last."""
@@ -114,7 +110,7 @@ class Twin:
     def loss(self, image: torch.Tensor, mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The loss of a batch on the device."""
         targets = mask.permute(0, 3, 1, 2).float()
-        return batch_loss(self.task, self.module(self.show(image)), targets, label, self.ssim_window)
+        return batch_loss(self.task, self.module(self.show(image)), targets, label, self.ssim)
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         """Defect probabilities ``[b 1 h w]``, gated where the network guides itself."""
@@ -145,7 +141,7 @@ def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: st
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     # A training side of one grey level has no spread.
-    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place, ssim_window(place))
+    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place, make_ssim(place))
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,49 +28,16 @@ TITLES = {
 # Part of a figure's name → factor and unit in Markdown; the first that fits counts.
 UNITS: tuple[tuple[str, float, str], ...] = (
     ("flop_per_s", 1e-9, "GFLOP/s"),
-    ("bytes_per_s", 1e-9, "GB/s"),
     ("per_s", 1, ""),
     ("per_core_s", 1, ""),
     ("flop", 1e-9, "GFLOP"),
     ("bytes", 2**-20, "MiB"),
     ("share", 100, "%"),
-    ("busy", 100, "%"),
     ("accuracy", 100, "%"),
     ("step_over_whole", 100, "%"),
     ("ratio", 1, "x"),
     ("_s", 1, "s"),
 )
-# Letters of a kernel's name.
-MOST_LETTERS = 80
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the figures come from: command, machine, versions, flags, measured peaks; all in JSON values."""
-
-    command: str
-    hardware: Mapping[str, Any]
-    versions: Mapping[str, str]
-    flags: Mapping[str, Any]
-    measured_peaks: Mapping[str, float | None]
-
-    def lines(self) -> list[str]:
-        """The origin in words."""
-        machine = self.hardware
-        peaks = [
-            f"{value / 1e9:.1f} {'GB/s of memory' if name == 'bytes' else f'GFLOP/s in {name}'}"
-            for name, value in self.measured_peaks.items()
-            if value
-        ]
-        return [
-            f"Command: `{self.command}`",
-            f"Device: {machine['num_local_devices']} x {machine['device']} ({machine['platform']}); processor "
-            f"{machine['processor']}, cores {machine['num_cores']}, {machine['memory_bytes'] / 2**30:.0f} GiB, "
-            f"{machine['system']}",
-            f"Measured peak of one device in this run: {', '.join(peaks) or 'not needed'}",
-            "Versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()),
-            "Flags: " + ", ".join(f"{name}={value}" for name, value in self.flags.items()),
-        ]
 
 
 @dataclass(frozen=True)
@@ -95,7 +61,6 @@ class State:
 
     cells: Sequence[Cell]
     outcomes: list[Outcome] = field(default_factory=list)
-    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def failures(self) -> list[Outcome]:
@@ -145,29 +110,28 @@ def kind_section(kind: str, outcomes: Sequence[Outcome]) -> str:
     return section(TITLES[kind], columns, notes)
 
 
-def kernel_section(outcome: Outcome) -> str:
-    """The kernels of a trace that took most of the time."""
-    kernels, steps = outcome.values["kernels"], outcome.values["traced_calls"]
-    return section(
-        f"Kernels of {outcome.cell.title}",
-        [
-            ["kernel", *(kernel["name"][:MOST_LETTERS] for kernel in kernels)],
-            ["calls per step", *(f"{kernel['calls'] / steps:.1f}" for kernel in kernels)],
-            ["ms per step", *(f"{kernel['seconds'] / steps * 1e3:.2f}" for kernel in kernels)],
-        ],
+# Where figures come from: command, hardware, versions, flags, measured peaks, time of the start; JSON values.
+Origin = Mapping[str, Any]
+
+
+def facts(origin: Origin) -> str:
+    """The origin as a list of Markdown."""
+    return "".join(
+        f"* {name.replace('_', ' ')}: "
+        + (", ".join(f"{k} {v}" for k, v in fact.items()) if isinstance(fact, Mapping) else str(fact))
+        + "\n"
+        for name, fact in origin.items()
     )
 
 
 def markdown(state: State, origin: Origin) -> str:
     """The whole report."""
-    done = f"{len(state.outcomes)} of {len(state.cells)} cells tried, {len(state.failures)} without figures"
-    facts = [*origin.lines(), f"Started: {state.started}", done, f"Printed peaks: {VENDOR_SOURCE}"]
-    parts = ["# Benchmark\n\n" + "\n".join(f"* {fact}" for fact in facts) + "\n"]
+    done = f"{len(state.outcomes)} of {len(state.cells)}, {len(state.failures)} without figures"
+    parts = ["# Benchmark\n\n" + facts({**origin, "vendor's peaks": VENDOR_SOURCE, "cells tried": done})]
     measured = [outcome for outcome in state.outcomes if not outcome.error]
     for kind in TITLES:
         if found := [outcome for outcome in measured if outcome.cell.kind == kind]:
             parts.append(kind_section(kind, found))
-    parts += [kernel_section(outcome) for outcome in measured if outcome.values.get("kernels")]
     if failures := state.failures:
         columns = [["cell", *(o.cell.title for o in failures)], ["reason", *(o.error for o in failures)]]
         parts.append(section("Not measured", columns))
@@ -177,8 +141,7 @@ def markdown(state: State, origin: Origin) -> str:
 def as_json(state: State, origin: Origin) -> str:
     """Everything that was measured, unrounded; unknown figures are null."""
     content = {
-        **asdict(origin),
-        "started": state.started,
+        **origin,
         "cells": [outcome.json() for outcome in state.outcomes],
         "waiting": [asdict(cell) for cell in state.cells[len(state.outcomes) :]],
     }

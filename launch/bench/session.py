@@ -7,11 +7,11 @@ import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jax
-from rich.table import Table
 
 from dagm_jax.config import RunConfig
 from dagm_jax.experiment import locked
@@ -44,17 +44,13 @@ def run(request: Request, overrides: tuple[str, ...], command: str, xla_flags: s
         subjects = Subjects(configs, request.output / "data", xla_flags)
         state = State(cells)
         origin = describe(request, overrides, command, configs, xla_flags)
-        options = Options(request, overrides, dict(origin.measured_peaks))
+        options = Options(request, overrides, origin["measured_peaks"])
 
         def write() -> None:
             report.write(state, origin, request.output)
 
         write()
         run_cells(state, lambda cell: measure(cell, subjects, options), write, request.time_limit_s or None)
-    table = Table("cell", "main figure", title="benchmark", title_justify="left")
-    for outcome in state.outcomes:
-        table.add_row(outcome.cell.title, outcome.error or main_figure(outcome.values))
-    console.print(table)
     console.print(f"benchmark.md, benchmark.json: {request.output}")
 
 
@@ -99,8 +95,8 @@ def describe(
     command: str,
     configs: Mapping[str, RunConfig],
     xla_flags: str,
-) -> report.Origin:
-    """The origin of all figures, with the peaks that this run's precisions need, measured now."""
+) -> dict[str, Any]:
+    """The origin of all figures in JSON values, with the peaks of this run's precisions, measured now."""
     compiler = {str(make_devices(config.parallel, xla_flags).compiler_options) for config in configs.values()}
     given = {name: value for name, value in asdict(request).items() if name != "output"}
     flags: dict[str, Any] = {
@@ -114,7 +110,14 @@ def describe(
     }
     needs_peaks = {"step", "inference"} & set(request.what)
     peaks = hardware.measure_peaks(request.precisions) if needs_peaks else {}
-    return report.Origin(command, hardware.describe(), hardware.versions(), flags, peaks)
+    return {
+        "command": command,
+        "hardware": hardware.describe(),
+        "versions": hardware.versions(),
+        "flags": flags,
+        "measured_peaks": peaks,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def run_cells(
@@ -139,8 +142,7 @@ def run_cells(
                 outcome = attempt(cell, measure, clock)
             longest_s = max(longest_s, outcome.seconds)
             state.outcomes.append(outcome)
-            if outcome.error:
-                console.print(f"benchmark: cell failed: {outcome.error}")
+            console.print(f"benchmark: {outcome.error or main_figure(outcome.values)}")
             bar.advance(1, f"{len(state.failures)} failed" if state.failures else "")
             on_change()
 
@@ -161,5 +163,5 @@ def attempt(cell: Cell, measure: Callable[[Cell], Values], clock: Callable[[], f
 
 def main_figure(values: Values) -> str:
     """The figure that one would look at first, with its name."""
-    name = next(name for name in MAIN_FIGURES if values.get(name) is not None)
-    return f"{name.replace('_', ' ')} {values[name]:,.2f}"
+    name = next((name for name in MAIN_FIGURES if values.get(name) is not None), None)
+    return "done" if name is None else f"{name.replace('_', ' ')} {values[name]:,.2f}"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import cycle
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import grain
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from dagm_jax.config import RunConfig
@@ -104,22 +101,12 @@ class Subject:
         """The training step traced, lowered and compiled anew."""
         return self.setup.compile_step(self.setup.initial_state(), self.batches[0])
 
-    def compile_times(self) -> tuple[float, float | None]:
-        """Seconds to trace, lower and compile the step: cold, and with the program in JAX's persistent cache.
-
-        The latter is None where the backend's programs are not kept.
-        """
-
-        def compile_anew() -> float:
-            jax.clear_caches()
-            # The programs that make the first state are not the step's.
-            self.setup.initial_state()
-            return seconds_of(lambda: setattr(self, "step", self.compile_step()))
-
-        with TemporaryDirectory() as folder, persistent_cache(folder):
-            cold_s = compile_anew()
-            is_kept = any(Path(folder).iterdir())
-            return cold_s, compile_anew() if is_kept else None
+    def time_compilation(self) -> float:
+        """Seconds to trace, lower and compile the step anew; JAX's persistent cache serves where it is set."""
+        jax.clear_caches()
+        # The programs that make the first state are not the step's.
+        self.setup.initial_state()
+        return seconds_of(lambda: setattr(self, "step", self.compile_step()))
 
     def step_flop(self) -> float | None:
         """FLOPs of one step over the whole batch, 2 per multiply-add, as XLA counts them before optimisation.
@@ -131,10 +118,6 @@ class Subject:
         in_one = replace(config, train=replace(config.train, accumulate=1))
         found: Any = Subject(replace(self.setup, config=in_one, devices=counting)).compile_step()
         return found  # type: ignore[no-any-return]
-
-    def step_bytes(self) -> float | None:
-        """Bytes that the compiled step of one device reads and writes, by XLA's count; None where it has a loop."""
-        return None if self.setup.config.train.accumulate > 1 else bytes_of(self.step)
 
     def run_steps(self) -> Run:
         """Steps on batches that lie on the devices already."""
@@ -174,28 +157,18 @@ class Subject:
         unused: Any = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
         return self.setup.config.task.judge(forward, network.show(image, *unused)).map
 
-    def most_at_once(self) -> int:
-        """The slices that a device works on at a time: on CPUs as many as of one image, on accelerators all."""
-        if self.setup.devices.platform != "cpu":
-            return self.setup.config.train.batch_size
-        return most_slices("cpu", self.setup.data.slicer, 1)
-
     def predict(self, params: Any, stats: Any, image: Any) -> Any:
-        """`maps_of` as the main job computes it: on CPUs in a form for them, and in parts."""
+        """`maps_of` as the main job computes it: on CPUs in a form for them, the slices of one image at a time."""
         devices = self.setup.devices
         maps = partial(self.maps_of, self.setup.network.on(devices.platform), params, stats)
-        return in_parts(maps, image, devices.num_devices, self.most_at_once())
+        is_cpu = devices.platform == "cpu"
+        most = most_slices("cpu", self.setup.data.slicer, 1) if is_cpu else len(image)
+        return in_parts(maps, image, devices.num_devices, most)
 
     def predict_flop(self) -> float | None:
         """FLOPs of `maps_of` as it was written, without what is left out."""
         _, params, stats, image = self.predictor
         return count_flop(partial(self.maps_of, self.setup.network), params, stats, image)
-
-    def predict_bytes(self) -> float | None:
-        """Bytes that the compiled `predict` of one device reads and writes by XLA's count; None where it has a loop."""
-        compiled, _, _, image = self.predictor
-        in_one = len(image) <= self.most_at_once() * self.setup.devices.num_devices
-        return bytes_of(compiled) if in_one else None
 
     @cached_property
     def predictor(self) -> tuple[jax.stages.Compiled, Any, Any, np.ndarray]:
@@ -251,30 +224,3 @@ class Subjects:
         if key not in self._data:
             self._data[key] = prepare_data(config, self.folder)
         return self._data[key]
-
-
-@contextmanager
-def persistent_cache(folder: str) -> Iterator[None]:
-    """Compiled programs are kept in ``folder`` and found there, whatever their size, within."""
-    options = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    try:
-        for name, value in options.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-
-def bytes_of(compiled: jax.stages.Compiled) -> float | None:
-    """Bytes that the program of one device reads and writes, by XLA's count."""
-    cost: Any = compiled.cost_analysis() or {}
-    found: float | None = cost.get("bytes accessed")
-    return found
