@@ -120,8 +120,8 @@ def check(detector: Detector, exported: Exported, request: Request) -> None:
         )
     if exported.contract["format"] == "stablehlo" and jax.default_backend() != "cpu":
         raise UserError(
-            f"`--exported` (={request.exported}) would run on this machine's {jax.default_backend()}, and PyTorch on its "
-            "CPU; set JAX_PLATFORMS=cpu in the environment"
+            f"`--exported` (={request.exported}) would run on this machine's {jax.default_backend()}, and PyTorch on "
+            "its CPU; set JAX_PLATFORMS=cpu in the environment"
         )
 
 

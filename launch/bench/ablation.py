@@ -4,8 +4,8 @@
 
 The batch in two parts (``train.accumulate=2``); the sums of batch normalisation one by one, as a compiler finds them in
 the formula, instead of `dagm_jax.models.moments`; the copies that kernels' gradients read, free to be fused with the
-layers before them (`dagm_jax.models.convolution.apart`). The last two differ from the step as it is on CPUs alone. Times
-are medians over alternating blocks; memory is XLA's scratch for the program beside its arguments.
+layers before them (`dagm_jax.models.convolution.apart`). The last two differ from the step as it is on CPUs alone.
+Times are medians over alternating blocks; memory is XLA's scratch for the program beside its arguments.
 """
 
 from __future__ import annotations

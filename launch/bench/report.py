@@ -73,7 +73,7 @@ def column(name: str, values: Sequence[Any]) -> list[str]:
     numbers = [value for value in values if value is not None]
     if unit == "s" and max(numbers) < 1:
         factor, unit = 1000, "ms"
-    heading = name.replace("_", " ").removesuffix(" s" if name.endswith("_s") and unit else "")
+    heading = (name.removesuffix("_s") if unit in ("s", "ms") else name).replace("_", " ")
     return [
         f"{heading}, {unit}" if unit else heading,
         *(
