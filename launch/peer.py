@@ -27,13 +27,12 @@ Norm = Literal["batch", "group", "none"]
 
 def build(config: Config, *, in_channels: int, out_channels: int) -> CustomUNet | ConvAutoencoder | UNet3Plus:
     """The twin of ``config.build(...)``, with PyTorch's initial weights."""
-    match config:
-        case CustomUNetConfig():
-            return CustomUNet(config, in_channels=in_channels, out_channels=out_channels)
-        case ConvAutoencoderConfig():
-            return ConvAutoencoder(config, in_channels=in_channels, out_channels=out_channels)
-        case UNet3PlusConfig():
-            return UNet3Plus(config, in_channels=in_channels, out_channels=out_channels)
+    networks: dict[type, Any] = {
+        CustomUNetConfig: CustomUNet,
+        ConvAutoencoderConfig: ConvAutoencoder,
+        UNet3PlusConfig: UNet3Plus,
+    }
+    return networks[type(config)](config, in_channels=in_channels, out_channels=out_channels)  # type: ignore[no-any-return]
 
 
 # --- layers -------------------------------------------------------------------------------------------------

@@ -11,9 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from flax import nnx
-from torch.utils.data import DataLoader
 
 from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE
 from dagm_jax.types import UserError
@@ -151,21 +149,11 @@ def make_dataset(subject: Subject) -> peer_data.StripDataset:
     return peer_data.StripDataset(source)
 
 
-def loader_of(
-    subject: Subject, dataset: peer_data.StripDataset, num_slices: int, num_workers: int
-) -> DataLoader[peer_data.Example]:
-    """Batches of an epoch of so many slices."""
-    config = subject.setup.config
-    sampler = peer_data.BalancedSampler(dataset.source, num_slices, config.train.balance, config.seed)
-    pin = torch.cuda.is_available()
-    return peer_data.make_loader(dataset, sampler, config.train.batch_size, num_workers, pin)
-
-
 def compare_pipelines(cell: Cell, subject: Subject, options: Options) -> Values:
     """Batches of decoded images alone, in one process on each side, in turn."""
     dataset = make_dataset(subject)
     dataset.decode()
-    theirs = iter(loader_of(subject, dataset, 2**40, 0))
+    theirs = iter(peer_data.make_loader(dataset, subject.setup.config, 2**40))
     with closing(subject.iterate_in_threads()) as ours:
         runs = {"ours_": repeat(lambda: next(ours)), "peer_": repeat(lambda: next(theirs))}
         values = pipeline_rates(runs, cell.batch_size, options)
@@ -220,9 +208,9 @@ def our_epochs(subject: Subject, steps: int, folder: Path) -> Epochs:
 
 def peer_epochs(subject: Subject, steps: int, options: Options) -> tuple[dict[str, Epochs], Values]:
     """The same by PyTorch, eager and compiled; worker processes are started before the clock."""
-    num_slices = steps * subject.setup.config.train.batch_size
     dataset = make_dataset(subject)
-    loader = loader_of(subject, dataset, num_slices, options.request.peer_workers)
+    config, num_workers = subject.setup.config, options.request.peer_workers
+    loader = peer_data.make_loader(dataset, config, steps * config.train.batch_size, num_workers)
     next(iter(loader))
     training: dict[str, Callable[[Iterator[Any]], Run]] = {}
 

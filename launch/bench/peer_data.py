@@ -10,11 +10,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+if TYPE_CHECKING:
+    from dagm_jax.config import RunConfig
 
 # (image, mask, label) of a strip or, batched, of a batch.
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -131,16 +135,17 @@ class BalancedSampler(Sampler[SampleRequest]):
 
 
 def make_loader(
-    dataset: StripDataset, sampler: BalancedSampler, batch_size: int, num_workers: int, pin_memory: bool
+    dataset: StripDataset, config: RunConfig, num_slices: int, num_workers: int = 0
 ) -> DataLoader[Example]:
-    """A loader whose worker processes stay from epoch to epoch."""
+    """Batches of an epoch of so many slices; worker processes stay from epoch to epoch."""
+    train = config.train
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_size=train.batch_size,
+        sampler=BalancedSampler(dataset.source, num_slices, train.balance, config.seed),
         num_workers=num_workers,
         drop_last=True,
-        pin_memory=pin_memory,
+        pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         # Forking a process in which jax has threads may hang.
         multiprocessing_context="spawn" if num_workers else None,

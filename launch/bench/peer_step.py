@@ -144,30 +144,6 @@ def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: st
     return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place, make_ssim(place))
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that decay and those, vectors, that do not."""
-    parameters = list(module.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def make_step(twin: Twin, optimizer: torch.optim.Optimizer, loss: Callable[..., torch.Tensor]) -> Step:
-    """``step(batch) -> loss``: clipped gradients, one update; the learning rate is the optimiser's group's."""
-    module = twin.module.train()
-
-    def step(example: Example) -> torch.Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        value = loss(*twin.place(example))
-        value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(module.parameters(), twin.optim.clip_norm)
-        optimizer.step()
-        return value.detach()
-
-    return step
-
-
 def compile_anew(function: F) -> F:
     """``function`` compiled for each shape on its own, as if nothing had been compiled in this process before.
 
@@ -180,21 +156,33 @@ def compile_anew(function: F) -> F:
 
 
 def make_adamw_step(twin: Twin, compiled: bool) -> Step:
-    """The training step with our optimiser's settings and warm-up; ``compiled``: its loss by torch.compile."""
-    groups = decay_groups(twin.module, twin.optim.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=twin.optim.learning_rate, fused=True)
-    step = make_step(twin, optimizer, compile_anew(twin.loss) if compiled else twin.loss)
+    """``step(batch) -> loss`` with our optimiser's settings, clip and warm-up; ``compiled``: its loss by torch.compile.
+
+    Vectors do not decay.
+    """
+    module, optim = twin.module.train(), twin.optim
+    parameters = list(module.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, fused=True)
+    loss_of = compile_anew(twin.loss) if compiled else twin.loss
     taken = 0
 
-    def warmed(example: Example) -> torch.Tensor:
+    def step(example: Example) -> torch.Tensor:
         nonlocal taken
         taken += 1
-        share = min(1.0, taken / (twin.optim.warmup_steps + 1))
         for group in optimizer.param_groups:
-            group["lr"] = twin.optim.learning_rate * share
-        return step(example)
+            group["lr"] = optim.learning_rate * min(1.0, taken / (optim.warmup_steps + 1))
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(*twin.place(example))
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+        optimizer.step()
+        return loss.detach()
 
-    return warmed
+    return step
 
 
 def as_examples(batches: Sequence[Any]) -> list[Example]:

@@ -33,6 +33,7 @@ from dagm_jax.data.slicing import (  # noqa: E402
 from dagm_jax.main import read_config  # noqa: E402
 from dagm_jax.models import unet3plus  # noqa: E402
 from dagm_jax.tasks.segmentation import SegmentationConfig  # noqa: E402
+from dagm_jax.train.loop import TrainConfig  # noqa: E402
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer  # noqa: E402
 from dagm_jax.train.step import NEVER, Network, make_state, make_train_step  # noqa: E402
 from dagm_jax.types import NetworkOutput, UserError  # noqa: E402
@@ -47,7 +48,6 @@ from launch.bench.peer_data import (  # noqa: E402
 )
 
 MEAN, STD = 120.0, 40.0
-RATE = 0.02
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,21 +113,13 @@ def make_weights(config: RunConfig) -> tuple[Network, Any, Any]:
     return Network(graphdef, config.in_channels, MEAN, STD), params, stats
 
 
-def snapshot(module: Any) -> dict[str, np.ndarray]:
-    state = module.state_dict().items()
-    return {name: value.numpy().copy() for name, value in state if not name.endswith("num_batches_tracked")}
-
-
 # --- training ---
 
 
-@pytest.mark.parametrize(
-    "name", ["custom_unet", "conv_autoencoder", pytest.param("unet3plus", marks=pytest.mark.long)]
-)
-def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: a loss that is another one, sums for means, an output or the guided module left out of it, labels
-    that do not count counted, another standardisation."""
-    # What dropout draws differs; a rate of 0 leaves all else of the guided module.
+@pytest.mark.parametrize("name", ["custom_unet", pytest.param("unet3plus", marks=pytest.mark.long)])
+def test_the_loss_of_a_batch_is_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: another standardisation, masks in another order, an output or the guided module left out."""
+    # Dropout draws other numbers on either side; a rate of 0 leaves all else of the guided module.
     monkeypatch.setattr(unet3plus, "DROPOUT_RATE", 0.0)
     config = narrow(name)
     network, params, stats = make_weights(config)
@@ -135,26 +127,12 @@ def test_three_sgd_updates_with_the_task_s_loss_are_ours(name: str, monkeypatch:
     for module in twin.module.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    sgd = peer_step.make_step(twin, torch.optim.SGD(twin.module.parameters(), lr=RATE), twin.loss)
-    rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
-    step = make_train_step(network, config.task, optax.identity(), rate, config.seed)
-    compiled = jax.jit(step)
-    state, before = make_state(params, stats, optax.identity()), snapshot(twin.module)
-    for i, (batch, example) in enumerate(zip(batches(3), peer_step.as_examples(batches(3)), strict=True)):
-        state, metrics = compiled(state, batch)
-        assert float(sgd(example)) == pytest.approx(float(metrics["loss"]), rel=1e-5)
-        expected = nnx.merge(network.graphdef, state.params, state.stats)
-        # A bias before batch statistics has no gradient but for rounding: 0 in ours, some 1e-7 in PyTorch. Later a
-        # rounding may take a pixel to the other side of a ReLU's kink, and the updates apart by as much as it moves.
-        floor = 5e-7 if i == 0 else 2e-5
-        after = snapshot(twin.module)
-        for key, wanted in snapshot(peer_step.make_twin(config, expected, MEAN, STD).module).items():
-            atol = 1e-4 * np.abs(wanted).max() + floor
-            np.testing.assert_allclose(
-                after[key], wanted, rtol=0, atol=atol, err_msg=f"{key}, update {i + 1}"
-            )
-    for key, value in after.items():
-        assert value.ndim == 1 or np.abs(value - before[key]).max() > 1e-5
+    rate = lambda step, cooldown: jnp.float32(0.0)  # noqa: E731
+    step = jax.jit(make_train_step(network, config.task, optax.identity(), rate, config.seed))
+    batch = batches(1)[0]
+    _, metrics = step(make_state(params, stats, optax.identity()), batch)
+    example = peer_step.as_examples([batch])[0]
+    assert twin.loss(*example).item() == pytest.approx(float(metrics["loss"]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -423,7 +401,8 @@ def test_half_of_a_batch_is_positive(files: StripSource) -> None:
     assert {wanted for _, wanted in BalancedSampler(files, 4, balance=False, seed=0)} == {None}
     dataset = StripDataset(files)
     dataset.decode()
-    loader = make_loader(dataset, BalancedSampler(files, 11, True, 0), 4, 0, False)
+    config = RunConfig(train=TrainConfig(batch_size=4))
+    loader = make_loader(dataset, config, num_slices=11)
     seen = list(loader)
     assert [tuple(image.shape) for image, _, _ in seen] == [(4, 64, 16, 1)] * 2
     assert all((label == 1).sum() == 2 for _, _, label in seen)
