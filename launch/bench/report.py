@@ -93,9 +93,8 @@ def section(title: str, columns: Sequence[Sequence[str]], notes: Sequence[str] =
 def kind_section(kind: str, outcomes: Sequence[Outcome]) -> str:
     """The table of one kind of cells; columns that none of them has a figure for are left out."""
     cells = [asdict(outcome.cell) for outcome in outcomes]
-    columns = [
-        [axis, *(str(cell[axis]) for cell in cells)] for axis in ("config", *map(FIELDS.get, AXES[kind]))
-    ]
+    axes = ["config", *(FIELDS[axis] for axis in AXES[kind])]
+    columns = [[axis, *(str(cell[axis]) for cell in cells)] for axis in axes]
     for name in dict.fromkeys(name for outcome in outcomes for name in outcome.values):
         values = [outcome.values.get(name) for outcome in outcomes]
         if any(isinstance(value, int | float) for value in values):

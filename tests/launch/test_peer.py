@@ -136,7 +136,7 @@ FORWARD = [
 
 @pytest.mark.parametrize(("config", "size"), FORWARD)
 def test_forward_pass_is_pytorch_s(config: peer.Config, size: tuple[int, int, int]) -> None:
-    """Would catch: transposed kernels, skips in another order or from another level, aligned corners, another epsilon."""
+    """Would catch: transposed kernels, skips in another order or from another level, aligned corners, an epsilon."""
     x = numbers(*size, IN_CHANNELS)
     graphdef, state = nnx.split(make_model(config))
     output = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, train=False))(state, x)
