@@ -13,8 +13,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """# Configuration
 
 `--config=FILE.py[:TASK]` names a Python file with `get_config()`, `--config=NAME` a shipped one; `--config.x.y=value`
-changes a field. Each field has one home, a frozen dataclass that documents and checks it; unknown fields are refused with
-the nearest known name. `python -m launch.configuration_page` writes this page.
+changes a field. Each field has one home, a frozen dataclass that documents and checks it; unknown fields are refused
+with the nearest known name. `python -m launch.configuration_page` writes this page.
 """
 
 

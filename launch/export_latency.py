@@ -2,29 +2,30 @@
 
 ``python -m launch.export_latency --model=WORKDIR --exported=FILE [--repetitions=10]``
 
-The file does all between pixels and verdict; the peer, on the CPU, what is the network's alone: slices lie ready
-cut, and nothing is stitched or scored. Images are test images of the run, which must still be where ``data.root`` says.
+The file does all between pixels and verdict; the peer, on the CPU, runs the network alone: slices lie ready cut, and
+nothing is stitched or scored. Images are test images of the run, which must still be where ``data.root`` says.
 Times are medians over alternating blocks; both may use all of the CPU's cores, and neither anything else. For runs of
 the task segmentation. Needs PyTorch: ``pip install -e '.[peer]'``.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from flax import nnx
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from dagm_jax import command_line, export
+from dagm_jax import export
+from dagm_jax.command_line import flag, parse_request
 from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.detector import Detector, load_detector, make_slicers
 from dagm_jax.exported import Exported, load_exported
@@ -32,33 +33,40 @@ from dagm_jax.main import guarded
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.types import UserError
 from dagm_jax.verdict import smooth_map
-from launch.bench.timing import Blocks, Run, time_alternately
+from launch.bench.timing import Blocks, repeat, time_alternately
 
 NUM_IMAGES = 4
 
 
-class Peer:
-    """The detector's network in PyTorch on the CPU, in evaluation mode, with the same weights. Raises UserError."""
+@dataclass(frozen=True)
+class Request:
+    """The flags of this program."""
 
-    def __init__(self, detector: Detector) -> None:
-        try:
-            import torch
+    model: Path = flag("The workdir of a finished run.", example="runs/mine")
+    exported: Path = flag("The file that dagm_jax.export wrote of it.", example="inspector.onnx")
+    repetitions: int = flag("Timed blocks of each.", 10, least=1)
 
-            from launch.bench import peer_step
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"the comparison needs the package {error.name}: pip install -e '.[peer]'"
-            ) from error
-        network = detector.network
-        model = nnx.merge(network.graphdef, detector.params, detector.stats, copy=True)
-        twin = peer_step.make_twin(detector.config, model, network.mean, network.std, device="cpu")
-        self._predict = peer_step.make_predict(twin, compiled=False)
-        self._tensor = torch.from_numpy
 
-    def __call__(self, slices: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Defect probabilities ``[n h w 1]`` of uint8 slices ``[n h w 1]``."""
-        maps = self._predict(self._tensor(slices))
-        return np.asarray(maps.permute(0, 2, 3, 1).numpy(), np.float32)
+def make_peer(detector: Detector) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """uint8 slices ``[n h w 1]`` → defect probabilities ``[n h w 1]`` by the detector's network in PyTorch, on the CPU.
+
+    Raises UserError.
+    """
+    try:
+        import torch
+
+        from launch.bench import peer_step
+    except ModuleNotFoundError as error:
+        raise UserError(f"the comparison needs the package {error.name}: pip install -e '.[peer]'") from error
+    network = detector.network
+    model = nnx.merge(network.graphdef, detector.params, detector.stats, copy=True)
+    twin = peer_step.make_twin(detector.config, model, network.mean, network.std, device="cpu")
+    predict = peer_step.make_predict(twin, compiled=False)
+
+    def maps_of(slices: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(predict(torch.from_numpy(slices)).permute(0, 2, 3, 1).numpy(), np.float32)
+
+    return maps_of
 
 
 def image_map(detector: Detector, slicer: Slicer, maps: NDArray[np.float32]) -> NDArray[Any]:
@@ -68,40 +76,30 @@ def image_map(detector: Detector, slicer: Slicer, maps: NDArray[np.float32]) -> 
     return smooth_map(stitched, detector.config.verdict.smoothing_px)
 
 
-def in_turn(judge: Callable[[Any], object], inputs: Iterable[Any]) -> Run:
-    """Calls ``judge`` with one of the inputs after the other."""
-    turns = itertools.cycle(inputs)
-
-    def run(number: int) -> None:
-        for _ in range(number):
-            judge(next(turns))
-
-    return run
-
-
 def measure(
     detector: Detector, exported: Exported, images: NDArray[np.uint8], repetitions: int
 ) -> tuple[dict[str, Blocks], float]:
     """(times of the file and then of the peer, how far their maps are apart in a pixel); images uint8 [n h w]."""
-    peer, slicer = Peer(detector), make_slicers(detector.config, *detector.shape)[1]
+    peer, slicer = make_peer(detector), make_slicers(detector.config, *detector.shape)[1]
     padded = (pad(image, (slicer.height_px, slicer.width_px)) for image in images)
     slices = [np.ascontiguousarray(slicer.cut(image[..., None])) for image in padded]
     apart = max(
         float(np.abs(exported(image[None])["map"][0] - image_map(detector, slicer, peer(cut))).max())
         for image, cut in zip(images, slices, strict=True)
     )
+    image_turns, slice_turns = cycle(images), cycle(slices)
     runs = {
-        export.RUNTIME_NAMES[exported.contract["format"]]: in_turn(
-            lambda image: exported(image[None]), images
-        ),
-        "PyTorch eager": in_turn(peer, slices),
+        export.RUNTIME_NAMES[exported.contract["format"]]: repeat(lambda: exported(next(image_turns)[None])),
+        "PyTorch eager": repeat(lambda: peer(next(slice_turns))),
     }
     return time_alternately(runs, repetitions), apart
 
 
 def make_table(title: str, blocks: dict[str, Blocks]) -> Table:
     """A row for each side; the last is what the others are compared with."""
-    table = Table("judged by", "median ms an image", "p90 of blocks", "times PyTorch's latency", title=title)
+    table = Table(
+        "predicted by", "median ms an image", "p90 of blocks", "times PyTorch's latency", title=title
+    )
     peer_s = list(blocks.values())[-1].median_s
     for name, times in blocks.items():
         ratio = f"{times.median_s / peer_s:.2f}x"
@@ -109,40 +107,32 @@ def make_table(title: str, blocks: dict[str, Blocks]) -> Table:
     return table
 
 
-def check(detector: Detector, exported: Exported, given: Any) -> None:
+def check(detector: Detector, exported: Exported, request: Request) -> None:
     """Raises UserError for what cannot be compared: another model, another task, another device."""
     if exported.model_id != detector.model_id:
         raise UserError(
-            f"`--exported` (={given.exported}) was not written of `--model` (={given.model}, model "
+            f"`--exported` (={request.exported}) was not written of `--model` (={request.model}, model "
             f"{detector.model_id}); export it again"
         )
     if not isinstance(detector.config.task, SegmentationConfig):
         raise UserError(
-            f"`--model` (={given.model}) is a run of {detector.config.task.name}; PyTorch's side knows segmentation"
+            f"`--model` (={request.model}) is a run of {detector.config.task.name}; PyTorch's side knows segmentation"
         )
     if exported.contract["format"] == "stablehlo" and jax.default_backend() != "cpu":
         raise UserError(
-            f"`--exported` (={given.exported}) would run on this machine's {jax.default_backend()}, and PyTorch on its "
-            "CPU; set JAX_PLATFORMS=cpu in the environment"
+            f"`--exported` (={request.exported}) would run on this machine's {jax.default_backend()}, and PyTorch on "
+            "its CPU; set JAX_PLATFORMS=cpu in the environment"
         )
 
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    values = command_line.make_flags()
-    flags.DEFINE_string("model", None, "The workdir of a finished run.", flag_values=values)
-    flags.DEFINE_string("exported", None, "What dagm_jax.export wrote of it.", flag_values=values)
-    flags.DEFINE_integer("repetitions", 10, "Timed blocks of each.", lower_bound=1, flag_values=values)
-    given = command_line.parse(values, argv, __doc__)
-    for name in ("model", "exported"):
-        if not getattr(given, name):
-            raise UserError(f"`--{name}` is missing; name a workdir with --model and a file with --exported")
-    workdir, file = (Path(path).expanduser() for path in (given.model, given.exported))
-    detector, exported = load_detector(workdir), load_exported(file)
-    check(detector, exported, given)
-    request = export.Request(workdir, "", file, NUM_IMAGES)
-    images = export.expected(request, detector)[1]
-    blocks, apart = measure(detector, exported, images, given.repetitions)
+    request = parse_request(Request, argv, __doc__)
+    detector, exported = load_detector(request.model), load_exported(request.exported)
+    check(detector, exported, request)
+    checked = export.Request(request.model, "", request.exported, NUM_IMAGES)
+    images = export.expected(checked, detector)[1]
+    blocks, apart = measure(detector, exported, images, request.repetitions)
     height, width = detector.shape
     title = f"{detector.config.model.name}, {width}x{height} px, one image at a time; maps at most {apart:.0e} apart"
     Console().print(make_table(title, blocks))

@@ -20,8 +20,8 @@ from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.models.blocks import max_pool
 from dagm_jax.models.initial import he_normal
 from dagm_jax.types import NetworkOutput
+from launch.bench.plan import TINY_UNET
 
-NAME = "tiny_unet"
 PRINTED = (
     "Printed by the authors of tiny_unet: training 255 images/s (A100, AMP, batch 16), inference 823 images/s (A100, "
     "FP16, batch 16)"
@@ -35,7 +35,7 @@ class TinyUNetConfig:
     base_channels: int = 32
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    name: ClassVar[str] = NAME
+    name: ClassVar[str] = TINY_UNET
 
     def build(
         self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs

@@ -2,7 +2,7 @@
 
 Libraries of accelerators choose how to run a convolution. XLA's CPU backend has one way, whose cost lies in gathering
 the window of each pixel; there it gets fewer or smaller windows. Arrays are NHWC, kernels HWIO.
-What each form gains: ``python -m launch.conv_costs``.
+docs/method.md has what the forms gain, ``python -m launch.bench.ablation`` the step with fused copies.
 """
 
 from __future__ import annotations

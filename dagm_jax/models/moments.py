@@ -1,6 +1,6 @@
 """The sums over pixels that batch normalisation takes, forward and backward: two of each map, in one program each.
 
-Maps are float32 or wider. What sums one by one cost instead: ``python -m launch.step_costs``.
+Maps are float32 or wider. The step with sums one by one: ``python -m launch.bench.ablation``.
 """
 
 from __future__ import annotations

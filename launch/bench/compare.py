@@ -8,19 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import jax
-import torch
 from flax import nnx
-from torch.utils.data import DataLoader
 
 from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE
 from dagm_jax.types import UserError
 from launch.bench import peer_data
-from launch.bench.arithmetic import fastest, median, over, speed_ratio
-from launch.bench.measure import CoreSeconds, Options, Values, latencies, run_pipeline
-from launch.bench.ours import Subject, Subjects
+from launch.bench.arithmetic import over
+from launch.bench.measure import Options, Values, latencies, pipeline_rates
 from launch.bench.peer_step import (
     Twin,
     make_adamw_step,
@@ -32,11 +29,11 @@ from launch.bench.peer_step import (
     run_training,
 )
 from launch.bench.plan import Cell
-from launch.bench.timing import SETTLE_S, Run, calls_per_block, seconds_of, time_alternately
+from launch.bench.subject import Subject
+from launch.bench.timing import Run, repeat, seconds_of, time_alternately
 
-OURS, PEER, EAGER, COMPILED = "ours", "peer", "eager", "compiled"
+OURS, EAGER, COMPILED = "ours", "eager", "compiled"
 EPOCH_ROUNDS = 2
-WARM_UP_BATCHES = 16
 MESSAGE_LENGTH = 200
 
 
@@ -48,7 +45,7 @@ def twin_of(subject: Subject) -> Twin:
 
 
 def peer_runs(make: Callable[[bool], Run], compiles: bool) -> tuple[dict[str, Run], Values]:
-    """(runs of the peer, called once each; seconds that the first call of each took, or why there is none).
+    """(runs of the peer, called once each; seconds of each one's first call, or why there is none).
 
     ``make(compiled)`` gives a run. The eager one must work; torch.compile may fail for lack of a C++ compiler.
     """
@@ -61,83 +58,70 @@ def peer_runs(make: Callable[[bool], Run], compiles: bool) -> tuple[dict[str, Ru
         except Exception as error:  # torch.compile raises whatever a compiler's absence leads to
             if name == EAGER:
                 raise
-            notes["compiled_error"] = one_line(error)
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            notes["compiled_error"] = text[:MESSAGE_LENGTH]
         else:
             runs[name] = run
     return runs, notes
 
 
-def one_line(error: BaseException) -> str:
-    """Kind and beginning of an error's text."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= MESSAGE_LENGTH else f"{text[:MESSAGE_LENGTH]}…"
-
-
 def beside(seconds: Mapping[str, float], name: str) -> Values:
     """Seconds of both sides and the ratios, above 1 where ours is the faster one; ``name`` begins each."""
-    eager, compiled = seconds.get(EAGER), seconds.get(COMPILED)
+    ours_s, eager_s, compiled_s = seconds[OURS], seconds[EAGER], seconds.get(COMPILED)
+    best_s = eager_s if compiled_s is None else min(eager_s, compiled_s)
     return {
-        f"{name}_ours_s": seconds[OURS],
-        f"{name}_eager_s": eager,
-        f"{name}_compiled_s": compiled,
-        f"{name}_ratio_eager": speed_ratio(seconds[OURS], eager),
-        f"{name}_ratio_compiled": speed_ratio(seconds[OURS], compiled),
-        f"{name}_ratio": speed_ratio(seconds[OURS], fastest((eager, compiled))),
+        f"{name}_ours_s": ours_s,
+        f"{name}_eager_s": eager_s,
+        f"{name}_compiled_s": compiled_s,
+        f"{name}_ratio_eager": over(eager_s, ours_s),
+        f"{name}_ratio_compiled": over(compiled_s, ours_s),
+        f"{name}_ratio": over(best_s, ours_s),
     }
 
 
-def compare_steps(subject: Subject, options: Options) -> Values:
+def compare_steps(cell: Cell, subject: Subject, options: Options) -> Values:
     """The training step on batches that lie on the device."""
 
     def make(compiled: bool) -> Run:
         twin = twin_of(subject)
         return run_steps(twin, make_adamw_step(twin, compiled), subject.batches)
 
-    theirs, notes = peer_runs(make, options.peer_compiles)
-    blocks = time_alternately({OURS: subject.run_steps(), **theirs}, options.repetitions)
-    seconds = {name: each.median_s for name, each in blocks.items()}
-    return {**beside(seconds, "step"), **notes}
+    theirs, notes = peer_runs(make, options.request.peer_compiles)
+    blocks = time_alternately({OURS: subject.run_steps(), **theirs}, options.request.repetitions)
+    return {**beside({name: each.median_s for name, each in blocks.items()}, "step"), **notes}
 
 
-def compare_inference(subject: Subject, options: Options) -> Values:
+def compare_inference(cell: Cell, subject: Subject, options: Options) -> Values:
     """Maps of slices: batches on the device one after the other; and from host to host, each waited for."""
     batch = subject.batches[0]
+    answers = {OURS: subject.run_answers()}
 
     def make(compiled: bool) -> Run:
         twin = twin_of(subject)
         predict = make_predict(twin, compiled)
-        runs[compiled] = run_answers(twin, predict, batch)
+        answers[COMPILED if compiled else EAGER] = run_answers(twin, predict, batch)
         return run_predictions(twin, predict, batch)
 
-    runs: dict[bool, Run] = {}
-    theirs, notes = peer_runs(make, options.peer_compiles)
-    blocks = time_alternately({OURS: subject.run_predictions(), **theirs}, options.repetitions)
-    seconds = {name: each.median_s for name, each in blocks.items()}
-    answers = {OURS: subject.run_answers(), **{name: runs[name == COMPILED] for name in theirs}}
-    waited = answer_alternately(answers, options.repetitions)
-    answer_s = {name: median(each) for name, each in waited.items()}
-    tails = [latencies(each, f"{name}_") for name, each in waited.items()]
-    values = {**beside(seconds, "batch"), **beside(answer_s, "latency"), **notes}
-    return {**values, **{name: value for each in tails for name, value in each.items()}}
-
-
-def answer_alternately(runs: dict[str, Run], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of single calls of each run, a block of one after a block of the other."""
-    numbers = {name: calls_per_block(run) for name, run in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repetitions):
-        for name, run in runs.items():
-            time.sleep(SETTLE_S)
-            seconds[name] += [seconds_of(partial(run, 1)) for _ in range(numbers[name])]
-    return seconds
+    theirs, notes = peer_runs(make, options.request.peer_compiles)
+    waited = {name: answers[name] for name in (OURS, *theirs)}
+    values: Values = {}
+    for name, runs in (("batch", {OURS: subject.run_predictions(), **theirs}), ("latency", waited)):
+        blocks = time_alternately(runs, options.request.repetitions, singly=name == "latency")
+        values |= beside({side: each.median_s for side, each in blocks.items()}, name)
+    for side, each in blocks.items():
+        values |= latencies(each, f"{side}_")
+    return {**values, **notes}
 
 
 # --- input ----------------------------------------------------------------------------------------------------
 
 
-def training_files(subject: Subject) -> peer_data.Files:
-    """The PNG files of the training side. Raises UserError where images are not one file each of one size."""
-    data = subject.setup.data
+def make_dataset(subject: Subject) -> peer_data.StripDataset:
+    """PyTorch's data set of the training side's PNG files; nothing is decoded yet.
+
+    Raises UserError where images are not one file each of one size, or are sliced or moved in ways that it has not.
+    """
+    data, augment = subject.setup.data, subject.setup.config.augment
     records = [data.manifest.records[i] for i in data.split.train]
     paths = [(record.image, record.mask) for record in records]
     images = tuple(image for image, _ in paths if isinstance(image, Path))
@@ -147,70 +131,39 @@ def training_files(subject: Subject) -> peer_data.Files:
             "`data.root`: PyTorch's side reads PNG files of one size with a mask file each, as in DAGM's Class1 to "
             "Class10; name such a folder or leave it empty"
         )
-    return peer_data.Files(images, masks, data.cache.shape)
-
-
-def strips_of(subject: Subject) -> peer_data.Strips:
-    """The slicing for PyTorch's side. Raises UserError where it has no such option."""
-    slicer, augment = subject.setup.data.slicer, subject.setup.config.augment
-    if slicer.mode != "strips" or augment.max_angle_deg or augment.max_shift_px:
+    if data.slicer.mode != "strips" or augment.max_angle_deg or augment.max_shift_px:
         raise UserError(
             "`slicing.mode` and `augment`: PyTorch's side cuts strips and turns by k·90° only; leave the others out"
         )
-    return peer_data.Strips(
-        edges=slicer.vertical_edges,
-        slice_px=slicer.slice_px,
+    source = peer_data.StripSource(
+        images=images,
+        masks=masks,
+        shape=data.cache.shape,
+        edges=data.slicer.vertical_edges,
+        slice_px=data.slicer.slice_px,
         rotate90=augment.rotate90,
         flip=augment.flip,
         positive_share=POSITIVE_MASK_SHARE,
         positive_px=POSITIVE_MASK_PX,
     )
-
-
-def make_set(subject: Subject) -> peer_data.StripSet:
-    """PyTorch's data set of the training side; nothing is decoded yet."""
-    return peer_data.StripSet(training_files(subject), strips_of(subject))
-
-
-def loader_of(
-    subject: Subject, dataset: peer_data.StripSet, num_slices: int, num_workers: int
-) -> DataLoader[peer_data.Example]:
-    """Batches of an epoch of so many slices."""
-    config = subject.setup.config
-    wishes = peer_data.Wishes(dataset.files, num_slices, config.train.balance, config.seed)
-    pin = torch.cuda.is_available()
-    return peer_data.make_loader(dataset, wishes, config.train.batch_size, num_workers, pin)
+    return peer_data.StripDataset(source)
 
 
 def compare_pipelines(cell: Cell, subject: Subject, options: Options) -> Values:
     """Batches of decoded images alone, in one process on each side, in turn."""
-    dataset = make_set(subject)
+    dataset = make_dataset(subject)
     dataset.decode()
-    theirs = run_pipeline(endless(loader_of(subject, dataset, 2**40, 0)))
-    spent = {OURS: CoreSeconds(), PEER: CoreSeconds()}
-    with closing(subject.with_threads().iterate()) as batches:
-        runs = {OURS: run_pipeline(batches), PEER: theirs}
-        for run in runs.values():
-            run(WARM_UP_BATCHES)
-        numbers = {name: calls_per_block(run) for name, run in runs.items()}
-        for _ in range(options.repetitions):
-            for name, run in runs.items():
-                # Ours makes batches ahead also while the peer works: those must not count for nothing.
-                run(WARM_UP_BATCHES)
-                spent[name].add(run, numbers[name], cell.batch_size)
-    values: Values = {}
-    for name, each in spent.items():
-        values[f"{name}_slices_per_s"] = each.slices / each.wall_s
-        values[f"{name}_slices_per_core_s"] = each.slices / each.core_s
+    theirs = iter(peer_data.make_loader(dataset, subject.setup.config, 2**40))
+    with closing(subject.iterate_in_threads()) as ours:
+        runs = {"ours_": repeat(lambda: next(ours)), "peer_": repeat(lambda: next(theirs))}
+        values = pipeline_rates(runs, cell.batch_size, options)
     values["ratio"] = over(values["ours_slices_per_s"], values["peer_slices_per_s"])
     values["ratio_per_core"] = over(values["ours_slices_per_core_s"], values["peer_slices_per_core_s"])
     return values
 
 
-def endless(loader: DataLoader[peer_data.Example]) -> Iterator[peer_data.Example]:
-    """Epoch after epoch."""
-    while True:
-        yield from loader
+# (number of the round) → seconds of a first and of a later epoch.
+Epochs = Callable[[int], tuple[float, float]]
 
 
 def compare_epochs(cell: Cell, subject: Subject, options: Options) -> Values:
@@ -218,28 +171,21 @@ def compare_epochs(cell: Cell, subject: Subject, options: Options) -> Values:
 
     Both sides decode the training side's files and keep the result: ours in a file, PyTorch's in shared memory.
     """
-    per_image = options.epoch_slices or subject.setup.data.slicer.num_slices
+    per_image = options.request.epoch_slices or subject.setup.data.slicer.num_slices
     steps = len(subject.setup.data.split.train) * per_image // cell.batch_size
     if not steps:
-        raise UserError(
-            f"`--epoch_slices` (={options.epoch_slices}) must give at least one batch of {cell.batch_size}"
-        )
-    ours = our_epochs(subject, steps, options.folder / "epochs")
+        raise UserError(f"`--epoch_slices` (={per_image}) must give at least one batch of {cell.batch_size}")
     theirs, notes = peer_epochs(subject, steps, options)
-    found: dict[str, list[float]] = {}
+    sides = {OURS: our_epochs(subject, steps, options.request.output / "epochs"), **theirs}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for number in range(EPOCH_ROUNDS):
-        for name, epoch in {OURS: ours, **theirs}.items():
-            for which, seconds in zip(("first", "later"), epoch(number), strict=True):
-                found.setdefault(f"{which}_{name}", []).append(seconds)
+        for name, epochs in sides.items():
+            seconds[name].append(epochs(number))
     values: Values = {"steps": steps, "num_images": len(subject.setup.data.split.train)}
-    for which in ("first", "later"):
-        medians = {name: median(found[f"{which}_{name}"]) for name in (OURS, *theirs)}
+    for place, which in enumerate(("first", "later")):
+        medians = {name: median(each[place] for each in found) for name, found in seconds.items()}
         values |= beside(medians, which)
     return {**values, **notes}
-
-
-# (number of the round) → seconds of a first and of a later epoch.
-Epochs = Callable[[int], tuple[float, float]]
 
 
 def our_epochs(subject: Subject, steps: int, folder: Path) -> Epochs:
@@ -251,8 +197,7 @@ def our_epochs(subject: Subject, steps: int, folder: Path) -> Epochs:
         start_s = time.perf_counter()
         fed = subject.on_files(folder / str(number))
         with closing(fed.iterate()) as batches:
-            run = subject.run_training(batches)
-            run(steps)
+            subject.run_training(batches)(steps)
             first_s = time.perf_counter() - start_s
         with closing(fed.iterate()) as batches:
             run = subject.run_training(batches)
@@ -263,42 +208,33 @@ def our_epochs(subject: Subject, steps: int, folder: Path) -> Epochs:
 
 def peer_epochs(subject: Subject, steps: int, options: Options) -> tuple[dict[str, Epochs], Values]:
     """The same by PyTorch, eager and compiled; worker processes are started before the clock."""
-    num_slices = steps * subject.setup.config.train.batch_size
-    dataset = make_set(subject)
-    loader = loader_of(subject, dataset, num_slices, options.peer_workers)
+    dataset = make_dataset(subject)
+    config, num_workers = subject.setup.config, options.request.peer_workers
+    loader = peer_data.make_loader(dataset, config, steps * config.train.batch_size, num_workers)
     next(iter(loader))
     training: dict[str, Callable[[Iterator[Any]], Run]] = {}
 
     def make(compiled: bool) -> Run:
         twin = twin_of(subject)
         step = make_adamw_step(twin, compiled)
-        training[COMPILED if compiled else EAGER] = lambda examples: run_training(twin, step, examples)
+        training[COMPILED if compiled else EAGER] = partial(run_training, twin, step)
         return run_steps(twin, step, subject.batches)
 
-    runs, notes = peer_runs(make, options.peer_compiles)
+    runs, notes = peer_runs(make, options.request.peer_compiles)
 
-    def epochs(number: int, name: str) -> tuple[float, float]:
-        del number
+    def epochs(name: str, number: int) -> tuple[float, float]:
         start_s = time.perf_counter()
         dataset.decode()
         training[name](iter(loader))(steps)
         first_s = time.perf_counter() - start_s
         return first_s, seconds_of(lambda: training[name](iter(loader))(steps))
 
-    return {name: partial(epochs, name=name) for name in runs}, notes
+    return {name: partial(epochs, name) for name in runs}, notes
 
 
-def compare(cell: Cell, subjects: Subjects, options: Options) -> Values:
-    """The figures of a cell whose kind begins with ``peer_``."""
-    subject = subjects.of(cell)
-    jax.block_until_ready(subject.setup.initial_state())
-    match cell.kind:
-        case "peer_step":
-            return compare_steps(subject, options)
-        case "peer_inference":
-            return compare_inference(subject, options)
-        case "peer_pipeline":
-            return compare_pipelines(cell, subject, options)
-        case "peer_epoch":
-            return compare_epochs(cell, subject, options)
-    raise ValueError(f"`cell.kind` (={cell.kind}) is none that is compared here")
+PEER_KINDS: dict[str, Callable[[Cell, Subject, Options], Values]] = {
+    "peer_step": compare_steps,
+    "peer_inference": compare_inference,
+    "peer_pipeline": compare_pipelines,
+    "peer_epoch": compare_epochs,
+}

@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,32 @@ import jax
 from dagm_jax.detector import REPORT
 from dagm_jax.types import UserError
 from launch.bench import hardware
-from launch.bench.arithmetic import Number, all_reduce_bytes, over, percentile
-from launch.bench.ours import Subject, Subjects, compile_times
-from launch.bench.plan import Cell
-from launch.bench.timing import Blocks, Run, calls_per_block, seconds_of, time_alternately, time_blocks
-from launch.bench.trace import traced
+from launch.bench.arithmetic import Number, all_reduce_bytes, over
+from launch.bench.plan import Cell, Request
+from launch.bench.subject import Subject, Subjects
+from launch.bench.timing import (
+    Blocks,
+    Run,
+    calls_per_block,
+    repeat,
+    seconds_of,
+    time_alternately,
+    time_blocks,
+)
 
+# Figures by name, whose ending is their unit: see `launch.bench.report`.
 Values = dict[str, Any]
-WARM_UP_BATCHES = 4
-LEAST_ANSWERS = 20
+# Batches before a pipeline is timed: those that prefetching has ready would be free.
+WARM_UP_BATCHES = 16
 
 
 @dataclass(frozen=True)
 class Options:
-    """What holds for all cells of a run.
+    """The options of all cells: the request, ``--config.x.y=value`` overrides, `hardware.measure_peaks`."""
 
-    repetitions: timed blocks; epoch_slices: slices of each training image in an epoch, 0 for as many as it is cut into;
-    peer_compiles: whether torch.compile is tried; peer_workers: worker processes of PyTorch's loader; profile: whether
-    traces are written; folder: where images, caches and traces lie; overrides: ``--config.x.y=value``; peaks: see
-    `hardware.measure_peaks`.
-    """
-
-    repetitions: int
-    epoch_slices: int
-    peer_compiles: bool
-    peer_workers: int
-    profile: bool
-    folder: Path
-    overrides: tuple[str, ...]
-    peaks: dict[str, Number]
+    request: Request
+    overrides: tuple[str, ...] = ()
+    peaks: dict[str, float] = field(default_factory=dict)
 
 
 def throughput(subject: Subject, seconds_per_batch: float) -> Values:
@@ -66,64 +63,46 @@ def times(blocks: Blocks, name: str) -> Values:
     }
 
 
-def costs(
-    compiled: jax.stages.Compiled,
-    flop: Number,
-    num_bytes: Number,
-    seconds: float,
-    cell: Cell,
-    options: Options,
-) -> Values:
-    """FLOP/s and bytes/s of a program with their shares of the devices' measured and printed peaks; its memory.
+def latencies(blocks: Blocks, prefix: str = "") -> Values:
+    """Percentiles of the seconds from host memory to host memory."""
+    return {f"{prefix}latency_p{p}_s": blocks.percentile(p) for p in (50, 95, 99)}
 
-    FLOPs are of all devices, bytes those that the compiled program of one reads and writes.
+
+def costs(
+    compiled: jax.stages.Compiled, flop: Number, seconds: float, cell: Cell, options: Options
+) -> Values:
+    """FLOP/s of a program with their shares of the devices' measured and printed peaks; its memory.
+
+    FLOPs are of all devices; memory of one: arguments, results and scratch of its program, and the peak of its
+    allocator in this process, where it tells.
     """
     flop_per_s = over(flop, seconds)
-    per_device, bytes_per_s = over(flop_per_s, cell.num_devices), over(num_bytes, seconds)
-    vendor_flop, vendor_bytes = hardware.vendor_peaks(cell.precision)
+    per_device = over(flop_per_s, cell.num_devices)
+    memory: Any = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    allocator = jax.local_devices()[0].memory_stats() or {}
     return {
         "flop": flop,
         "flop_per_s": flop_per_s,
         "share_of_measured_peak": over(per_device, options.peaks[cell.precision]),
-        "share_of_vendor_peak": over(per_device, vendor_flop),
-        "bytes_accessed": num_bytes,
-        "bytes_per_s": bytes_per_s,
-        "share_of_measured_bandwidth": over(bytes_per_s, options.peaks["bytes"]),
-        "share_of_vendor_bandwidth": over(bytes_per_s, vendor_bytes),
-        **memory(compiled),
-    }
-
-
-def memory(compiled: jax.stages.Compiled) -> Values:
-    """Bytes of one device: of the program's arguments, results and scratch; what the allocator says of all so far."""
-    analysis: Any = compiled.memory_analysis()
-    parts = ("argument", "output", "temp")
-    program = None
-    if analysis is not None:
-        program = sum(getattr(analysis, f"{part}_size_in_bytes") for part in parts)
-        program -= analysis.alias_size_in_bytes
-    allocator = jax.local_devices()[0].memory_stats() or {}
-    return {
-        "program_bytes": program,
+        "share_of_vendor_peak": over(per_device, hardware.vendor_peak(cell.precision)),
+        "program_bytes": kept + memory.temp_size_in_bytes,
         "device_peak_bytes": allocator.get("peak_bytes_in_use"),
-        "device_limit_bytes": allocator.get("bytes_limit"),
     }
-
-
-# --- kinds of cells -------------------------------------------------------------------------------------------
 
 
 def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
     """Compilation, then steady steps on batches that lie on the devices."""
-    cold_s, cached_s = compile_times(subject)
+    compile_s = subject.time_compilation()
     run = subject.run_steps()
-    blocks = time_blocks(run, options.repetitions)
+    blocks = time_blocks(run, options.request.repetitions)
+    rates = throughput(subject, blocks.median_s)
     return {
-        "compile_cold_s": cold_s,
-        "compile_cached_s": cached_s,
+        "compile_s": compile_s,
         **times(blocks, "step"),
-        **throughput(subject, blocks.median_s),
-        **costs(subject.step, subject.step_flop(), subject.step_bytes(), blocks.median_s, cell, options),
+        **rates,
+        "slices_per_s_per_device": rates["slices_per_s"] / cell.num_devices,
+        **costs(subject.step, subject.step_flop(), blocks.median_s, cell, options),
         # pmap sums over one device too, which sends nothing.
         "all_reduce_bytes": all_reduce_bytes(subject.step.as_text() or "") if cell.num_devices > 1 else 0,
         "num_parameters": subject.num_parameters,
@@ -135,96 +114,72 @@ def measure_whole(cell: Cell, subject: Subject, options: Options) -> Values:
     """Steps on batches as the pipeline makes them, in turn with steps that wait for nothing."""
     with closing(subject.iterate()) as batches:
         runs = {"whole": subject.run_training(batches), "step": subject.run_steps()}
-        blocks = time_alternately(runs, options.repetitions)
-        values = {
+        blocks = time_alternately(runs, options.request.repetitions)
+        return {
             **times(blocks["whole"], "whole"),
             **throughput(subject, blocks["whole"].median_s),
             # 1 where data never keep a step waiting.
             "step_over_whole": over(blocks["step"].median_s, blocks["whole"].median_s),
+            **profile(cell, runs["whole"], blocks["whole"].num_calls, options),
         }
-        values |= profile(cell, runs["whole"], blocks["whole"].num_calls, options)
-    return values
 
 
 def profile(cell: Cell, run: Run, number: int, options: Options) -> Values:
-    """What the devices did in ``number`` calls, and where their trace is; nothing unless that is asked for."""
-    if not options.profile:
+    """The folder with a trace of ``number`` calls, for TensorBoard or Perfetto; nothing without ``--profile``."""
+    if not options.request.profile:
         return {}
-    folder = options.folder / "traces" / cell.name
-    found = traced(lambda: run(number), folder)
-    return {**found, "traced_calls": number, "trace": str(folder.relative_to(options.folder))}
-
-
-def answer_times(run: Run, number: int) -> list[float]:
-    """Seconds of each of ``number`` calls that are waited for, after one that is not counted."""
-    run(1)
-    return [seconds_of(lambda: run(1)) for _ in range(number)]
-
-
-def latencies(seconds: list[float], prefix: str = "") -> Values:
-    """Percentiles of the seconds from host memory to host memory."""
-    return {f"{prefix}latency_p{p}_s": percentile(seconds, p) for p in (50, 95, 99)}
+    folder = Path("traces") / cell.name
+    # Python's own calls are left out: writing them down would take longer than a short step does.
+    profiler = jax.profiler.ProfileOptions()
+    profiler.python_tracer_level = 0
+    with jax.profiler.trace(str(options.request.output / folder), profiler_options=profiler):
+        run(number)
+    return {"trace": str(folder)}
 
 
 def measure_inference(cell: Cell, subject: Subject, options: Options) -> Values:
     """Latency from host to host, and throughput of batches that lie on the device, of slices to maps."""
-    compiled = subject.predictor[0]
-    answers = subject.run_answers()
-    number = max(LEAST_ANSWERS, options.repetitions * calls_per_block(answers))
-    seconds = answer_times(answers, number)
-    blocks = time_blocks(subject.run_predictions(), options.repetitions)
+    answers = time_blocks(subject.run_answers(), options.request.repetitions, singly=True)
+    blocks = time_blocks(subject.run_predictions(), options.request.repetitions)
     return {
-        **latencies(seconds),
-        "num_answers": number,
+        **latencies(answers),
+        "num_answers": len(answers.seconds),
         **times(blocks, "batch"),
         **throughput(subject, blocks.median_s),
-        **costs(compiled, subject.predict_flop(), subject.predict_bytes(), blocks.median_s, cell, options),
+        **costs(subject.predictor[0], subject.predict_flop(), blocks.median_s, cell, options),
     }
-
-
-def run_pipeline(batches: Iterator[Any]) -> Run:
-    """Batches that nobody uses."""
-
-    def run(number: int) -> None:
-        for _ in range(number):
-            next(batches)
-
-    return run
-
-
-@dataclass
-class CoreSeconds:
-    """Wall and processor seconds and slices of a pipeline, over all of its blocks."""
-
-    wall_s: float = 0.0
-    core_s: float = 0.0
-    slices: int = 0
-
-    def add(self, run: Run, number: int, batch_size: int) -> None:
-        """Runs a block and counts it. Processor seconds are those of all threads of this process."""
-        wall_s, core_s = time.perf_counter(), time.process_time()
-        run(number)
-        self.wall_s += time.perf_counter() - wall_s
-        self.core_s += time.process_time() - core_s
-        self.slices += number * batch_size
 
 
 def measure_pipeline(cell: Cell, subject: Subject, options: Options) -> Values:
     """The input pipeline alone: slices a second, and for each second of a core."""
-    in_threads = subject.with_threads()
-    spent = CoreSeconds()
-    with closing(in_threads.iterate()) as batches:
-        run = run_pipeline(batches)
-        # What prefetching has ready would be free.
-        run(2 * WARM_UP_BATCHES + 8)
-        number = calls_per_block(run)
-        for _ in range(options.repetitions):
-            spent.add(run, number, cell.batch_size)
-    return {
-        "slices_per_s": spent.slices / spent.wall_s,
-        "slices_per_core_s": spent.slices / spent.core_s,
-        "num_slices": spent.slices,
-    }
+    with closing(subject.iterate_in_threads()) as batches:
+        rates = pipeline_rates({"": repeat(lambda: next(batches))}, cell.batch_size, options)
+    return rates
+
+
+def pipeline_rates(runs: dict[str, Run], batch_size: int, options: Options) -> Values:
+    """``slices_per_s`` and ``slices_per_core_s`` of each run, in turn; a name begins its two.
+
+    Processor seconds are those of all threads of this process.
+    """
+    for run in runs.values():
+        run(WARM_UP_BATCHES)
+    calls = {name: calls_per_block(run) for name, run in runs.items()}
+    spent = {name: (0.0, 0.0) for name in runs}
+    for _ in range(options.request.repetitions):
+        for name, run in runs.items():
+            # Ours makes batches ahead also while the other works: those must not be free.
+            run(WARM_UP_BATCHES)
+            core_s = time.process_time()
+            wall_s = seconds_of(lambda run=run, name=name: run(calls[name]))  # type: ignore[misc]
+            core_s = time.process_time() - core_s
+            spent[name] = spent[name][0] + wall_s, spent[name][1] + core_s
+    values: Values = {}
+    for name, (wall_s, core_s) in spent.items():
+        slices = options.request.repetitions * calls[name] * batch_size
+        values[f"{name}slices_per_s"] = slices / wall_s
+        values[f"{name}slices_per_core_s"] = slices / core_s
+    return values
 
 
 def measure_command(cell: Cell, root: str, options: Options) -> Values:
@@ -232,7 +187,7 @@ def measure_command(cell: Cell, root: str, options: Options) -> Values:
 
     Raises UserError where the command fails.
     """
-    workdir = options.folder / "runs" / cell.name
+    workdir = options.request.output / "runs" / cell.name
     command = [
         *(sys.executable, "-m", "dagm_jax.main", f"--config={cell.config}", f"--workdir={workdir}"),
         *options.overrides,
@@ -260,16 +215,21 @@ def measure_command(cell: Cell, root: str, options: Options) -> Values:
     }
 
 
+OUR_KINDS: dict[str, Callable[[Cell, Subject, Options], Values]] = {
+    "step": measure_step,
+    "whole": measure_whole,
+    "inference": measure_inference,
+    "pipeline": measure_pipeline,
+}
+
+
 def measure(cell: Cell, subjects: Subjects, options: Options) -> Values:
-    """The cell's figures, of a kind without PyTorch that needs the program's own devices."""
-    subject = subjects.of(cell)
-    match cell.kind:
-        case "step":
-            return measure_step(cell, subject, options)
-        case "whole":
-            return measure_whole(cell, subject, options)
-        case "inference":
-            return measure_inference(cell, subject, options)
-        case "pipeline":
-            return measure_pipeline(cell, subject, options)
-    raise ValueError(f"`cell.kind` (={cell.kind}) is none that is measured here")
+    """The figures of any cell."""
+    if cell.kind == "command":
+        return measure_command(cell, subjects.configs[cell.config].data.root, options)
+    if cell.kind in OUR_KINDS:
+        return OUR_KINDS[cell.kind](cell, subjects.of(cell), options)
+    # PyTorch is an extra.
+    from launch.bench.compare import PEER_KINDS
+
+    return PEER_KINDS[cell.kind](cell, subjects.of(cell), options)

@@ -10,35 +10,34 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+if TYPE_CHECKING:
+    from dagm_jax.config import RunConfig
+
 # (image, mask, label) of a strip or, batched, of a batch.
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+# (index of an image, whether its strip is positive, None for any).
+SampleRequest = tuple[int, bool | None]
 DECODE_THREADS = 4
 
 
 @dataclass(frozen=True)
-class Files:
-    """The images of the training side: a file each and its mask's, None for a good one; in one size (h, w)."""
+class StripSource:
+    """The images of the training side, and how they are turned and cut.
+
+    images, masks: a file each, None for the mask of a good one; shape: (h, w) of all; edges, slice_px: left edges and
+    width of full-height strips; a strip is positive that holds so much of the mask.
+    """
 
     images: tuple[Path, ...]
     masks: tuple[Path | None, ...]
     shape: tuple[int, int]
-
-    @property
-    def defective(self) -> list[int]:
-        """Places of the images that have a mask."""
-        return [i for i, mask in enumerate(self.masks) if mask is not None]
-
-
-@dataclass(frozen=True)
-class Strips:
-    """How images are turned and cut: left edges and width of full-height strips; when one is positive."""
-
     edges: tuple[int, ...]
     slice_px: int
     rotate90: bool
@@ -47,15 +46,15 @@ class Strips:
     positive_px: int
 
 
-class StripSet(Dataset[Example]):
-    """(place of an image, whether a positive strip is wanted, None for any) → a random strip of it.
+class StripDataset(Dataset[Example]):
+    """Sample request → a random strip of the image.
 
     Decoded images lie in shared memory, so that worker processes hold them once and may start before `decode`.
     """
 
-    def __init__(self, files: Files, strips: Strips) -> None:
-        self.files, self.strips = files, strips
-        shape = (len(files.images), *files.shape)
+    def __init__(self, source: StripSource) -> None:
+        self.source = source
+        shape = (len(source.images), *source.shape)
         self.images = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         self.masks = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         self._rng: np.random.Generator | None = None
@@ -64,68 +63,68 @@ class StripSet(Dataset[Example]):
         """Reads all files; Pillow decodes without the interpreter's lock."""
         images, masks = self.images.numpy(), self.masks.numpy()
 
-        def read(place: int) -> None:
-            with Image.open(self.files.images[place]) as picture:
-                images[place] = np.asarray(picture)
-            mask = self.files.masks[place]
+        def read(index: int) -> None:
+            with Image.open(self.source.images[index]) as picture:
+                images[index] = np.asarray(picture)
+            mask = self.source.masks[index]
             if mask is not None:
                 with Image.open(mask) as picture:
-                    masks[place] = np.asarray(picture) > 127
+                    masks[index] = np.asarray(picture) > 127
 
         with ThreadPoolExecutor(DECODE_THREADS) as pool:
-            list(pool.map(read, range(len(self.files.images))))
+            list(pool.map(read, range(len(self.source.images))))
 
-    def __getitem__(self, wish: tuple[int, bool | None]) -> Example:
+    def __getitem__(self, request: SampleRequest) -> Example:
         if self._rng is None:
             # torch gives every worker a seed of its own.
             self._rng = np.random.default_rng(torch.initial_seed() % 2**63)
-        rng, strips, (place, positive) = self._rng, self.strips, wish
-        image, mask = self.images[place].numpy(), self.masks[place].numpy()
-        if strips.flip and rng.random() < 0.5:
+        rng, source, (index, positive) = self._rng, self.source, request
+        image, mask = self.images[index].numpy(), self.masks[index].numpy()
+        if source.flip and rng.random() < 0.5:
             image, mask = image[:, ::-1], mask[:, ::-1]
-        if strips.rotate90:
+        if source.rotate90:
             turns = int(rng.integers(4))
             image, mask = np.rot90(image, turns), np.rot90(mask, turns)
-        labels = label_strips(mask, strips)
+        labels = label_strips(mask, source)
         fitting = np.flatnonzero((labels == 1) == positive) if positive is not None else ()
         chosen = int(rng.choice(fitting)) if len(fitting) else int(rng.integers(len(labels)))
-        left = strips.edges[chosen]
-        cut = (slice(None), slice(left, left + strips.slice_px), None)
+        left = source.edges[chosen]
+        cut = (slice(None), slice(left, left + source.slice_px), None)
         image, mask = np.ascontiguousarray(image[cut]), np.ascontiguousarray(mask[cut])
         # int32 as in our batches: a compiled step is compiled again for another type.
         label = torch.tensor(int(labels[chosen]), dtype=torch.int32)
         return torch.from_numpy(image), torch.from_numpy(mask), label
 
 
-def label_strips(mask: np.ndarray, strips: Strips) -> np.ndarray:
+def label_strips(mask: np.ndarray, source: StripSource) -> np.ndarray:
     """1, 0 or -1 of each strip: enough of the mask, none of it, or something between."""
     until = np.concatenate([[0], np.cumsum(mask.sum(axis=0, dtype=np.int32))])
-    left = np.array(strips.edges)
-    held = until[left + strips.slice_px] - until[left]
-    enough = held >= min(strips.positive_share * until[-1], strips.positive_px)
+    left = np.array(source.edges)
+    held = until[left + source.slice_px] - until[left]
+    enough = held >= min(source.positive_share * until[-1], source.positive_px)
     return np.where(held == 0, 0, np.where(enough, 1, -1))
 
 
-class Wishes(Sampler[tuple[int, bool | None]]):
-    """An epoch of ``number`` draws: turn about a positive strip of a defective image and another of any image.
+class BalancedSampler(Sampler[SampleRequest]):
+    """An epoch of ``number`` requests: in turn a positive strip of a defective image and another strip of any image.
 
-    Without ``balance`` strips come as they fall. Images are shuffled, and again when all have been drawn.
+    Without ``balance`` any strip of any image. Images are shuffled, and again when all have been drawn.
     """
 
-    def __init__(self, files: Files, number: int, balance: bool, seed: int) -> None:
-        self.files, self.number, self.balance = files, number, balance
+    def __init__(self, source: StripSource, number: int, balance: bool, seed: int) -> None:
+        self.source, self.number, self.balance = source, number, balance
         self.rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
         return self.number
 
-    def _shuffled(self, places: Sequence[int]) -> Iterator[int]:
+    def _shuffled(self, indices: Sequence[int]) -> Iterator[int]:
         while True:
-            yield from self.rng.permutation(places).tolist()
+            yield from self.rng.permutation(indices).tolist()
 
-    def __iter__(self) -> Iterator[tuple[int, bool | None]]:
-        everything = self._shuffled(range(len(self.files.images)))
-        defective = self._shuffled(self.files.defective)
+    def __iter__(self) -> Iterator[SampleRequest]:
+        everything = self._shuffled(range(len(self.source.images)))
+        defective = self._shuffled([i for i, mask in enumerate(self.source.masks) if mask is not None])
         for k in range(self.number):
             if not self.balance:
                 yield next(everything), None
@@ -136,16 +135,17 @@ class Wishes(Sampler[tuple[int, bool | None]]):
 
 
 def make_loader(
-    dataset: StripSet, wishes: Wishes, batch_size: int, num_workers: int, pin_memory: bool
+    dataset: StripDataset, config: RunConfig, num_slices: int, num_workers: int = 0
 ) -> DataLoader[Example]:
-    """A loader whose worker processes stay from epoch to epoch."""
+    """Batches of an epoch of so many slices; worker processes stay from epoch to epoch."""
+    train = config.train
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=wishes,
+        batch_size=train.batch_size,
+        sampler=BalancedSampler(dataset.source, num_slices, train.balance, config.seed),
         num_workers=num_workers,
         drop_last=True,
-        pin_memory=pin_memory,
+        pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         # Forking a process in which jax has threads may hang.
         multiprocessing_context="spawn" if num_workers else None,

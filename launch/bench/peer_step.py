@@ -1,4 +1,4 @@
-"""The peer's side: the twin's loss, training step and inference in PyTorch, as one would write them there.
+"""The twin's loss, training step and inference in PyTorch, as one would write them there.
 
 Same weights, batches, losses and optimiser as ours. Slices come as the data loader gives them, uint8 ``[b h w 1]``,
 whose NCHW view is torch's channels_last. On a GPU bfloat16 is autocast's, and float32 may use TF32, as JAX does.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +23,8 @@ from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.types import NetworkOutput
 from launch import peer
-from launch.bench.runner import check_task
-from launch.bench.timing import Run
+from launch.bench.session import check_task
+from launch.bench.timing import Run, repeat
 
 # (image, mask, label) of a batch: uint8 [b h w 1], uint8 {0, 1} [b h w 1], int32 [b].
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -31,26 +32,22 @@ Step = Callable[[Example], torch.Tensor]
 F = TypeVar("F", bound=Callable[..., torch.Tensor])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
-# pytorch_msssim's own.
-SSIM_WINDOW_PX, SSIM_SIGMA_PX = 11, 1.5
 
 
 # --- loss -----------------------------------------------------------------------------------------------------
 
 
-def ssim_window(device: torch.device) -> torch.Tensor:
-    """The weights of SSIM's blur, float32 ``[1 1 1 11]``: made once, since pytorch_msssim's are made on the host at
-    each call, and the device waits for them.
-    """
-    distance_px = torch.arange(SSIM_WINDOW_PX, dtype=torch.float) - SSIM_WINDOW_PX // 2
-    weights = torch.exp(-(distance_px**2) / (2 * SSIM_SIGMA_PX**2))
-    return (weights / weights.sum()).reshape(1, 1, 1, -1).to(device)
+def make_ssim(device: torch.device) -> pytorch_msssim.SSIM:
+    """SSIM whose window is made once and lies on ``device``; made at each call, the device would wait for it."""
+    ssim = pytorch_msssim.SSIM(data_range=1.0, channel=1)
+    ssim.win = ssim.win.to(device)
+    return ssim
 
 
 def pixel_loss(
-    task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor, window: torch.Tensor
+    task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor, ssim: pytorch_msssim.SSIM
 ) -> torch.Tensor:
-    """The weighted terms of one output's loss, each a mean over the batch; NCHW, float32; ``window``: SSIM's."""
+    """The weighted terms of one output's loss, each a mean over the batch; NCHW, float32."""
     p = torch.sigmoid(logits)
     loss = logits.new_zeros(())
     dims = (1, 2, 3)
@@ -62,7 +59,7 @@ def pixel_loss(
         wrong = torch.sigmoid((1 - 2 * targets) * logits)
         loss = loss + task.focal_weight * (wrong**FOCAL_GAMMA * cross_entropy).mean()
     if task.ssim_weight:
-        loss = loss + task.ssim_weight * (1 - pytorch_msssim.ssim(p, targets, data_range=1.0, win=window))
+        loss = loss + task.ssim_weight * (1 - ssim(p, targets))
     if task.dice_weight or task.iou_weight:
         overlap, total = (p * targets).sum(dims), p.sum(dims) + targets.sum(dims)
         dice = 1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
@@ -76,11 +73,11 @@ def batch_loss(
     output: NetworkOutput,
     targets: torch.Tensor,
     label: torch.Tensor,
-    window: torch.Tensor,
+    ssim: pytorch_msssim.SSIM,
 ) -> torch.Tensor:
     """The mean of all outputs' losses, and the guided module's cross-entropy of the slices that have a label."""
     outputs = (output.logits, *output.side_logits)
-    losses = [pixel_loss(task, logits, targets, window) for logits in outputs]
+    losses = [pixel_loss(task, logits, targets, ssim) for logits in outputs]
     loss = sum(losses, targets.new_zeros(())) / len(outputs)
     if output.class_logits is not None:
         classes = functional.cross_entropy(output.class_logits, label.clamp(min=0).long(), reduction="none")
@@ -102,7 +99,7 @@ class Twin:
     mean: float
     std: float
     device: torch.device
-    ssim_window: torch.Tensor
+    ssim: pytorch_msssim.SSIM
 
     def show(self, image: torch.Tensor) -> torch.Tensor:
         """Standardised slices ``[b c h w]``, channels_last."""
@@ -113,7 +110,7 @@ class Twin:
     def loss(self, image: torch.Tensor, mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The loss of a batch on the device."""
         targets = mask.permute(0, 3, 1, 2).float()
-        return batch_loss(self.task, self.module(self.show(image)), targets, label, self.ssim_window)
+        return batch_loss(self.task, self.module(self.show(image)), targets, label, self.ssim)
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         """Defect probabilities ``[b 1 h w]``, gated where the network guides itself."""
@@ -128,8 +125,8 @@ class Twin:
         image, mask, label = (part.to(self.device, non_blocking=True) for part in example)
         return image, mask, label
 
-    def synchronize(self) -> None:
-        """Returns when the device has done what it was given."""
+    def synchronize(self, result: Any = None) -> None:
+        """Waits for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -144,31 +141,7 @@ def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: st
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     # A training side of one grey level has no spread.
-    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place, ssim_window(place))
-
-
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that decay and those, vectors, that do not."""
-    parameters = list(module.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def make_step(twin: Twin, optimizer: torch.optim.Optimizer, loss: Callable[..., torch.Tensor]) -> Step:
-    """``step(batch) -> loss``: clipped gradients, one update; the learning rate is the optimiser's group's."""
-    module = twin.module.train()
-
-    def step(example: Example) -> torch.Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        value = loss(*twin.place(example))
-        value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(module.parameters(), twin.optim.clip_norm)
-        optimizer.step()
-        return value.detach()
-
-    return step
+    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place, make_ssim(place))
 
 
 def compile_anew(function: F) -> F:
@@ -179,25 +152,37 @@ def compile_anew(function: F) -> F:
     # Kept per code object, which all twins share: what other cells left makes shapes dynamic and uses the limit up.
     torch._dynamo.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    return torch.compile(function, dynamic=False)  # type: ignore[return-value]
+    return torch.compile(function, dynamic=False)  # type: ignore[no-any-return]
 
 
 def make_adamw_step(twin: Twin, compiled: bool) -> Step:
-    """The training step with our optimiser's settings and its warm-up; its loss compiled by torch.compile if wanted."""
-    groups = decay_groups(twin.module, twin.optim.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=twin.optim.learning_rate, fused=True)
-    step = make_step(twin, optimizer, compile_anew(twin.loss) if compiled else twin.loss)
+    """``step(batch) -> loss`` with our optimiser's settings, clip and warm-up; ``compiled``: its loss by torch.compile.
+
+    Vectors do not decay.
+    """
+    module, optim = twin.module.train(), twin.optim
+    parameters = list(module.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, fused=True)
+    loss_of = compile_anew(twin.loss) if compiled else twin.loss
     taken = 0
 
-    def warmed(example: Example) -> torch.Tensor:
+    def step(example: Example) -> torch.Tensor:
         nonlocal taken
         taken += 1
-        share = min(1.0, taken / (twin.optim.warmup_steps + 1))
         for group in optimizer.param_groups:
-            group["lr"] = twin.optim.learning_rate * share
-        return step(example)
+            group["lr"] = optim.learning_rate * min(1.0, taken / (optim.warmup_steps + 1))
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(*twin.place(example))
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+        optimizer.step()
+        return loss.detach()
 
-    return warmed
+    return step
 
 
 def as_examples(batches: Sequence[Any]) -> list[Example]:
@@ -210,28 +195,12 @@ def as_examples(batches: Sequence[Any]) -> list[Example]:
 
 def run_steps(twin: Twin, step: Step, batches: Sequence[Any]) -> Run:
     """Steps on batches that lie on the device already."""
-    placed = [twin.place(example) for example in as_examples(batches)]
-    place = 0
-
-    def run(number: int) -> None:
-        nonlocal place
-        for _ in range(number):
-            step(placed[place % len(placed)])
-            place += 1
-        twin.synchronize()
-
-    return run
+    return run_training(twin, step, cycle([twin.place(example) for example in as_examples(batches)]))
 
 
 def run_training(twin: Twin, step: Step, examples: Iterator[Example]) -> Run:
     """Steps on batches as they come."""
-
-    def run(number: int) -> None:
-        for _ in range(number):
-            step(next(examples))
-        twin.synchronize()
-
-    return run
+    return repeat(lambda: step(next(examples)), twin.synchronize)
 
 
 def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -249,21 +218,10 @@ def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.T
 def run_predictions(twin: Twin, predict: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Run:
     """Maps of one batch that lies on the device."""
     image = twin.place(as_examples([batch])[0])[0]
-
-    def run(number: int) -> None:
-        for _ in range(number):
-            predict(image)
-        twin.synchronize()
-
-    return run
+    return repeat(lambda: predict(image), twin.synchronize)
 
 
 def run_answers(twin: Twin, predict: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Run:
     """Maps of one batch from host memory to host memory, each waited for."""
     image = as_examples([batch])[0][0]
-
-    def run(number: int) -> None:
-        for _ in range(number):
-            predict(image.to(twin.device)).cpu()
-
-    return run
+    return repeat(lambda: predict(image.to(twin.device)).cpu())

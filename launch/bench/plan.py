@@ -1,21 +1,23 @@
-"""What a benchmark consists of: its cells, one figure or comparison each, in the order of their measurement."""
+"""The request of a benchmark and its cells: one measurement or comparison each, in the order of measurement."""
 
+# Free of jax, as launch.benchmark is.
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dagm_jax.types import UserError
-from launch import tiny_unet
-from launch.cells import check_names
+from dagm_jax.command_line import flag
+from dagm_jax.types import UserError, nearest
 
-# Kind of cell → the fields of Plan that it is measured over.
+SETTINGS = ("modes", "precisions", "batch_sizes", "devices")
+# Kind of cell → the flags that it is measured over.
 AXES: dict[str, tuple[str, ...]] = {
     "command": ("precisions",),
-    "step": ("modes", "precisions", "batch_sizes", "devices"),
-    "whole": ("modes", "precisions", "batch_sizes", "devices"),
+    "step": SETTINGS,
+    "whole": SETTINGS,
     "peer_step": ("precisions", "batch_sizes"),
     "inference": ("precisions", "inference_batches"),
     "peer_inference": ("precisions", "inference_batches"),
@@ -23,21 +25,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "peer_pipeline": ("batch_sizes",),
     "peer_epoch": ("precisions", "batch_sizes"),
 }
-# Measured network by network; a plan that runs out of time has whole groups.
-GROUPS = (
-    ("command",),
-    ("step", "whole", "peer_step"),
-    ("inference", "peer_inference"),
-    ("pipeline", "peer_pipeline"),
-    ("peer_epoch",),
-)
-# Those that read images from files.
-ON_FILES = ("command", "peer_pipeline", "peer_epoch")
-KINDS = tuple(AXES)
-MODES = ("jit", "pmap")
-PRECISIONS = ("float32", "bfloat16")
-PEER = "peer_"
-# Field of Plan → field of Cell.
+# Flag → field of Cell.
 FIELDS = {
     "modes": "mode",
     "precisions": "precision",
@@ -45,11 +33,16 @@ FIELDS = {
     "inference_batches": "batch_size",
     "devices": "num_devices",
 }
+WORDS = {"what": tuple(AXES), "modes": ("jit", "pmap"), "precisions": ("float32", "bfloat16")}
+# Kinds that read images from files.
+ON_FILES = ("command", "peer_pipeline", "peer_epoch")
+PEER = "peer_"
+TINY_UNET = "tiny_unet"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. kind: of KINDS; config: as on the command line; batch_size: slices, over all devices."""
+    """One measurement. kind: a key of AXES; config: as on the command line; batch_size: slices, over all devices."""
 
     kind: str
     config: str
@@ -67,93 +60,91 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The same for a file name."""
-        config = self.config.rpartition("/")[2].replace(".py", "")
-        values = (self.kind, config, self.mode, self.precision, self.batch_size, self.num_devices)
+        """The title as a file name."""
+        values = {**asdict(self), "config": self.config.rpartition("/")[2].replace(".py", "")}.values()
         return "-".join("".join(c if c.isalnum() else "_" for c in str(value)) for value in values)
-
-    def values(self) -> dict[str, str | int]:
-        """The fields by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The grid of a benchmark. devices: numbers of local devices."""
-
-    kinds: tuple[str, ...]
-    configs: tuple[str, ...]
-    modes: tuple[str, ...]
-    precisions: tuple[str, ...]
-    batch_sizes: tuple[int, ...]
-    inference_batches: tuple[int, ...]
-    devices: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a word that is none of those known, and for a list that is empty or repeats itself."""
-        known = {"kinds": KINDS, "modes": MODES, "precisions": PRECISIONS}
-        for field in fields(self):
-            values = getattr(self, field.name)
-            flag = "what" if field.name == "kinds" else field.name
-            if not values or len(set(values)) < len(values):
-                shown = ",".join(map(str, values))
-                raise UserError(f"`--{flag}` (={shown}) must name at least one value, and each once")
-            check_names(flag, values, known.get(field.name, values))
-
-    @property
-    def has_peer(self) -> bool:
-        """Whether PyTorch is needed."""
-        return any(cell.kind.startswith(PEER) for cell in self.cells())
-
-    def cells(self) -> list[Cell]:
-        """All cells in the order of their measurement; commands are of the first configuration alone.
-
-        TinyUNet is a network of the benchmark alone: it has no twin and the main job cannot train it.
-        """
-        return [
-            Cell(kind, config, **values)
-            for group in GROUPS
-            for config in self.configs
-            for kind in group
-            if kind in self.kinds and self._has(config, kind)
-            for values in self._combinations(AXES[kind])
-        ]
-
-    def _has(self, config: str, kind: str) -> bool:
-        if kind == "command":
-            return config == self.configs[0] != tiny_unet.NAME
-        return config != tiny_unet.NAME or not kind.startswith(PEER)
-
-    def _combinations(self, axes: Sequence[str]) -> Iterator[dict[str, Any]]:
-        if not axes:
-            yield {}
-            return
-        for rest in self._combinations(axes[1:]):
-            for value in getattr(self, axes[0]):
-                yield {FIELDS[axes[0]]: value, **rest}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A command line: the plan, where results go, and what holds for all cells. flags: as they are written down."""
+    """The flags of ``launch.benchmark``."""
 
-    plan: Plan
-    output: Path
-    repetitions: int
-    epoch_slices: int
-    peer_workers: int
-    peer_compiles: bool
-    time_limit_s: float | None
-    profile: bool
-    overrides: tuple[str, ...]
-    command: str
-    flags: dict[str, Any]
+    configs: tuple[str, ...] = flag(
+        "FILE[:OPTIONS] as of dagm_jax.main, or tiny_unet, NVIDIA's TinyUNet.", ("configs/custom_unet.py",)
+    )
+    what: tuple[str, ...] = flag(
+        "step, whole (data and step), inference, pipeline (data alone); beside PyTorch peer_step, peer_inference, "
+        "peer_pipeline, peer_epoch; command (the main job, first configuration).",
+        ("step", "whole", "inference", "pipeline"),
+    )
+    modes: tuple[str, ...] = flag("jit, pmap.", ("jit",))
+    precisions: tuple[str, ...] = flag("float32, bfloat16.", ("float32",))
+    batch_sizes: tuple[int, ...] = flag("Slices of a step, over all devices.", (16,))
+    inference_batches: tuple[int, ...] = flag("Slices of an inference batch.", (1, 16))
+    devices: tuple[int, ...] = flag("Numbers of local devices.", (1,))
+    repetitions: int = flag("Timed blocks of each program.", 10, least=1)
+    epoch_slices: int = flag(
+        "Slices of each training image in an epoch; 0: as many as it is cut into.", 0, least=0
+    )
+    peer_workers: int = flag("Worker processes of PyTorch's DataLoader in epochs.", 0, least=0)
+    time_limit_s: int = flag(
+        "Cells for which no time is left are listed, not measured; 0: no limit.", 0, least=0
+    )
+    peer_compiles: bool = flag("Whether torch.compile is tried too.", True)
+    profile: bool = flag("Write a trace of each cell `step` and `whole`.", False)
+    preset: str = flag("Values of other flags.", "", choices=("gpu", "gpu_judging", "cpu"))
+    output: Path = flag("Where results are written.", Path("runs/benchmark"))
+
+    def __post_init__(self) -> None:
+        """Raises UserError for unknown words, numbers below 1, and lists that are empty or repeat themselves."""
+        object.__setattr__(self, "configs", split_configs(self.configs))
+        for name in ("configs", "what", *FIELDS):
+            values = getattr(self, name)
+            shown = f"`--{name}` (={','.join(map(str, values))})"
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"{shown} must name at least one value, and each once")
+            if any(isinstance(value, int) and value < 1 for value in values):
+                raise UserError(f"{shown} must be whole numbers from 1 on")
+            for value in values:
+                if value not in WORDS.get(name, values):
+                    known = WORDS[name]
+                    raise UserError(
+                        f"`--{name}` (={value}) must be of {', '.join(known)}{nearest(value, known)}"
+                    )
+        if self.profile and not {"step", "whole"} & set(self.what):
+            raise UserError(
+                "`--profile` (=True) traces the cells `step` and `whole`, which `--what` leaves out; add one"
+            )
+
+    def cells(self) -> list[Cell]:
+        """All cells, network by network; those of the same settings, which share compiled programs, stand together.
+
+        Commands are of the first configuration alone. TinyUNet has no twin, and the main job cannot train it.
+        """
+        found = [
+            Cell(kind, config, **dict(zip((FIELDS[axis] for axis in axes), values, strict=True)))
+            for config in self.configs
+            for kind, axes in AXES.items()
+            if kind in self.what and self._has(config, kind)
+            for values in product(*(getattr(self, axis) for axis in axes))
+        ]
+        return sorted(found, key=lambda cell: (self.configs.index(cell.config), settings(cell)))
+
+    def _has(self, config: str, kind: str) -> bool:
+        if kind == "command":
+            return config == self.configs[0] != TINY_UNET
+        return config != TINY_UNET or not kind.startswith(PEER)
+
+
+def settings(cell: Cell) -> tuple[Any, ...]:
+    """All that a cell's setup depends on beside its configuration."""
+    return cell.mode, cell.precision, cell.batch_size, cell.num_devices
 
 
 def split_configs(words: Sequence[str]) -> tuple[str, ...]:
     """FILE[:OPTIONS] and names of a comma list, whose OPTIONS may have held commas themselves."""
     configs: list[str] = []
     for word in words:
-        is_option = bool(configs) and ":" in configs[-1] and ".py" not in word and word != tiny_unet.NAME
+        is_option = bool(configs) and ":" in configs[-1] and ".py" not in word and word != TINY_UNET
         configs[-1:] = [f"{configs[-1]},{word}"] if is_option else [*configs[-1:], word]
     return tuple(configs)

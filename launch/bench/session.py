@@ -1,56 +1,80 @@
-"""A benchmark from its request to its files."""
+"""A benchmark from its request to its files; a cell that fails is a line of the table, not the end of the run."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import gc
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table as Shown
+import jax
 
 from dagm_jax.config import RunConfig
 from dagm_jax.experiment import locked
+from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import console, show
-from launch.bench import hardware, ours, plots, runner, tables
-from launch.bench.measure import Options, Values, measure, measure_command
-from launch.bench.plan import ON_FILES, PEER, Cell, Plan, Request
-from launch.procedural_images import Recipe, write_class
+from dagm_jax.types import UserError
+from launch.bench import hardware, report
+from launch.bench.measure import Options, Values, measure
+from launch.bench.plan import ON_FILES, PEER, Cell, Request
+from launch.bench.report import Outcome, State
+from launch.bench.subject import Subjects, read_configs, take_devices
+from launch.prepare.procedural_images import Recipe, write_class
 
-RATIOS = ("step_ratio", "batch_ratio", "ratio_per_core", "first_ratio")
+# Figures that stand for a cell on the terminal, the first that it has.
+MAIN_FIGURES = ("step_ratio", "batch_ratio", "ratio_per_core", "first_ratio", "slices_per_s", "command_s")
+MESSAGE_LENGTH = 300
 
 
-def run(request: Request, xla_flags: str) -> None:
+def run(request: Request, overrides: tuple[str, ...], command: str, xla_flags: str) -> None:
     """Measures the request's cells and writes its files. Raises UserError for mistakes before anything is measured."""
-    runner.check_peer(request.plan)
-    configs = ours.read_configs(request.plan.configs, request.overrides)
-    check_tasks(request.plan, configs)
+    cells = request.cells()
+    configs = read_configs(request.configs, overrides)
+    check_peer(cells, configs)
     for config in configs.values():
-        ours.take_devices(config, max(request.plan.devices), xla_flags)
+        take_devices(config, max(request.devices), xla_flags)
     with locked(request.output, "output"):
-        if any(cell.kind in ON_FILES for cell in request.plan.cells()):
+        if any(cell.kind in ON_FILES for cell in cells):
             configs = {name: on_files(config, request.output / "images") for name, config in configs.items()}
-        subjects = ours.Subjects(configs, request.output / "data", xla_flags)
-        state = runner.State(request.plan.cells())
-        origin = describe(request, configs, xla_flags)
-        options = make_options(request, origin)
+        subjects = Subjects(configs, request.output / "data", xla_flags)
+        state = State(cells)
+        origin = describe(request, overrides, command, configs, xla_flags)
+        options = Options(request, overrides, origin["measured_peaks"])
 
         def write() -> None:
-            tables.write_texts(state, origin, request.output)
-            plots.write_plots(state, origin, request.output)
+            report.write(state, origin, request.output)
 
-        with ours.persistent_cache(request.output / "programs"):
-            write()
-            runner.run_cells(
-                state, lambda cell: measure_cell(cell, subjects, options), write, request.time_limit_s
-            )
-    print_summary(state, request.output)
+        write()
+        run_cells(state, lambda cell: measure(cell, subjects, options), write, request.time_limit_s or None)
+    console.print(f"benchmark.md, benchmark.json: {request.output}")
 
 
-def check_tasks(plan: Plan, configs: dict[str, RunConfig]) -> None:
-    """Raises UserError where PyTorch's side lacks the loss of a configuration that it is asked for."""
-    for name in {cell.config for cell in plan.cells() if cell.kind.startswith(PEER)}:
-        runner.check_task(configs[name])
+def check_peer(cells: list[Cell], configs: Mapping[str, RunConfig]) -> None:
+    """Raises UserError where cells need PyTorch and it is not installed, or lacks the loss of their configuration."""
+    needing = {cell.config for cell in cells if cell.kind.startswith(PEER)}
+    if needing and not all(map(importlib.util.find_spec, ("torch", "pytorch_msssim"))):
+        raise UserError(
+            "`--what` (=peer_…) needs PyTorch, which is not installed; pip install -e '.[peer]' or leave the peer out"
+        )
+    for name in needing:
+        check_task(configs[name])
+
+
+def check_task(config: RunConfig) -> SegmentationConfig:
+    """The task, if the twin has its loss. Raises UserError."""
+    task = config.task
+    if not isinstance(task, SegmentationConfig) or (task.ssim_weight and task.ssim_scales != 1):
+        scales = f" with task.ssim_scales={task.ssim_scales}" if isinstance(task, SegmentationConfig) else ""
+        raise UserError(
+            f"`--what` (=peer_…): PyTorch's side has the losses of segmentation with SSIM of one scale, not of "
+            f"{task.name}{scales}; leave the peer out"
+        )
+    return task
 
 
 def on_files(config: RunConfig, folder: Path) -> RunConfig:
@@ -65,59 +89,79 @@ def on_files(config: RunConfig, folder: Path) -> RunConfig:
     return replace(config, data=replace(data, root=str(folder)))
 
 
-def describe(request: Request, configs: dict[str, RunConfig], xla_flags: str) -> tables.Origin:
-    """The origin of all figures, with the peaks that this run's precisions need, measured now."""
+def describe(
+    request: Request,
+    overrides: tuple[str, ...],
+    command: str,
+    configs: Mapping[str, RunConfig],
+    xla_flags: str,
+) -> dict[str, Any]:
+    """The origin of all figures in JSON values, with the peaks of this run's precisions, measured now."""
     compiler = {str(make_devices(config.parallel, xla_flags).compiler_options) for config in configs.values()}
+    given = {name: value for name, value in asdict(request).items() if name != "output"}
     flags: dict[str, Any] = {
-        **request.flags,
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in given.items()
+    }
+    flags |= {
+        "overrides": " ".join(overrides),
         "XLA_FLAGS": xla_flags or "not set",
         "compiler_options": "; ".join(sorted(compiler)),
     }
-    needs_peaks = any(cell.kind in ("step", "inference") for cell in request.plan.cells())
-    peaks = hardware.measure_peaks(request.plan.precisions) if needs_peaks else {}
-    return tables.Origin(request.command, hardware.describe(), hardware.versions(), flags, peaks)
+    needs_peaks = {"step", "inference"} & set(request.what)
+    peaks = hardware.measure_peaks(request.precisions) if needs_peaks else {}
+    return {
+        "command": command,
+        "hardware": hardware.describe(),
+        "versions": hardware.versions(),
+        "flags": flags,
+        "measured_peaks": peaks,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
-def make_options(request: Request, origin: tables.Origin) -> Options:
-    """What the cells need of the request."""
-    return Options(
-        repetitions=request.repetitions,
-        epoch_slices=request.epoch_slices,
-        peer_compiles=request.peer_compiles,
-        peer_workers=request.peer_workers,
-        profile=request.profile,
-        folder=request.output,
-        overrides=request.overrides,
-        peaks=dict(origin.peaks),
-    )
+def run_cells(
+    state: State,
+    measure: Callable[[Cell], Values],
+    on_change: Callable[[], None],
+    time_limit_s: float | None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Measures every cell; ``on_change`` is called after each.
+
+    Once the time left is shorter than the longest cell took, the rest is listed as not measured.
+    """
+    start_s, longest_s = clock(), 0.0
+    with show("benchmark", len(state.cells)) as bar:
+        for cell in state.cells:
+            left_s = None if time_limit_s is None else time_limit_s - (clock() - start_s)
+            if left_s is not None and left_s < longest_s:
+                outcome = Outcome(cell, error=f"not measured: {left_s:.0f} s of --time_limit_s were left")
+            else:
+                console.print(f"benchmark: {cell.title}")
+                outcome = attempt(cell, measure, clock)
+            longest_s = max(longest_s, outcome.seconds)
+            state.outcomes.append(outcome)
+            console.print(f"benchmark: {outcome.error or main_figure(outcome.values)}")
+            bar.advance(1, f"{len(state.failures)} failed" if state.failures else "")
+            on_change()
 
 
-def measure_cell(cell: Cell, subjects: ours.Subjects, options: Options) -> Values:
-    """The figures of any cell."""
-    if cell.kind == "command":
-        return measure_command(cell, subjects.configs[cell.config].data.root, options)
-    if cell.kind.startswith(PEER):
-        # PyTorch is an extra.
-        from launch.bench.compare import compare
-
-        return compare(cell, subjects, options)
-    return measure(cell, subjects, options)
-
-
-def print_summary(state: runner.State, folder: Path) -> None:
-    """The main figure of each cell on the terminal, and where everything is."""
-    table = Shown("cell", "figure", title="benchmark", title_justify="left")
-    for outcome in state.outcomes:
-        table.add_row(outcome.cell.title, outcome.error or main_figure(outcome.values))
-    console.print(table)
-    console.print(f"benchmark.md, benchmark.json and pictures: {folder}")
+def attempt(cell: Cell, measure: Callable[[Cell], Values], clock: Callable[[], float]) -> Outcome:
+    """The cell's figures, or the first line of what went wrong; memory that a failure held is let go."""
+    start_s = clock()
+    try:
+        return Outcome(cell, measure(cell), seconds=clock() - start_s)
+    except Exception as error:  # out of memory, a compiler's failure: another cell may well succeed
+        text = " ".join(str(error).split())[:MESSAGE_LENGTH]
+        message = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    # Only now has the exception, whose frames hold the arrays, gone.
+    jax.clear_caches()
+    gc.collect()
+    return Outcome(cell, error=message, seconds=clock() - start_s)
 
 
 def main_figure(values: Values) -> str:
-    """What one would look at first."""
-    for name in RATIOS:
-        if values.get(name) is not None:
-            return f"{values[name]:.2f} times as fast as PyTorch ({name})"
-    if "slices_per_s" in values:
-        return f"{values['slices_per_s']:.1f} slices/s"
-    return f"{values['command_s']:.1f} s, accuracy {values['accuracy']:.4f}"
+    """The figure that one would look at first, with its name."""
+    name = next((name for name in MAIN_FIGURES if values.get(name) is not None), None)
+    return "done" if name is None else f"{name.replace('_', ' ')} {values[name]:,.2f}"

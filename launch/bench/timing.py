@@ -1,37 +1,53 @@
-"""Measuring time: blocks of calls that end when the work is done, and several programs in turn."""
+"""Timing: blocks of calls that end when the work is done, and several programs in turn."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from launch.bench.arithmetic import median, percentile
+import numpy as np
 
 # ``run(n)`` makes n calls one after the other and returns when the results of all are there.
 Run = Callable[[int], None]
 Clock = Callable[[], float]
 
 LEAST_BLOCK_S = 0.25
-# The threads of PyTorch's OpenMP (libgomp) spin for milliseconds after a call: a core that what comes next has not got.
+# The pause before a block: PyTorch's OpenMP threads (libgomp) spin for milliseconds after a call and keep a core busy.
 SETTLE_S = 0.05
 MOST_CALLS = 200
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Seconds per call, one mean for each block of ``num_calls`` calls."""
+    """Seconds per call, one mean for each block of ``num_calls`` calls; of calls timed singly, one for each."""
 
     seconds: tuple[float, ...]
     num_calls: int
 
+    def percentile(self, percent: float) -> float:
+        """Linear between neighbours, as numpy's default."""
+        return float(np.percentile(self.seconds, percent))
+
     @property
     def median_s(self) -> float:
-        return median(self.seconds)
+        return self.percentile(50)
 
     @property
     def p90_s(self) -> float:
-        return percentile(self.seconds, 90)
+        return self.percentile(90)
+
+
+def repeat(call: Callable[[], Any], wait: Callable[[Any], object] = lambda result: None) -> Run:
+    """A run of ``call`` that ends with ``wait(last result)``."""
+
+    def run(number: int) -> None:
+        for _ in range(number):
+            result = call()
+        wait(result)
+
+    return run
 
 
 def seconds_of(run: Callable[[], object], clock: Clock = time.perf_counter) -> float:
@@ -42,7 +58,7 @@ def seconds_of(run: Callable[[], object], clock: Clock = time.perf_counter) -> f
 
 
 def calls_per_block(run: Run, clock: Clock = time.perf_counter) -> int:
-    """So many calls that a block lasts LEAST_BLOCK_S, from one call after a first one that warms up."""
+    """The number of calls that last LEAST_BLOCK_S, from one call after a first one that warms up."""
     run(1)
     once_s = seconds_of(lambda: run(1), clock)
     wanted = LEAST_BLOCK_S / max(once_s, LEAST_BLOCK_S / MOST_CALLS)
@@ -50,21 +66,25 @@ def calls_per_block(run: Run, clock: Clock = time.perf_counter) -> int:
 
 
 def time_alternately(
-    runs: Mapping[str, Run], repetitions: int, clock: Clock = time.perf_counter
+    runs: Mapping[str, Run], repetitions: int, clock: Clock = time.perf_counter, *, singly: bool = False
 ) -> dict[str, Blocks]:
-    """Blocks of each program, one of each after the other and again, so that a slow moment hits all alike; a pause
-    before each, in which the threads of the one before come to rest.
+    """Blocks of each program in turn, so that a slow moment hits all alike, with a pause of SETTLE_S before each.
+
+    ``singly`` times every call of a block on its own, for latencies.
     """
     num_calls = {name: calls_per_block(run, clock) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
             time.sleep(SETTLE_S)
-            block_s = seconds_of(lambda run=run, name=name: run(num_calls[name]), clock)  # type: ignore[misc]
-            seconds[name].append(block_s / num_calls[name])
+            number = num_calls[name]
+            for calls in [1] * number if singly else [number]:
+                seconds[name].append(seconds_of(lambda run=run, n=calls: run(n), clock) / calls)  # type: ignore[misc]
     return {name: Blocks(tuple(seconds[name]), num_calls[name]) for name in runs}
 
 
-def time_blocks(run: Run, repetitions: int, clock: Clock = time.perf_counter) -> Blocks:
+def time_blocks(
+    run: Run, repetitions: int, clock: Clock = time.perf_counter, *, singly: bool = False
+) -> Blocks:
     """Blocks of one program."""
-    return time_alternately({"": run}, repetitions, clock)[""]
+    return time_alternately({"": run}, repetitions, clock, singly=singly)[""]

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.table import Table
 
 from dagm_jax.data.replacing import replacing
-from dagm_jax.visualization.figures import write_figure
 from dagm_jax.recipes import TASKS
 from dagm_jax.train.progress import console, write_atomically
+from dagm_jax.visualization.figures import write_figure
 from launch.paper import tables
 from launch.paper.cells import BASE, Cell, Grid
 from launch.paper.figures import plot_confusions, plot_curves, read_pipeline, shown_class

@@ -108,38 +108,6 @@ def assert_outputs_near(ours: NetworkOutput, theirs: NetworkOutput) -> None:
         assert_close(a, expected, f"output {i}", rtol=1e-4)
 
 
-# --- parameters ---------------------------------------------------------------------------------------------
-
-PAPER_COUNTS = [
-    (CustomUNetConfig(16, extra_skips="none"), 3, 1_942_611),
-    (CustomUNetConfig(32, extra_skips="none"), 3, 7_763_107),
-    (CustomUNetConfig(64, extra_skips="none"), 3, 31_037_763),
-    (CustomUNetConfig(16), 3, 2_039_379),
-    (CustomUNetConfig(32), 3, 8_150_179),
-    (CustomUNetConfig(64), 3, 32_586_051),
-    (CustomUNetConfig(16), 1, 2_039_345),
-    (ConvAutoencoderConfig(16), 3, 750_451),
-    (ConvAutoencoderConfig(32), 3, 2_955_459),
-    (ConvAutoencoderConfig(64), 3, 11_729_251),
-    (UNet3PlusConfig(16, deep_supervision=False, classification_guided=False), 3, 1_691_715),
-    (UNet3PlusConfig(32, deep_supervision=False, classification_guided=False), 3, 6_751_875),
-    (UNet3PlusConfig(64, deep_supervision=False, classification_guided=False), 3, 26_977_539),
-    (UNet3PlusConfig(64, deep_supervision=False, classification_guided=False), 1, 26_971_777),
-    (UNet3PlusConfig(64, classification_guided=False), 1, 26_989_637),
-    (UNet3PlusConfig(64), 1, 26_991_687),
-]
-
-
-@pytest.mark.parametrize(("config", "out_channels", "expected"), PAPER_COUNTS)
-def test_parameter_counts_are_the_paper_s(config: peer.Config, out_channels: int, expected: int) -> None:
-    """Catches a twin that is another network: a bias before a norm, a missing skip, a head of another size."""
-    with torch.device("meta"):
-        twin = peer.build(config, in_channels=3, out_channels=out_channels)
-    assert sum(p.numel() for p in twin.parameters()) == expected
-    ours = nnx.state(abstract(config, 3, out_channels), nnx.Param)
-    assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(ours)) == expected
-
-
 # --- outputs ------------------------------------------------------------------------------------------------
 
 # Every value of every option once; the default of each network is also trained below.
@@ -166,7 +134,7 @@ FORWARD = [
 
 @pytest.mark.parametrize(("config", "size"), FORWARD)
 def test_forward_pass_is_pytorch_s(config: peer.Config, size: tuple[int, int, int]) -> None:
-    """Catches transposed kernels, skips in another order or from another level, aligned corners, a wrong epsilon."""
+    """Would catch: transposed kernels, skips in another order or from another level, aligned corners, an epsilon."""
     x = numbers(*size, IN_CHANNELS)
     graphdef, state = nnx.split(make_model(config))
     output = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, train=False))(state, x)
@@ -176,7 +144,7 @@ def test_forward_pass_is_pytorch_s(config: peer.Config, size: tuple[int, int, in
 
 
 def test_bfloat16_twin_computes_in_bfloat16() -> None:
-    """Catches a twin that is timed in float32 beside a network in bfloat16, and outputs left in bfloat16."""
+    """Would catch: a twin that is timed in float32 beside a network in bfloat16, and outputs left in bfloat16."""
     x = nchw(numbers(*SMALL, IN_CHANNELS))
     exact, rounded = make_twin(custom_unet()).eval(), make_twin(custom_unet(compute_dtype="bfloat16")).eval()
     seen = []
@@ -249,34 +217,20 @@ def snapshot(twin: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("config", TRAINED)
-def test_training_forward_pass_and_new_statistics_are_pytorch_s(config: peer.Config) -> None:
-    """Catches biased running variances, a momentum the other way round, statistics of a part of the batch."""
-    x, target = data(0)
-    twin = make_twin(config).train()
-    _, params, stats = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
-    before = snapshot(twin)
-    _, output, _, _, stats = make_step(config)(params, stats, x, target)
-    with torch.no_grad():
-        theirs = twin(nchw(x))
-    assert_outputs_near(output, theirs)
-    ours, after = numpy_state(config, params, stats), snapshot(twin)
-    running = [name for name in after if "running" in name]
-    assert len(running) == 2 * sum(isinstance(module, torch.nn.BatchNorm2d) for module in twin.modules())
-    for name in running:
-        assert_close(ours[name] - before[name], after[name] - before[name], name, rtol=1e-4)
-
-
-@pytest.mark.parametrize("config", TRAINED)
 def test_three_sgd_updates_are_pytorch_s(config: peer.Config) -> None:
-    """Catches gradients that stop or count twice in a layer, and sums that should be means."""
+    """Would catch: gradients that stop or count twice in a layer, sums that should be means, biased running variances,
+    a momentum the other way round, statistics of a part of the batch.
+    """
     twin = make_twin(config).train()
     optimizer = torch.optim.SGD(twin.parameters(), lr=LEARNING_RATE)
     _, params, stats = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
     before = snapshot(twin)
     for i in range(3):
         x, target = data(i)
-        value, _, gradients, params, stats = make_step(config)(params, stats, x, target)
+        value, ours_output, gradients, params, stats = make_step(config)(params, stats, x, target)
         output = twin(nchw(x))
+        if i == 0:
+            assert_outputs_near(ours_output, output)
         loss = sum(
             torch.nn.functional.binary_cross_entropy_with_logits(logits, nchw(target))
             for logits in [output.logits, *output.side_logits]
@@ -291,6 +245,8 @@ def test_three_sgd_updates_are_pytorch_s(config: peer.Config) -> None:
                 # Biases before batch statistics have no gradient: 0 in ours, rounding errors in PyTorch.
                 assert_close(ours[name], parameter.grad.numpy(), name, atol=3e-7)
     ours, after = numpy_state(config, params, stats), snapshot(twin)
+    num_norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in twin.modules())
+    assert sum("running" in name for name in after) == 2 * num_norms
     for name, tensor in after.items():
         # Of an update that is a small part of a parameter, float32 holds a few bits alone.
         atol = 1e-6 * np.abs(tensor).max()
@@ -305,7 +261,7 @@ def copy(config: peer.Config, twin: Any) -> None:
 
 
 def test_copying_sets_every_tensor() -> None:
-    """Catches a tensor that keeps PyTorch's initial number, and a counter of batches of an earlier training."""
+    """Would catch: a tensor that keeps PyTorch's initial number, and a counter of batches of an earlier training."""
     twin = peer.build(unet3plus(), in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
     with torch.no_grad():
         for tensor in twin.state_dict().values():
@@ -317,14 +273,17 @@ def test_copying_sets_every_tensor() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (autoencoder(), r"`twin` \(a ConvAutoencoder\) must be the twin of `model` \(a CustomUNet\)"),
+        (
+            autoencoder(),
+            r"`twin` \(a ConvAutoencoder\) and `model` \(a CustomUNet\) must have the same tensors",
+        ),
         (custom_unet(base_channels=1), r"`twin`'s .*\(of shape \(1, 3, 3, 3\)\) must have .*\(2, 3, 3, 3\)"),
-        (custom_unet(extra_skips="none"), r"`twin`'s decoder.1.0.weight \(of shape"),
-        (custom_unet(norm="none"), r"every variable of `model` must be copied .*norm.scale is 0 times"),
+        (custom_unet(extra_skips="none"), r"`twin`'s decoder.1.first.conv.weight \(of shape"),
+        (custom_unet(norm="none"), r"only one has .*norm.weight"),
     ],
 )
 def test_twins_of_another_network_are_refused(other: peer.Config, message: str) -> None:
-    """Catches numbers that torch's copy_ would broadcast, and weights that are silently left behind."""
+    """Would catch: numbers that torch's copy_ would broadcast, and weights that are silently left behind."""
     twin = peer.build(other, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
     before = snapshot(twin)
     with pytest.raises(ValueError, match=message):
@@ -334,14 +293,12 @@ def test_twins_of_another_network_are_refused(other: peer.Config, message: str) 
 
 
 def test_tensors_that_are_set_never_or_twice_are_refused() -> None:
-    """Catches a layer that was added to one network alone, and one that stands in two places."""
+    """Would catch: a layer that was added to one network alone, and one that stands in two places."""
     twin = make_twin(custom_unet())
     twin.extra = torch.nn.Conv2d(1, 1, 1)
-    with pytest.raises(
-        ValueError, match=r"every parameter .* exactly once; extra.weight is 0 times, extra.bias"
-    ):
+    with pytest.raises(ValueError, match=r"each once; only one has extra.bias, extra.weight;"):
         copy(custom_unet(), twin)
     del twin.extra
-    twin.decoder[0][0] = twin.encoder[1][0]
-    with pytest.raises(ValueError, match=r"every parameter .* exactly once; encoder.1.0.weight is 2 times"):
+    twin.decoder[0].first.conv = twin.encoder[1].first.conv
+    with pytest.raises(ValueError, match=r"each once; only one has decoder.0.first.conv.weight;"):
         copy(custom_unet(), twin)
