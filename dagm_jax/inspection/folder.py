@@ -87,7 +87,7 @@ class FolderPredictor:
         """The prediction for each file, on the disk when it comes out.
 
         Left out are contents that the last prediction of their name is for, and unreadable files unless ``is_final``
-        says that they will stay so. ``stopped`` is asked after each batch. Raises UserError where the disk refuses.
+        says that they will stay so. ``stopped`` is asked after each batch. Raises OSError where the disk refuses.
         """
         pending: deque[Future[Prediction]] = deque()
         with closing(self._decide(files, stopped)) as decided, ThreadPoolExecutor(1) as writer:
@@ -150,11 +150,17 @@ class FolderPredictor:
     def _write(self, one: Loaded, verdict: Verdict | None, latency_s: float) -> Prediction:
         """Writes pictures, then the prediction; called in the writer's thread."""
         overlay = boxes = size_px = None
+        threshold = self.inspector.rule.pixel_threshold
         if verdict is not None and one.image is not None:
             overlay = f"{OVERLAYS}/{overlay_name(one.file.name, one.sha256)}"
             boxes = [list(box) for box in boxes_of(verdict.mask)]
             size_px = one.image.shape[0], one.image.shape[1]
-            self._write_pictures(one.image, verdict, overlay)
+            write_overlay(self.output / overlay, one.image, verdict, threshold)
+            # Kept as files, so that the page can show what any earlier call has predicted.
+            thumbnail = draw_pictures(one.image, verdict.map, threshold)
+            image_path, map_path = _thumbnails(self.output, overlay)
+            image_path.write_bytes(thumbnail.image)
+            map_path.write_bytes(thumbnail.overlay)
         prediction = Prediction(
             image=one.file.name,
             label=one.file.label,
@@ -173,21 +179,6 @@ class FolderPredictor:
         )
         self.predictions.append(prediction)
         return prediction
-
-    def _write_pictures(self, image: NDArray[np.uint8], verdict: Verdict, overlay: str) -> None:
-        threshold = self.inspector.rule.pixel_threshold
-        try:
-            write_overlay(self.output / overlay, image, verdict, threshold)
-            # Kept as files, so that the page can show what any earlier call has predicted.
-            thumbnail = draw_pictures(image, verdict.map, threshold)
-            image_path, map_path = _thumbnails(self.output, overlay)
-            image_path.write_bytes(thumbnail.image)
-            map_path.write_bytes(thumbnail.overlay)
-        except OSError as error:
-            raise UserError(
-                f"`--output` (={printable(self.output)}) cannot be written ({error.strerror}); make room and run the "
-                "same command again"
-            ) from error
 
 
 def _groups(loaded: Iterable[Loaded], batch_size: int) -> Iterator[list[Loaded]]:

@@ -88,7 +88,7 @@ class Predictions:
     """``predictions.jsonl`` of a folder: read back when opened, then only ever appended to.
 
     A line is on the disk before `append` returns. A last line that a kill cut short is removed. recent: the last ones
-    that were appended. Raises UserError where another line is damaged, or the disk refuses.
+    that were appended. Raises UserError where another line is damaged, OSError where the disk refuses.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -149,15 +149,9 @@ class Predictions:
         return known is not None and known.error is not None
 
     def append(self, one: Prediction) -> None:
-        try:
-            self._stream.write(one.to_json() + "\n")
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise UserError(
-                f"`--output` (={self._path.parent}) cannot be written ({error.strerror}); make room and run the same "
-                "command again"
-            ) from error
+        self._stream.write(one.to_json() + "\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
         self._remember(one)
         self.recent.append(one)
 
