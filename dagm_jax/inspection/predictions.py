@@ -219,7 +219,9 @@ def summarise(
     label, _, defective, latency_s = every
     known = ~np.isnan(label)
     counts = ImageCounts.from_decisions(label[known], defective[known])
-    latest_s = of_now[3] if of_now.size else latency_s
+    if of_now.size:
+        latency_s = of_now[3]
+    shares = (50, 95, 99) if latency_s.size else ()
     drift = _drift(of_now, normal_scores) | {"records": "of this call"}
     if drift["level"] == "too few":
         drift = _drift(every, normal_scores) | {"records": "of all calls"}
@@ -230,9 +232,7 @@ def summarise(
         "num_unreadable": len(unreadable),
         "unreadable": unreadable[:MAX_NAMED],
         "confusion": asdict(counts) if known.any() else None,
-        "latency_s": {f"p{share}": float(np.percentile(latest_s, share)) for share in (50, 95, 99)}
-        if latest_s.size
-        else None,
+        "latency_s": {f"p{share}": float(np.percentile(latency_s, share)) for share in shares} or None,
         "drift": drift,
     }
 

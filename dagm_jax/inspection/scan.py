@@ -120,7 +120,8 @@ def make_source(images: str, output: Path) -> Source:
     Labels are known in DAGM's layouts and in the folders of one's own images (good and defect, or MVTec's). Raises
     UserError where there is no such folder.
     """
-    path, pattern = Path(images).expanduser(), ("**",)
+    path = Path(images).expanduser()
+    pattern: Parts = ("**",)
     if "\0" in images:
         raise UserError("`--images` holds a NUL character; name a folder or a glob")
     # os.path says no where Path would raise for a folder that may not be entered.
