@@ -561,9 +561,10 @@ def test_a_path_that_is_empty_or_may_not_be_entered_is_one_line(
             raise PermissionError(13, "Permission denied", str(path))
         return plain(path, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"`--images` .* does not exist"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "stat", stat)
-        make_source(f"{tmp_path}/locked/x", tmp_path / "out")
+        with pytest.raises(UserError, match=r"`--images` .* does not exist"):
+            make_source(f"{tmp_path}/locked/x", tmp_path / "out")
     with pytest.raises(UserError, match="does not exist"):
         make_source("x" * 5000, tmp_path / "out")
     (tmp_path / "in").mkdir()

@@ -265,27 +265,30 @@ def _drift(columns: NDArray[np.float64], normal_scores: Sequence[float]) -> dict
 
 def print_summary(summary: dict[str, Any], output: Path) -> None:
     """The summary as a table on the terminal, with unreadable files and a warning of large drift."""
+    predicted, defective = summary["num_judged"], summary["num_defective"]
+    rows = {
+        "predicted": predicted,
+        "defective": f"{defective} (score >= {summary['threshold']:.4f})",
+        "good": predicted - defective,
+        "unreadable": summary["num_unreadable"],
+    }
+    if counts := summary["confusion"]:
+        rows["tp fp fn tn"] = " ".join(str(counts[name]) for name in ("tp", "fp", "fn", "tn"))
+    if latency := summary["latency_s"]:
+        shown = (f"{name} {1000 * value:.0f} ms" for name, value in latency.items())
+        rows["latency, file to prediction"] = ", ".join(shown)
+    if summary["images_per_s"]:
+        rows["images/s"] = f"{summary['images_per_s']:.1f} ({summary['num_judged_now']} images)"
+    rows["score drift"] = describe_drift(summary["drift"])
     table = Table(title=f"{summary['num_files']} files, model {summary['model_id']}", title_justify="left")
     table.add_column("figure")
     table.add_column("value")
-    predicted, threshold = summary["num_judged"], summary["threshold"]
-    table.add_row("predicted", str(predicted))
-    table.add_row("defective", f"{summary['num_defective']} (score >= {threshold:.4f})")
-    table.add_row("good", str(predicted - summary["num_defective"]))
-    table.add_row("unreadable", str(summary["num_unreadable"]))
-    if counts := summary["confusion"]:
-        table.add_row("tp fp fn tn", " ".join(str(counts[name]) for name in ("tp", "fp", "fn", "tn")))
-    if latency := summary["latency_s"]:
-        shown = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in latency.items())
-        table.add_row("latency, file to prediction", shown)
-    if summary["images_per_s"]:
-        table.add_row("images/s", f"{summary['images_per_s']:.1f} ({summary['num_judged_now']} images)")
-    table.add_row("score drift", describe_drift(summary["drift"]))
+    for name, value in rows.items():
+        table.add_row(name, str(value))
     console.print(table)
     for one in summary["unreadable"][:MAX_SHOWN]:
         console.print(f"unreadable: {printable(one['image'])}: {printable(one['error'])}")
-    if summary["num_unreadable"] > MAX_SHOWN:
-        rest = summary["num_unreadable"] - MAX_SHOWN
+    if (rest := summary["num_unreadable"] - MAX_SHOWN) > 0:
         console.print(f"… and {rest} more; all are listed in predictions.jsonl")
     if summary["drift"]["level"] == "large":
         console.print(WARNING)

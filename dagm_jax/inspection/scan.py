@@ -90,9 +90,8 @@ class Source:
                 if folder / name not in excluded and self._is_wanted((*above, name), partly=True)
             )
             for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in own_images.SUFFIXES and self._is_wanted(
-                    (*above, name)
-                ):
+                is_image = os.path.splitext(name)[1].lower() in own_images.SUFFIXES
+                if is_image and self._is_wanted((*above, name)):
                     yield self._found((*above, name), reader)
         for error in refused:
             path = Path(error.filename)
@@ -128,7 +127,13 @@ def make_source(images: str, output: Path) -> Source:
     if os.path.isfile(path):
         path, pattern = path.parent, (glob.escape(path.name),)
     elif not os.path.isdir(path):
-        path, pattern = _split_glob(path, images)
+        above = next((folder for folder in path.parents if not glob.has_magic(str(folder))), path)
+        if not glob.has_magic(str(path)) or not os.path.isdir(above):
+            raise UserError(
+                f"`--images` (={printable(images)}) does not exist; name a folder, a file or a glob such as "
+                "'parts/*.png'"
+            )
+        path, pattern = above, path.relative_to(above).parts
     root, inside = path.resolve(), output.resolve()
     if inside == root:
         raise UserError(
@@ -137,18 +142,6 @@ def make_source(images: str, output: Path) -> Source:
     reader = _reader_of(root)
     table, description = ({}, _CONVENTIONS[reader][1]) if reader in _CONVENTIONS else _table(root)
     return Source(images, root, pattern, inside, table, description)
-
-
-def _split_glob(path: Path, images: str) -> tuple[Path, Parts]:
-    """(the folder before the first part with ``*``, ``?`` or ``[``, the parts from there on)."""
-    parts = path.parts
-    place = next((i for i, part in enumerate(parts) if glob.has_magic(part)), None)
-    root = Path(*parts[:place]) if place else Path()
-    if place is None or not os.path.isdir(root):
-        raise UserError(
-            f"`--images` (={printable(images)}) does not exist; name a folder, a file or a glob such as 'parts/*.png'"
-        )
-    return root, parts[place:]
 
 
 def fits(parts: Parts, pattern: Parts, partly: bool = False) -> bool:
