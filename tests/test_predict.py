@@ -88,6 +88,7 @@ def summary(output: Path) -> dict[str, Any]:
 BROKEN: dict[str, Callable[[Path], object]] = {
     "zero.png": lambda path: path.write_bytes(b""),
     "text.png": lambda path: path.write_text("not an image"),
+    "[/b].png": lambda path: path.write_text("markup to the terminal"),
     "cut.png": lambda path: save(path, 200) and path.write_bytes(path.read_bytes()[:-30]),
     "bomb.png": lambda path: _bomb(path),
     "wide.png": lambda path: save(path, 200, (20, 1001)),
@@ -133,19 +134,20 @@ def mixed(root: Path, num_readable: int) -> set[str]:
 
 
 def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Would catch: a file left out, predicted twice or ending the job; a name that breaks the table; a loop followed.
+    """Would catch: a file left out, twice there or ending the job; names that break table or terminal; loops followed.
 
     The output lies in the folder of the images, and must not be taken for images at the second time.
     """
-    names = mixed(tmp_path / "in", 50)
-    output = tmp_path / "in" / "out"
-    assert run(tmp_path / "in", output) == predict.EXIT_UNREADABLE
+    images = tmp_path / "[/red]in"
+    names = mixed(images, 50)
+    output = images / "[/red]out"
+    assert run(images, output) == predict.EXIT_UNREADABLE
     found = lines(output)
     assert Counter(row["image"] for row in found) == Counter(names)
     assert Counter(row["image"] for row in table(output)) == Counter(names)
     by_name = {row["image"]: row for row in found}
     for name in names:
-        row, path = by_name[name], tmp_path / "in" / name
+        row, path = by_name[name], images / name
         if name.startswith("broken/"):
             assert row["score"] is row["defective"] is row["boxes"] is row["overlay"] is None
             assert row["error"] and "\n" not in row["error"] and "broken/" not in row["error"]
@@ -163,10 +165,11 @@ def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.Capture
     assert {one["image"] for one in told["unreadable"]} == {f"broken/{name}" for name in BROKEN}
     text = capsys.readouterr().out
     assert "unreadable: broken/bomb.png: 100000x100000 pixels are more than the limit" in text
+    assert "unreadable: broken/[/b].png: " in text and "[/red]out" in text
     page = (output / "index.html").read_text()
     assert page.count('class="entry"') == len(names)
     before = (output / "predictions.jsonl").read_bytes()
-    assert run(tmp_path / "in", output) == predict.EXIT_UNREADABLE
+    assert run(images, output) == predict.EXIT_UNREADABLE
     assert (output / "predictions.jsonl").read_bytes() == before
 
 
@@ -294,7 +297,8 @@ def test_a_file_that_changes_while_it_is_read_is_told_and_predicted_the_next_tim
 
 
 def test_a_line_cut_short_is_predicted_again(tmp_path: Path) -> None:
-    """Would catch: a torn last line that ends the next run, or that is continued into one line with the next record."""
+    """Would catch: a torn last line that ends the next run, or that is continued into one line with the next record;
+    another damaged line dropped in silence, so that its image is predicted twice."""
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.png", 100)
     output = tmp_path / "out"
@@ -304,20 +308,13 @@ def test_a_line_cut_short_is_predicted_again(tmp_path: Path) -> None:
         (output / "predictions.jsonl").write_bytes(whole[:-cut])
         assert run(tmp_path / "in", output) == 0
         assert [row["image"] for row in lines(output)] == ["a.png", "b.png"]
+    for damage in (b'{"image": "a.png"}\n', b"nonsense\n", b"[]\n"):
+        (output / "predictions.jsonl").write_bytes(damage + whole)
+        with pytest.raises(UserError, match=r"line 1 of predictions\.jsonl is damaged"):
+            run(tmp_path / "in", output)
 
 
-@pytest.mark.parametrize("damage", ['{"image": "a.png"}', "nonsense", "[]"])
-def test_a_damaged_line_is_told(tmp_path: Path, damage: str) -> None:
-    """Would catch: a record that is silently dropped, so that its image is predicted twice."""
-    save(tmp_path / "in" / "a.png", 100)
-    run(tmp_path / "in", tmp_path / "out")
-    path = tmp_path / "out" / "predictions.jsonl"
-    path.write_text(damage + "\n" + path.read_text())
-    with pytest.raises(UserError, match=r"line 1 of predictions\.jsonl is damaged"):
-        run(tmp_path / "in", tmp_path / "out")
-
-
-def test_verdicts_of_two_models_or_folders_do_not_mix(tmp_path: Path) -> None:
+def test_predictions_of_two_models_or_folders_do_not_mix(tmp_path: Path) -> None:
     """Would catch: a table of which nobody can say which model made it, and names of another folder taken for known."""
     save(tmp_path / "in" / "a.png", 100)
     save(tmp_path / "other" / "a.png", 100)
@@ -515,7 +512,7 @@ def test_labels_come_from_the_place_of_a_file(tmp_path: Path) -> None:
     assert found == {"1.png": None, "good/a.png": 0, "defect/b.png": 1}
 
 
-def test_verdicts_of_another_model_beside_the_images_are_no_images(tmp_path: Path) -> None:
+def test_predictions_of_another_model_beside_the_images_are_no_images(tmp_path: Path) -> None:
     """Would catch: overlays in an older output folder taken for images of the parts."""
     save(tmp_path / "in" / "a.png", 100)
     assert run(tmp_path / "in", tmp_path / "in" / "old") == 0
@@ -665,18 +662,6 @@ def test_mistakes_on_the_command_line_are_told(arguments: str, match: str) -> No
     with pytest.raises(UserError, match=match) as caught:
         predict.parse_flags(["predict", *arguments.split()])
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_named_like_markup_is_printed_as_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Would catch: a job that ends with a complaint about the terminal's markup, after all its work or before."""
-    images = tmp_path / "[/red]in"
-    save(images / "a.png", 100)
-    save(images / "[/b].png", 100).write_bytes(b"x")
-    assert run(images, tmp_path / "[/red]out") == predict.EXIT_UNREADABLE
-    text = capsys.readouterr().out
-    assert "unreadable: [/b].png: " in text and "[/red]out" in text
 
 
 def test_an_output_that_is_not_finite_names_image_and_model(
