@@ -122,8 +122,9 @@ def mixed(root: Path, num_readable: int) -> set[str]:
     for i, name in enumerate(names):
         save(root / name, 60 + 150 * (i % 3 == 0) + i % 40)
     for name, write in BROKEN.items():
-        (root / "broken").mkdir(exist_ok=True)
-        write(root / "broken" / name)
+        path = root / "broken" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
     (root / "notes.txt").write_text("no image")
     (root / ".hidden.png").write_bytes(b"")
     (root / "sub" / "round").symlink_to(root, target_is_directory=True)
