@@ -258,7 +258,7 @@ def watch(
             waiting[file.name] = file, since_s if is_same else now_s
             if is_same:
                 ready.append(file)
-        found = Counter(one.outcome for one in predictor.predict(ready, is_final, stop.is_set))
+        found = Counter[str](one.outcome for one in predictor.predict(ready, is_final, stop.is_set))
         if found:
             yield found
         if found or not all(predictor.predictions.has(file) for file, _ in waiting.values()):
