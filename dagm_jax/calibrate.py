@@ -21,11 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
-from dagm_jax import command_line
+from dagm_jax.command_line import flag, parse_request
 from dagm_jax.main import guarded
-from dagm_jax.types import UserError, load_json, nearest
+from dagm_jax.types import UserError, load_json
 
 if TYPE_CHECKING:
     from dagm_jax.verdict import DecisionRule, VerdictConfig
@@ -38,28 +36,19 @@ HISTORY = "decision_rule_history.json"
 class Request:
     """A command line."""
 
-    model: Path
-    rule: str
-    target: float | None
+    model: Path = flag("The workdir of a finished run.", example="runs/mine")
+    rule: str = flag("How the threshold is chosen.", example="f1", choices=RULES)
+    target: float | None = flag("What the rule aims at; see above.", None)
 
 
 def parse_flags(argv: Sequence[str]) -> Request:
-    """What the command line asks for; every mistake in it becomes a UserError of one line."""
-    values = command_line.make_flags()
-    flags.DEFINE_string("model", None, "The workdir of a finished run.", flag_values=values)
-    flags.DEFINE_string("rule", None, f"How the threshold is chosen: {', '.join(RULES)}.", flag_values=values)
-    flags.DEFINE_float("target", None, "What the rule aims at; see above.", flag_values=values)
-    given = command_line.parse(values, argv, __doc__)
-    if not given.model:
-        raise UserError("`--model` is missing; name the workdir of a finished run, such as --model=runs/mine")
-    if given.rule not in RULES:
-        hint = nearest(given.rule or "", RULES)
-        raise UserError(f"`--rule` (={given.rule}) must be one of {', '.join(RULES)}{hint}")
-    if given.rule == "f1" and given.target is not None:
-        raise UserError(f"`--target` (={given.target}) means nothing to --rule=f1; leave it out")
-    if given.rule == "escape_rate" and given.target is None:
+    """The command line as a request; every mistake in it becomes a UserError of one line."""
+    request = parse_request(Request, argv, __doc__)
+    if request.rule == "f1" and request.target is not None:
+        raise UserError(f"`--target` (={request.target}) means nothing to --rule=f1; leave it out")
+    if request.rule == "escape_rate" and request.target is None:
         raise UserError("`--target` is missing: the share of defects that may pass, such as --target=0.05")
-    return Request(Path(given.model).expanduser(), given.rule, given.target)
+    return request
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,12 +66,11 @@ def main(argv: Sequence[str]) -> int:
         new = fit(request, old, labels, scores, config.verdict)
         if new != old:
             path = request.model / HISTORY
-            history = read_history(path)
-            history.append(json.loads(old.to_json()))
+            history = [*read_history(path), json.loads(old.to_json())]
             # Before the rule itself: a kill between the two repeats an entry, the other way round it would lose one.
             write_atomically(path, json.dumps(history, indent=2) + "\n")
             write_atomically(request.model / RULE, new.to_json())
-    console.print(comparison(old, new, labels, scores))
+    console.print(comparison({"before": old, "now": new}, labels, scores))
     changed = f"stored in {request.model / RULE}" if new != old else "the rule is as it was"
     console.print(f"{changed}; report.json speaks of the threshold that the run was tested with")
     return 0
@@ -105,45 +93,42 @@ def fit(
     """The rule that the request asks for, with its evidence; the pixel threshold stays. Raises UserError."""
     from dagm_jax.verdict import DecisionRule, fit_escape_rate, fit_threshold
 
-    target = request.target
+    target, changes = request.target, dict[str, Any](calibration=request.rule)
+    if request.rule == "expected_cost":
+        target = verdict.fn_cost / verdict.fp_cost if target is None else target
+        changes |= {"fp_cost": 1.0, "fn_cost": target}
+    elif request.rule in ("false_alarm_rate", "normals"):
+        target = verdict.max_false_alarm_rate if target is None else target
+        changes["max_false_alarm_rate"] = target
     if request.rule == "escape_rate":
         assert target is not None, "the command line has one"
         threshold, evidence = fit_escape_rate(labels, scores, target)
     else:
-        changes: dict[str, Any] = {"calibration": request.rule}
-        if request.rule == "expected_cost":
-            target = verdict.fn_cost / verdict.fp_cost if target is None else target
-            changes |= {"fp_cost": 1.0, "fn_cost": target}
-        elif request.rule != "f1":
-            target = verdict.max_false_alarm_rate if target is None else target
-            changes["max_false_alarm_rate"] = target
         threshold, evidence = fit_threshold(labels, scores, replace(verdict, **changes))
     evidence |= {"rule": request.rule, "target": target}
     return DecisionRule(threshold, old.pixel_threshold, request.rule, evidence)
 
 
-def comparison(old: DecisionRule, new: DecisionRule, labels: list[int], scores: list[float]) -> Any:
-    """A table of both rules: their thresholds, and what each does to the validation images."""
+def comparison(rules: dict[str, DecisionRule], labels: list[int], scores: list[float]) -> Any:
+    """A table with a column per rule: its threshold, and what it does to the validation images."""
     from rich.table import Table
 
     from dagm_jax.metrics import ImageCounts
     from dagm_jax.verdict import escape_bound
 
-    table = Table(title=f"{len(labels)} validation images", title_justify="left")
-    for name in ("", "before", "now"):
-        table.add_column(name)
-    counts = [ImageCounts.from_decisions(labels, rule.decide(scores)) for rule in (old, new)]
-
     def share(part: int, whole: int) -> str:
         return f"{part / whole:.4f} ({part} of {whole})" if whole else "undefined"
 
-    table.add_row("rule", old.calibration, new.calibration)
-    table.add_row("threshold", *(f"{rule.threshold:.6f}" for rule in (old, new)))
+    table = Table(title=f"{len(labels)} validation images", title_justify="left")
+    for name in ("", *rules):
+        table.add_column(name)
+    counts = [ImageCounts.from_decisions(labels, rule.decide(scores)) for rule in rules.values()]
+    bounds = [escape_bound(c.fn, c.fn + c.tp) for c in counts]
+    table.add_row("rule", *(rule.calibration for rule in rules.values()))
+    table.add_row("threshold", *(f"{rule.threshold:.6f}" for rule in rules.values()))
     table.add_row("false alarms", *(share(c.fp, c.fp + c.tn) for c in counts))
     table.add_row("escapes", *(share(c.fn, c.fn + c.tp) for c in counts))
-    table.add_row(
-        "escape rate is at most (95 %)", *(f"{escape_bound(c.fn, c.fn + c.tp):.4f}" for c in counts)
-    )
+    table.add_row("escape rate is at most (95 %)", *(f"{bound:.4f}" for bound in bounds))
     table.add_row("F1", *("undefined" if c.f1 is None else f"{c.f1:.4f}" for c in counts))
     return table
 

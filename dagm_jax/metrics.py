@@ -8,15 +8,13 @@ same numbers. Positive means defective. A ratio whose denominator is zero is ``N
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NUM_PIXEL_BINS = 4096
 NUM_DICE_THRESHOLDS = 256
-# Fewer images than these say nothing about drift.
-LEAST_DRIFT_SCORES, LEAST_DRIFT_REFERENCE = 100, 20
 # Sums of Dice differ in the last bits with the order of merging; a plateau must not break on that.
 _PLATEAU_TOLERANCE = 1e-9
 
@@ -492,53 +490,3 @@ class DiceCurve:
         first, last = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1
         longest = int(np.argmax(last - first))
         return float(self.thresholds[(first[longest] + last[longest]) // 2])
-
-
-# --- drift --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How far scores have moved from those of reference images.
-
-    index: the population stability index. by_chance: what it is on average where nothing has moved, by the luck of so
-    few images. level: of index - by_chance, "stable" up to 0.1, "moderate" up to 0.25, "large" beyond; "too few" images
-    to say, where both numbers are None.
-    """
-
-    index: float | None
-    by_chance: float | None
-    level: Literal["stable", "moderate", "large", "too few"]
-    num_scores: int
-    num_reference: int
-
-
-def score_drift(scores: ArrayLike, reference: ArrayLike) -> Drift:
-    """The drift of ``scores`` [n] against ``reference`` [m], both of images that should be alike, such as good ones.
-
-    index = sum over bins of (p - q)·ln(p/q), with p and q the shares of scores and reference in the bins that the
-    deciles of the reference make, each count raised by 1/2 so that an empty bin has a logarithm. by_chance =
-    (bins - 1)·(1/n + 1/m), the mean of the chi-square that n·m/(n + m) times the index then follows (Yurdakul 2018).
-    Scores below the reference's lowest count in the lowest bin, those above its highest in the highest. A decile that
-    several reference scores share is a bin of its own, or scores above it would be taken for them.
-    """
-    values, known = np.asarray(scores, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    if values.size < LEAST_DRIFT_SCORES or known.size < LEAST_DRIFT_REFERENCE:
-        return Drift(None, None, "too few", int(values.size), int(known.size))
-    deciles = np.unique(np.quantile(known, np.linspace(0.1, 0.9, 9)))
-    shared = deciles[[np.count_nonzero(known == decile) > 1 for decile in deciles]]
-    edges = np.union1d(deciles, np.nextafter(shared, np.inf))
-    num_bins = edges.size + 1
-
-    def shares(x: FloatArray) -> FloatArray:
-        counts = np.bincount(np.searchsorted(edges, x, side="right"), minlength=num_bins) + 0.5
-        return np.asarray(counts / counts.sum())
-
-    p, q = shares(values), shares(known)
-    index = float(((p - q) * np.log(p / q)).sum())
-    by_chance = (num_bins - 1) * (1 / values.size + 1 / known.size)
-    excess = index - by_chance
-    level: Literal["stable", "moderate", "large"] = (
-        "large" if excess > 0.25 else "moderate" if excess > 0.1 else "stable"
-    )
-    return Drift(index, by_chance, level, int(values.size), int(known.size))

@@ -1,4 +1,4 @@
-"""A folder judged by ``predict``: every file accounted for exactly once, whatever it holds, whenever it is stopped."""
+"""A folder and ``predict``: every file accounted for once, whatever it holds, whenever the command is stopped."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from PIL import Image
 
 from dagm_jax import predict
 from dagm_jax.data.files import BadImage, read_bytes
-from dagm_jax.data.incoming import fits, make_source
 from dagm_jax.evaluate import NonFiniteOutput
-from dagm_jax.folder import FolderJudge, Tally, watch
+from dagm_jax.inspection.drift import score_drift
+from dagm_jax.inspection.folder import FolderPredictor, Watching, watch
+from dagm_jax.inspection.predictions import Prediction, Predictions, print_summary, summarise, write_table
+from dagm_jax.inspection.scan import make_source
 from dagm_jax.inspector import Inspector
-from dagm_jax.predictions import Prediction, Predictions, summarise, write_table
 from dagm_jax.types import UserError
 from dagm_jax.visualization.overlay import write_overlay
 
@@ -75,6 +76,10 @@ def table(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def decisions(output: Path) -> dict[str, str]:
+    return {row["image"]: row["defective"] for row in table(output)}
+
+
 def summary(output: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((output / "summary.json").read_text())
     return found
@@ -83,6 +88,7 @@ def summary(output: Path) -> dict[str, Any]:
 BROKEN: dict[str, Callable[[Path], object]] = {
     "zero.png": lambda path: path.write_bytes(b""),
     "text.png": lambda path: path.write_text("not an image"),
+    "[/b].png": lambda path: path.write_text("markup to the terminal"),
     "cut.png": lambda path: save(path, 200) and path.write_bytes(path.read_bytes()[:-30]),
     "bomb.png": lambda path: _bomb(path),
     "wide.png": lambda path: save(path, 200, (20, 1001)),
@@ -110,30 +116,15 @@ def _bomb(path: Path) -> None:
 
 def mixed(root: Path, num_readable: int) -> set[str]:
     """Fills the folder; the names of all files that are to be accounted for."""
-    special = [
-        "ä ö ü.png",
-        "面.PNG",
-        'a,"b".png',
-        "two\nlines.png",
-        "return\r.png",
-        "sub/deep/er/x.png",
-        "sub/x.png",
-    ]
-    special += [
-        os.fsdecode(b"raw\xff.png"),
-        "[1].png",
-        "[red]x[/red].jpg",
-        "x.png",
-        "x.tif",
-        "-f.png",
-        " .png",
-    ]
+    odd = 'ä ö ü.png|面.PNG|a,"b".png|two\nlines.png|return\r.png|sub/deep/er/x.png|sub/x.png|[1].png|[red]x[/red].jpg'
+    special = [*odd.split("|"), os.fsdecode(b"raw\xff.png"), "x.png", "x.tif", "-f.png", " .png"]
     names = special + [f"many/{i:05d}.png" for i in range(num_readable - len(special))]
     for i, name in enumerate(names):
         save(root / name, 60 + 150 * (i % 3 == 0) + i % 40)
     for name, write in BROKEN.items():
-        (root / "broken").mkdir(exist_ok=True)
-        write(root / "broken" / name)
+        path = root / "broken" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
     (root / "notes.txt").write_text("no image")
     (root / ".hidden.png").write_bytes(b"")
     (root / "sub" / "round").symlink_to(root, target_is_directory=True)
@@ -144,19 +135,20 @@ def mixed(root: Path, num_readable: int) -> set[str]:
 
 
 def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Would catch: a file left out, judged twice or ending the job; a name that breaks the table; a loop followed.
+    """Would catch: a file left out, twice there or ending the job; names that break table or terminal; loops followed.
 
     The output lies in the folder of the images, and must not be taken for images at the second time.
     """
-    names = mixed(tmp_path / "in", 50)
-    output = tmp_path / "in" / "out"
-    assert run(tmp_path / "in", output) == predict.EXIT_UNREADABLE
+    images = tmp_path / "[/red]in"
+    names = mixed(images, 50)
+    output = images / "[/red]out"
+    assert run(images, output) == predict.EXIT_UNREADABLE
     found = lines(output)
     assert Counter(row["image"] for row in found) == Counter(names)
     assert Counter(row["image"] for row in table(output)) == Counter(names)
     by_name = {row["image"]: row for row in found}
     for name in names:
-        row, path = by_name[name], tmp_path / "in" / name
+        row, path = by_name[name], images / name
         if name.startswith("broken/"):
             assert row["score"] is row["defective"] is row["boxes"] is row["overlay"] is None
             assert row["error"] and "\n" not in row["error"] and "broken/" not in row["error"]
@@ -174,46 +166,28 @@ def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.Capture
     assert {one["image"] for one in told["unreadable"]} == {f"broken/{name}" for name in BROKEN}
     text = capsys.readouterr().out
     assert "unreadable: broken/bomb.png: 100000x100000 pixels are more than the limit" in text
+    assert "unreadable: broken/[/b].png: " in text and "[/red]out" in text
     page = (output / "index.html").read_text()
     assert page.count('class="entry"') == len(names)
     before = (output / "predictions.jsonl").read_bytes()
-    assert run(tmp_path / "in", output) == predict.EXIT_UNREADABLE
+    assert run(images, output) == predict.EXIT_UNREADABLE
     assert (output / "predictions.jsonl").read_bytes() == before
 
 
-def test_each_judged_image_has_an_overlay_of_its_own(tmp_path: Path) -> None:
+def test_each_readable_image_has_an_overlay_of_its_own(tmp_path: Path) -> None:
     """Would catch: names that collide once the folders and odd characters are gone, overlays of unreadable files."""
-    names = [
-        "a/x.png",
-        "a_x.png",
-        "a x.png",
-        "a-x.png",
-        "b/x.png",
-        "ä.png",
-        "ö.png",
-        "x" * 200 + ".png",
-        "..png",
-    ]
-    for i, name in enumerate(names[:-1]):
+    names = ["a/x.png", "a_x.png", "a x.png", "a-x.png", "b/x.png", "ä.png", "ö.png", "x" * 200 + ".png"]
+    for i, name in enumerate(names):
         save(tmp_path / "in" / name, 100 + i)
     (tmp_path / "in" / "bad.png").write_bytes(b"")
     run(tmp_path / "in", tmp_path / "out")
     rows = [row for row in lines(tmp_path / "out") if row["overlay"]]
-    assert len({row["overlay"] for row in rows}) == len(rows) == len(names) - 1
+    assert len({row["overlay"] for row in rows}) == len(rows) == len(names)
     on_disk = {f"overlays/{path.name}" for path in (tmp_path / "out" / "overlays").iterdir()}
     assert on_disk == {row["overlay"] for row in rows}
     for row in rows:
         with Image.open(tmp_path / "out" / row["overlay"]) as picture:
             assert picture.size == (30, 20) and picture.mode == "RGB"
-
-
-def test_a_clean_folder_ends_with_0(tmp_path: Path) -> None:
-    """Would catch: a status that cries wolf, so that nobody looks at it."""
-    save(tmp_path / "in" / "a.png", 100)
-    assert run(tmp_path / "in", tmp_path / "out") == 0
-    assert table(tmp_path / "out") == [
-        {"image": "a.png", "label": "", "score": repr(100 / 255), "defective": "0"}
-    ]
 
 
 def test_batches_are_full_whatever_lies_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,15 +214,14 @@ def test_thousands_of_files_in_flat_memory(
     arguments = [f"--model={own}", f"--images={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
     peak_kb = []
 
-    def watch_memory(tally: Any) -> None:
-        if tally.files % 500 == 0:
+    append = Predictions.append
+
+    def watch_memory(predictions: Predictions, one: Prediction) -> None:
+        append(predictions, one)
+        if num_lines(tmp_path / "out") % 500 == 0:
             peak_kb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
-    def watched(judge: Any, source: Any, request: Any) -> Any:
-        tally = judge.judge(source.files(), on_file=watch_memory)
-        return tally, 0.0, tally.unreadable
-
-    monkeypatch.setattr(predict, "judge_source", watched)
+    monkeypatch.setattr(Predictions, "append", watch_memory)
     assert predict.main(["predict", *arguments]) == predict.EXIT_UNREADABLE
     assert Counter(row["image"] for row in lines(tmp_path / "out")) == Counter(names)
     assert peak_kb[-1] - peak_kb[0] < 30_000
@@ -278,7 +251,7 @@ def test_the_runs_own_test_images_get_its_verdicts(own: Path, tmp_path: Path) ->
 # --- going on -----------------------------------------------------------------------------------------------
 
 
-def test_only_what_is_new_or_changed_is_judged(tmp_path: Path) -> None:
+def test_only_what_is_new_or_changed_is_predicted(tmp_path: Path) -> None:
     """Would catch: a second verdict on the same content, a changed file taken for the old one, a touched file anew."""
     for name in ("a", "b", "c"):
         save(tmp_path / "in" / f"{name}.png", 100)
@@ -290,17 +263,16 @@ def test_only_what_is_new_or_changed_is_judged(tmp_path: Path) -> None:
     save(tmp_path / "in" / "late.png", 240)
     save(tmp_path / "in" / "d.png", 90)
     assert run(tmp_path / "in", output) == 0
-    assert [row["image"] for row in lines(output)] == [
-        *("a.png", "b.png", "c.png", "late.png"),
-        *("b.png", "d.png", "late.png"),
-    ]
+    names = [row["image"] for row in lines(output)]
+    assert names == ["a.png", "b.png", "c.png", "late.png", "b.png", "d.png", "late.png"]
     rows = {row["image"]: row for row in table(output)}
     assert sorted(rows) == ["a.png", "b.png", "c.png", "d.png", "late.png"]
+    assert rows["a.png"] == {"image": "a.png", "label": "", "score": repr(100 / 255), "defective": "0"}
     assert (rows["b.png"]["defective"], rows["late.png"]["defective"]) == ("1", "1")
     assert summary(output)["num_unreadable"] == 0
 
 
-def test_a_file_that_changes_while_it_is_read_is_told_and_judged_the_next_time(
+def test_a_file_that_changes_while_it_is_read_is_told_and_predicted_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: a verdict on half of an old and half of a new content, and a file that silently gets none."""
@@ -316,22 +288,18 @@ def test_a_file_that_changes_while_it_is_read_is_told_and_judged_the_next_time(
         return read_bytes(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dagm_jax.folder.read_bytes", read)
+        patch.setattr("dagm_jax.inspection.folder.read_bytes", read)
         assert run(tmp_path / "in", tmp_path / "out") == predict.EXIT_UNREADABLE
     told = {row["image"]: row["error"] for row in lines(tmp_path / "out")}
-    assert told == {
-        "a.png": "changed while it was read; run the same command again",
-        "gone.png": "file is missing",
-    }
+    changed = "changed while it was read; run the same command again"
+    assert told == {"a.png": changed, "gone.png": "file is missing"}
     run(tmp_path / "in", tmp_path / "out")
-    assert {row["image"]: row["defective"] for row in table(tmp_path / "out")} == {
-        "a.png": "1",
-        "gone.png": "",
-    }
+    assert decisions(tmp_path / "out") == {"a.png": "1", "gone.png": ""}
 
 
-def test_a_line_cut_short_is_judged_again(tmp_path: Path) -> None:
-    """Would catch: a torn last line that ends the next run, or that is continued into one line with the next record."""
+def test_a_line_cut_short_is_predicted_again(tmp_path: Path) -> None:
+    """Would catch: a torn last line that ends the next run, or that is continued into one line with the next record;
+    another damaged line dropped in silence, so that its image is predicted twice."""
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.png", 100)
     output = tmp_path / "out"
@@ -341,21 +309,14 @@ def test_a_line_cut_short_is_judged_again(tmp_path: Path) -> None:
         (output / "predictions.jsonl").write_bytes(whole[:-cut])
         assert run(tmp_path / "in", output) == 0
         assert [row["image"] for row in lines(output)] == ["a.png", "b.png"]
+    for damage in (b'{"image": "a.png"}\n', b"nonsense\n", b"[]\n"):
+        (output / "predictions.jsonl").write_bytes(damage + whole)
+        with pytest.raises(UserError, match=r"line 1 of predictions\.jsonl is damaged"):
+            run(tmp_path / "in", output)
 
 
-@pytest.mark.parametrize("damage", ['{"image": "a.png"}', "nonsense", "[]"])
-def test_a_damaged_line_is_told(tmp_path: Path, damage: str) -> None:
-    """Would catch: a record that is silently dropped, so that its image is judged twice."""
-    save(tmp_path / "in" / "a.png", 100)
-    run(tmp_path / "in", tmp_path / "out")
-    path = tmp_path / "out" / "predictions.jsonl"
-    path.write_text(damage + "\n" + path.read_text())
-    with pytest.raises(UserError, match=r"line 1 of predictions\.jsonl is damaged"):
-        run(tmp_path / "in", tmp_path / "out")
-
-
-def test_verdicts_of_two_models_or_folders_do_not_mix(tmp_path: Path) -> None:
-    """Would catch: a table of which nobody can say who judged, and names of another folder taken for known."""
+def test_predictions_of_two_models_or_folders_do_not_mix(tmp_path: Path) -> None:
+    """Would catch: a table of which nobody can say which model made it, and names of another folder taken for known."""
     save(tmp_path / "in" / "a.png", 100)
     save(tmp_path / "other" / "a.png", 100)
     run(tmp_path / "in", tmp_path / "out")
@@ -382,7 +343,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         write_overlay(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dagm_jax.folder.write_overlay", full)
+        patch.setattr("dagm_jax.inspection.folder.write_overlay", full)
         with pytest.raises(UserError, match=r"cannot be written .No space left on device"):
             run(tmp_path / "in", tmp_path / "out")
     assert run(tmp_path / "in", tmp_path / "out") == 0
@@ -394,7 +355,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
 
 def test_watching_waits_for_the_end_of_a_file(tmp_path: Path) -> None:
-    """Would catch: half a file judged, or listed as unreadable while it is still being written."""
+    """Would catch: half a file predicted, or listed as unreadable while it is still being written."""
     incoming = tmp_path / "in"
     save(incoming / "first.png", 100)
     data = save(tmp_path / "whole.png", 250).read_bytes()
@@ -407,31 +368,25 @@ def test_watching_waits_for_the_end_of_a_file(tmp_path: Path) -> None:
                 stream.flush()
                 time.sleep(0.1)
 
-    arrived = Tally()
-
-    def note(found: Tally) -> None:
-        nonlocal arrived
-        arrived += found
-        if arrived.files == 2:
-            stop.set()
-
+    arrived = Counter[str]()
     writer = threading.Thread(target=write_slowly)
     for name in ("overlays", "thumbnails"):
         (tmp_path / "out" / name).mkdir(parents=True)
     with closing(Predictions(tmp_path / "out")) as predictions:
-        judge = FolderJudge(Inspector.of_engine(bright.Bright()), predictions, tmp_path / "out", 1)
+        predictor = FolderPredictor(Inspector.of_engine(bright.Bright()), predictions, tmp_path / "out", 1)
         source = make_source(str(incoming), tmp_path / "out")
         writer.start()
         try:
             # Patience and the way out are far beyond what a busy machine makes of the writer's pauses.
-            watch(judge, source, stop, poll_s=0.02, patience_s=120, idle_exit_s=120, on_arrival=note)
+            for found in watch(predictor, source, Watching(0.02, 120, 120), stop):
+                arrived += found
+                if arrived.total() == 2:
+                    stop.set()
         finally:
             writer.join()
-    assert {row["image"]: row["score"] for row in lines(tmp_path / "out")} == {
-        "first.png": pytest.approx(100 / 255),
-        "slow.png": pytest.approx(250 / 255),
-    }
-    assert (arrived.judged, arrived.unreadable) == (2, 0)
+    scores = {row["image"]: row["score"] for row in lines(tmp_path / "out")}
+    assert scores == {"first.png": 100 / 255, "slow.png": 250 / 255}
+    assert arrived["unreadable"] == 0
 
 
 def test_watching_lists_what_stays_unreadable(tmp_path: Path) -> None:
@@ -440,10 +395,7 @@ def test_watching_lists_what_stays_unreadable(tmp_path: Path) -> None:
     (tmp_path / "in" / "never.png").write_bytes(b"no image")
     quick = ("--watch", "--poll_s=0.02", "--patience_s=0.3", "--idle_exit_s=0.5")
     assert run(tmp_path / "in", tmp_path / "out", *quick) == predict.EXIT_UNREADABLE
-    assert {row["image"]: row["defective"] for row in table(tmp_path / "out")} == {
-        "good.png": "0",
-        "never.png": "",
-    }
+    assert decisions(tmp_path / "out") == {"good.png": "0", "never.png": ""}
     assert len(lines(tmp_path / "out")) == 2
 
 
@@ -471,7 +423,7 @@ def num_lines(output: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_watcher_killed_and_restarted_judges_each_once(tmp_path: Path) -> None:
+def test_a_watcher_killed_and_restarted_predicts_each_once(tmp_path: Path) -> None:
     """Would catch: verdicts that are lost with the process, or given again after its restart.
 
     The last is ended by SIGTERM, which is its usual end: it finishes and writes the table.
@@ -498,9 +450,8 @@ def test_a_watcher_killed_and_restarted_judges_each_once(tmp_path: Path) -> None
         process.kill()
         process.communicate()
     assert process.returncode == 0, errors
-    assert Counter(row["image"] for row in lines(output)) == Counter(
-        [f"{i:02d}.png" for i in range(30)] + ["new.png"]
-    )
+    names = [f"{i:02d}.png" for i in range(30)] + ["new.png"]
+    assert Counter(row["image"] for row in lines(output)) == Counter(names)
     assert len(table(output)) == 31
 
 
@@ -512,13 +463,16 @@ def names_of(images: Path | str, output: Path) -> list[str]:
 
 
 def test_globs_and_files_name_what_they_say(tmp_path: Path) -> None:
-    """Would catch: a glob that reaches too far or not into folders, a folder whose name looks like a glob."""
+    """Would catch: a glob that reaches too far or not into folders, ** that needs one, a folder named like a glob."""
     for name in ("a/1.png", "a/b/2.png", "a/b/c/3.png", "x[1]/4.png", "5.png"):
         save(tmp_path / name, 100)
     out = tmp_path / "out"
     assert names_of(f"{tmp_path}/a/*.png", out) == ["1.png"]
     assert names_of(f"{tmp_path}/**/2.png", out) == ["a/b/2.png"]
     assert names_of(f"{tmp_path}/a/**/*.png", out) == ["1.png", "b/2.png", "b/c/3.png"]
+    assert names_of(f"{tmp_path}/a/**/c/*.png", out) == ["b/c/3.png"]
+    assert names_of(f"{tmp_path}/[a]/*/2.png", out) == ["a/b/2.png"]
+    assert names_of(f"{tmp_path}/a/*/3.png", out) == []
     assert names_of(f"{tmp_path}/x[1]", out) == ["4.png"]
     assert names_of(tmp_path / "x[1]" / "4.png", out) == ["4.png"]
     assert names_of(f"{tmp_path}/?.png", out) == ["5.png"]
@@ -528,25 +482,8 @@ def test_globs_and_files_name_what_they_say(tmp_path: Path) -> None:
         make_source(str(tmp_path), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("parts", "pattern", "expected"),
-    [
-        (("a", "b.png"), ("**", "*.png"), True),
-        (("b.png",), ("**", "*.png"), True),
-        (("a", "b.png"), ("*.png",), False),
-        (("a", "b", "c.png"), ("a", "**", "c.png"), True),
-        (("a", "b", "c.png"), ("a", "*", "d.png"), False),
-    ],
-)
-def test_two_stars_stand_for_any_folders(
-    parts: tuple[str, ...], pattern: tuple[str, ...], expected: bool
-) -> None:
-    """Would catch: ** that needs a folder, or * that crosses one."""
-    assert fits(parts, pattern) == expected
-
-
 def test_labels_come_from_the_place_of_a_file(tmp_path: Path) -> None:
-    """Would catch: masks judged as images, and labels that are guessed or swapped."""
+    """Would catch: masks taken for images, labels that are guessed or swapped, or known at the start alone."""
     dagm = small_dagm.layout_a(tmp_path / "dagm")
     for images in (dagm, dagm / "Class1", dagm / "Class1" / "Train"):
         files = list(make_source(str(images), tmp_path / "out").files())
@@ -554,38 +491,30 @@ def test_labels_come_from_the_place_of_a_file(tmp_path: Path) -> None:
         wanted = range(11, 23) if images.name == "Train" else range(1, 23)
         assert labels == {number: int(number in small_dagm.DEFECTIVE) for number in wanted}
         assert len(files) == len(labels)
-    for name in (
-        "train/good/1",
-        "test/good/2",
-        "test/hole/3",
-        "ground_truth/hole/3_mask",
-        "4",
-        "test/Good/5",
-    ):
-        save(tmp_path / "mvtec" / f"{name}.png", 100)
-    found = {f.name: f.label for f in make_source(str(tmp_path / "mvtec"), tmp_path / "out").files()}
-    assert found == {"train/good/1.png": 0, "test/good/2.png": 0, "test/hole/3.png": 1, "4.png": None} | {
-        "test/Good/5.png": None
+    labelled = {
+        "train/good/1.png": 0,
+        "test/good/2.png": 0,
+        "test/hole/3.png": 1,
+        "4.png": None,
+        "test/Good/5.png": None,
     }
+    for name in (*labelled, "ground_truth/hole/3_mask.png"):
+        save(tmp_path / "mvtec" / name, 100)
+    found = {f.name: f.label for f in make_source(str(tmp_path / "mvtec"), tmp_path / "out").files()}
+    assert found == labelled
     save(tmp_path / "plain" / "1.png", 100)
     source = make_source(str(tmp_path / "plain"), tmp_path / "out")
     assert [file.label for file in source.files()] == [None]
     assert source.description == "labels are not known"
-
-
-def test_labels_of_folders_that_come_later_are_known(tmp_path: Path) -> None:
-    """Would catch: a watcher begun on an empty folder that knows no labels, and judges masks, until it is restarted."""
-    incoming = tmp_path / "in"
-    incoming.mkdir()
-    source = make_source(str(incoming), tmp_path / "out")
-    assert list(source.files()) == []
+    # Folders that come while a watcher waits.
     for name in ("good/a.png", "defect/b.png", "masks/b.png"):
-        save(incoming / name, 100)
-    assert {file.name: file.label for file in source.files()} == {"good/a.png": 0, "defect/b.png": 1}
+        save(tmp_path / "plain" / name, 100)
+    found = {file.name: file.label for file in source.files()}
+    assert found == {"1.png": None, "good/a.png": 0, "defect/b.png": 1}
 
 
-def test_verdicts_of_another_model_beside_the_images_are_no_images(tmp_path: Path) -> None:
-    """Would catch: overlays in an older output folder judged as images of the parts."""
+def test_predictions_of_another_model_beside_the_images_are_no_images(tmp_path: Path) -> None:
+    """Would catch: overlays in an older output folder taken for images of the parts."""
     save(tmp_path / "in" / "a.png", 100)
     assert run(tmp_path / "in", tmp_path / "in" / "old") == 0
     assert names_of(tmp_path / "in", tmp_path / "in" / "new") == ["a.png"]
@@ -619,10 +548,10 @@ def test_a_folder_below_that_cannot_be_listed_is_told_and_the_rest_goes_on(
         names_of(tmp_path / "in", tmp_path / "out2")
 
 
-def test_a_path_that_may_not_be_entered_is_no_traceback(
+def test_a_path_that_is_empty_or_may_not_be_entered_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: an error of the file system in the place of one line."""
+    """Would catch: an error of the file system in the place of one line; a wrong folder that looks like a clean one."""
     plain = os.stat
 
     def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
@@ -630,18 +559,21 @@ def test_a_path_that_may_not_be_entered_is_no_traceback(
             raise PermissionError(13, "Permission denied", str(path))
         return plain(path, *arguments, **options)
 
-    monkeypatch.setattr(os, "stat", stat)
-    with pytest.raises(UserError, match=r"`--images` .* does not exist"):
-        make_source(f"{tmp_path}/locked/x", tmp_path / "out")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        with pytest.raises(UserError, match=r"`--images` .* does not exist"):
+            make_source(f"{tmp_path}/locked/x", tmp_path / "out")
     with pytest.raises(UserError, match="does not exist"):
         make_source("x" * 5000, tmp_path / "out")
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match=r"holds no image file"):
+        run(tmp_path / "in", tmp_path / "out")
 
 
 def test_what_could_not_be_read_is_tried_again_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: an image that is never judged because its permissions, or a share, were wrong once; a status that
+    """Would catch: an image that is never predicted because its permissions, or a share, were wrong once; a status that
     speaks of a file that is gone; a line more of the same at each call."""
     for name in ("a.png", "b.png"):
         save(tmp_path / "in" / name, 100)
@@ -653,20 +585,15 @@ def test_what_could_not_be_read_is_tried_again_by_the_next_call(
         return read_bytes(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dagm_jax.folder.read_bytes", read)
+        patch.setattr("dagm_jax.inspection.folder.read_bytes", read)
         for _ in range(2):
             assert run(tmp_path / "in", tmp_path / "out") == predict.EXIT_UNREADABLE
             assert len(lines(tmp_path / "out")) == 3
     assert run(tmp_path / "in", tmp_path / "out") == predict.EXIT_UNREADABLE
-    assert [row["score"] is None for row in table_of_latest(tmp_path / "out")] == [False, False, True]
+    latest = {row["image"]: row["score"] for row in lines(tmp_path / "out")}
+    assert [name for name, score in latest.items() if score is None] == ["empty.png"]
     (tmp_path / "in" / "empty.png").unlink()
     assert run(tmp_path / "in", tmp_path / "out") == 0
-
-
-def table_of_latest(output: Path) -> list[dict[str, Any]]:
-    """The last line of each name, by name."""
-    latest = {row["image"]: row for row in lines(output)}
-    return [latest[name] for name in sorted(latest)]
 
 
 def test_an_image_beyond_the_limit_is_refused_by_its_header(
@@ -684,22 +611,6 @@ def test_an_image_beyond_the_limit_is_refused_by_its_header(
         reading.read(tmp_path / "wide.png")
 
 
-def test_a_watcher_tells_of_drift_while_it_watches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Would catch: a camera that has changed, of which nobody hears until the watcher is ended months later."""
-    monkeypatch.setattr("dagm_jax.predictions.NUM_RECENT", 100)
-    inspector = bright.load("bright")
-    inspector.engine.normal_scores = list(np.random.default_rng(0).normal(0.3, 0.02, 200))
-    monkeypatch.setattr(Inspector, "load", staticmethod(lambda *arguments: inspector))
-    for i in range(120):
-        save(tmp_path / "in" / f"{i}.png", 200)
-    assert run(tmp_path / "in", tmp_path / "out", "--watch", "--idle_exit_s=0.5", "--poll_s=0.1") == 0
-    told = capsys.readouterr().out
-    assert told.index("warning: the scores have moved") < told.index("120 files, model")
-    assert told.count("warning: the scores have moved") == 2
-
-
 # --- pieces -------------------------------------------------------------------------------------------------
 
 
@@ -710,44 +621,15 @@ def prediction(name: str, score: float | None, label: int | None = None) -> Pred
 
 
 def test_figures_of_a_summary() -> None:
-    """Would catch: unreadable files among the judged, a confusion matrix with its cells exchanged."""
-    rows = [
-        prediction("a", 0.9, 1),
-        prediction("b", 0.1, 1),
-        prediction("c", 0.8, 0),
-        prediction("d", 0.2, 0),
-        prediction("e", 0.3, 0),
-        prediction("f", None),
-    ]
+    """Would catch: unreadable files among the readable, cells of the matrix exchanged, defects taken for drift."""
+    known = [("a", 0.9, 1), ("b", 0.1, 1), ("c", 0.8, 0), ("d", 0.2, 0), ("e", 0.3, 0), ("f", None, None)]
+    rows = [prediction(*one) for one in known]
     told = summarise(iter(rows), [], [])
     assert told["confusion"] == {"tp": 1, "fp": 1, "fn": 1, "tn": 2}
     assert (told["num_files"], told["num_judged"], told["num_defective"]) == (6, 5, 2)
     assert told["unreadable"] == [{"image": "f", "error": "bad"}]
-    assert told["drift"]["level"] == "too few"
+    assert (told["drift"]["level"], told["drift"]["num_scores"]) == ("too few", 3), "good images alone"
     assert summarise(iter([prediction("f", None)]), [], [])["latency_s"] is None
-
-
-def test_drift_is_told_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Would catch: scores that have all moved and nobody is told, or a warning where nothing has moved."""
-    rng = np.random.default_rng(0)
-    normals = list(rng.normal(0.2, 0.02, 200))
-
-    def told(scores: Iterator[float], num_now: int = 0) -> dict[str, Any]:
-        rows = [prediction(str(i), s) for i, s in enumerate(scores)]
-        found = summarise(rows, rows[len(rows) - num_now :], normals)
-        shown = found | {"model_id": "x", "threshold": 0.5, "images_per_s": None}
-        predict.print_summary(shown, tmp_path)
-        drift: dict[str, Any] = found["drift"]
-        return drift
-
-    assert told(iter(rng.normal(0.2, 0.02, 300)))["level"] == "stable"
-    assert "warning" not in capsys.readouterr().out
-    assert told(iter(rng.normal(0.25, 0.02, 300)))["level"] == "large"
-    assert "warning: the scores have moved far" in capsys.readouterr().out
-    # Today's camera is not hidden behind the records of a year; too few of today say nothing.
-    year = rng.normal(0.2, 0.02, 10_000)
-    assert told(np.r_[year, np.full(500, 0.9)], 500)["level"] == "large"
-    assert told(np.r_[year, np.full(20, 0.9)], 20)["records"] == "of all calls"
 
 
 def test_table_and_lines_give_any_name_back(tmp_path: Path) -> None:
@@ -767,44 +649,28 @@ def test_table_and_lines_give_any_name_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--images=a", "--output=b"], "`--model` is missing"),
-        (["--model=a", "--output=b"], "`--images` is missing"),
-        (["--model=a", "--images=b"], "`--output` is missing"),
-        (["--model=a", "--images=b", "--output=c", "--batch_size=0"], r"`--batch_size` \(=0\)"),
-        (["--model=a", "--images=b", "--output=c", "--poll_s=2"], "`--poll_s` holds with --watch alone"),
-        (
-            ["--model=a", "--images=b", "--output=c", "--watch", "--poll_s=nan"],
-            r"`--poll_s` \(=nan\) must be",
-        ),
-        (["--model=a", "--images=b", "--output=c", "more"], "'more' is not a flag"),
-        (["--model=a", "--images=b", "--output=c", "--wach"], "Unknown command line flag 'wach'"),
+        ("--images=a --output=b", "`--model` is missing; such as --model=runs/mine"),
+        ("--model=a --output=b", "`--images` is missing; such as --images=parts"),
+        ("--model=a --images=b", "`--output` is missing; such as --output=verdicts"),
+        ("--model=a --images=b --output=c --batch_size=0", "--batch_size=0"),
+        ("--model=a --images=b --output=c --poll_s=2", "`--poll_s` holds with --watch alone"),
+        ("--model=a --images=b --output=c --watch --poll_s=nan", r"`--poll_s` \(=nan\) must be"),
+        ("--model=a --images=b --output=c --watch --idle_exit_s=0", r"`--idle_exit_s` \(=0.0\) must be"),
     ],
 )
-def test_mistakes_on_the_command_line_are_told(arguments: list[str], match: str) -> None:
+def test_mistakes_on_the_command_line_are_told(arguments: str, match: str) -> None:
     """Would catch: an option that is taken and does nothing, a traceback."""
     with pytest.raises(UserError, match=match) as caught:
-        predict.parse_flags(["predict", *arguments])
+        predict.parse_flags(["predict", *arguments.split()])
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_named_like_markup_is_printed_as_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Would catch: a job that ends with a complaint about the terminal's markup, after all its work or before."""
-    images = tmp_path / "[/red]in"
-    save(images / "a.png", 100)
-    save(images / "[/b].png", 100).write_bytes(b"x")
-    assert run(images, tmp_path / "[/red]out") == predict.EXIT_UNREADABLE
-    text = capsys.readouterr().out
-    assert "unreadable: [/b].png: " in text and "[/red]out" in text
 
 
 def test_an_output_that_is_not_finite_names_image_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: a name looked up among all files, of which unreadable ones are not judged; advice on training alone.
+    """Would catch: a name looked up among all files, also unreadable ones; advice on training alone.
 
-    The first image that a model judges is a black one, while it is compiled.
+    The first image that a model gets is a black one, while it is compiled.
     """
     plain = bright.Bright.judge
     bad = 0
@@ -826,8 +692,83 @@ def test_an_output_that_is_not_finite_names_image_and_model(
             run(tmp_path / "in", tmp_path / "out")
 
 
-def test_an_empty_folder_is_a_mistake(tmp_path: Path) -> None:
-    """Would catch: a wrong folder that looks like a clean one."""
-    (tmp_path / "in").mkdir()
-    with pytest.raises(UserError, match=r"holds no image file"):
-        run(tmp_path / "in", tmp_path / "out")
+# --- drift --------------------------------------------------------------------------------------------------
+
+
+def test_drift_by_hand() -> None:
+    """Would catch: a logarithm of the wrong base or direction, bins that are not the deciles, no smoothing."""
+    reference = np.arange(100) / 100
+    scores = np.full(200, 2.0)
+    p = np.full(10, 0.5) / 205
+    p[9] = 200.5 / 205
+    q = np.full(10, 10.5) / 105
+    drift = score_drift(scores, reference)
+    assert drift.population_stability_index == pytest.approx(sum((p - q) * np.log(p / q)))
+    assert drift.by_chance == pytest.approx(9 * (1 / 200 + 1 / 100))
+    assert drift.level == "large"
+
+
+def test_scores_above_normals_that_are_all_equal_have_drifted() -> None:
+    """Would catch: scores that share a bin with the one score of saturated normals, however far they lie above it."""
+    for reference in (np.full(200, 0.001), np.r_[np.zeros(190), np.linspace(0, 0.1, 10)]):
+        assert score_drift(np.full(500, 0.9), reference).level == "large"
+        alike = np.random.default_rng(0).choice(reference, 500)
+        assert score_drift(alike, reference).level == "stable"
+
+
+def test_no_drift_is_seldom_called_one() -> None:
+    """Would catch: the luck of few images taken for drift; the mean of the index is what is said of it."""
+    rng = np.random.default_rng(1)
+    drifts = [score_drift(rng.normal(size=150), rng.normal(size=60)) for _ in range(300)]
+    levels = [drift.level for drift in drifts]
+    assert levels.count("stable") > 0.8 * len(levels)
+    assert levels.count("large") < 0.02 * len(levels)
+    mean = np.mean([drift.population_stability_index or np.nan for drift in drifts])
+    assert mean == pytest.approx(9 * (1 / 150 + 1 / 60), rel=0.2)
+
+
+def test_too_few_images_say_nothing() -> None:
+    """Would catch: a warning out of a handful of images, and a division by zero."""
+    for num_scores, num_reference in ((99, 100), (100, 19), (0, 0)):
+        drift = score_drift(np.zeros(num_scores), np.zeros(num_reference))
+        assert (drift.level, drift.population_stability_index) == ("too few", None)
+    assert score_drift(np.zeros(100), np.zeros(20)).level == "stable"
+
+
+def test_a_watcher_tells_of_drift_while_it_watches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: a camera that has changed, of which nobody hears until the watcher is ended months later."""
+    monkeypatch.setattr("dagm_jax.inspection.folder.NUM_RECENT", 100)
+    inspector = bright.load("bright")
+    inspector.engine.normal_scores = list(np.random.default_rng(0).normal(0.3, 0.02, 200))
+    monkeypatch.setattr(Inspector, "load", staticmethod(lambda *arguments: inspector))
+    for i in range(120):
+        save(tmp_path / "in" / f"{i}.png", 200)
+    assert run(tmp_path / "in", tmp_path / "out", "--watch", "--idle_exit_s=0.5", "--poll_s=0.1") == 0
+    told = capsys.readouterr().out
+    assert told.index("warning: the scores have moved") < told.index("120 files, model")
+    assert told.count("warning: the scores have moved") == 2
+
+
+def test_drift_is_told_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch: scores that have all moved and nobody is told, or a warning where nothing has moved."""
+    rng = np.random.default_rng(0)
+    normals = list(rng.normal(0.2, 0.02, 200))
+
+    def told(scores: Iterator[float], num_now: int = 0) -> dict[str, Any]:
+        rows = [prediction(str(i), s) for i, s in enumerate(scores)]
+        found = summarise(rows, rows[len(rows) - num_now :], normals)
+        shown = found | {"model_id": "x", "threshold": 0.5, "images_per_s": None}
+        print_summary(shown, tmp_path)
+        drift: dict[str, Any] = found["drift"]
+        return drift
+
+    assert told(iter(rng.normal(0.2, 0.02, 300)))["level"] == "stable"
+    assert "warning" not in capsys.readouterr().out
+    assert told(iter(rng.normal(0.25, 0.02, 300)))["level"] == "large"
+    assert "warning: the scores have moved far" in capsys.readouterr().out
+    # Today's camera is not hidden behind the records of a year; too few of today say nothing.
+    year = rng.normal(0.2, 0.02, 10_000)
+    assert told(np.r_[year, np.full(500, 0.9)], 500)["level"] == "large"
+    assert told(np.r_[year, np.full(20, 0.9)], 20)["records"] == "of all calls"

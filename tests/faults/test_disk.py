@@ -24,9 +24,9 @@ from test_kill import assert_same, finish
 from dagm_jax import calibrate, experiment, main, predict
 from dagm_jax.data.cache import build_cache
 from dagm_jax.experiment import locked
+from dagm_jax.inspection.predictions import Prediction, write_table
 from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
-from dagm_jax.predictions import Prediction, write_table
 from dagm_jax.train import kept_batch
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.progress import Record, write_atomically
