@@ -89,7 +89,7 @@ def parse_flags(argv: Sequence[str]) -> Request:
 def _classes(texts: Sequence[str], drawn: bool) -> tuple[int, ...]:
     """The classes asked for, rising, all of them by default; raises UserError for one that there is not."""
     from dagm_jax.data import procedural
-    from dagm_jax.data.truth import read_truth
+    from dagm_jax.data.verify import read_truth
     from launch.cells import whole_numbers
 
     known = tuple(procedural.CLASSES) if drawn else tuple(read_truth())
@@ -134,7 +134,7 @@ def write_prepared(request: Request) -> dict[int, tuple[Manifest, bool]]:
 
 def write_procedural(request: Request) -> dict[int, tuple[Manifest, bool]]:
     """Class -> its manifest, read back, and whether it was written now. Raises UserError."""
-    from dagm_jax.data.layouts import read_tree
+    from dagm_jax.data.formats.dagm_layouts import read_tree
     from dagm_jax.train.progress import show
     from launch.procedural_images import Recipe, write_class
 

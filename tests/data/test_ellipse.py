@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax.data.ellipse import rasterise
+from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.types import Ellipse
 
 

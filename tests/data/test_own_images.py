@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax.data.own_images import read_csv, read_mvtec, read_plain, reader_of
+from dagm_jax.data.formats.own_images import read_csv, read_mvtec, read_plain, reader_of
 from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.types import Manifest, Photo, Record, UserError
 

@@ -20,9 +20,9 @@ from PIL import Image
 from dagm_jax.data import procedural
 from dagm_jax.data.dagm2007 import Builder
 from dagm_jax.data.decode import load
-from dagm_jax.data.layouts import read_tree
+from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.sources import DataConfig, find_images
-from dagm_jax.data.truth import read_truth
+from dagm_jax.data.verify import read_truth
 from dagm_jax.train import progress
 from dagm_jax.types import Record, UserError
 from launch import prepared_sets
@@ -126,7 +126,7 @@ import os, signal, sys
 from pathlib import Path
 from dagm_jax.data import archive
 from dagm_jax.data.dagm2007 import Builder, dagm2007_dataset_builder as module
-from dagm_jax.data.truth import read_truth
+from dagm_jax.data.verify import read_truth
 from launch import prepare_data
 
 def killer(function, calls):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from dagm_jax.data.layouts import Entry, list_folder, printable
+from dagm_jax.data.formats.dagm_layouts import Entry, list_folder
+from dagm_jax.data.layouts import printable
 from dagm_jax.types import Manifest, Photo, Record, Skip, UserError, nearest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dagm_jax.data.layouts import read_tree
+from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.types import Ellipse, Manifest, UserError
 
 HALVES = {"Train": (576, 4, (577, 579)), "Test": (1, 3, (2,))}  # first number, images, defective numbers
