@@ -61,7 +61,7 @@ def prepare_class(class_id: int, output: Path, source: Path | None) -> bool:
             console.print(f"class {class_id}: written anew: {error}")
             shutil.rmtree(folder)
     builder = Builder(data_dir=output, config=f"class{class_id}")
-    num_images = len(Builder.TRUTH[class_id].labels())
+    num_images = len(Builder.TRUTH[class_id])
     config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
     where = "download" if source is None else "folder"
     with show(f"class {class_id} from {where}: check, then write", 2 * num_images) as bar:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from dagm_jax.data.formats import own_images
-from dagm_jax.data.formats.dagm_layouts import class_numbers, is_litter, read_tree
+from dagm_jax.data.formats.dagm_layouts import class_numbers, read_tree
+from dagm_jax.data.formats.listing import is_litter
 from dagm_jax.data.layouts import printable
 from dagm_jax.types import UserError
 

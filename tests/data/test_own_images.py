@@ -176,12 +176,12 @@ def test_csv_tells_a_file_in_both_halves_as_leakage(tmp_path: Path) -> None:
         ("list.csv:4", "same file as line 3", False),
         (
             "list.csv:5",
-            "leakage: same file as line 2 of the train half, and is itself of the test half; left out here",
+            "leakage: same file as line 2 of the train split, and is itself of the test split; left out here",
             True,
         ),
         (
             "list.csv:6",
-            "leakage: same file as line 3 of the test half, and is itself of the train half; left out here",
+            "leakage: same file as line 3 of the test split, and is itself of the train split; left out here",
             True,
         ),
     ]
