@@ -64,9 +64,9 @@ def check_whole(manifest: Manifest, class_id: int, truth: Truth) -> tuple[Record
     found: dict[int, Record] = {}
     strangers = []
     for record in manifest.records:
-        number: int | None = int(record.image_id.rpartition("/")[2])
+        number = int(record.image_id.rpartition("/")[2])
         if places is not None:
-            number = places.get((record.label, number))
+            number = places.get((record.label, number), -1)
         if number in expected and record.half in (None, expected[number].split):
             found[number] = record
         else:
@@ -103,7 +103,7 @@ def _places_in_layout_b(class_id: int, expected: ClassTruth) -> dict[tuple[int, 
             f"class {class_id} was never released in layout B (Class{class_id}_def), so its images' official numbers"
             " are unknown; use layout A (Train, Test)"
         )
-    places = {}
+    places: dict[tuple[int, int], int] = {}
     for label in (0, 1):
         numbers = sorted(number for number, image in expected.items() if image.label == label)
         names = sorted(range(1, len(numbers) + 1), key=str)

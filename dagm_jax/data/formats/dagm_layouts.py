@@ -14,7 +14,7 @@ from os.path import isdir, isfile
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from dagm_jax.data.formats.listing import Skips, list_folder, root_error
+from dagm_jax.data.formats.listing import Skips, list_folder, make_dagm_manifest, root_error
 from dagm_jax.data.layouts import printable
 from dagm_jax.types import Ellipse, Manifest, Record, UserError
 
@@ -63,25 +63,16 @@ def read_tree(root: Path, classes: tuple[int, ...]) -> Manifest:
             f" (train/good, or good and defect); {remedy}, or the one that holds those, or a CSV table",
         )
     skips = Skips(root)
-    found = {class_id: _read_class(class_id, folders, skips) for class_id in sorted(set(classes))}
-    records = tuple(record for own in found.values() for record in own)
-    return Manifest(records, tuple(skips.found), _describe(root, found, len(skips.found)))
+    records = [
+        record for class_id in sorted(set(classes)) for record in _read_class(class_id, folders, skips)
+    ]
+    layouts = sorted({"B" if record.half is None else "A" for record in records})
+    return make_dagm_manifest(f"layout {' and '.join(layouts)}", root, records, skips.found)
 
 
 def class_numbers(root: Path) -> tuple[int, ...]:
     """The classes whose folders `read_tree` finds under ``root``, rising; none where it is not DAGM's tree."""
     return tuple(sorted(_class_folders(root)))
-
-
-def _describe(root: Path, found: Mapping[int, list[Record]], num_skipped: int) -> str:
-    """One plain line: layouts, root, images and defective images of each class, number of skips."""
-    layouts = sorted({"B" if records[0].half is None else "A" for records in found.values()})
-    parts = [
-        f"class {class_id}: {len(records)} images ({sum(record.label for record in records)} defective)"
-        for class_id, records in found.items()
-    ]
-    head = f"DAGM 2007, layout {' and '.join(layouts)}, from {printable(root)}"
-    return f"{head}: {'; '.join(parts)}; {num_skipped} skipped"
 
 
 # --- folders ---

@@ -1,12 +1,13 @@
-"""Folders of an image set: their entries, and the record of what was left out of them."""
+"""Parts that readers of image sets share: entries of a folder, files left out, errors, a manifest's description."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dagm_jax.data.layouts import printable
-from dagm_jax.types import Skip, UserError
+from dagm_jax.types import Manifest, Record, Skip, UserError
 
 _LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"})
 
@@ -22,6 +23,19 @@ class Skips:
         """Notes a file or folder below the root, or one line of a file."""
         name = printable(path.relative_to(self.root).as_posix())
         self.found.append(Skip(name if line is None else f"{name}:{line}", reason))
+
+
+def make_dagm_manifest(
+    source: str, root: Path, records: Sequence[Record], skipped: Sequence[Skip]
+) -> Manifest:
+    """The manifest with its line: source, root, images and defective images of each class, number of skips."""
+    parts = []
+    for class_id in dict.fromkeys(record.class_id for record in records):
+        labels = [record.label for record in records if record.class_id == class_id]
+        parts.append(f"class {class_id}: {len(labels)} images ({sum(labels)} defective)")
+    head = f"DAGM 2007, {source}, from {printable(root)}"
+    description = f"{head}: {'; '.join(parts)}; {len(skipped)} skipped"
+    return Manifest(tuple(records), tuple(skipped), description)
 
 
 def root_error(root: Path, text: str) -> UserError:

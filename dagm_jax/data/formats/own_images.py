@@ -114,8 +114,8 @@ def read_csv(path: Path) -> Manifest:
         mask = path.parent / row["mask"] if row["mask"] else None
         values: dict[str, object] = {"label": _LABELS[label], "mask": mask and os.path.realpath(mask)}
         first, first_values, first_split = seen.setdefault(os.path.realpath(image), (line, values, split))
-        for column, value in values.items():
-            if value != first_values[column]:
+        for column in values:
+            if values[column] != first_values[column]:
                 raise _row_error(
                     path, line, f"{column} {row[column]!r}, but line {first} gives that file another"
                 )

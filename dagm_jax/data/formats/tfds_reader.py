@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from dagm_jax.data.formats.listing import root_error
+from dagm_jax.data.formats.listing import make_dagm_manifest, root_error
 from dagm_jax.data.layouts import printable
 from dagm_jax.types import Manifest, Record, Stored, UserError
 
@@ -58,17 +58,14 @@ def read_prepared(root: Path, classes: tuple[int, ...]) -> Manifest:
     ``all``. Raises UserError for sets that are not there, not whole, of another version, or in another file format.
     """
     sets = {class_id: _find_set(root, class_id) for class_id in sorted(classes)}
-    found = {folder: _read_records(root, folder) for folder in dict.fromkeys(sets.values())}
-    records, parts = [], []
+    found = {folder: _read_records(root, folder) for folder in set(sets.values())}
+    records: list[Record] = []
     for class_id, folder in sets.items():
         own = [record for record in found[folder] if record.class_id == class_id]
         if not own:
             raise _damage(root, folder, f"holds no image of class {class_id}")
         records += own
-        defective = sum(record.label for record in own)
-        parts.append(f"class {class_id}: {len(own)} images ({defective} defective)")
-    description = f"DAGM 2007, prepared TFDS set, from {printable(root)}: {'; '.join(parts)}; 0 skipped"
-    return Manifest(tuple(records), (), description)
+    return make_dagm_manifest("prepared TFDS set", root, records, ())
 
 
 # --- folders of sets ---
