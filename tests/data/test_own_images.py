@@ -223,10 +223,7 @@ def test_csv_that_means_nothing_is_one_line(tmp_path: Path, text: str, match: st
     with pytest.raises(UserError, match=match) as caught:
         read_csv(table(tmp_path, text))
     assert "\n" not in str(caught.value)
-
-
-def test_csv_in_another_encoding_is_one_line(tmp_path: Path) -> None:
-    """Catches a UnicodeDecodeError of a table saved by a spreadsheet in Latin-1."""
+    # A table that a spreadsheet saved in Latin-1.
     with pytest.raises(UserError, match="cannot be read as a CSV table in UTF-8"):
         read_csv(table(tmp_path, "path,label\nü.png,0\n", "latin-1"))
 
