@@ -65,7 +65,7 @@ def parse_flags(argv: Sequence[str]) -> Request:
     flags.FLAGS(argv[:1])
     request = parse_request(Request, argv, __doc__)
     from dagm_jax.data import procedural
-    from dagm_jax.data.truth import read_truth
+    from dagm_jax.data.verify import read_truth
 
     known = tuple(procedural.CLASSES) if request.procedural else tuple(read_truth())
     for class_id in request.classes:

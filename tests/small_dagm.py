@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from dagm_jax.data.ellipse import rasterise
+from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.types import Ellipse
 
 DUMMY_DATA = Path(__file__).parents[1] / "dagm_jax" / "data" / "dagm2007" / "dummy_data"

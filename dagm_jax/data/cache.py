@@ -19,7 +19,7 @@ import numpy as np
 from dagm_jax.data import procedural
 from dagm_jax.data.decode import BadMask, load_all
 from dagm_jax.data.files import BadImage
-from dagm_jax.data.prepared import shards
+from dagm_jax.data.formats.tfds_reader import shards
 from dagm_jax.data.replacing import replacing
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError, load_json
 

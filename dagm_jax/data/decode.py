@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dagm_jax.data import procedural
-from dagm_jax.data.ellipse import rasterise
 from dagm_jax.data.files import BadImage, check_png, check_shape, read_bytes
+from dagm_jax.data.formats.ellipse import rasterise
+from dagm_jax.data.formats.tfds_reader import read_example
 from dagm_jax.data.layouts import printable
 from dagm_jax.data.photos import read_photo, read_photo_mask
-from dagm_jax.data.prepared import read_example
 from dagm_jax.types import Drawn, Ellipse, Photo, Record, Stored
 
 _HALF = 127

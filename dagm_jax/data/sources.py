@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dagm_jax.data import own_images, procedural
-from dagm_jax.data.layouts import DAGM_SHAPE, printable, read_tree
+from dagm_jax.data import procedural
+from dagm_jax.data.formats import own_images
+from dagm_jax.data.formats.dagm_layouts import read_tree
+from dagm_jax.data.formats.tfds_reader import is_prepared, read_prepared
+from dagm_jax.data.layouts import DAGM_SHAPE, printable
 from dagm_jax.data.photos import find_white
-from dagm_jax.data.prepared import is_prepared, read_prepared
 from dagm_jax.data.split import SplitRule
 from dagm_jax.types import Drawn, Manifest, Photo, Record, UserError, check_choices
 

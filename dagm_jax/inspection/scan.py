@@ -10,8 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from dagm_jax.data import own_images
-from dagm_jax.data.layouts import class_numbers, is_litter, printable, read_tree
+from dagm_jax.data.formats import own_images
+from dagm_jax.data.formats.dagm_layouts import class_numbers, read_tree
+from dagm_jax.data.formats.listing import is_litter
+from dagm_jax.data.layouts import printable
 from dagm_jax.types import Manifest, UserError
 
 Label = Literal[0, 1] | None

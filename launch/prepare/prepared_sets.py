@@ -12,9 +12,9 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from dagm_jax.data.dagm2007 import Builder
+from dagm_jax.data.formats.tfds_reader import DATASET_NAME, INCOMPLETE, VERSION, read_prepared
 from dagm_jax.data.layouts import printable
-from dagm_jax.data.prepared import DATASET_NAME, INCOMPLETE, VERSION, read_prepared
-from dagm_jax.data.truth import check_whole
+from dagm_jax.data.verify import check_whole
 from dagm_jax.train.progress import Bar, console, show
 from dagm_jax.types import Manifest, UserError
 
@@ -78,7 +78,7 @@ def _write(class_id: int, output: Path, source: Path | None) -> None:
     config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
     downloads = output / "downloads"
     where = "download" if source is None else "folder"
-    num_images = len(Builder.TRUTH[class_id].labels())
+    num_images = len(Builder.TRUTH[class_id])
     with show(f"class {class_id} from {where}: check, then write", 2 * num_images) as bar:
         builder.on_image = bar.advance
         try:

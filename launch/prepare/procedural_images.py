@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dagm_jax.data import procedural
-from dagm_jax.data.layout_a import Numbered, write_half
+from dagm_jax.data.formats.dagm_writer import Numbered, write_half
+from dagm_jax.data.formats.tfds_reader import DATASET_NAME
 from dagm_jax.data.layouts import printable
-from dagm_jax.data.prepared import DATASET_NAME
 from dagm_jax.types import UserError
 
 _RECIPE_FILE = "procedural.json"

@@ -17,7 +17,7 @@ from PIL import Image
 from dagm_jax.data import cache as cache_module
 from dagm_jax.data import procedural
 from dagm_jax.data.cache import ImageCache, build_cache, row_bytes
-from dagm_jax.data.ellipse import rasterise
+from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, UserError
 
 SHAPE = (24, 37)  # 888 pixels: a mask of whole bytes in a row that is no multiple of 8

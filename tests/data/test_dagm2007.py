@@ -20,7 +20,7 @@ from PIL import Image
 
 from dagm_jax.data.dagm2007 import Builder
 from dagm_jax.data.dagm2007.dagm2007_dataset_builder import box_of
-from dagm_jax.data.truth import read_truth
+from dagm_jax.data.verify import read_truth
 from dagm_jax.types import UserError
 
 DUMMY_TRUTH = read_truth(small_dagm.DUMMY_DATA / "truth.json")
@@ -129,7 +129,7 @@ from importlib.machinery import PathFinder
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] == "tensorflow" else find(name, *rest)
 import tensorflow_datasets as tfds
-from dagm_jax.data.truth import read_truth
+from dagm_jax.data.verify import read_truth
 import dagm_jax.data.dagm2007 as package
 package.Builder.TRUTH = read_truth(__import__("pathlib").Path({str(tmp_path / "truth.json")!r}))
 builder = tfds.builder("dagm2007/class1", data_dir={str(tmp_path / "out")!r})

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from dagm_jax.data.decode import load, read_image, read_mask
 from dagm_jax.data.files import MAX_PIXELS, BadImage
-from dagm_jax.data.layouts import read_tree
+from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.types import Drawn, Ellipse, Record
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show

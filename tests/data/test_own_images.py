@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax.data.own_images import read_csv, read_mvtec, read_plain, reader_of
+from dagm_jax.data.formats.own_images import read_csv, read_mvtec, read_plain, reader_of
 from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.types import Manifest, Photo, Record, UserError
 
@@ -176,12 +176,12 @@ def test_csv_tells_a_file_in_both_halves_as_leakage(tmp_path: Path) -> None:
         ("list.csv:4", "same file as line 3", False),
         (
             "list.csv:5",
-            "leakage: same file as line 2 of the train half, and is itself of the test half; left out here",
+            "leakage: same file as line 2 of the train split, and is itself of the test split; left out here",
             True,
         ),
         (
             "list.csv:6",
-            "leakage: same file as line 3 of the test half, and is itself of the train half; left out here",
+            "leakage: same file as line 3 of the test split, and is itself of the train split; left out here",
             True,
         ),
     ]
@@ -223,10 +223,7 @@ def test_csv_that_means_nothing_is_one_line(tmp_path: Path, text: str, match: st
     with pytest.raises(UserError, match=match) as caught:
         read_csv(table(tmp_path, text))
     assert "\n" not in str(caught.value)
-
-
-def test_csv_in_another_encoding_is_one_line(tmp_path: Path) -> None:
-    """Catches a UnicodeDecodeError of a table saved by a spreadsheet in Latin-1."""
+    # A table that a spreadsheet saved in Latin-1.
     with pytest.raises(UserError, match="cannot be read as a CSV table in UTF-8"):
         read_csv(table(tmp_path, "path,label\nü.png,0\n", "latin-1"))
 

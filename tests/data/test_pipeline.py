@@ -479,8 +479,8 @@ def test_our_data_modules_start_no_backend_and_import_no_network() -> None:
 import sys
 import grain
 before = set(sys.modules)
-import dagm_jax, dagm_jax.data.augment, dagm_jax.data.cache, dagm_jax.data.decode, dagm_jax.data.ellipse
-import dagm_jax.data.layouts, dagm_jax.data.own_images, dagm_jax.data.pipeline, dagm_jax.data.procedural
+import dagm_jax, dagm_jax.data.augment, dagm_jax.data.cache, dagm_jax.data.decode, dagm_jax.data.formats.ellipse
+import dagm_jax.data.layouts, dagm_jax.data.formats.own_images, dagm_jax.data.pipeline, dagm_jax.data.procedural
 import dagm_jax.data.slicing
 import dagm_jax.data.sources, dagm_jax.data.split, dagm_jax.types
 heavy = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow")

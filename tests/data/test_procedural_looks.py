@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from dagm_jax.data.ellipse import rasterise
+from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.procedural import CLASSES, draw, draw_with_twin
 from dagm_jax.types import Ellipse
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dagm_jax.data.ellipse import rasterise
+from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.procedural import marks
 from dagm_jax.types import Ellipse
 

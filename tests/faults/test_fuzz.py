@@ -26,7 +26,7 @@ from PIL import Image
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.decode import read_image
 from dagm_jax.data.files import BadImage
-from dagm_jax.data.layouts import read_tree
+from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.photos import read_photo, read_photo_mask
 from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.types import Ellipse, Manifest, Photo, UserError

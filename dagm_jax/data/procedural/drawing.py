@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dagm_jax.data.ellipse import rasterise
+from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.procedural import (
     class_01,
     class_02,

@@ -12,10 +12,10 @@ import pytest
 import small_dagm
 from PIL import Image
 
-from dagm_jax.data.ellipse import rasterise
-from dagm_jax.data.layouts import read_tree
+from dagm_jax.data.formats.dagm_layouts import read_tree
+from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.sources import DataConfig, find_images
-from dagm_jax.data.truth import Truth, check_pixels, check_whole, read_truth
+from dagm_jax.data.verify import Truth, check_pixels, check_whole, read_truth
 from dagm_jax.types import Ellipse, Record, UserError
 
 # The table of the data set's facts, by hand: (train images, defective, test images, defective).
@@ -54,35 +54,34 @@ def whole(root: Path, truth: Truth, class_id: int = 1) -> tuple[Record, ...]:
 
 
 def test_the_shipped_table_has_the_published_counts() -> None:
-    """Would catch: a table with a class swapped, cut off, or its halves exchanged (Test is the LOW half)."""
+    """Would catch: a table with a class swapped, cut off, or its splits exchanged (Test is the LOW half)."""
     table = read_truth()
-    found = {
-        c: (t.train.count, len(t.train.defective), t.test.count, len(t.test.defective))
-        for c, t in table.items()
-    }
+    found = {}
+    for class_id, images in table.items():
+        numbers = {split: [n for n in images if images[n].split == split] for split in ("train", "test")}
+        defective = {split: sum(images[n].label for n in numbers[split]) for split in numbers}
+        num_train, num_test = len(numbers["train"]), len(numbers["test"])
+        found[class_id] = (num_train, defective["train"], num_test, defective["test"])
+        assert numbers["test"] == list(range(1, num_test + 1))
+        assert numbers["train"] == list(range(num_test + 1, num_test + num_train + 1))
     assert found == COUNTS
-    assert sum(len(t.labels()) for t in table.values()) == 16_100
-    for t in table.values():
-        assert t.test.first == 1 and t.train.first == t.test.count + 1
-        for half in (t.train, t.test):
-            assert list(half.defective) == sorted(set(half.defective))
-            assert set(half.defective) <= set(half.numbers)
+    assert sum(len(images) for images in table.values()) == 16_100
 
 
 def test_the_shipped_table_is_the_reference_list(real: Path) -> None:
     """Would catch: a number that changed on its way into the package."""
     reference = json.loads((real / "defective_index.json").read_text())
-    for class_id, t in read_truth().items():
-        expected = reference[f"Class{class_id}"]
-        assert list(t.train.defective) == expected["train_defective"]
-        assert list(t.test.defective) == expected["test_defective"]
+    for class_id, images in read_truth().items():
+        for split in ("train", "test"):
+            defective = [n for n, image in images.items() if image == (split, 1)]
+            assert defective == reference[f"Class{class_id}"][f"{split}_defective"]
 
 
 # --- whole classes ---
 
 
 def test_layout_a_comes_out_in_order_under_official_ids(tmp_path: Path, truth: Truth) -> None:
-    """Would catch: halves swapped, test before train, images lost."""
+    """Would catch: splits swapped, test before train, images lost."""
     records = whole(small_dagm.layout_a(tmp_path), truth)
     assert [r.image_id for r in records] == [
         *(f"Class1/Train/{n:04d}" for n in range(11, 23)),
@@ -121,7 +120,7 @@ def relabel(root: Path) -> None:
     path.write_bytes(text)
 
 
-def swap_halves(root: Path) -> None:
+def swap_splits(root: Path) -> None:
     folder = root / "Class1"
     (folder / "Train").rename(folder / "x")
     (folder / "Test").rename(folder / "Train")
@@ -134,7 +133,7 @@ def add_stranger(root: Path) -> None:
         file.write(b"23\t0\t0023.PNG\t0\t0\t\r\n")
 
 
-def copy_into_other_half(root: Path) -> None:
+def copy_into_other_split(root: Path) -> None:
     small_dagm.save(root / "Class1/Train/0004.PNG", small_dagm.picture_of(1, 4))
     with (root / "Class1/Train/Label/Labels.txt").open("ab") as file:
         file.write(b"4\t0\t0004.PNG\t0\t0\t\r\n")
@@ -153,10 +152,10 @@ def copy_into_other_half(root: Path) -> None:
         ),
         (relabel, ["1 labelled otherwise: Class1/Train/0014 (is good, should be defective)"]),
         (add_stranger, ["1 not part of the data set: Class1/Train/0023"]),
-        (copy_into_other_half, ["1 not part of the data set: Class1/Train/0004"]),
-        (swap_halves, ["22 not part of the data set: Class1/Train/0001", "22 missing", "and 17 more"]),
+        (copy_into_other_split, ["1 not part of the data set: Class1/Train/0004"]),
+        (swap_splits, ["22 not part of the data set: Class1/Train/0001", "22 missing", "and 17 more"]),
     ],
-    ids=["image gone", "mask gone", "label changed", "image added", "image in both halves", "halves swapped"],
+    ids=["image gone", "mask gone", "label changed", "image added", "image in both splits", "splits swapped"],
 )
 def test_every_difference_is_one_line_that_names_the_files(
     tmp_path: Path, truth: Truth, damage: Callable[[Path], None], messages: list[str]
@@ -171,11 +170,11 @@ def test_every_difference_is_one_line_that_names_the_files(
         assert message in text
 
 
-@pytest.mark.parametrize("side", ["Class1/7.png", "Class1_def/10.png"])
-def test_a_gap_in_layout_b_is_named_by_its_official_number(tmp_path: Path, truth: Truth, side: str) -> None:
+@pytest.mark.parametrize("name", ["Class1/7.png", "Class1_def/10.png"])
+def test_a_gap_in_layout_b_is_named_by_its_official_number(tmp_path: Path, truth: Truth, name: str) -> None:
     """Would catch: numbers of B that move up by one after a gap."""
-    (small_dagm.layout_b(tmp_path) / side).unlink()
-    number = small_dagm.GOOD[8] if side.startswith("Class1/") else small_dagm.DEFECTIVE[1]
+    (small_dagm.layout_b(tmp_path) / name).unlink()
+    number = small_dagm.GOOD[8] if name.startswith("Class1/") else small_dagm.DEFECTIVE[1]
     with pytest.raises(UserError, match=rf"1 missing: Class1/\w+/{number:04d};"):
         whole(tmp_path, truth)
 
@@ -246,8 +245,7 @@ def test_real_masks_are_the_ellipses_of_the_same_rank_in_layout_b(real: Path) ->
     for class_id in (1, 2, 3):
         rows = (real / "mpi_labels" / f"Class{class_id}_def.labels.txt").read_text().split("\n")
         ellipses = {row.split()[0]: row.split()[1:] for row in rows if row.strip()}
-        table = read_truth()[class_id]
-        defective = sorted([*table.train.defective, *table.test.defective])
+        defective = sorted(n for n, image in read_truth()[class_id].items() if image.label)
         for mask in (real / "samples" / f"Class{class_id}").rglob("*_label.PNG"):
             name = sorted(ellipses)[defective.index(int(mask.name[:4]))]
             ellipse = Ellipse(*(float(value) for value in ellipses[name]))

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dagm_jax.data.layouts import read_tree
+from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.types import Ellipse, Manifest, UserError
 
-HALVES = {"Train": (576, 4, (577, 579)), "Test": (1, 3, (2,))}  # first number, images, defective numbers
+SPLITS = {"Train": (576, 4, (577, 579)), "Test": (1, 3, (2,))}  # first number, images, defective numbers
 ELLIPSES = "1\t  60.24\t  37.55\t   0.65\t  69.04\t  87.60\n2\t  41.34\t  35.83\t  -0.37\t 315.40\t 172.29\n"
 Edit = Callable[[Path], None]
 
@@ -36,8 +36,8 @@ def label_text(first: int, count: int, defective: tuple[int, ...], eol: str = "\
 
 def layout_a(root: Path, class_id: int = 1) -> Path:
     """A small layout A as the official archives have it; returns ``root``."""
-    for half, (first, count, defective) in HALVES.items():
-        folder = root / f"Class{class_id}" / half
+    for split, (first, count, defective) in SPLITS.items():
+        folder = root / f"Class{class_id}" / split
         for n in range(first, first + count):
             picture(folder / f"{n:04d}.PNG")
         for n in defective:
@@ -80,8 +80,8 @@ def append(path: Path, text: str) -> None:
 # --- layout A ---
 
 
-def test_layout_a_gives_labels_masks_halves_and_order(tmp_path: Path) -> None:
-    """Would catch: halves swapped (Test is the LOW half), masks tied to wrong images, file system order."""
+def test_layout_a_gives_labels_masks_splits_and_order(tmp_path: Path) -> None:
+    """Would catch: splits swapped (Test is the LOW half), masks tied to wrong images, file system order."""
     manifest = read_tree(layout_a(tmp_path), (1,))
     assert essence(manifest) == [
         ("Class1/Train/0576", 1, 0, "train", True),
@@ -100,8 +100,8 @@ def test_layout_a_gives_labels_masks_halves_and_order(tmp_path: Path) -> None:
 
 
 def image_folder(root: Path) -> None:
-    for half in HALVES:
-        folder = root / "Class1" / half
+    for split in SPLITS:
+        folder = root / "Class1" / split
         (folder / "Image").mkdir()
         for path in folder.glob("*.PNG"):
             path.rename(folder / "Image" / path.name)
@@ -113,11 +113,11 @@ def lower_case_files(root: Path) -> None:
 
 
 def lower_case_folders(root: Path) -> None:
-    for half in HALVES:
-        folder = root / "Class1" / half
+    for split in SPLITS:
+        folder = root / "Class1" / split
         (folder / "Label" / "Labels.txt").rename(folder / "Label" / "labels.TXT")
         (folder / "Label").rename(folder / "label")
-        folder.rename(folder.with_name(half.lower()))
+        folder.rename(folder.with_name(split.lower()))
     (root / "Class1").rename(root / "CLASS1")
 
 
@@ -138,19 +138,19 @@ def litter(root: Path) -> None:
 
 
 def masks_for_all(root: Path) -> None:
-    for half, (first, count, defective) in HALVES.items():
+    for split, (first, count, defective) in SPLITS.items():
         for n in range(first, first + count):
             if n not in defective:
-                picture(root / "Class1" / half / "Label" / f"{n:04d}_label.PNG", 0)
+                picture(root / "Class1" / split / "Label" / f"{n:04d}_label.PNG", 0)
 
 
 def masks_for_all_named(root: Path) -> None:
     masks_for_all(root)
-    for half, (first, count, defective) in HALVES.items():
+    for split, (first, count, defective) in SPLITS.items():
         text = label_text(first, count, tuple(range(first, first + count)))
         for n in range(first, first + count):
             text = text if n in defective else text.replace(f"{n}\t1\t", f"{n}\t0\t")
-        (root / "Class1" / half / "Label" / "Labels.txt").write_bytes(text.encode())
+        (root / "Class1" / split / "Label" / "Labels.txt").write_bytes(text.encode())
 
 
 VARIANTS: dict[str, Edit] = {
@@ -201,7 +201,7 @@ def test_root_given_as_dot_or_link(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert essence(read_tree(Path("."), (1,))) == official
 
 
-def test_one_half_alone_and_gaps_are_legal(tmp_path: Path) -> None:
+def test_one_split_alone_and_gaps_are_legal(tmp_path: Path) -> None:
     """Would catch: a reader that insists on whole classes."""
     layout_a(tmp_path)
     train = tmp_path / "Class1" / "Train"
@@ -213,13 +213,13 @@ def test_one_half_alone_and_gaps_are_legal(tmp_path: Path) -> None:
     assert manifest.skipped == ()
 
 
-def test_halves_in_two_trees_are_one_class(tmp_path: Path) -> None:
-    """Would catch: root/train/Class1/Train beside root/test/Class1/Test losing one of the halves."""
+def test_splits_in_two_trees_are_one_class(tmp_path: Path) -> None:
+    """Would catch: root/train/Class1/Train beside root/test/Class1/Test losing a split."""
     official = essence(read_tree(layout_a(tmp_path / "official"), (1,)))
     root = tmp_path / "root"
-    for half in HALVES:
-        (root / half / "Class1").mkdir(parents=True)
-        (tmp_path / "official" / "Class1" / half).rename(root / half / "Class1" / half)
+    for split in SPLITS:
+        (root / split / "Class1").mkdir(parents=True)
+        (tmp_path / "official" / "Class1" / split).rename(root / split / "Class1" / split)
     assert essence(read_tree(root, (1,))) == official
 
 
@@ -234,25 +234,18 @@ def test_classes_are_sorted_numerically_and_only_the_given_ones_are_read(tmp_pat
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: records in the order of os.scandir, which differs between machines."""
+    """Would catch: records in the order of os.listdir, which differs between machines."""
     layout_a(tmp_path)
     picture(tmp_path / "Class1" / "Train" / "0576.png")
     expected = read_tree(tmp_path, (1,))
-    scandir = os.scandir
+    listdir = os.listdir
 
-    class Shuffled:
-        def __init__(self, path: Path) -> None:
-            with scandir(path) as scan:
-                self.items = list(scan)
-            random.Random(3).shuffle(self.items)
+    def shuffled(path: Path) -> list[str]:
+        names = listdir(path)
+        random.Random(3).shuffle(names)
+        return names
 
-        def __enter__(self) -> list[os.DirEntry[str]]:
-            return self.items
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setattr(os, "scandir", Shuffled)
+    monkeypatch.setattr(os, "listdir", shuffled)
     assert read_tree(tmp_path, (1,)) == expected
 
 
@@ -275,15 +268,15 @@ def test_layout_b(tmp_path: Path, eol: str) -> None:
     assert "layout B" in manifest.description
 
 
-@pytest.mark.parametrize("side", ["Class1", "Class1_def"])
-def test_one_side_of_layout_b_alone(tmp_path: Path, side: str) -> None:
+@pytest.mark.parametrize("folder", ["Class1", "Class1_def"])
+def test_one_side_of_layout_b_alone(tmp_path: Path, folder: str) -> None:
     """Would catch: a reader that needs ClassN beside ClassN_def, and a root that is one of them."""
     layout_b(tmp_path / "full")
     (tmp_path / "part").mkdir()
-    (tmp_path / "full" / side).rename(tmp_path / "part" / side)
-    for root in (tmp_path / "part", tmp_path / "part" / side):
+    (tmp_path / "full" / folder).rename(tmp_path / "part" / folder)
+    for root in (tmp_path / "part", tmp_path / "part" / folder):
         labels = {r.label for r in read_tree(root, (1,)).records}
-        assert labels == {int(side.endswith("_def"))}
+        assert labels == {int(folder.endswith("_def"))}
 
 
 def test_layout_b_doubled_by_unzip(tmp_path: Path) -> None:
@@ -303,8 +296,8 @@ def test_layouts_may_differ_between_classes(tmp_path: Path) -> None:
     layout_a(tmp_path, 7)
     layout_b(tmp_path, 1)
     manifest = read_tree(tmp_path, (1, 7))
-    assert "layouts A and B" in manifest.description
-    assert "class 1 (layout B): 5 images (2 defective); class 7 (layout A): 7" in manifest.description
+    assert "layout A and B, from" in manifest.description
+    assert "class 1: 5 images (2 defective); class 7: 7 images (3 defective)" in manifest.description
 
 
 # --- what is left out ---
@@ -316,17 +309,17 @@ def test_rows_of_layout_a_that_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "Class1" / "Train" / "Label" / "Labels.txt"
     rows = {
         "600\t0\t0600.PNG\t0\t0": "image 600 is not there",
-        "576\t0\t0576.PNG\t0\t0": "repeats line 2",
-        "577\t0\t0577.PNG\t0\t0": "contradicts line 3; image 577 is left out",
-        "601\t0": "2 fields",
-        "602\t0\t0602.PNG\t0\t0\textra": "6 fields",
-        "603\t2\t0603.PNG\t0\t0": "label is neither 0 nor 1",
-        "604\t0\t0605.PNG\t0\t0": "number and image name disagree",
-        "606\t1\t0606.PNG\t0\t0607_label.PNG": "mask name malformed or of another image",
-        "²\t0\t0608.PNG\t0\t0": "number or image name malformed",
-        "9" * 5000 + "\t0\t0608.PNG\t0\t0": "number or image name malformed",
-        "609\t0\t../0609.PNG\t0\t0": "number or image name malformed",
-        "1": "1 fields",
+        "576\t0\t0576.PNG\t0\t0": "second row of image 576",
+        "577\t0\t0577.PNG\t0\t0": "second row of image 577",
+        "601\t0": "malformed, expected number, label (0 or 1), image, 0, mask or 0: '601 0'",
+        "602\t0\t0602.PNG\t0\t0\textra": "malformed",
+        "603\t2\t0603.PNG\t0\t0": "malformed",
+        "604\t0\t0605.PNG\t0\t0": "number, image and mask disagree",
+        "606\t1\t0606.PNG\t0\t0607_label.PNG": "number, image and mask disagree",
+        "²\t0\t0608.PNG\t0\t0": "malformed",
+        "9" * 5000 + "\t0\t0608.PNG\t0\t0": "malformed",
+        "609\t0\t../0609.PNG\t0\t0": "malformed",
+        "1": "malformed",
     }
     append(file, "\n".join(rows))
     append(file, "\n")
@@ -335,7 +328,7 @@ def test_rows_of_layout_a_that_are_left_out(tmp_path: Path) -> None:
     found = skips(tmp_path)
     for line, reason in enumerate(rows.values(), start=6):
         assert reason in found.pop(f"Class1/Train/Label/Labels.txt:{line}")
-    assert "fields" in found.pop("Class1/Train/Label/Labels.txt:18")
+    assert "malformed" in found.pop("Class1/Train/Label/Labels.txt:18")
     assert "no usable row" in found.pop("Class1/Train/0577.PNG")
     assert found == {}
 
@@ -359,6 +352,8 @@ def test_files_of_layout_a_that_are_left_out(tmp_path: Path) -> None:
     (train / "0705.PNG").symlink_to(train / "0705.PNG")
     picture(tmp_path / "Class1" / "overview.png")
     (tmp_path / "Class1" / "Val").mkdir()
+    (tmp_path / "Class1" / "Test").rename(tmp_path / "away")
+    (tmp_path / "Class1" / "Test").mkdir()
     found = skips(tmp_path)
     expected = {
         "0700.PNG": "no usable row in Labels.txt",
@@ -376,6 +371,7 @@ def test_files_of_layout_a_that_are_left_out(tmp_path: Path) -> None:
         "0705.PNG": "not a file",
         "../overview.png": "not a DAGM file name",
         "../Val": "folder of neither layout",
+        "../Test": "split without images",
     }
     for name, reason in expected.items():
         what = f"Class1/{name[3:]}" if name.startswith("../") else f"Class1/Train/{name}"
@@ -384,28 +380,20 @@ def test_files_of_layout_a_that_are_left_out(tmp_path: Path) -> None:
     assert "Class1/Train/0579" not in [r.image_id for r in read_tree(tmp_path, (1,)).records]
 
 
-def test_half_without_images_is_named(tmp_path: Path) -> None:
-    """Would catch: an empty Test folder that stops the run or vanishes without a word."""
-    layout_a(tmp_path)
-    (tmp_path / "Class1" / "Test").rename(tmp_path / "away")
-    (tmp_path / "Class1" / "Test").mkdir()
-    assert "half without images" in skips(tmp_path)["Class1/Test"]
-
-
 def test_rows_and_images_of_layout_b_that_are_left_out(tmp_path: Path) -> None:
     """Would catch: a NaN or negative axis that reaches the rasteriser, and a guessed ellipse."""
     rows = {
-        "3 nan 1 0 5 5": "not a number",
-        "4 5 inf 0 5 5": "not a number",
-        "5 0 3 0 5 5": "semi-axes must be positive",
-        "6 3 -2 0 5 5": "semi-axes must be positive",
-        "7 3 2 0 5": "5 fields",
-        "8 3 2 zero 5 5": "not a number",
-        "x 3 2 0 5 5": "number malformed",
-        "9 3 2 0 5 1e300": "value beyond",
-        "5 3 1e-320 0 5 5": "semi-axes must be positive",
-        "2 41.34 35.83 -0.37 315.40 172.29": "repeats line 2",
-        "1 1 1 0 5 5": "contradicts line 1",
+        "3 nan 1 0 5 5": "malformed, expected six numbers",
+        "4 5 inf 0 5 5": "malformed, expected six numbers",
+        "5 0 3 0 5 5": "semi-axes must be at least 0.001 px",
+        "6 3 -2 0 5 5": "semi-axes must be at least 0.001 px",
+        "7 3 2 0 5": "malformed, expected six numbers",
+        "8 3 2 zero 5 5": "malformed, expected six numbers",
+        "x 3 2 0 5 5": "malformed, expected six numbers",
+        "9 3 2 0 5 1e300": "no value beyond 1e+06",
+        "5 3 1e-320 0 5 5": "semi-axes must be at least 0.001 px",
+        "2 41.34 35.83 -0.37 315.40 172.29": "second row of image 2",
+        "1 1 1 0 5 5": "second row of image 1",
         "99 3 2 0 5 5": "image 99 is not there",
     }
     layout_b(tmp_path, ellipses=ELLIPSES + "\n".join(rows))
@@ -458,13 +446,13 @@ def both_layouts(root: Path) -> None:
     layout_b(root)
 
 
-def half_in_the_class_folder(root: Path) -> None:
+def split_in_the_class_folder(root: Path) -> None:
     layout_a(root / "whole")
     (root / "whole" / "Class1" / "Test").rename(root / "Class1")
 
 
-def half_in_the_class_folder_in_lower_case(root: Path) -> None:
-    half_in_the_class_folder(root)
+def split_in_the_class_folder_in_lower_case(root: Path) -> None:
+    split_in_the_class_folder(root)
     (root / "Class1" / "Label").rename(root / "Class1" / "label")
     (root / "Class1" / "label" / "Labels.txt").rename(root / "Class1" / "label" / "LABELS.TXT")
 
@@ -474,7 +462,7 @@ def labels_beside_good_images(root: Path) -> None:
     (root / "Class1" / "Labels.txt").write_text(ELLIPSES)
 
 
-def half_twice(root: Path) -> None:
+def split_twice(root: Path) -> None:
     layout_a(root / "one")
     layout_a(root / "two")
 
@@ -500,17 +488,23 @@ def other_classes(root: Path) -> None:
         (lambda root: root.write_text(""), "is not a folder"),
         (no_class, r"holds no folder Class1 … Class10"),
         (other_classes, r"`data\.classes` \(=1\): .* the classes that are there: 3, 7"),
-        (no_labels, "Test has images but no Label/Labels.txt"),
-        (no_ellipses, "Class1_def has images but no labels.txt"),
-        (two_label_files, "holds 2 times Label/Labels.txt"),
+        (no_labels, "Test must hold one Label/Labels.txt, .* and holds none; unpack"),
+        (no_ellipses, "Class1_def must hold one labels.txt, .* and holds none; unpack"),
+        (two_label_files, "must hold one Label/Labels.txt, .* and holds 2"),
         (both_layouts, "class 1 in both layouts, .* leak"),
-        (half_in_the_class_folder, "half of layout A lies directly in .*Class1; put it into Class1/Train or"),
-        (half_in_the_class_folder_in_lower_case, "half of layout A lies directly in .*Class1; put it into"),
+        (
+            split_in_the_class_folder,
+            "one split of layout A lie directly in .*Class1; put them into Class1/Train or",
+        ),
+        (
+            split_in_the_class_folder_in_lower_case,
+            "one split of layout A lie directly in .*Class1; put them into",
+        ),
         (
             labels_beside_good_images,
-            "lies directly in .*Class1; .* Class1_def if its label file lists ellipses",
+            "lie directly in .*Class1; .* Class1_def if the label file lists ellipses",
         ),
-        (half_twice, "holds the train images of class 1 twice"),
+        (split_twice, "holds the test images of class 1 twice"),
         (
             nothing_usable,
             r"no usable image of class 1 \(first of \d+ skipped: Class1/Train/Label/Labels.txt:2",
@@ -529,12 +523,6 @@ def test_user_errors(tmp_path: Path, build: Edit, match: str) -> None:
     assert str(root) in text
 
 
-def test_no_classes(tmp_path: Path) -> None:
-    """Would catch: an empty manifest that fails much later."""
-    with pytest.raises(UserError, match="must name at least one class"):
-        read_tree(layout_a(tmp_path), ())
-
-
 def test_both_layouts_one_of_them_doubled(tmp_path: Path) -> None:
     """Would catch: a leak through layout B that lies inside layout A's class folder."""
     layout_a(tmp_path)
@@ -546,14 +534,14 @@ def test_both_layouts_one_of_them_doubled(tmp_path: Path) -> None:
 def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: a PermissionError with a traceback."""
     layout_a(tmp_path)
-    scandir = os.scandir
+    listdir = os.listdir
 
-    def guarded(path: Path) -> object:
+    def guarded(path: Path) -> list[str]:
         if path.name == "Label":
             raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
+        return listdir(path)
 
-    monkeypatch.setattr(os, "scandir", guarded)
+    monkeypatch.setattr(os, "listdir", guarded)
     with pytest.raises(UserError, match=r"Label cannot be listed \(Permission denied\); check"):
         read_tree(tmp_path, (1,))
 

@@ -16,9 +16,9 @@ import tensorflow_datasets as tfds
 from dagm_jax.data.cache import build_cache, fingerprint
 from dagm_jax.data.dagm2007 import Builder
 from dagm_jax.data.decode import BadImage, load, load_all
-from dagm_jax.data.prepared import is_prepared, read_example
+from dagm_jax.data.formats.tfds_reader import is_prepared, read_example
 from dagm_jax.data.sources import DataConfig, find_images
-from dagm_jax.data.truth import read_truth
+from dagm_jax.data.verify import read_truth
 from dagm_jax.types import Manifest, Stored, UserError
 
 SHAPE = (512, 512)
@@ -185,36 +185,27 @@ def interrupt(folder: Path) -> None:
     folder.rename(folder.with_name("incomplete.AB12CD_1.0.0"))
 
 
-def fewer_records_promised(folder: Path) -> None:
-    splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
-    splits[0]["shardLengths"] = ["11"]
-    edit_info(folder, splits=splits)
-
-
 REMEDY = "; prepare it again with python -m launch.prepare_data"
+EXPECTED = "not dagm2007 1.0.0 array_record"
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "dataset_info.json").unlink(), "is not whole: it has no dataset_info.json"),
-        (lambda f: (f / "dataset_info.json").write_text("{"), "dataset_info.json cannot be read"),
-        (lambda f: (f / "dataset_info.json").write_text("[" * 200_000), "cannot be read (nested too deeply)"),
-        (
-            lambda f: (f / "dataset_info.json").write_bytes(b'{"name": "\xff"}'),
-            "dataset_info.json cannot be read",
-        ),
-        (lambda f: (f / "dataset_info.json").write_text("[]"), "dataset_info.json is no object"),
-        (lambda f: (f / "features.json").unlink(), "is damaged: split train: "),
-        (lambda f: (f / SHARD).unlink(), f"is damaged: split train: {SHARD} is missing"),
-        (cut, "is damaged: split train: "),
-        (flip, "is damaged: split train: "),
-        (fewer_records_promised, f"{SHARD} holds 12 records, expected 11"),
-        (as_another_version, "holds version 2.0.0, of which 1.x.x is read here"),
-        (lambda f: edit_info(f, version="2.0.0"), "holds version 2.0.0, of which 1.x.x is read here"),
-        (interrupt, "holds a set whose writing was interrupted, and no whole one"),
-        (lambda f: edit_info(f, name="mnist"), "holds the data set 'mnist', not dagm2007"),
-        (lambda f: edit_info(f, fileFormat="tfrecord"), "is written as tfrecord, not as array_record"),
+        (lambda f: (f / "dataset_info.json").unlink(), "dataset_info.json"),
+        (lambda f: (f / "dataset_info.json").write_text("{"), "is damaged or foreign: "),
+        (lambda f: (f / "dataset_info.json").write_text("[" * 200_000), "is damaged or foreign: "),
+        (lambda f: (f / "dataset_info.json").write_bytes(b'{"name": "\xff"}'), "is damaged or foreign: "),
+        (lambda f: (f / "dataset_info.json").write_text("[]"), "is damaged or foreign: "),
+        (lambda f: (f / "features.json").unlink(), "is damaged or foreign: "),
+        (lambda f: (f / SHARD).unlink(), SHARD),
+        (cut, "is damaged or foreign: "),
+        (flip, "is damaged or foreign: "),
+        (as_another_version, "holds 2.0.0: half-written, or not of version 1.0.0"),
+        (lambda f: edit_info(f, version="2.0.0"), f"holds dagm2007 2.0.0 array_record, {EXPECTED}"),
+        (interrupt, "holds incomplete.AB12CD_1.0.0: half-written"),
+        (lambda f: edit_info(f, name="mnist"), f"holds mnist 1.0.0 array_record, {EXPECTED}"),
+        (lambda f: edit_info(f, fileFormat="tfrecord"), f"holds dagm2007 1.0.0 tfrecord, {EXPECTED}"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -232,18 +223,17 @@ def test_damage_in_the_folder_itself_is_told_too(prepared: Path) -> None:
     """Would catch: the folder of a version whose description is gone passed on to the reader of layouts."""
     folder = prepared / "dagm2007/class8/1.0.0"
     (folder / "dataset_info.json").unlink()
-    with pytest.raises(UserError, match=r"1\.0\.0\) is not whole: it has no dataset_info\.json"):
+    with pytest.raises(UserError, match=r"1\.0\.0\) is damaged or foreign: .*dataset_info\.json"):
         find(folder)
 
 
-def test_the_newest_version_that_can_be_read_is_taken(prepared: Path) -> None:
-    """Would catch: 1.9.0 preferred to 1.10.0, and a later, unreadable version that hides a readable one."""
+def test_other_versions_beside_the_readable_one_are_passed_over(prepared: Path) -> None:
+    """Would catch: a later, unreadable version, or a half-written one, that hides the one that can be read."""
     config = prepared / "dagm2007/class8"
-    for version in ("1.9.0", "1.10.0", "2.0.0"):
+    for version in ("2.0.0", "incomplete.AB12CD_1.0.0"):
         shutil.copytree(config / "1.0.0", config / version)
-        edit_info(config / version, version=version)
     image = find(prepared).records[0].image
-    assert isinstance(image, Stored) and image.folder.name == "1.10.0"
+    assert isinstance(image, Stored) and image.folder.name == "1.0.0"
 
 
 def test_a_class_that_is_not_there_is_named_with_those_that_are(whole: Path) -> None:

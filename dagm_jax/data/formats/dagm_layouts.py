@@ -1,0 +1,358 @@
+"""DAGM 2007's folders, in either published layout -> a manifest of images, labels and masks; no pixels are read here.
+
+Layout A: ``ClassN/Train`` and ``ClassN/Test``, each with images and ``Label/Labels.txt``.
+Layout B: ``ClassN`` (good) and ``ClassN_def`` (defective, with ``labels.txt`` of ellipses).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from os.path import isdir, isfile
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from dagm_jax.data.formats.listing import Skips, list_folder, make_dagm_manifest, root_error
+from dagm_jax.data.layouts import printable
+from dagm_jax.types import Ellipse, Manifest, Record, UserError
+
+# At most six digits, ASCII only: int() raises on very long numbers and on digits such as "²".
+_NUMBER = "([0-9]{1,6})"
+_CLASS_NAME = re.compile(r"class0*([1-9][0-9]?)(_def)?", re.IGNORECASE | re.ASCII)
+_IMAGE_NAME = re.compile(rf"{_NUMBER}\.png", re.IGNORECASE)
+_MASK_NAME = re.compile(rf"{_NUMBER}_label\.png", re.IGNORECASE)
+# A row of layout A: number, label, image, 0, mask or 0.
+_LABEL_ROW = re.compile(
+    rf"\s*{_NUMBER}\s+([01])\s+{_NUMBER}\.png\s+\S+\s+(?:0|{_NUMBER}_label\.png)\s*", re.IGNORECASE
+)
+# float() also takes "1_0" for 10, digits of other scripts, and words such as nan.
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+_PICTURE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".npy"}
+)
+# Limits of an ellipse's values: far beyond any image, and near enough that no formula overflows.
+_SMALLEST_AXIS_PX, _LARGEST_PX = 1e-3, 1e6
+
+# Folders that hold images of a class: the splits of layout A, the two kinds of images of layout B.
+_Part = Literal["train", "test", "good", "defective"]
+_LAYOUTS: dict[_Part, str] = {"train": "A", "test": "A", "good": "B", "defective": "B"}
+_Label = Literal[0, 1]
+_Value = TypeVar("_Value", _Label, Ellipse)
+
+
+def read_tree(root: Path, classes: tuple[int, ...]) -> Manifest:
+    """The manifest of the given classes under ``root``, in an order that no file system changes.
+
+    ``root`` holds ``ClassN`` folders, or is one, or holds them one level further down. Records are ordered by
+    class, then train before test (layout A) or good before defective (layout B), then number. Every file of
+    these classes that is not used is in ``skipped``, but for litter such as Thumbs.db. Raises UserError where the tree
+    cannot be used at all.
+    """
+    remedy = "give the folder that holds the ClassN folders of DAGM 2007"
+    if "\0" in str(root) or not os.path.lexists(root):
+        raise root_error(root, f" does not exist; {remedy}")
+    if not isdir(root):
+        raise root_error(root, f" is not a folder; {remedy}, unpacked")
+    folders = _class_folders(root)
+    if not folders:
+        raise root_error(
+            root,
+            " holds no folder Class1 … Class10, neither directly nor one level down, and none of images of your own"
+            f" (train/good, or good and defect); {remedy}, or the one that holds those, or a CSV table",
+        )
+    skips = Skips(root)
+    records = [
+        record for class_id in sorted(set(classes)) for record in _read_class(class_id, folders, skips)
+    ]
+    layouts = sorted({"B" if record.half is None else "A" for record in records})
+    return make_dagm_manifest(f"layout {' and '.join(layouts)}", root, records, skips.found)
+
+
+def class_numbers(root: Path) -> tuple[int, ...]:
+    """The classes whose folders `read_tree` finds under ``root``, rising; none where it is not DAGM's tree."""
+    return tuple(sorted(_class_folders(root)))
+
+
+# --- folders ---
+
+
+def _class_folders(root: Path) -> dict[int, list[Path]]:
+    """Class number -> its ClassN and ClassN_def folders, at the shallowest level that has any."""
+    found = [root] if _class_name(root) else []
+    found += _class_folders_in(root)
+    if not found:
+        children = filter(isdir, list_folder(root))
+        found = [folder for child in children for folder in _class_folders_in(child)]
+    folders: dict[int, list[Path]] = {}
+    for folder in found:
+        if match := _class_name(folder):
+            folders.setdefault(int(match[1]), []).append(folder)
+    return folders
+
+
+def _class_name(folder: Path) -> re.Match[str] | None:
+    """The match of a class folder's name, also where the root is given as "." or is a link to a class folder."""
+    names = (
+        folder.name,
+        os.path.basename(os.path.abspath(folder)),
+        os.path.basename(os.path.realpath(folder)),
+    )
+    return next(filter(None, map(_CLASS_NAME.fullmatch, names)), None)
+
+
+def _class_folders_in(folder: Path) -> list[Path]:
+    """Class folders in ``folder``, and those that an unzip doubled (Class1/Class1, Class1/Class1_def)."""
+    found = []
+    for child in list_folder(folder):
+        if _CLASS_NAME.fullmatch(child.name) and isdir(child):
+            found += [child, *_class_folders_in(child)]
+    return found
+
+
+def _find_parts(class_id: int, folders: list[Path], skips: Skips) -> dict[_Part, Path]:
+    """Part -> folder of a class, in the order of records; raises UserError for a part that is there twice."""
+    found: dict[_Part, Path] = {}
+    for folder in folders:
+        for part, path in _parts_in(class_id, folder, skips):
+            if part in found:
+                raise root_error(
+                    skips.root,
+                    f" holds the {part} images of class {class_id} twice, in {printable(found[part])} and in"
+                    f" {printable(path)}: keep one of the two",
+                )
+            found[part] = path
+    by_layout = {_LAYOUTS[part]: printable(path) for part, path in found.items()}
+    if len(by_layout) > 1:
+        raise root_error(
+            skips.root,
+            f" holds class {class_id} in both layouts, A in {by_layout['A']} and B in {by_layout['B']}; they are the"
+            " same images under other numbers, so test images would leak into training: keep one of the two",
+        )
+    return {part: found[part] for part in _LAYOUTS if part in found}
+
+
+def _parts_in(class_id: int, folder: Path, skips: Skips) -> Iterator[tuple[_Part, Path]]:
+    """The parts in one class folder; notes what belongs to neither layout."""
+    entries = list_folder(folder)
+    match = _class_name(folder)
+    has_labels = any(map(_is_label_file, entries))
+    is_part = any(_IMAGE_NAME.fullmatch(entry.name) and isfile(entry) for entry in entries)
+    if match and match[2]:
+        is_part = is_part or has_labels
+        if is_part:
+            yield "defective", folder
+    elif is_part:
+        if has_labels or any(map(_is_label_file, _entries_of_split(folder)[1])):
+            name = f"Class{class_id}"
+            raise root_error(
+                skips.root,
+                f": images and labels of one split of layout A lie directly in {printable(folder)};"
+                f" put them into {name}/Train or {name}/Test, or into {name}_def if the label file lists ellipses",
+            )
+        yield "good", folder
+    for entry in entries:
+        name = entry.name.lower()
+        if isdir(entry) and (name == "train" or name == "test"):
+            images, labels = _entries_of_split(entry)
+            if any(_IMAGE_NAME.fullmatch(image.name) for image in images) or any(map(_is_label_file, labels)):
+                yield ("train" if name == "train" else "test"), entry
+            else:
+                skips.add(entry, "split without images (named e.g. 0595.PNG) and Labels.txt")
+        elif not _CLASS_NAME.fullmatch(name) if isdir(entry) else not is_part:
+            _skip_stranger(entry, skips)
+
+
+def _entries_of_split(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The entries of a Train or Test folder and of an Image folder in it, and those of its Label folder."""
+    images, images_below, labels = [], [], []
+    for entry in list_folder(folder):
+        if isdir(entry) and entry.name.lower() == "label":
+            labels += list_folder(entry)
+        elif isdir(entry) and entry.name.lower() in ("image", "images"):
+            images_below += list_folder(entry)
+        else:
+            images.append(entry)
+    return images + images_below, labels
+
+
+def _is_label_file(entry: Path) -> bool:
+    return entry.name.lower() == "labels.txt" and isfile(entry)
+
+
+def _skip_stranger(entry: Path, skips: Skips) -> None:
+    """Notes a folder or picture that no layout has. Other files (README, archives) are litter."""
+    if isdir(entry):
+        skips.add(entry, "folder of neither layout")
+    elif entry.suffix.lower() in _PICTURE_SUFFIXES:
+        skips.add(entry, "not a DAGM file name (expected e.g. 0595.PNG, Label/0595_label.PNG)")
+
+
+# --- one class ---
+
+
+def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) -> list[Record]:
+    """The records of one class; raises UserError for absent, doubled and unusable classes."""
+    if class_id not in folders:
+        raise UserError(
+            f"`data.classes` (={class_id}): there is no folder Class{class_id} under `data.root`"
+            f" (={printable(skips.root)}); choose among the classes that are there:"
+            f" {', '.join(map(str, sorted(folders)))}"
+        )
+    num_skipped = len(skips.found)
+    records: list[Record] = []
+    for part, folder in _find_parts(class_id, folders[class_id], skips).items():
+        if part == "train" or part == "test":
+            records += _read_split(class_id, part, folder, skips)
+        else:
+            records += _read_layout_b(class_id, part, folder, skips)
+    if not records:
+        own = skips.found[num_skipped:]
+        first = f" (first of {len(own)} skipped: {own[0].what}: {own[0].reason})" if own else ""
+        raise root_error(
+            skips.root,
+            f" holds no usable image of class {class_id}{first};"
+            f" unpack Class{class_id} again or leave it out of `data.classes`",
+        )
+    return records
+
+
+def _read_split(class_id: int, split: Literal["train", "test"], folder: Path, skips: Skips) -> list[Record]:
+    """Records of layout A's Train or Test; labels from Labels.txt alone."""
+    image_entries, label_entries = _entries_of_split(folder)
+    images = _number_files(image_entries, _IMAGE_NAME, "image", skips)
+    masks = _number_files(label_entries, _MASK_NAME, "mask", skips)
+    label_file = _find_label_file(folder, "Label/Labels.txt", label_entries, skips)
+    labels = _read_rows(label_file, _parse_label_row, images, skips)
+    records = []
+    for number, image in images.items():
+        label = labels.get(number)
+        if label is None:
+            skips.add(
+                image, f"no usable row in {label_file.name}, or contradictory ones; its label is unknown"
+            )
+        elif label == 1 and number not in masks:
+            skips.add(image, f"labelled defective, but Label/{number:04d}_label.PNG is missing")
+        else:
+            image_id = f"Class{class_id}/{split.capitalize()}/{number:04d}"
+            # The mask of a good image has to be empty, which is checked when it is decoded.
+            records.append(Record(image_id, class_id, label, split, image, masks.get(number)))
+    for number, mask in masks.items():
+        if number not in images:
+            skips.add(mask, "mask without its image")
+    return records
+
+
+def _read_layout_b(
+    class_id: int, part: Literal["good", "defective"], folder: Path, skips: Skips
+) -> list[Record]:
+    """Records of layout B's ClassN, all defect-free, or of ClassN_def, all defective, with an ellipse for a mask."""
+    entries = [entry for entry in list_folder(folder) if not isdir(entry)]
+    images = _number_files(entries, _IMAGE_NAME, "image", skips)
+    if part == "good":
+        return [Record(f"Class{class_id}/{n}", class_id, 0, None, path, None) for n, path in images.items()]
+    label_file = _find_label_file(folder, "labels.txt", entries, skips)
+    ellipses = _read_rows(label_file, _parse_ellipse_row, images, skips)
+    for number in sorted(images.keys() - ellipses.keys()):
+        skips.add(
+            images[number],
+            f"no usable row in {label_file.name}, or contradictory ones; its ellipse is unknown",
+        )
+    return [
+        Record(f"Class{class_id}_def/{number}", class_id, 1, None, image, ellipses[number])
+        for number, image in images.items()
+        if number in ellipses
+    ]
+
+
+def _number_files(
+    entries: Iterable[Path], pattern: re.Pattern[str], noun: str, skips: Skips
+) -> dict[int, Path]:
+    """Number -> file for the names that fit ``pattern``, by number; the other pictures become skips."""
+    found: dict[int, Path] = {}
+    for entry in entries:
+        match = pattern.fullmatch(entry.name)
+        if not match:
+            _skip_stranger(entry, skips)
+        elif not isfile(entry):
+            skips.add(entry, "not a file (a folder, or a link that leads nowhere)")
+        elif (number := int(match[1])) in found:
+            skips.add(entry, f"second file for {noun} {number}; {found[number].name} is used")
+        else:
+            found[number] = entry
+    return dict(sorted(found.items()))
+
+
+# --- label files ---
+
+
+def _find_label_file(folder: Path, name: str, entries: list[Path], skips: Skips) -> Path:
+    """The only label file among the entries; raises UserError where there is none, or more than one."""
+    files = list(filter(_is_label_file, entries))
+    if len(files) != 1:
+        raise root_error(
+            skips.root,
+            f": {printable(folder)} must hold one {name}, which says the labels of its images, and holds"
+            f" {len(files) or 'none'}; unpack the archive again, or remove what is too much",
+        )
+    return files[0]
+
+
+def _read_rows(
+    label_file: Path,
+    parse: Callable[[str], tuple[int, _Value] | str],
+    images: Mapping[int, Path],
+    skips: Skips,
+) -> dict[int, _Value]:
+    """Number -> value of the usable rows; none for a number whose rows contradict each other."""
+    found: dict[int, set[_Value]] = {}
+    for line, text in _lines(label_file):
+        row = parse(text)
+        if isinstance(row, str):
+            excerpt = printable(textwrap.shorten(text[:200], 60, placeholder="..."))
+            skips.add(label_file, f"{row}: '{excerpt}'", line)
+            continue
+        number, value = row
+        if number in found:
+            skips.add(label_file, f"second row of image {number}", line)
+        elif number not in images:
+            skips.add(label_file, f"image {number} is not there", line)
+        found.setdefault(number, set()).add(value)
+    return {number: values.pop() for number, values in found.items() if len(values) == 1}
+
+
+def _lines(label_file: Path) -> Iterator[tuple[int, str]]:
+    """Line number and text of every line with content, but for a first line that is just ``1``."""
+    try:
+        text = label_file.read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise UserError(
+            f"`data.root`: {printable(label_file)} cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    # Not str.splitlines: it also splits at form feeds and the like, and the line numbers would be off.
+    for line, content in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+        if content.strip() and not (line == 1 and content.strip() == "1"):
+            yield line, content
+
+
+def _parse_label_row(text: str) -> tuple[int, _Label] | str:
+    """Number and label of a row of layout A, or what is wrong with it."""
+    match = _LABEL_ROW.fullmatch(text)
+    if not match:
+        return "malformed, expected number, label (0 or 1), image, 0, mask or 0"
+    number, image, mask = (int(match[group] or match[1]) for group in (1, 3, 4))
+    if image != number or mask != number:
+        return "number, image and mask disagree"
+    return number, 1 if match[2] == "1" else 0
+
+
+def _parse_ellipse_row(text: str) -> tuple[int, Ellipse] | str:
+    """Number and ellipse of the row ``number a b rotation x y``, or what is wrong with it."""
+    number, *fields = text.split()
+    if not re.fullmatch(_NUMBER, number) or len(fields) != 5 or not all(map(_DECIMAL.fullmatch, fields)):
+        return "malformed, expected six numbers (image, two semi-axes, rotation, centre x, y)"
+    values = [float(field) for field in fields]
+    if min(values[:2]) < _SMALLEST_AXIS_PX or max(map(abs, values)) > _LARGEST_PX:
+        return f"semi-axes must be at least {_SMALLEST_AXIS_PX:g} px, and no value beyond {_LARGEST_PX:g}"
+    return int(number), Ellipse(*values)

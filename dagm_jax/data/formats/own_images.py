@@ -1,0 +1,240 @@
+"""From a user's own images to a manifest, in one of three conventions; no pixels are read here.
+
+MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``.
+Plain: ``good/`` and ``defect/``, and masks ``masks/<stem>`` or ``masks/<stem>_mask`` where there are any.
+CSV: a file with the columns ``path,label`` and, where wanted, ``mask,split``; paths are relative to the file's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from os.path import isdir, isfile
+from pathlib import Path
+from typing import Literal
+
+from dagm_jax.data.formats.listing import Skips, list_folder, root_error
+from dagm_jax.data.layouts import printable
+from dagm_jax.types import Manifest, Photo, Record, Skip, UserError, nearest
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+GOOD = "good"
+_COLUMNS = ("path", "label", "mask", "split")
+_LABELS: dict[str, Literal[0, 1]] = {"0": 0, "good": 0, "1": 1, "defective": 1}
+Split = Literal["train", "test"] | None
+_SPLITS: dict[str, Split] = {"": None, "train": "train", "test": "test"}
+# The class of every image: a user's images are of one kind, and DAGM's numbers of textures mean nothing to them.
+CLASS_ID = 1
+
+
+def reader_of(root: Path) -> Callable[[Path], Manifest] | None:
+    """The function that reads the convention in which ``root`` holds a user's images; None if it is none of them."""
+    if root.suffix.lower() == ".csv" and root.is_file():
+        return read_csv
+    if (root / "train" / GOOD).is_dir():
+        return read_mvtec
+    if (root / GOOD).is_dir() and (root / "defect").is_dir():
+        return read_plain
+    return None
+
+
+def read_mvtec(root: Path) -> Manifest:
+    """The manifest of an MVTec category: the images of train, then of test, by defect and name.
+
+    A defective image without its mask is there without one. Raises UserError where there is no usable image, and for a
+    folder named good in other letters.
+    """
+    found = _Found(root)
+    truth = root / "ground_truth"
+    masks = {folder.name: _list_masks(folder) for folder in _list_folders(truth, found)}
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    folders = [(split, folder) for split in splits for folder in _list_folders(root / split, found)]
+    for split, folder in folders:
+        # Any other name than good is a kind of defect, so all images of this folder would be defective.
+        if folder.name != GOOD and folder.name.strip().lower() == GOOD:
+            name = printable(folder.name)
+            raise root_error(
+                root,
+                f": {split}/{name} would be a defect named {name}, as folders of good images are named {GOOD!r};"
+                f" rename it, or move its images into {split}/{GOOD}",
+            )
+    kinds = [folder.name for _, folder in folders if folder.name != GOOD]
+    for kind in kinds:
+        if kinds.count(kind) > 1 and masks.get(kind):
+            name = printable(kind)
+            raise root_error(
+                root,
+                f": train/{name} and test/{name} share the masks of ground_truth/{name}; move the images into one of"
+                " them, or give a CSV table",
+            )
+    # Masks of good images have to be empty, which is checked when they are decoded; MVTec has none for training.
+    has_good = any(split == "test" and folder.name == GOOD for split, folder in folders)
+    for split, folder in folders:
+        own = {} if (split, folder.name) == ("train", GOOD) else masks.get(folder.name, {})
+        found.add_folder(folder, 0 if folder.name == GOOD else 1, split, own)
+    for kind in sorted(masks.keys() - set(kinds) - ({GOOD} if has_good else set())):
+        found.skips.add(truth / kind, "masks without a folder of images of this name")
+    return found.manifest("MVTec layout")
+
+
+def read_plain(root: Path) -> Manifest:
+    """The manifest of ``good/`` and ``defect/``, in this order, by name; masks as in `read_mvtec`."""
+    found = _Found(root)
+    masks = _list_masks(root / "masks")
+    good, defective = ({path.stem for path in list_folder(root / name)} for name in (GOOD, "defect"))
+    # A mask belongs to its defective image; that of a good image alone has to be empty, as decoding checks.
+    masks_of_good = {stem: masks.pop(stem) for stem in masks.keys() & (good - defective)}
+    found.add_folder(root / GOOD, 0, None, masks_of_good)
+    found.add_folder(root / "defect", 1, None, masks)
+    return found.manifest("folders good and defect")
+
+
+def read_csv(path: Path) -> Manifest:
+    """The manifest of a CSV file in the order of its rows.
+
+    label: 0, good, 1 or defective; mask and split may be empty; split: train or test, for ``data.split=official``.
+    A row that repeats an earlier row's file is left out, and reported as leakage where the two splits differ. Raises
+    UserError for a table that means nothing, and for two rows of a file that contradict each other.
+    """
+    found = _Found(path.parent)
+    # Real path -> its first row: two names of one file could each bring a label of its own.
+    seen: dict[str, tuple[int, dict[str, object], str]] = {}
+    for line, row in _rows(path):
+        label, split = row["label"].lower(), row["split"].lower()
+        for column, value, known in (("label", label, _LABELS), ("split", split, _SPLITS)):
+            if value not in known:
+                choices = ", ".join(filter(None, known))
+                raise _row_error(
+                    path, line, f"{column} {row[column]!r} must be of {choices}{nearest(value, known)}"
+                )
+        if not row["path"]:
+            raise _row_error(path, line, "path is empty")
+        image = path.parent / row["path"]
+        mask = path.parent / row["mask"] if row["mask"] else None
+        values: dict[str, object] = {"label": _LABELS[label], "mask": mask and os.path.realpath(mask)}
+        first, first_values, first_split = seen.setdefault(os.path.realpath(image), (line, values, split))
+        for column in values:
+            if values[column] != first_values[column]:
+                raise _row_error(
+                    path, line, f"{column} {row[column]!r}, but line {first} gives that file another"
+                )
+        if first == line:
+            found.add(row["path"], image, _LABELS[label], _SPLITS[split], mask)
+            continue
+        reason, leaks = f"same file as line {first}", {first_split, split} == {"train", "test"}
+        if leaks:
+            reason = f"leakage: {reason} of the {first_split} split, and is itself of the {split} split; left out here"
+        found.skips.found.append(Skip(printable(f"{path.name}:{line}"), reason, leaks))
+    return found.manifest(f"table {path.name}")
+
+
+class _Found:
+    """Records and skips so far, under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.records: list[Record] = []
+        self.skips = Skips(root)
+
+    def add(self, name: str, image: Path, label: Literal[0, 1], split: Split, mask: Path | None) -> None:
+        """One image under its name, which is unique."""
+        photo, mask_photo = Photo(image), Photo(mask) if mask else None
+        self.records.append(Record(printable(name), CLASS_ID, label, split, photo, mask_photo))
+
+    def add_folder(
+        self, folder: Path, label: Literal[0, 1], split: Split, masks: dict[str, list[Path]]
+    ) -> None:
+        """The images of a folder, each with its mask; notes what is neither an image nor a mask of one."""
+        stems = set()
+        for path in list_folder(folder):
+            if not isfile(path):
+                self.skips.add(path, "not a file; images lie one level up")
+                continue
+            if not _is_image(path):
+                self.skips.add(path, "not an image file")
+                continue
+            stems.add(path.stem)
+            own = masks.get(path.stem, [])
+            if len(own) > 1:
+                self.skips.add(path, f"has {len(own)} masks: {', '.join(mask.name for mask in own)}")
+                continue
+            name = path.relative_to(self.skips.root).as_posix()
+            self.add(name, path, label, split, own[0] if own else None)
+        for stem in sorted(masks.keys() - stems):
+            for mask in masks[stem]:
+                self.skips.add(mask, "mask without its image")
+
+    def manifest(self, convention: str) -> Manifest:
+        """The manifest of all that was found; raises UserError if that is no image."""
+        root, skipped = self.skips.root, tuple(self.skips.found)
+        if not self.records:
+            first = f"; the first of {len(skipped)} left out: {skipped[0].what}" if skipped else ""
+            suffixes = ", ".join(SUFFIXES)
+            raise root_error(root, f", {convention}, holds no image ({suffixes}){first}; add images")
+        defective = [record for record in self.records if record.label]
+        masked = sum(record.mask is not None for record in defective)
+        description = (
+            f"own images, {convention}, from {printable(root)}: {len(self.records)} images "
+            f"({len(defective)} defective, {masked} of them with masks); {len(skipped)} skipped"
+        )
+        return Manifest(tuple(self.records), skipped, description)
+
+
+def _list_folders(parent: Path, found: _Found) -> list[Path]:
+    """The folders in train, test or ground_truth; notes files beside them. Empty where there is no such folder."""
+    entries = list_folder(parent) if isdir(parent) else []
+    for entry in entries:
+        if not isdir(entry):
+            found.skips.add(entry, "not in a folder that says what it shows, such as good")
+    return list(filter(isdir, entries))
+
+
+def _list_masks(folder: Path) -> dict[str, list[Path]]:
+    """Stem of an image -> its masks in the folder, which may be named <stem> or <stem>_mask."""
+    masks: dict[str, list[Path]] = {}
+    for path in list_folder(folder) if isdir(folder) else []:
+        if isfile(path) and _is_image(path):
+            masks.setdefault(path.stem.removesuffix("_mask"), []).append(path)
+    return masks
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, column → text without surrounding blanks) of each row; raises UserError for another table."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.reader(stream, strict=True)
+            header = [name.strip().lower() for name in next(table, [])]
+            _check_header(path, header)
+            for row in table:
+                if not any(map(str.strip, row)):
+                    continue
+                if len(row) != len(header):
+                    raise _row_error(path, table.line_num, f"{len(row)} fields, expected {len(header)}")
+                values = dict.fromkeys(_COLUMNS, "") | dict(zip(header, map(str.strip, row), strict=True))
+                if any("\0" in value for value in values.values()):
+                    raise _row_error(path, table.line_num, "holds a NUL character")
+                yield table.line_num, values
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise root_error(path, f" cannot be read as a CSV table in UTF-8 ({reason}); save it anew") from error
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Raises UserError unless the columns are path, label and perhaps the others, each once."""
+    for name in header:
+        if name not in _COLUMNS:
+            choices = f"{', '.join(_COLUMNS)}{nearest(name, _COLUMNS)}"
+            raise root_error(path, f" has a column {name!r}; columns must be of {choices}")
+        if header.count(name) > 1:
+            raise root_error(path, f" has the column {name!r} twice; keep one")
+    for name in ("path", "label"):
+        if name not in header:
+            raise root_error(path, f" has no column {name!r} in its first line; add it")
+
+
+def _row_error(path: Path, line: int, what: str) -> UserError:
+    return root_error(path, f", line {line}: {printable(what)}; correct that line")

@@ -1,0 +1,194 @@
+"""Prepared TFDS sets of DAGM 2007 (``…/dagm2007/class8/1.0.0``) -> a manifest, and single records by their number.
+
+The only reader of TFDS's files. tensorflow_datasets is imported when a set is read, TensorFlow never.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from dagm_jax.data.formats.listing import make_dagm_manifest, root_error
+from dagm_jax.data.layouts import printable
+from dagm_jax.types import Manifest, Record, Stored, UserError
+
+DATASET_NAME = "dagm2007"
+VERSION = "1.0.0"
+LABELS = ("good", "defective")
+_CLASSES = tuple(range(1, 11))
+# Configuration -> the classes in it.
+CONFIGS = {f"class{class_id}": (class_id,) for class_id in _CLASSES} | {"all": _CLASSES}
+
+INFO_FILE = "dataset_info.json"
+INCOMPLETE = "incomplete."  # how TFDS begins the name of a folder that it is writing
+_SHARDS = "*.array_record-*"
+_VERSION_NAME = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+", re.ASCII)
+_SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One record as it is stored: image and mask as PNG bytes."""
+
+    image: bytes
+    mask: bytes
+    label: Literal[0, 1]
+    class_id: int
+    image_id: str
+
+
+def is_prepared(root: Path) -> bool:
+    """Whether ``root`` is meant as a prepared set: the folder of a version, configuration, data set, or all sets."""
+    try:
+        return bool(_configs(root))
+    except OSError:  # reported by the reader that is tried next
+        return False
+
+
+def read_prepared(root: Path, classes: tuple[int, ...]) -> Manifest:
+    """The manifest of the classes in the prepared sets at ``root``: images, ids, labels, splits and order as
+    ``read_tree`` gives them for layout A.
+
+    Labels and ids are read from the records; nothing is decoded. A class comes from its own configuration, or from
+    ``all``. Raises UserError for sets that are not there, not whole, of another version, or in another file format.
+    """
+    sets = {class_id: _find_set(root, class_id) for class_id in sorted(classes)}
+    found = {folder: _read_records(root, folder) for folder in set(sets.values())}
+    records: list[Record] = []
+    for class_id, folder in sets.items():
+        own = [record for record in found[folder] if record.class_id == class_id]
+        if not own:
+            raise _damage(root, folder, f"holds no image of class {class_id}")
+        records += own
+    return make_dagm_manifest("prepared TFDS set", root, records, ())
+
+
+# --- folders of sets ---
+
+
+def _configs(root: Path) -> dict[str, Path]:
+    """Configuration -> its folder, or the folder of one version of it where ``root`` is that."""
+    if _is_version(root):
+        return {root.resolve().parent.name: root}
+    for folders in (
+        [root],
+        [root / name for name in CONFIGS],
+        [root / DATASET_NAME / name for name in CONFIGS],
+    ):
+        found = {folder.resolve().name: folder for folder in folders if _is_config(folder)}
+        if found:
+            return found
+    return {}
+
+
+def _is_version(folder: Path) -> bool:
+    """Whether the folder is one version of a set, whole or not."""
+    return any(any(folder.glob(pattern)) for pattern in (INFO_FILE, "features.json", _SHARDS))
+
+
+def _is_config(folder: Path) -> bool:
+    """Whether the folder holds versions of a set, whole or not."""
+    return folder.is_dir() and any(
+        child.is_dir() and (_VERSION_NAME.fullmatch(child.name) or child.name.startswith(INCOMPLETE))
+        for child in folder.iterdir()
+    )
+
+
+def _find_set(root: Path, class_id: int) -> Path:
+    """The folder of the version that the class is read from; raises UserError where there is none."""
+    configs = _configs(root)
+    for name, folder in configs.items():
+        if class_id in CONFIGS.get(name, (class_id,)):
+            if _is_version(folder):
+                return folder
+            versions = sorted(child.name for child in folder.iterdir())
+            if VERSION in versions:
+                return folder / VERSION
+            found = ", ".join(versions)
+            raise _damage(root, folder, f"holds {found}: half-written, or not of version {VERSION}")
+    raise UserError(
+        f"`data.classes` (={class_id}): `data.root` (={printable(root)}) holds the prepared sets"
+        f" {', '.join(map(printable, configs))} alone; choose a class of these, or prepare it with"
+        f" python -m launch.prepare_data --classes={class_id}"
+    )
+
+
+def _damage(root: Path, folder: Path, what: str) -> UserError:
+    where = "" if folder == root else f": {printable(folder.relative_to(root))}"
+    return root_error(root, f"{where} {printable(what)}; prepare it again with python -m launch.prepare_data")
+
+
+# --- records ---
+
+
+def _read_records(root: Path, folder: Path) -> list[Record]:
+    """The records of a set by class, then train before test, then place; raises UserError for a damaged set."""
+    found = []
+    try:
+        for split in _SPLITS:
+            with _one_line_errors():
+                length = len(_open(folder, split, _stamp(folder)))
+            for index in range(length):
+                stored = Stored(folder, split, index)
+                example = read_example(stored)
+                mask = stored if example.label else None
+                found.append(Record(example.image_id, example.class_id, example.label, split, stored, mask))
+    except ValueError as error:
+        raise _damage(root, folder, f"is damaged or foreign: {error}") from error
+    return sorted(found, key=lambda record: record.class_id)  # stable: splits and places stay in order
+
+
+def read_example(stored: Stored) -> Example:
+    """The record's features, undecoded. Raises ValueError, of one line, where it cannot be read."""
+    with _one_line_errors():
+        found = _open(stored.folder, stored.split, _stamp(stored.folder))[stored.index]
+        return Example(
+            image=found["image"],
+            mask=found["mask"],
+            label=1 if int(found["label"]) else 0,
+            class_id=int(found["class_id"]),
+            image_id=found["image_id"].decode(),
+        )
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Raises ValueError for the errors of damaged files, which libraries raise as anything up to protobuf's own."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files that hold the records of the set in ``folder``."""
+    return sorted(folder.glob(_SHARDS))
+
+
+def _stamp(folder: Path) -> int:
+    """Changes when a set is written anew, so that no reader of the old files is kept."""
+    return (folder / INFO_FILE).stat().st_mtime_ns
+
+
+@lru_cache(maxsize=32)
+def _open(folder: Path, split: str, stamp: int) -> Any:
+    """Random access to the records of a split: ``len`` and ``[index]``, by several threads at once."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(folder)
+    info = builder.info
+    found, expected = (
+        (info.name, str(info.version), info.file_format.value),
+        (DATASET_NAME, VERSION, "array_record"),
+    )
+    if found != expected:
+        raise ValueError(f"holds {' '.join(found)}, not {' '.join(expected)}")
+    skip = {name: tfds.decode.SkipDecoding() for name in ("image", "mask")}
+    return builder.as_data_source(split, decoders=skip)
