@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from dagm_jax.data.layouts import printable, read_tree
+from dagm_jax.data.formats.dagm_layouts import read_tree
+from dagm_jax.data.layouts import printable
 from dagm_jax.experiment import locked
 from dagm_jax.train.progress import console, show
 from dagm_jax.types import Manifest, UserError
