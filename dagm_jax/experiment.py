@@ -431,7 +431,6 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
                 "std": setup.data.std,
                 "versions": package_versions(),
             },
-            workdir=workdir,
             processes=setup.processes,
         )
         return loop.run(state, position)

@@ -56,7 +56,6 @@ LEVELS = {
     "predict": 8,
     "calibrate": 8,
     "export": 8,
-    "replay": 8,
 }
 # Import name → distribution name, where they differ by more than - and _.
 DISTRIBUTIONS = {
@@ -69,7 +68,7 @@ DISTRIBUTIONS = {
 }
 # The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
 TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/prepared"}
-COMMANDS = {"main", "command_line", "predict", "calibrate", "export", "replay"}
+COMMANDS = {"main", "command_line", "predict", "calibrate", "export"}
 # What no extra can name, because its pins contradict ours; docs/export.md has the command.
 UNDECLARABLE = {"jax2onnx"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}

@@ -306,7 +306,7 @@ def restored(workdir: Path) -> dict[str, Any]:
     like = Setup(config, data, make_devices(config.parallel)).initial_state()
     found: dict[str, Any] = {}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        for name, step in (("best", checkpoints.best_step()), ("latest", checkpoints.latest_step())):
+        for name, step in (("best", checkpoints.best_step()), ("latest", max(visible_steps(workdir)))):
             assert step is not None
             state, meta = checkpoints.restore(step, like)
             position = replace(Position(**meta["position"]), train_seconds=0.0)

@@ -135,10 +135,6 @@ class Checkpoints:
                 raise
             raise OSError(quoted[0], os.strerror(quoted[0]), str(self._manager.directory)) from error
 
-    def latest_step(self) -> int | None:
-        step: int | None = self._manager.latest_step()
-        return step
-
     def best_step(self) -> int | None:
         """The step of the highest quality; the first of equals."""
         judged = sorted(set(self._manager.all_steps()) & self._qualities.keys())

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,7 +21,6 @@ import numpy as np
 
 from dagm_jax.data.pipeline import iterate
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.train import kept_batch
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import Bar, Record, console, show
@@ -154,14 +152,12 @@ class Loop:
     record: Record
     image_ids: Sequence[str]
     meta: dict[str, Any]
-    workdir: Path
     processes: Processes = ALONE
 
     def run(self, state: TrainState, position: Position) -> Position:
         """The position after the last step; state and position are saved along the way.
 
-        Raises Interrupted after saving, NonFinite (before any state that it would harm is saved; the batch is in a file
-        of the workdir, see ``train.kept_batch``), and ProcessLost.
+        Raises Interrupted after saving, NonFinite (before any state that it would harm is saved), and ProcessLost.
         """
         stopping_requested: list[int] = []
         first_step = position.step
@@ -225,7 +221,7 @@ class Loop:
             self.processes.beat()
             if row.pop("non_finite"):
                 num_skipped += 1
-                self._on_non_finite(step, row, image_index, num_skipped, carry.state)
+                self._on_non_finite(step, row, image_index, num_skipped)
             else:
                 rows.append(row)
         elapsed_s = time.monotonic() - start_s
@@ -268,9 +264,9 @@ class Loop:
         self.checkpoints.save(position.step, state, {**self.meta, "position": asdict(position)}, quality)
 
     def _on_non_finite(
-        self, step: int, row: dict[str, float], image_index: np.ndarray, num_skipped: int, state: TrainState
+        self, step: int, row: dict[str, float], image_index: np.ndarray, num_skipped: int
     ) -> None:
-        """Says which step was skipped; raises NonFinite where it is one too many, with ``state`` from before it."""
+        """Reports a skipped step; raises NonFinite where it is one too many."""
         parts = self.processes.gather(image_index)
         names = sorted({self.image_ids[int(i)] for part in parts for i in part})
         # Statistics of activations may overflow where the loss, of which they are no part, does not.
@@ -282,24 +278,10 @@ class Loop:
         if num_skipped <= self.config.skip_non_finite:
             console.print(f"training skipped a step ({num_skipped} so far) {what}")
             return
-        kept = self._keep_batch(step, state)
         raise NonFinite(
-            f"training stopped {what}; {kept}; lower `optim.learning_rate`, look at these images, or let "
+            f"training stopped {what}; lower `optim.learning_rate`, look at these images, or let "
             f"`train.skip_non_finite` (={self.config.skip_non_finite}) allow for more such steps"
         )
-
-    def _keep_batch(self, step: int, state: TrainState) -> str:
-        """Where the batch of that step was put, or why it could not be, in words."""
-        parts = self.processes.gather(self.stream[step - 1])
-        batch = {name: np.concatenate([part[name] for part in parts]) for name in kept_batch.BATCH}
-        path = self.workdir / f"non_finite_step_{step}.npz"
-        try:
-            if self.processes.is_first:
-                ids = [self.image_ids[int(i)] for i in batch["image_index"]]
-                kept_batch.save(path, state, batch, ids, self.meta)
-        except OSError as error:
-            return f"its batch could not be saved ({error.strerror})"
-        return f"its batch is in {path}, and python -m dagm_jax.replay --batch={path} repeats it"
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import bright
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -27,10 +26,8 @@ from dagm_jax.experiment import locked
 from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
 from dagm_jax.predictions import Prediction, write_table
-from dagm_jax.train import kept_batch
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.progress import Record, write_atomically
-from dagm_jax.train.step import TrainState
 from dagm_jax.types import DiskError, Manifest, Photo, UserError
 from dagm_jax.types import Record as Source
 from launch import prepare_data
@@ -192,19 +189,12 @@ def cached(folder: Path) -> None:
     build_cache(Manifest(records, (), "one image"), folder, None)
 
 
-def kept(folder: Path) -> None:
-    state = TrainState(jnp.int32(3), jnp.zeros(2, jnp.int32), {"w": jnp.ones(10**5)}, {}, ())
-    batch = {name: np.zeros(1, np.uint8) for name in kept_batch.BATCH}
-    meta = {"config": {}, "mean": 1.0, "std": 2.0}
-    kept_batch.save(folder / "non_finite_step_4.npz", state, batch, ["a"], meta)
-
-
 def tabulated(folder: Path) -> None:
     row = Prediction("a" * 10**5, None, 0.5, 1, 0.5, "m", None, 1, 1, None, None, 0.1, None, None)
     write_table([row], folder / "predictions.csv")
 
 
-@pytest.mark.parametrize("write", [cached, kept, tabulated])
+@pytest.mark.parametrize("write", [cached, tabulated])
 def test_a_file_that_does_not_fit_leaves_nothing(write: Callable[[Path], None], tmp_path: Path) -> None:
     """Would catch: a try that takes room for good on a disk that has none; the old file lost by it."""
     folder = tmp_path / "out"
