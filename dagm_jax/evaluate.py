@@ -121,7 +121,7 @@ class Judge:
             mask_px[: len(chosen)] = [np.count_nonzero(mask) for _, mask in chosen]
             out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks, mask_px)))
             out = jax.device_get(out)
-            self.processes.beat()
+            self.processes.heartbeat()
             for i, (image, mask) in enumerate(chosen):
                 height, width = image.shape
                 smooth = smooth_map(out["map"][i][:height, :width], self.verdict.smoothing_px)
@@ -362,7 +362,7 @@ def judge_test_side(
     small, because it is kept of all images.
     """
     processes, share = judge.processes, _TestShare(rule, draw)
-    processes.together(lambda: share.judge(judge, processes.share(records), shape))
+    processes.all_or_raise(lambda: share.judge(judge, processes.share(records), shape))
     verdicts: list[_Verdict] = interleave(processes.gather(share.verdicts))
     ranks = [(rank, place) for place, rank in enumerate(processes.gather(share.example_rank))]
     shown = processes.gather(share.example if min(ranks)[1] == processes.index else None)

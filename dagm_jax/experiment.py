@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -68,7 +68,7 @@ from dagm_jax.train.checkpoint import PASSING_ERRORS, Checkpoints
 from dagm_jax.train.loop import Loop, Position, TrainConfig
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, count_flop, make_devices
-from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
+from dagm_jax.train.progress import MetricLogger, console, read_history, show, write_atomically
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
 from dagm_jax.types import DISK_ERRORS, DiskError, Manifest, Photo, UserError, written_by
 from dagm_jax.types import Record as ImageRecord
@@ -115,7 +115,7 @@ def run(
             )
             return report
 
-        report = processes.by_the_first(open_workdir)
+        report = processes.on_process_0(open_workdir)
         if report is not None:
             console.print(f"{workdir} holds a finished run; its report:")
         else:
@@ -165,7 +165,7 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
 
     Raises UserError where they do not suffice, and where the processes find different ones.
     """
-    found, shape = find_images(config.data, config.seed, processes.beat)
+    found, shape = find_images(config.data, config.seed, processes.heartbeat)
     console.print(f"data: {found.description}")
     masks_for = config.task.name if config.task.learns_from_masks else ""
     if masks_for:
@@ -174,7 +174,7 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
     with show("decoding images", len(found.records)) as bar:
 
         def on_image() -> None:
-            processes.beat()
+            processes.heartbeat()
             bar.advance()
 
         manifest, cache = processes.in_turns(
@@ -374,7 +374,7 @@ class Setup:
         """The figures of the state's weights on these images, the same on all processes."""
         params, stats = self.devices.localize(state.judged)
         figures = evaluate.validate(judge.with_weights(params, stats), self.data.cache, indices)
-        return self.processes.of_the_first(figures)
+        return self.processes.broadcast(figures)
 
     @property
     def judge_batch_size(self) -> int:
@@ -402,7 +402,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
         check_skips(config.train, position, workdir)
         console.print(f"resuming from the checkpoint of step {step}")
     # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
-    setup.processes.by_the_first(lambda: write_atomically(workdir / CONFIG, to_json(config) + "\n"))
+    setup.processes.on_process_0(lambda: write_atomically(workdir / CONFIG, to_json(config) + "\n"))
     if position.is_end(config.train):
         return position
     stream = setup.stream()
@@ -413,8 +413,10 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
     watch, _ = setup.compile_judge(state, setup.data.slicer.disjoint())
     logging.info("compiled in %.1f s", time.perf_counter() - start_s)
     sample = setup.validation_sample()
-    record = Record(workdir, position.step) if setup.processes.is_first else NoRecord()
-    try:
+    with ExitStack() as stack:
+        logger = None
+        if setup.processes.is_first:
+            logger = stack.enter_context(closing(MetricLogger(workdir, position.step)))
         loop = Loop(
             config=config.train,
             devices=setup.devices,
@@ -423,7 +425,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
             num_workers=config.data.num_workers,
             validate=lambda state: setup.validate(watch, state, sample),
             checkpoints=checkpoints,
-            record=record,
+            logger=logger,
             image_ids=[r.image_id for r in setup.data.manifest.records],
             meta={
                 "config": json.loads(to_json(config)),
@@ -434,8 +436,6 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Path) -> Position:
             processes=setup.processes,
         )
         return loop.run(state, position)
-    finally:
-        record.close()
 
 
 def choose_state(
@@ -482,16 +482,16 @@ def judge(
     judge, compile_s = setup.compile_judge(state, data.judging_slicer)
     validation = data.split.validation
     labels = [data.labels[i] for i in validation]
-    rule, scores = processes.of_the_first(evaluate.calibrate(judge, data.cache, validation, labels))
+    rule, scores = processes.broadcast(evaluate.calibrate(judge, data.cache, validation, labels))
     names = [data.manifest.records[i].image_id for i in validation]
     table = scores_csv(names, labels, scores)
-    processes.by_the_first(lambda: write_atomically(workdir / VALIDATION_SCORES, table))
-    processes.by_the_first(lambda: write_atomically(workdir / RULE, rule.to_json()))
+    processes.on_process_0(lambda: write_atomically(workdir / VALIDATION_SCORES, table))
+    processes.on_process_0(lambda: write_atomically(workdir / RULE, rule.to_json()))
     records = [data.manifest.records[i] for i in data.split.test]
-    processes.by_the_first(lambda: clear_folder(workdir / PICTURES))
+    processes.on_process_0(lambda: clear_folder(workdir / PICTURES))
     draw = TestPictures(rule, workdir, processes)
     result = evaluate.judge_test_side(judge, records, data.cache.shape, rule, draw)
-    return processes.by_the_first(
+    return processes.on_process_0(
         lambda: write_report(setup, state, best_step, position, rule, result, compile_s, workdir)
     )
 
@@ -541,7 +541,7 @@ def write_report(
             data.labels,
             config.verdict,
             # The others wait for as long as it takes; this process's own watchdog does not.
-            setup.processes.beat,
+            setup.processes.heartbeat,
         ),
         "data": describe_data(data, config),
         "seed": config.seed,

@@ -46,10 +46,10 @@ class FakeProcesses(Processes):
 class CountingProcesses(Processes):
     """A job of one that counts what its watchdog would be told."""
 
-    beats: list[str] = field(default_factory=list, kw_only=True)
+    heartbeats: list[str] = field(default_factory=list, kw_only=True)
 
-    def beat(self) -> None:
-        self.beats.append("beat")
+    def heartbeat(self) -> None:
+        self.heartbeats.append("heartbeat")
 
 
 def run_as_processes(count: int, work: Callable[[Processes], T]) -> list[T]:

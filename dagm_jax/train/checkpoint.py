@@ -67,7 +67,7 @@ class Checkpoints:
             ),
         )
         # orbax keeps such figures too, but one that is damaged keeps it from opening the folder.
-        self._qualities = processes.of_the_first(self._read_qualities() if processes.is_first else {})
+        self._qualities = processes.broadcast(self._read_qualities() if processes.is_first else {})
 
     def _read_qualities(self) -> dict[int, float]:
         """step → quality of the visible checkpoints that have one."""

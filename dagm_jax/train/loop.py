@@ -23,7 +23,7 @@ from dagm_jax.data.pipeline import iterate
 from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.parallel import Devices
-from dagm_jax.train.progress import Bar, Record, console, show
+from dagm_jax.train.progress import Bar, MetricLogger, console, show
 from dagm_jax.train.step import Carry, TrainState
 from dagm_jax.types import Interrupted, UserError
 
@@ -140,7 +140,7 @@ class NonFinite(UserError):
 
 @dataclass(frozen=True)
 class Loop:
-    """All that training needs besides the state and its position."""
+    """All that training needs besides the state and its position. logger: None on all processes but one."""
 
     config: TrainConfig
     devices: Devices
@@ -149,7 +149,7 @@ class Loop:
     num_workers: int
     validate: Callable[[TrainState], dict[str, float]]
     checkpoints: Checkpoints
-    record: Record
+    logger: MetricLogger | None
     image_ids: Sequence[str]
     meta: dict[str, Any]
     processes: Processes = ALONE
@@ -212,13 +212,13 @@ class Loop:
             if len(pending) > 1:
                 # One step ahead of the device is enough to keep it busy, and a signal need not wait for more.
                 jax.block_until_ready(pending[-2][1])
-                self.processes.beat()
+                self.processes.heartbeat()
             if stopping and self.processes.count == 1:
                 break
         rows, num_skipped = list(position.unlogged), position.num_skipped
         for step, metrics, image_index in pending:
             row = {name: float(value) for name, value in metrics.items()}
-            self.processes.beat()
+            self.processes.heartbeat()
             if row.pop("non_finite"):
                 num_skipped += 1
                 self._on_non_finite(step, row, image_index, num_skipped)
@@ -240,7 +240,7 @@ class Loop:
             "slices_per_s": len(pending) * self.config.batch_size / elapsed_s,
             "skipped_steps": num_skipped,
         }
-        self.record.write("train", end, values)
+        self._log("train", end, values)
         best = position.best_quality
         loss = f"loss {values['loss']:.3f}" if rows else "no step with a finite loss"
         figures = f"{loss}, {values['slices_per_s']:.1f} slices/s"
@@ -249,7 +249,7 @@ class Loop:
 
     def _validate_and_save(self, state: TrainState, position: Position) -> tuple[TrainState, Position]:
         values = self.validate(state)
-        self.record.write("validation", position.step, values)
+        self._log("validation", position.step, values)
         was_cooling = position.end_step is not None
         position = position.after_validation(values["quality"], self.config)
         if position.end_step is not None and not was_cooling:
@@ -259,6 +259,10 @@ class Loop:
             state = replace(state, cooldown=self.devices.replicate(span))
         self._save(state, position, values["quality"])
         return state, position
+
+    def _log(self, kind: str, step: int, values: dict[str, float]) -> None:
+        if self.logger is not None:
+            self.logger.write(kind, step, values)
 
     def _save(self, state: TrainState, position: Position, quality: float | None) -> None:
         self.checkpoints.save(position.step, state, {**self.meta, "position": asdict(position)}, quality)

@@ -27,9 +27,8 @@ from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
 from dagm_jax.predictions import Prediction, write_table
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.progress import Record, write_atomically
-from dagm_jax.types import DiskError, Manifest, Photo, UserError
-from dagm_jax.types import Record as Source
+from dagm_jax.train.progress import MetricLogger, write_atomically
+from dagm_jax.types import DiskError, Manifest, Photo, Record, UserError
 from launch import prepare_data
 
 
@@ -109,9 +108,9 @@ def test_a_model_on_a_read_only_disk_can_be_used(disk: Disk) -> None:
 
 
 def write_history(folder: Path) -> None:
-    with closing(Record(folder, 0)) as record:
+    with closing(MetricLogger(folder, 0)) as logger:
         for step in range(10**5):
-            record.write("train", step, {"loss": 0.5})
+            logger.write("train", step, {"loss": 0.5})
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
@@ -185,7 +184,7 @@ def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
 
 
 def cached(folder: Path) -> None:
-    records = (Source("a", 1, 0, None, Photo(folder.parent / "a.png"), None),)
+    records = (Record("a", 1, 0, None, Photo(folder.parent / "a.png"), None),)
     build_cache(Manifest(records, (), "one image"), folder, None)
 
 

@@ -24,7 +24,7 @@ from shell import REPOSITORY, Shell, await_end_of_session, make_shell, stop_sess
 from dagm_jax import experiment, main, predict
 from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
-from dagm_jax.train.progress import Record, read_history
+from dagm_jax.train.progress import MetricLogger, read_history
 from dagm_jax.types import ProcessLost
 
 
@@ -80,10 +80,10 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
         "--config.train.cooldown_share=0.1",
     ]
     during: list[Sample] = []
-    plain = Record.write
+    plain = MetricLogger.write
 
-    def write(record: Record, kind: str, step: int, values: dict[str, float]) -> None:
-        plain(record, kind, step, values)
+    def write(logger: MetricLogger, kind: str, step: int, values: dict[str, float]) -> None:
+        plain(logger, kind, step, values)
         if kind == "validation" and step % every == 0:
             during.append(take())
 
@@ -91,7 +91,7 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
     if not was_parsed:
         flags.FLAGS.mark_as_parsed()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Record, "write", write)
+        patch.setattr(MetricLogger, "write", write)
         # What follows training takes as long as the short form of this.
         for name, result in (("choose_state", (0, None)), ("judge", {}), ("print_report", None)):
             patch.setattr(experiment, name, lambda *_, result=result: result)

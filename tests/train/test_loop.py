@@ -20,7 +20,7 @@ from fake_processes import run_as_processes
 from dagm_jax.processes import Processes
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Loop, NonFinite, Position, TrainConfig
-from dagm_jax.train.progress import Record, read_history, write_atomically
+from dagm_jax.train.progress import MetricLogger, read_history, write_atomically
 from dagm_jax.train.step import NEVER, TrainState, skip_non_finite
 from dagm_jax.types import Interrupted, UserError
 
@@ -86,7 +86,7 @@ class World:
             "num_workers": 0,
             "validate": self.validate,
             "checkpoints": self,
-            "record": self,
+            "logger": self,
             "image_ids": [f"image{i}" for i in range(5)],
             "meta": {"config": {"seed": 7}},
         }
@@ -360,10 +360,10 @@ def test_signal_between_lines_of_the_log_costs_no_line_and_no_figure_of_one() ->
     assert [step for kind, step, _ in logged(whole) if kind == "train"] == [4, 8]
 
 
-def test_every_step_is_a_beat_for_the_watchdog() -> None:
+def test_every_step_is_a_heartbeat() -> None:
     """Would catch: a healthy job that is ended as stuck because a line of the log takes longer than its patience."""
     config = TrainConfig(num_steps=6, validate_every=6, log_every=6, cooldown_share=0.0)
-    world, beats, seen = World(config), [], []
+    world, heartbeats, seen = World(config), [], []
 
     class Counted:
         count = 1
@@ -371,10 +371,10 @@ def test_every_step_is_a_beat_for_the_watchdog() -> None:
         def any(self, flag: bool) -> bool:
             return flag
 
-        def beat(self) -> None:
-            beats.append(1)
+        def heartbeat(self) -> None:
+            heartbeats.append(1)
 
-    world.on_step = lambda batch: seen.append(len(beats)) or {}  # type: ignore[func-returns-value]
+    world.on_step = lambda batch: seen.append(len(heartbeats)) or {}  # type: ignore[func-returns-value]
     world.loop(processes=Counted()).run(start(), Position())
     assert seen == [0, 0, 1, 2, 3, 4]
 
@@ -439,7 +439,7 @@ def test_all_processes_stop_at_the_step_at_which_one_was_asked_to() -> None:
             def any(self, flag: bool) -> bool:
                 return processes.any(processes.index == 1 and len(world.of_kind("step")) >= 3)
 
-            def beat(self) -> None: ...
+            def heartbeat(self) -> None: ...
 
             count = 3
 
@@ -552,20 +552,20 @@ def test_with_real_checkpoints(tmp_path: Path) -> None:
 # --- the history --------------------------------------------------------------------------------------------
 
 
-def rows_of(record: Record, steps: range, kind: str = "train") -> None:
+def rows_of(logger: MetricLogger, steps: range, kind: str = "train") -> None:
     for step in steps:
-        record.write(kind, step, {"loss": step / 2})
+        logger.write(kind, step, {"loss": step / 2})
 
 
 def test_history_forgets_what_will_be_done_again(tmp_path: Path) -> None:
     """Catches rows that stand twice after a resume, and rows of the kept steps that are lost."""
-    record = Record(tmp_path, 0)
-    rows_of(record, range(1, 6))
-    record.write("validation", 4, {"quality": 0.5})
-    record.close()
-    record = Record(tmp_path, 4)
-    rows_of(record, range(5, 7))
-    record.close()
+    logger = MetricLogger(tmp_path, 0)
+    rows_of(logger, range(1, 6))
+    logger.write("validation", 4, {"quality": 0.5})
+    logger.close()
+    logger = MetricLogger(tmp_path, 4)
+    rows_of(logger, range(5, 7))
+    logger.close()
     rows = [(row["kind"], row["step"]) for row in read_history(tmp_path / "metrics.jsonl")]
     assert rows == [
         ("train", 1),
@@ -580,10 +580,10 @@ def test_history_forgets_what_will_be_done_again(tmp_path: Path) -> None:
 
 def test_history_of_a_new_run_is_empty(tmp_path: Path) -> None:
     """Catches rows of an abandoned run before its first checkpoint."""
-    record = Record(tmp_path, 0)
-    rows_of(record, range(1, 4))
-    record.close()
-    Record(tmp_path, 0).close()
+    logger = MetricLogger(tmp_path, 0)
+    rows_of(logger, range(1, 4))
+    logger.close()
+    MetricLogger(tmp_path, 0).close()
     assert read_history(tmp_path / "metrics.jsonl") == []
     assert read_history(tmp_path / "none.jsonl") == []
 
@@ -593,9 +593,9 @@ def test_history_survives_a_line_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "kind": "train", "loss": 0.25}\n{"step": 2, "ki')
     assert read_history(path) == [{"step": 1, "kind": "train", "loss": 0.25}]
-    record = Record(tmp_path, 1)
-    rows_of(record, range(2, 3))
-    record.close()
+    logger = MetricLogger(tmp_path, 1)
+    rows_of(logger, range(2, 3))
+    logger.close()
     assert [row["step"] for row in read_history(path)] == [1, 2]
     assert list(tmp_path.glob("*.partial")) == []
 
@@ -618,8 +618,8 @@ def test_history_loses_a_damaged_line_alone_and_says_so(
     path = tmp_path / "metrics.jsonl"
     first, third = b'{"step": 1, "kind": "train"}\n', b'{"step": 3, "kind": "train"}\n'
     path.write_bytes(first + damaged + b"\n" + third + damaged)
-    record = Record(tmp_path, 3)
-    record.close()
+    logger = MetricLogger(tmp_path, 3)
+    logger.close()
     told = " ".join(capsys.readouterr().out.split())
     assert told.endswith("damaged are 1 of 3 lines, such as line 2; the figures of the others are kept")
     assert path.read_bytes() == first + third
@@ -629,10 +629,10 @@ def test_history_loses_a_damaged_line_alone_and_says_so(
 
 def test_history_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     """Catches rows that wait in a buffer until the end and go with a kill."""
-    record = Record(tmp_path, 0)
-    record.write("train", 1, {"loss": 0.5})
+    logger = MetricLogger(tmp_path, 0)
+    logger.write("train", 1, {"loss": 0.5})
     assert read_history(tmp_path / "metrics.jsonl") == [{"step": 1, "kind": "train", "loss": 0.5}]
-    record.close()
+    logger.close()
 
 
 def test_atomic_write_replaces_and_leaves_nothing(tmp_path: Path) -> None:
