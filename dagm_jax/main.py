@@ -129,14 +129,14 @@ def main(argv: Sequence[str]) -> int:
     """Runs the experiment of the parsed flags; the exit status."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    from dagm_jax import experiment
     from dagm_jax.config import from_config_dict, to_json
+    from dagm_jax.experiment.run import run
 
     config = from_config_dict(_CONFIG.value)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(to_json(config))
     processes = join_processes()
     try:
-        experiment.run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes)
+        run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes)
     except BaseException as error:
         # On a disk that refused a checkpoint threads of orbax's wait on.
         if processes.count > 1 or isinstance(error, DiskError):

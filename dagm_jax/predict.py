@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
     request = parse_flags(argv)
     from dagm_jax.data.incoming import make_source
     from dagm_jax.data.layouts import printable
-    from dagm_jax.experiment import locked
+    from dagm_jax.experiment.workdir import locked
     from dagm_jax.folder import OVERLAYS, THUMBNAILS, FolderJudge
     from dagm_jax.inspector import Inspector
     from dagm_jax.predictions import Predictions

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from dagm_jax.config import RunConfig, differences
-from dagm_jax.detector import REPORT
-from dagm_jax.experiment import check_same_run
+from dagm_jax.experiment.resume import check_same_run
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.progress import console
 from dagm_jax.types import UserError
 from launch.cells import BASE, Cell
@@ -80,10 +80,10 @@ def read_finished(configs: dict[Cell, RunConfig], root: Path) -> State:
     """The state with the cells that are finished. Raises UserError where a cell's folder is another run's."""
     state = State(list(configs))
     for cell, config in configs.items():
-        workdir = cell.workdir(root)
+        workdir = Workdir(cell.workdir(root))
         check_same_run(config, workdir)
-        if (workdir / REPORT).exists():
-            state.results[cell] = Result(cell, workdir, json.loads((workdir / REPORT).read_text()))
+        if workdir.is_finished:
+            state.results[cell] = Result(cell, workdir.path, json.loads(workdir.report.read_text()))
     return state
 
 

@@ -106,7 +106,7 @@ def _classes(texts: Sequence[str], drawn: bool) -> tuple[int, ...]:
 def main(request: Request) -> int:
     """Prepares the classes and shows what came out; the exit status."""
     logging.set_verbosity(logging.ERROR)
-    from dagm_jax.experiment import locked
+    from dagm_jax.experiment.workdir import locked
 
     with locked(request.output, "--output"):
         try:

@@ -86,10 +86,10 @@ def parse_flags(argv: Sequence[str]) -> Request:
 def main(request: Request) -> int:
     """Runs the grid and writes its tables; the exit status."""
     logging.set_verbosity(logging.WARNING)
-    from dagm_jax import experiment
+    from dagm_jax.experiment.run import run
 
     xla_flags = os.environ.get("XLA_FLAGS", "")
-    reproduce(request, lambda config, workdir: experiment.run(config, workdir, xla_flags))
+    reproduce(request, lambda config, workdir: run(config, workdir, xla_flags))
     return 0
 
 
@@ -98,13 +98,13 @@ def reproduce(request: Request, run: Run) -> None:
 
     Raises UserError for a mistake in the configurations before anything runs, and at the end where a cell failed.
     """
-    from dagm_jax.experiment import locked
+    from dagm_jax.experiment.workdir import locked
     from launch.grid import read_configs, read_finished, run_cells
     from launch.pages import Pages
 
     root = request.workdir
     configs = read_configs(request.plan.cells(), read_config, request.small, request.overrides)
-    with locked(root):
+    with locked(root, "workdir"):
         state = read_finished(configs, root)
         pages = Pages(request.plan, root, request.command)
         pages.draw_architectures(configs)

@@ -16,7 +16,11 @@ import pytest
 import small_run
 from fake_processes import CountingProcesses, run_as_processes
 
-from dagm_jax import evaluate, experiment
+from dagm_jax import evaluate
+from dagm_jax.experiment import report as report_module
+from dagm_jax.experiment.data import prepare_data
+from dagm_jax.experiment.setup import Setup
+from dagm_jax.experiment.workdir import Workdir, plain_disk_errors
 from dagm_jax.main import read_config
 from dagm_jax.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
 from dagm_jax.train.loop import Position
@@ -247,10 +251,10 @@ def test_a_disk_that_refuses_one_is_told_to_all(tmp_path: Path, number: int) -> 
     def work(processes: Processes) -> list[str]:
         lines = []
         for method in (processes.on_process_0, processes.in_turns):
-            with pytest.raises(DiskError) as error, experiment.plain_disk_errors(tmp_path, "workdir"):
+            with pytest.raises(DiskError) as error, plain_disk_errors(tmp_path, "workdir"):
                 method(refuse)
             lines.append(str(error.value))
-        with pytest.raises(DiskError), experiment.plain_disk_errors(tmp_path, "workdir"):
+        with pytest.raises(DiskError), plain_disk_errors(tmp_path, "workdir"):
             processes.all_or_raise(refuse if processes.index == 1 else lambda: None)
         return lines
 
@@ -291,18 +295,20 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
         return in_turns(self, work)
 
     monkeypatch.setattr(CountingProcesses, "in_turns", note)
-    data = experiment.prepare_data(config, tmp_path, processes)
+    data = prepare_data(config, Workdir(tmp_path), processes)
     # The white level of all images, before they are decoded.
     assert found == [20] and len(processes.heartbeats) == 40
 
     processes.heartbeats.clear()
     for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop", "read_history"):
-        monkeypatch.setattr(experiment, name, lambda *_: None)
-    setup = experiment.Setup(config, data, make_devices(config.parallel, ""), processes)
+        monkeypatch.setattr(report_module, name, lambda *_: None)
+    setup = Setup(config, data, make_devices(config.parallel, ""), processes)
     rule = DecisionRule(0.5, 0.5, "f1", {})
     result = evaluate.TestResult(["a", "b"], [0, 1], [0.2, 0.8], [False, True], executing_time_s=1.0)
     state: Any = SimpleNamespace(params={})
-    report = experiment.write_report(setup, state, 1, Position(step=1), rule, result, 0.0, tmp_path)
+    report = report_module.write_report(
+        setup, state, 1, Position(step=1), rule, result, 0.0, Workdir(tmp_path)
+    )
     assert 0 <= report["baselines"]["local_energy_auroc"] <= 1
     assert len(processes.heartbeats) == len(data.split.validation) + len(data.split.test)
 

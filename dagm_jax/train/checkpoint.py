@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.types import DISK_ERRORS, UserError, load_json
+from dagm_jax.types import DISK_ERRORS, PASSING_ERRORS, UserError, load_json
 
 NUM_LATEST = 2
 # The parts of a checkpoint, and what its JSON part holds.
@@ -30,8 +29,6 @@ STATE, META = "state", "meta"
 CONTENT, QUALITY, DIGEST = "content", "quality", "sha256"
 # Of the JSON values alone: the quality decides which checkpoints are kept, long before their arrays are read.
 TEXT_DIGEST = "sha256_of_text"
-# Of these a checkpoint is not to blame; it may be whole.
-PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT)
 # orbax renames what it no longer keeps into this folder and leaves it there; see ``_sweep``.
 DELETED = "deleted"
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dagm_jax.experiment import package_versions
+from dagm_jax.experiment.report import package_versions
 from launch.bench.arithmetic import Number
 from launch.bench.timing import time_blocks
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table as Shown
 
 from dagm_jax.config import RunConfig
-from dagm_jax.experiment import locked
+from dagm_jax.experiment.workdir import locked
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import console, show
 from launch.bench import hardware, ours, plots, runner, tables

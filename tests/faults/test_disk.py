@@ -20,9 +20,10 @@ from PIL import Image
 from shell import Shell, make_shell
 from test_kill import assert_same, finish
 
-from dagm_jax import calibrate, experiment, main, predict
+from dagm_jax import calibrate, main, predict
 from dagm_jax.data.cache import build_cache
-from dagm_jax.experiment import locked
+from dagm_jax.experiment.run import run
+from dagm_jax.experiment.workdir import locked
 from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
 from dagm_jax.predictions import Prediction, write_table
@@ -134,7 +135,7 @@ def test_a_disk_that_fills_up_is_one_line(name: str, disk: Disk) -> None:
     folder.mkdir()
 
     def write() -> None:
-        with locked(folder):
+        with locked(folder, "workdir"):
             disk.fill()
             WRITERS[name](folder)
 
@@ -146,7 +147,7 @@ def test_a_disk_that_fills_up_is_one_line(name: str, disk: Disk) -> None:
     assert main.explain(error.value) == (f"error: {error.value}", 2)
     assert "\n" not in str(error.value)
     disk.make_room()
-    with locked(disk.folder / "run"):
+    with locked(disk.folder / "run", "workdir"):
         write_atomically(disk.folder / "run" / "report.json", "whole")
 
 
@@ -155,7 +156,7 @@ def test_a_disk_that_becomes_read_only_is_one_line(disk: Disk) -> None:
 
     def write() -> None:
         # The lock keeps a file open for writing; a disk with such a file is not remounted on request.
-        with locked(disk.folder.parent / "run"):
+        with locked(disk.folder.parent / "run", "workdir"):
             disk.remount("ro")
             write_atomically(disk.folder / "report.json", "x")
 
@@ -171,7 +172,7 @@ def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN
 
     def write() -> None:
-        with locked(tmp_path):
+        with locked(tmp_path, "workdir"):
             write_atomically(tmp_path / "report.json", "x" * 10**6)
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
@@ -229,7 +230,7 @@ def test_commands_refuse_a_read_only_folder(disk: Disk, monkeypatch: pytest.Monk
     Image.new("L", (30, 20), 200).save(images / "a.png")
     cannot = r"cannot be written \(Read-only file system"
     with pytest.raises(UserError, match=rf"^`workdir` .*{cannot}"):
-        experiment.run(read_config("configs/smoke.py"), disk.folder)
+        run(read_config("configs/smoke.py"), disk.folder)
     with pytest.raises(UserError, match=rf"^`output` .*{cannot}"):
         predict.main(["predict", "--model=bright", f"--images={images}", f"--output={disk.folder}"])
     with pytest.raises(UserError, match=rf"^`model` .*{cannot}"):
@@ -305,6 +306,6 @@ def test_an_error_that_may_pass_is_one_line(tmp_path: Path) -> None:
         pytest.raises(
             UserError, match=r"met an error of the machine \(Permission denied: state/d/1\); mend it"
         ),
-        locked(tmp_path),
+        locked(tmp_path, "workdir"),
     ):
         raise error

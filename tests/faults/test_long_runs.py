@@ -21,7 +21,8 @@ import tiny
 from absl import flags
 from shell import REPOSITORY, Shell, await_end_of_session, make_shell, stop_session
 
-from dagm_jax import experiment, main, predict
+from dagm_jax import main, predict
+from dagm_jax.experiment import run
 from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
 from dagm_jax.train.progress import MetricLogger, read_history
@@ -94,9 +95,9 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
         patch.setattr(MetricLogger, "write", write)
         # What follows training takes as long as the short form of this.
         for name, result in (("choose_state", (0, None)), ("judge", {}), ("print_report", None)):
-            patch.setattr(experiment, name, lambda *_, result=result: result)
+            patch.setattr(run, name, lambda *_, result=result: result)
         before = take()
-        experiment.run(read_config(tiny.ARGUMENTS[0].partition("=")[2], overrides), folder / "run")
+        run.run(read_config(tiny.ARGUMENTS[0].partition("=")[2], overrides), folder / "run")
     if not was_parsed:
         flags.FLAGS.unparse_flags()
     return Watched(before, during, take(), workers_of(os.getpid()))

@@ -16,12 +16,12 @@ import pytest
 from small_run import own_run, write_own
 from tiny_network import replace_unet
 
-from dagm_jax import experiment
 from dagm_jax.config import RunConfig
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.sources import find_images
 from dagm_jax.detector import Detector, build_network, load_detector
 from dagm_jax.evaluate import Judge, NonFiniteOutput
+from dagm_jax.experiment.run import run
 from dagm_jax.main import read_config
 from dagm_jax.metrics import auroc
 from dagm_jax.tasks import losses
@@ -62,8 +62,8 @@ def test_a_run_stops_at_nan_and_goes_on_by_skipping_it(
     with pytest.raises(
         NonFinite, match=r"stopped at step 2: .*loss nan; learning rate .* of the batch: .*png"
     ):
-        experiment.run(config, workdir)
-    report = experiment.run(replace(config, train=replace(config.train, skip_non_finite=1)), workdir)
+        run(config, workdir)
+    report = run(replace(config, train=replace(config.train, skip_non_finite=1)), workdir)
     assert report["training"]["skipped_steps"] == 1 and report["training"]["last_step"] == 4
     first, second = (row for row in read_history(workdir / "metrics.jsonl") if row["kind"] == "train")
     assert (first["step"], first["skipped_steps"]) == (3, 1) and np.isfinite(first["loss"])
@@ -189,10 +189,7 @@ def test_a_run_in_bfloat16_is_as_good_as_one_in_float32(tmp_path: Path) -> None:
     """
     overrides = ("--config.train.target_quality=1.0", "--config.train.num_steps=160")
     config = read_config("configs/custom_unet.py:segmentation,small", overrides)
-    reports = [
-        experiment.run(one, tmp_path / name)
-        for name, one in (("single", config), ("half", in_bfloat16(config)))
-    ]
+    reports = [run(one, tmp_path / name) for name, one in (("single", config), ("half", in_bfloat16(config)))]
     single, half = (report["test"] for report in reports)
     print(json.dumps([{name: test[name] for name in ("auroc", "pixel_auroc")} for test in (single, half)]))
     assert single["auroc"] > 0.9 and single["pixel_auroc"] > 0.9
