@@ -16,7 +16,7 @@ import pytest
 import small_run
 from fake_processes import CountingProcesses, run_as_processes
 
-from dagm_jax import evaluate
+from dagm_jax.evaluate import ImageResult, TestResult
 from dagm_jax.experiment import report as report_module
 from dagm_jax.experiment.data import prepare_data
 from dagm_jax.experiment.setup import Setup
@@ -304,10 +304,13 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
         monkeypatch.setattr(report_module, name, lambda *_: None)
     setup = Setup(config, data, make_devices(config.parallel, ""), processes)
     rule = DecisionRule(0.5, 0.5, "f1", {})
-    result = evaluate.TestResult(["a", "b"], [0, 1], [0.2, 0.8], [False, True], executing_time_s=1.0)
+    result = TestResult(
+        [ImageResult("a", 0, 0.2, False), ImageResult("b", 1, 0.8, True)], executing_time_s=1.0
+    )
     state: Any = SimpleNamespace(params={})
+    pictures: Any = SimpleNamespace(example=None)
     report = report_module.write_report(
-        setup, state, 1, Position(step=1), rule, result, 0.0, Workdir(tmp_path)
+        setup, state, 1, Position(step=1), rule, result, pictures, 0.0, Workdir(tmp_path)
     )
     assert 0 <= report["baselines"]["local_energy_auroc"] <= 1
     assert len(processes.heartbeats) == len(data.split.validation) + len(data.split.test)

@@ -20,6 +20,7 @@ from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.augment import augment
 from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.experiment.data import Data, describe_data
+from dagm_jax.experiment.pictures import TestPictures
 from dagm_jax.experiment.setup import Setup, forward_gflop
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.metrics import ImageCounts
@@ -39,6 +40,7 @@ def write_report(
     position: Position,
     rule: DecisionRule,
     result: evaluate.TestResult,
+    pictures: TestPictures,
     compile_s: float,
     workdir: Workdir,
 ) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def write_report(
         },
         "cost_of_running": {
             "executing_time_s": result.executing_time_s,
-            "images_per_s": len(result.labels) / result.executing_time_s,
+            "images_per_s": len(result.images) / result.executing_time_s,
             "compile_time_s": compile_s,
             "num_parameters": sum(int(p.size) for p in jax.tree.leaves(state.params)),
             "gflop_per_slice": forward_gflop(setup, state),
@@ -85,9 +87,9 @@ def write_report(
         "versions": {"python": platform.python_version(), **package_versions()},
         "config": to_dict(config),
     }
-    draw_figures(result, rule.threshold, read_history(workdir.history), workdir)
-    draw_pipeline(result.example, rule, data.slicer, config, workdir)
-    draw_page(result, rule, data, config, workdir)
+    draw_figures(result, pictures, rule.threshold, read_history(workdir.history), workdir)
+    draw_pipeline(pictures.example, rule, data.slicer, config, workdir)
+    draw_page(pictures, rule, data, config, workdir)
     write_atomically(workdir.predictions, predictions_csv(result))
     # The report comes last: a workdir that has one is finished.
     text = json.dumps(evaluate.finite_or_none(report), indent=2, allow_nan=False)
@@ -96,7 +98,7 @@ def write_report(
 
 
 def draw_page(
-    result: evaluate.TestResult, rule: DecisionRule, data: Data, config: RunConfig, workdir: Workdir
+    pictures: TestPictures, rule: DecisionRule, data: Data, config: RunConfig, workdir: Workdir
 ) -> None:
     """Writes the report page of the test side; what was left out of the data is listed on it."""
     summary = {
@@ -110,7 +112,7 @@ def draw_page(
     ]
     write_page(
         workdir.page,
-        [*left_out, *result.drawn],
+        [*left_out, *pictures.entries],
         title=f"{config.model.name}, {config.task.name}: test images",
         threshold=rule.threshold,
         pixel_threshold=rule.pixel_threshold,
@@ -119,7 +121,11 @@ def draw_page(
 
 
 def draw_figures(
-    result: evaluate.TestResult, threshold: float, history: list[dict[str, Any]], workdir: Workdir
+    result: evaluate.TestResult,
+    pictures: TestPictures,
+    threshold: float,
+    history: list[dict[str, Any]],
+    workdir: Workdir,
 ) -> None:
     """Writes the figures of a run as PNG files into ``workdir/figures``."""
     # Here and below late: matplotlib takes half a second, which every command and every mistake would wait for.
@@ -132,16 +138,15 @@ def draw_figures(
     figures.plot_confusion(counts, folder / "confusion.png", "Test images")
     figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
     figures.plot_score_histogram(result.labels, result.scores, threshold, folder / "scores.png")
-    figures.plot_gallery(result.hardest, folder / "hardest.png")
+    figures.plot_gallery(pictures.hardest, folder / "hardest.png")
 
 
 def draw_pipeline(
-    example: evaluate.Judged | None, rule: DecisionRule, slicer: Slicer, config: RunConfig, workdir: Workdir
+    example: evaluate.Judged, rule: DecisionRule, slicer: Slicer, config: RunConfig, workdir: Workdir
 ) -> None:
     """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
     from dagm_jax.pipeline_figure import ImagePath, plot_pipeline
 
-    assert example is not None, "every test side has defective images"
     rng = np.random.default_rng(config.seed)
     image, mask = (pad(a, (slicer.height_px, slicer.width_px)) for a in (example.image, example.mask))
     turned, _ = augment(image, mask, config.augment, rng)
@@ -165,8 +170,8 @@ def predictions_csv(result: evaluate.TestResult) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "label", "score", "defective"])
-    for row in zip(result.image_ids, result.labels, result.scores, result.decisions, strict=True):
-        writer.writerow([row[0], row[1], repr(float(row[2])), int(row[3])])
+    for image in result.images:
+        writer.writerow([image.image_id, image.label, repr(float(image.score)), int(image.decision)])
     return stream.getvalue()
 
 

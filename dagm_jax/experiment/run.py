@@ -17,8 +17,8 @@ from absl import logging
 
 from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, to_json
-from dagm_jax.experiment.data import prepare_data
-from dagm_jax.experiment.pictures import TestPictures, clear_folder
+from dagm_jax.experiment.data import Data, prepare_data
+from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictures
 from dagm_jax.experiment.report import package_versions, print_report, scores_csv, write_report
 from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_position
 from dagm_jax.experiment.setup import Setup
@@ -30,6 +30,7 @@ from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import MetricLogger, console, write_atomically
 from dagm_jax.train.step import TrainState
 from dagm_jax.types import UserError
+from dagm_jax.verdict import DecisionRule
 
 
 def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes = ALONE) -> dict[str, Any]:
@@ -166,10 +167,25 @@ def judge(
     table = scores_csv(names, labels, scores)
     processes.on_process_0(lambda: write_atomically(workdir.validation_scores, table))
     processes.on_process_0(lambda: write_atomically(workdir.rule, rule.to_json()))
-    records = [data.manifest.records[i] for i in data.split.test]
-    processes.on_process_0(lambda: clear_folder(workdir.pictures))
-    draw = TestPictures(rule, workdir, processes)
-    result = evaluate.judge_test_side(judge, records, data.cache.shape, rule, draw)
+    result, pictures = judge_test_side(judge, data, rule, workdir)
     return processes.on_process_0(
-        lambda: write_report(setup, state, best_step, position, rule, result, compile_s, workdir)
+        lambda: write_report(setup, state, best_step, position, rule, result, pictures, compile_s, workdir)
     )
+
+
+def judge_test_side(
+    judge: evaluate.Judge, data: Data, rule: DecisionRule, workdir: Workdir
+) -> tuple[evaluate.TestResult, TestPictures]:
+    """Figures and pictures of the test side, the same on all processes; pictures of images lie in the workdir."""
+    processes = judge.processes
+    processes.on_process_0(lambda: clear_pictures(workdir))
+    records = [data.manifest.records[i] for i in data.split.test]
+    result, pictures = evaluate.TestResult(), PictureMaker(rule, workdir, processes)
+
+    def judge_share() -> None:
+        for chunk in evaluate.judge_test_side(judge, records, data.cache.shape, rule):
+            result.add(chunk, rule)
+            pictures.add(chunk)
+
+    processes.all_or_raise(judge_share)
+    return result.gathered(processes), pictures.gathered()
