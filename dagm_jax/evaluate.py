@@ -133,8 +133,8 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a validation image was judged to be, less its pixels; an empty curve where no defect is marked."""
+class _ImageScore:
+    """Prediction for a validation image without its pixels; the curve is empty where no defect is marked."""
 
     label: int
     score: float
@@ -146,20 +146,20 @@ class _Told:
 
 def _judge_validation(
     judge: Judge, cache: ImageCache, indices: Sequence[int], on_image: Callable[[], None] = lambda: None
-) -> tuple[list[_Told], DiceCurve]:
-    """What each of these images was judged to be, in order, and the Dice curve of them all.
+) -> tuple[list[_ImageScore], DiceCurve]:
+    """(one `_ImageScore` for each of these images in order, the Dice curve of them all).
 
     Each is judged once over all processes; ``on_image`` is called at those of this one.
     """
-    told = []
+    scored = []
     for judged in judge(cache[i] for i in judge.processes.share(indices)):
         marked = is_marked(judged.mask)
         curve = DiceCurve.from_map(judged.map, judged.mask) if marked else DiceCurve()
         counts = judged.num_right, judged.num_counted
-        told.append(_Told(int(judged.mask.any()), judged.score, judged.loss, *counts, curve))
+        scored.append(_ImageScore(int(judged.mask.any()), judged.score, judged.loss, *counts, curve))
         on_image()
-    told = interleave(judge.processes.gather(told))
-    return told, sum((one.curve for one in told), DiceCurve())
+    scored = interleave(judge.processes.gather(scored))
+    return scored, sum((one.curve for one in scored), DiceCurve())
 
 
 def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
@@ -173,11 +173,11 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
     are, and 1/(1 + loss on good images) where the task may not know of defects: there all else is for the reader alone.
     Figures that need a label which is not there, or decisions that the task does not make, are left out.
     """
-    told, curve = _judge_validation(judge, cache, indices)
-    labels, scores, losses = ([getattr(one, name) for one in told] for name in ("label", "score", "loss"))
+    scored, curve = _judge_validation(judge, cache, indices)
+    labels, scores, losses = ([getattr(one, name) for one in scored] for name in ("label", "score", "loss"))
     figures = {"loss": float(np.mean(losses))}
-    if counted := sum(one.num_counted for one in told):
-        figures["accuracy"] = sum(one.num_right for one in told) / counted
+    if counted := sum(one.num_counted for one in scored):
+        figures["accuracy"] = sum(one.num_right for one in scored) / counted
     area, balanced, defective = auroc(labels, scores), curve.balanced_dice(), curve.mean_dice()
     if area is not None:
         figures["auroc"] = area
@@ -207,8 +207,8 @@ def calibrate(
     is that of the pixels too.
     """
     with show("calibrating on validation images", len(judge.processes.share(indices))) as bar:
-        told, curve = _judge_validation(judge, cache, indices, bar.advance)
-    scores = [one.score for one in told]
+        scored, curve = _judge_validation(judge, cache, indices, bar.advance)
+    scores = [one.score for one in scored]
     threshold, evidence = fit_threshold(labels, scores, judge.verdict)
     pixel_threshold = threshold if judge.evidence == "deviation" else curve.best_threshold()
     if pixel_threshold is None and judge.evidence == "slices":
@@ -376,7 +376,7 @@ def judge_baselines(
     verdict: VerdictConfig,
     on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """What needs no training, on the same test images: the majority answer, and local texture energy.
+    """Figures of two baselines on the same test images: the majority answer, and local texture energy.
 
     The energy's threshold is fitted on the same validation images by the same rule. ``on_image`` is called after each.
     """

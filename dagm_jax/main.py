@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXIT_USER_ERROR = 2
 EXIT_PEER_LOST = 75
 EXIT_INTERRUPTED = 130
-# How long process 0, with which jax's service ends, waits before it leaves a job of several that failed.
+# Seconds that process 0, with which jax's service ends, waits before it leaves a failed job of several.
 LAST_WORDS_S = 3.0
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -107,7 +107,7 @@ def one_line(error: BaseException) -> str:
 
 
 def unknown_field(argv: Sequence[str], error: BaseException) -> str:
-    """Which ``--config.x.y`` of the command line is no field, and the nearest that is."""
+    """Error text for the ``--config.x.y`` of the command line that is no field, with the nearest that is."""
     from dagm_jax.config import describe_unknown
 
     for argument in argv:

@@ -25,7 +25,7 @@ from dagm_jax.types import DISK_ERRORS, UserError
 
 T = TypeVar("T")
 
-# How messages begin in which a collective or jax's own service says that it has lost another process.
+# Words by which errors of collectives and of jax's service report a lost process.
 SIGNS_OF_LOSS = (
     "gloo",
     "nccl",

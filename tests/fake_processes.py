@@ -16,7 +16,7 @@ TIMEOUT_S = 60
 
 
 class Hub:
-    """Where the threads meet; messages go through pickle as between processes."""
+    """Meeting point of the threads; messages go through pickle as between processes."""
 
     def __init__(self, count: int) -> None:
         self._slots: list[bytes] = [b""] * count
@@ -53,7 +53,7 @@ class CountingProcesses(Processes):
 
 
 def run_as_processes(count: int, work: Callable[[Processes], T]) -> list[T]:
-    """What ``work`` gives in each of ``count`` processes; an exception of one is raised here."""
+    """Results of ``work`` in each of ``count`` processes; an exception of one is raised here."""
     hub = Hub(count)
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(work, FakeProcesses(i, count, hub=hub)) for i in range(count)]

@@ -75,7 +75,7 @@ def picture(seed: int, defective: bool, shape: tuple[int, int] = LARGEST) -> np.
 
 
 def mask_of(values: np.ndarray) -> np.ndarray:
-    """Where the square of a `picture` lies, uint8 {0, 255}."""
+    """Mask of the square of a `picture`, uint8 {0, 255}."""
     return np.where(values >= 3000, 255, 0).astype(np.uint8)
 
 

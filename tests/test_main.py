@@ -125,7 +125,7 @@ def test_page_shows_the_test_side(whole: Run) -> None:
 
 
 def assert_all_is_left(run: Run, task: str) -> None:
-    """What a run of any task leaves: reports and figures that not only segmentation can fill."""
+    """Checks the files that a run of any task leaves: reports and figures that not only segmentation can fill."""
     assert (run.report["model"], run.report["task"]) == ("custom_unet", task)
     assert run.report["config"]["task"]["name"] == task
     for name in ("curves", "confusion", "roc_pr", "scores", "hardest", "pipeline"):

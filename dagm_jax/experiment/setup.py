@@ -1,4 +1,4 @@
-"""What a configuration and its data determine, compiled: network, optimiser, stream, training step, evaluation step."""
+"""Compiled parts of a run: network, optimiser, stream, training step, evaluation step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_tra
 
 @dataclass(frozen=True)
 class Setup:
-    """What a configuration and its data determine: network, optimiser, stream; compiled functions are made here."""
+    """Network, optimiser and stream of a configuration and its data; compiled functions are made here."""
 
     config: RunConfig
     data: Data
@@ -105,7 +105,7 @@ class Setup:
         )
 
     def first_carry(self, state: TrainState) -> Carry:
-        """What the first step is given: the state, and that no step was skipped."""
+        """Input of the first step: the state, and no step skipped."""
         return Carry(state, self.devices.replicate(np.int32(0)))
 
     @cached_property

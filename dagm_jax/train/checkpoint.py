@@ -27,7 +27,7 @@ NUM_LATEST = 2
 # The parts of a checkpoint, and what its JSON part holds.
 STATE, META = "state", "meta"
 CONTENT, QUALITY, DIGEST = "content", "quality", "sha256"
-# Of the JSON values alone: the quality decides which checkpoints are kept, long before their arrays are read.
+# Digest of the JSON values alone: the quality decides which checkpoints are kept, before their arrays are read.
 TEXT_DIGEST = "sha256_of_text"
 # orbax renames what it no longer keeps into this folder and leaves it there; see ``_sweep``.
 DELETED = "deleted"
@@ -51,7 +51,7 @@ class Checkpoints:
         self._is_read_only = read_only
         self._deleted = directory.absolute() / DELETED
         if not read_only and self._deleted.is_symlink():
-            # What a link leads to is not ours: orbax would move checkpoints there, and `_sweep` delete what it finds.
+            # The target of a link is not ours: orbax would move checkpoints there, and `_sweep` delete what it finds.
             self._deleted.unlink(missing_ok=True)
         logging.get_absl_logger().addFilter(_is_news)
         self._manager = ocp.CheckpointManager(
@@ -170,7 +170,7 @@ class Checkpoints:
             if passing is not None:
                 raise passing from error
             reason = _first_line(error)
-        # What one process cannot read none may take.
+        # A checkpoint that one process cannot read is taken by none.
         if not self._processes.any(restored is None):
             return restored
         logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)

@@ -89,7 +89,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands, as its checkpoint keeps it beside the state.
+    """Progress of a run, kept in its checkpoint beside the state.
 
     best_quality: of all validations so far; num_without_rise: validations since one rose by enough; end_step: where
     training ends, known once the cool-down has begun; unlogged: figures of the steps since the last line of the log.

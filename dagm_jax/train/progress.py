@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a live bar on a terminal, plain lines elsewhere; and the history in files."""
+"""Progress of work: a live bar on a terminal, plain lines elsewhere; and the history in files."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def make_train_step(
 
 
 class Carry(NamedTuple):
-    """What goes from step to step. num_skipped: int32, the steps so far that were not finite."""
+    """Carry from step to step. num_skipped: int32, the steps so far that were not finite."""
 
     state: TrainState
     num_skipped: Array
@@ -231,7 +231,7 @@ def skip_non_finite(
 
 
 class _Sums(NamedTuple):
-    """What is summed over the slices of a step besides the loss; right and counted are None without decisions."""
+    """Sums over the slices of a step besides the loss; right and counted are None without decisions."""
 
     weight: Array
     right: Array | None

@@ -93,7 +93,7 @@ class World:
         return Loop(**(parts | changes))
 
     def resume(self, step: int) -> tuple[TrainState, Position]:
-        """What a new process finds in the checkpoint of that step."""
+        """(state, position) of the checkpoint of that step."""
         state, meta = self.saved[step]
         return state, Position(**meta["position"])
 
