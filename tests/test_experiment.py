@@ -118,6 +118,8 @@ def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path:
     """Would catch: greys of validation and test images, or of defects that the task may not know, in the network."""
     root = small_run.write_own(tmp_path / "own", num_good=16, num_defective=12)
     overrides = [f"--config.data.root={root}", "--config.slicing.slice_px=16"]
+    if task == "reconstruction":
+        overrides.append("--config.task.cell_px=8")
     config = read_config(f"configs/smoke.py:{task}", overrides)
     data = run_data.prepare_data(config, Workdir(tmp_path / "run"))
     seen = [i for i in data.split.train if task == "segmentation" or not data.labels[i]]
