@@ -54,24 +54,24 @@ def parse_flags(argv: Sequence[str]) -> Request:
 def main(argv: Sequence[str]) -> int:
     """Stores the rule that the command line asks for; the exit status."""
     request = parse_flags(argv)
-    from dagm_jax.detector import REPORT, RULE, read_config, read_json, read_rule, read_validation_scores
-    from dagm_jax.experiment import locked
+    from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.train.progress import console, write_atomically
 
-    read_json(request.model, REPORT, "finish the run first: python -m dagm_jax.main with the same --workdir")
-    with locked(request.model, "model"):
-        config = read_config(request.model, "model")
-        labels, scores = read_validation_scores(request.model)
-        old = read_rule(request.model)
+    workdir = Workdir(request.model, "model")
+    workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
+    with workdir.locked():
+        config = workdir.read_config()
+        labels, scores = workdir.read_validation_scores()
+        old = workdir.read_rule()
         new = fit(request, old, labels, scores, config.verdict)
         if new != old:
             path = request.model / HISTORY
             history = [*read_history(path), json.loads(old.to_json())]
             # Before the rule itself: a kill between the two repeats an entry, the other way round it would lose one.
             write_atomically(path, json.dumps(history, indent=2) + "\n")
-            write_atomically(request.model / RULE, new.to_json())
+            write_atomically(workdir.rule, new.to_json())
     console.print(comparison({"before": old, "now": new}, labels, scores))
-    changed = f"stored in {request.model / RULE}" if new != old else "the rule is as it was"
+    changed = f"stored in {workdir.rule}" if new != old else "the rule is as it was"
     console.print(f"{changed}; report.json speaks of the threshold that the run was tested with")
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from dataclasses import dataclass, replace
@@ -16,18 +15,17 @@ import numpy as np
 from flax import nnx
 
 from dagm_jax import evaluate
-from dagm_jax.config import RunConfig, from_config_dict
+from dagm_jax.config import RunConfig
 from dagm_jax.data.files import is_image_shape, is_white_level
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.step import Network, make_judge, make_network, make_state, most_slices
-from dagm_jax.types import UserError, load_json, written_by
+from dagm_jax.types import UserError, written_by
 from dagm_jax.verdict import DecisionRule
 
-CONFIG, REPORT, RULE, CHECKPOINTS = "config.json", "report.json", "decision_rule.json", "checkpoints"
-VALIDATION_SCORES = "validation_scores.csv"
 # Of images that are judged at a time; 1,024 of DAGM's.
 MOST_JUDGED_PIXELS = 1 << 28
 # How far trained weights shrink when they are packed: not at all, and the optimiser's zeros to nothing.
@@ -124,17 +122,16 @@ class Detector:
         return compile_judge(self.config, self.network, params, stats, slicer, devices, batch_size)
 
 
-def load_detector(workdir: Path) -> Detector:
-    """The detector that the finished run in ``workdir`` has judged its test side with.
+def load_detector(path: Path) -> Detector:
+    """The detector that the finished run in the workdir ``path`` has judged its test side with.
 
     Raises UserError where there is no finished run, or a part of it is missing or damaged.
     """
-    report = read_json(
-        workdir, REPORT, "finish the run first: python -m dagm_jax.main with the same --workdir"
-    )
+    workdir = Workdir(path, "model")
+    report = workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
     step, shape, white = _read_report(workdir, report)
-    config = read_config(workdir, "model")
-    rule = read_rule(workdir)
+    config = workdir.read_config()
+    rule = workdir.read_rule()
     network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
     averaged = config.optim.average_decay > 0
     initial = partial(make_state, optimizer=make_optimizer(config.optim), averaged=averaged)
@@ -147,7 +144,7 @@ def load_detector(workdir: Path) -> Detector:
             f"{most_px} pixels at a time, more than the limit of {MOST_JUDGED_PIXELS}; train with a smaller one"
         )
     like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
         try:
             state, meta = checkpoints.restore(step, like)
         except Exception as error:  # orbax raises many kinds for missing and damaged files
@@ -168,86 +165,33 @@ def load_detector(workdir: Path) -> Detector:
     return Detector(config, network, params, stats, shape, white, rule, model_id)
 
 
-def read_config(workdir: Path, option: str) -> RunConfig:
-    """The configuration of the run in ``workdir``, which the user named by ``option``; raises UserError."""
-    values = read_json(workdir, CONFIG, "restore it from a copy", option)
-    try:
-        return from_config_dict(values)
-    except UserError as error:
-        report = workdir / REPORT
-        known = read_json(workdir, REPORT, "restore it from a copy", option) if report.exists() else None
-        raise UserError(
-            f"`{option}` (={workdir}) holds a {CONFIG} that this release does not read, written by "
-            f"{written_by(known)}: {error}; restore it from a copy, or use that release"
-        ) from error
-
-
-def _read_report(workdir: Path, report: Any) -> tuple[int, tuple[int, int], int | None]:
+def _read_report(workdir: Workdir, report: Any) -> tuple[int, tuple[int, int], int | None]:
     """(step of the weights, (h, w) in px of the largest image, white level) of a report, maybe a stranger's."""
     try:
         step, data = report["training"]["best_step"], report["data"]
         shape, white = data["largest_px"], data["white"]
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"`model` (={workdir}): {REPORT} lacks {error}, which reports of this version have; restore it from a copy"
+            f"`model` (={workdir}): report.json lacks {error}, which reports of this version have; "
+            "restore it from a copy"
         ) from error
     if type(step) is not int or step < 0 or not is_image_shape(shape) or not is_white_level(white):
         raise UserError(
-            f"`model` (={workdir}): {REPORT} has a training.best_step, data.largest_px or data.white that cannot be; "
-            "restore it from a copy"
+            f"`model` (={workdir}): report.json has a training.best_step, data.largest_px or data.white that cannot "
+            "be; restore it from a copy"
         )
     return step, (shape[0], shape[1]), white
 
 
-def _check_size(workdir: Path, shapes: Any) -> None:
+def _check_size(workdir: Workdir, shapes: Any) -> None:
     """Nothing; raises UserError where the state would take far more memory than its checkpoints do on the disk."""
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    there = sum(path.lstat().st_size for path in (workdir / CHECKPOINTS).rglob("*"))
+    there = sum(path.lstat().st_size for path in workdir.checkpoints.rglob("*"))
     if needed > MOST_PACKED * there + (64 << 20):
         raise UserError(
-            f"`model` (={workdir}): the network of {CONFIG} takes {needed} bytes, and its checkpoints hold {there}; "
+            f"`model` (={workdir}): the network of config.json takes {needed} bytes, and its checkpoints hold {there}; "
             "restore both from a copy"
         )
-
-
-def read_validation_scores(workdir: Path) -> tuple[list[int], list[float]]:
-    """(labels, scores) of the validation images of the finished run in ``workdir``; raises UserError."""
-    path = workdir / VALIDATION_SCORES
-    try:
-        with path.open(newline="") as stream:
-            rows = [(int(row["label"]), float(row["score"])) for row in csv.DictReader(stream)]
-        if not all(label in (0, 1) and math.isfinite(score) for label, score in rows):
-            raise ValueError("a label is neither 0 nor 1, or a score not finite")
-    except OSError as error:
-        raise UserError(
-            f"`model` (={workdir}) lacks {VALIDATION_SCORES} ({error.strerror}), which runs of this version write; "
-            "train again"
-        ) from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"`model` (={workdir}): {VALIDATION_SCORES} is damaged ({error}); restore it from a copy"
-        ) from error
-    return [label for label, _ in rows], [score for _, score in rows]
-
-
-def read_rule(workdir: Path) -> DecisionRule:
-    """The decision rule in ``workdir``; raises UserError where it is missing or damaged."""
-    return DecisionRule.from_values(read_json(workdir, RULE, "restore it from a copy"))
-
-
-def read_json(workdir: Path, name: str, remedy: str, option: str = "model") -> Any:
-    """What the JSON file ``name`` of ``workdir`` holds; raises UserError, with ``remedy`` where it is missing.
-
-    option: what the user named the workdir by.
-    """
-    try:
-        return load_json(workdir / name)
-    except OSError as error:
-        raise UserError(f"`{option}` (={workdir}) has no {name} ({error.strerror}); {remedy}") from error
-    except ValueError as error:
-        raise UserError(
-            f"`{option}` (={workdir}): {name} is not JSON ({error}); restore it from a copy"
-        ) from error
 
 
 def _digest(config: RunConfig, params: Any, stats: Any, rule: DecisionRule) -> str:

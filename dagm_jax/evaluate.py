@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +32,7 @@ from dagm_jax.processes import ALONE, Processes, interleave
 from dagm_jax.tasks.base import Evidence
 from dagm_jax.train.parallel import Devices
 from dagm_jax.train.progress import show
-from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Pixels, Record, UserError
+from dagm_jax.types import Pixels, Record, UserError
 from dagm_jax.verdict import (
     DecisionRule,
     VerdictConfig,
@@ -42,17 +41,12 @@ from dagm_jax.verdict import (
     image_score,
     slices_score,
     smooth_map,
-    spread_scores,
 )
 
-# Of test images that are read and judged in one go, by the clock: 64 of DAGM's. Threads that read ahead would work on
-# while it stands still.
+# Pixels of test images per timed chunk (64 DAGM images): chunked so that nothing decodes while the timer is stopped.
 CHUNK_PX = 1 << 24
-# Pictures of test images, and the baseline's scores, are made by so many threads: most of it holds no interpreter lock.
+# Threads that draw pictures of test images and score baselines: most of that work holds no interpreter lock.
 NUM_THREADS = 8
-
-# (record, judged image) → a function that makes what is kept of the image, to be called once, in any thread.
-Draw = Callable[[Record, "Judged"], Callable[[], Any]]
 
 
 class NonFiniteOutput(UserError):
@@ -121,7 +115,7 @@ class Judge:
             mask_px[: len(chosen)] = [np.count_nonzero(mask) for _, mask in chosen]
             out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks, mask_px)))
             out = jax.device_get(out)
-            self.processes.beat()
+            self.processes.heartbeat()
             for i, (image, mask) in enumerate(chosen):
                 height, width = image.shape
                 smooth = smooth_map(out["map"][i][:height, :width], self.verdict.smoothing_px)
@@ -139,8 +133,8 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a validation image was judged to be, less its pixels; an empty curve where no defect is marked."""
+class _ImageScore:
+    """Prediction for a validation image without its pixels; the curve is empty where no defect is marked."""
 
     label: int
     score: float
@@ -152,20 +146,20 @@ class _Told:
 
 def _judge_validation(
     judge: Judge, cache: ImageCache, indices: Sequence[int], on_image: Callable[[], None] = lambda: None
-) -> tuple[list[_Told], DiceCurve]:
-    """What each of these images was judged to be, in order, and the Dice curve of them all.
+) -> tuple[list[_ImageScore], DiceCurve]:
+    """(one `_ImageScore` for each of these images in order, the Dice curve of them all).
 
     Each is judged once over all processes; ``on_image`` is called at those of this one.
     """
-    told = []
+    scored = []
     for judged in judge(cache[i] for i in judge.processes.share(indices)):
         marked = is_marked(judged.mask)
         curve = DiceCurve.from_map(judged.map, judged.mask) if marked else DiceCurve()
         counts = judged.num_right, judged.num_counted
-        told.append(_Told(int(judged.mask.any()), judged.score, judged.loss, *counts, curve))
+        scored.append(_ImageScore(int(judged.mask.any()), judged.score, judged.loss, *counts, curve))
         on_image()
-    told = interleave(judge.processes.gather(told))
-    return told, sum((one.curve for one in told), DiceCurve())
+    scored = interleave(judge.processes.gather(scored))
+    return scored, sum((one.curve for one in scored), DiceCurve())
 
 
 def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
@@ -179,11 +173,11 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
     are, and 1/(1 + loss on good images) where the task may not know of defects: there all else is for the reader alone.
     Figures that need a label which is not there, or decisions that the task does not make, are left out.
     """
-    told, curve = _judge_validation(judge, cache, indices)
-    labels, scores, losses = ([getattr(one, name) for one in told] for name in ("label", "score", "loss"))
+    scored, curve = _judge_validation(judge, cache, indices)
+    labels, scores, losses = ([getattr(one, name) for one in scored] for name in ("label", "score", "loss"))
     figures = {"loss": float(np.mean(losses))}
-    if counted := sum(one.num_counted for one in told):
-        figures["accuracy"] = sum(one.num_right for one in told) / counted
+    if counted := sum(one.num_counted for one in scored):
+        figures["accuracy"] = sum(one.num_right for one in scored) / counted
     area, balanced, defective = auroc(labels, scores), curve.balanced_dice(), curve.mean_dice()
     if area is not None:
         figures["auroc"] = area
@@ -213,8 +207,8 @@ def calibrate(
     is that of the pixels too.
     """
     with show("calibrating on validation images", len(judge.processes.share(indices))) as bar:
-        told, curve = _judge_validation(judge, cache, indices, bar.advance)
-    scores = [one.score for one in told]
+        scored, curve = _judge_validation(judge, cache, indices, bar.advance)
+    scores = [one.score for one in scored]
     threshold, evidence = fit_threshold(labels, scores, judge.verdict)
     pixel_threshold = threshold if judge.evidence == "deviation" else curve.best_threshold()
     if pixel_threshold is None and judge.evidence == "slices":
@@ -233,30 +227,79 @@ def is_marked(mask: np.ndarray) -> bool:
     return not mask.all()
 
 
+@dataclass(frozen=True)
+class TestChunk:
+    """Test images judged in one go, and the wall time of that: from files to decisions, in seconds."""
+
+    records: Sequence[Record]
+    judged: Sequence[Judged]
+    decisions: Sequence[bool]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """Result of one test image, without its pixels. overlap, defect: None where no pixel is marked as either."""
+
+    image_id: str
+    label: int
+    score: float
+    decision: bool
+    overlap: OverlapCounts | None = None
+    defect: dict[str, Any] | None = None
+
+
 @dataclass
 class TestResult:
-    """The test side judged with a fixed rule; lists are in the order of the records.
+    """Figures of the test side under a fixed rule; images are in the order of the records."""
 
-    example: the first defective image, of those with masks where there are any, for a picture of what was done to it.
-    """
-
-    image_ids: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    decisions: list[bool] = field(default_factory=list)
-    drawn: list[Any] = field(default_factory=list)
+    images: list[ImageResult] = field(default_factory=list)
     pixels: PixelHistogram = field(default_factory=PixelHistogram.empty)
-    overlap: OverlapCounts = field(default_factory=OverlapCounts)
-    defects: list[dict[str, Any]] = field(default_factory=list)
-    hardest: list[GalleryItem] = field(default_factory=list)
-    example: Judged | None = None
     executing_time_s: float = 0.0
+
+    @property
+    def labels(self) -> list[int]:
+        return [image.label for image in self.images]
+
+    @property
+    def scores(self) -> list[float]:
+        return [image.score for image in self.images]
+
+    @property
+    def decisions(self) -> list[bool]:
+        return [image.decision for image in self.images]
+
+    def add(self, chunk: TestChunk, rule: DecisionRule) -> None:
+        """Adds the images of a chunk; pixels count as predicted from the rule's pixel threshold on."""
+        self.executing_time_s += chunk.seconds
+        for record, judged, decision in zip(chunk.records, chunk.judged, chunk.decisions, strict=True):
+            overlap = defect = None
+            if is_marked(judged.mask):
+                prediction = judged.map >= rule.pixel_threshold
+                self.pixels += PixelHistogram.from_map(judged.map, judged.mask)
+                overlap = OverlapCounts.from_masks(prediction, judged.mask)
+                if record.label:
+                    areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
+                    defect = {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
+            self.images.append(
+                ImageResult(record.image_id, record.label, judged.score, decision, overlap, defect)
+            )
+
+    def gathered(self, processes: Processes) -> TestResult:
+        """The result of all processes' shares; the executing time is the longest."""
+        return TestResult(
+            interleave(processes.gather(self.images)),
+            sum(processes.gather(self.pixels), PixelHistogram.empty()),
+            max(processes.gather(self.executing_time_s)),
+        )
 
     def to_report(self, verdict: VerdictConfig) -> dict[str, Any]:
         """The figures as JSON values; each rate that is a share of images has its 95 % Wilson interval beside it."""
         counts = ImageCounts.from_decisions(self.labels, self.decisions)
+        overlap = sum((i.overlap for i in self.images if i.overlap is not None), OverlapCounts())
+        defects = [image.defect for image in self.images if image.defect is not None]
         report: dict[str, Any] = {
-            "num_images": len(self.labels),
+            "num_images": len(self.images),
             "num_defective": sum(self.labels),
             "tp": counts.tp,
             "fp": counts.fp,
@@ -266,123 +309,50 @@ class TestResult:
         for name, rate in counts.rates().items():
             report[name] = rate["value"]
             report[f"{name}_interval_95"] = [rate["low"], rate["high"]]
-        report |= {
+        return report | {
             "f1": counts.f1,
             "balanced_accuracy": counts.balanced_accuracy,
             "auroc": auroc(self.labels, self.scores),
             "average_precision": average_precision(self.labels, self.scores),
             "cost": counts.cost(verdict.fp_cost, verdict.fn_cost),
             "cost_fp_fn": [verdict.fp_cost, verdict.fn_cost],
-            "dice_defective": self.overlap.mean_dice,
-            "iou_defective": self.overlap.mean_iou,
+            "dice_defective": overlap.mean_dice,
+            "iou_defective": overlap.mean_iou,
             # Beside what predicting nothing gives it means something only over the same images.
-            "nvidia_dice": self.overlap.mean_dice_all if len(self.defects) == sum(self.labels) else None,
-            "nvidia_dice_if_nothing_is_predicted": 1 - sum(self.labels) / len(self.labels),
+            "nvidia_dice": overlap.mean_dice_all if len(defects) == sum(self.labels) else None,
+            "nvidia_dice_if_nothing_is_predicted": 1 - sum(self.labels) / len(self.images),
             "pixel_auroc": self.pixels.auroc(),
             "pixel_average_precision": self.pixels.average_precision(),
-            "dice_per_defective_image": sorted(self.defects, key=lambda defect: defect["mask_px"]),
+            "dice_per_defective_image": sorted(defects, key=lambda defect: defect["mask_px"]),
         }
-        return report
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What a test image was judged to be, less its pixels. overlap, defect: None where no pixel is marked as either."""
-
-    score: float
-    decision: bool
-    overlap: OverlapCounts | None
-    defect: dict[str, Any] | None
-    drawn: Any
-
-
-class _TestShare:
-    """One process's share of the test side, judged: verdicts in order, and what is added up or shown of the images."""
-
-    def __init__(self, rule: DecisionRule, draw: Draw) -> None:
-        self._rule, self._draw = rule, draw
-        self.verdicts: list[_Verdict] = []
-        self.pixels = PixelHistogram.empty()
-        self.hardest = _Hardest(rule)
-        self.example: Judged | None = None
-        # Of the images that could be the example the one that is: marked before not marked, then in order.
-        self.example_rank = (2, 0)
-        self.seconds = 0.0
-
-    def judge(self, judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None) -> None:
-        """Judges the records; raises UserError for a file that has become unreadable."""
-        size = _chunk_size(judge)
-        judged_images = judge(_readable(records, shape, size))
-        with ThreadPoolExecutor(NUM_THREADS) as pool, show("judging test images", len(records)) as bar:
-            for start in range(0, len(records), size):
-                chunk = records[start : start + size]
-                told: list[tuple[Judged, bool]] = []
-                start_s = time.perf_counter()
-                for judged in islice(judged_images, len(chunk)):
-                    told.append((judged, bool(self._rule.decide([judged.score])[0])))
-                    bar.advance()
-                self.seconds += time.perf_counter() - start_s
-                # All of them, before the clock runs again.
-                jobs = [self._draw(record, judged) for record, (judged, _) in zip(chunk, told, strict=True)]
-                drawn = list(pool.map(lambda job: job(), jobs))
-                for record, (judged, decision), one in zip(chunk, told, drawn, strict=True):
-                    self._add(record, judged, decision, one)
-
-    def _add(self, record: Record, judged: Judged, decision: bool, drawn: Any) -> None:
-        self.hardest.offer(record, judged, decision)
-        marked = is_marked(judged.mask)
-        rank = (0 if marked else 1, len(self.verdicts))
-        if record.label and rank < self.example_rank:
-            self.example, self.example_rank = judged, rank
-        overlap = defect = None
-        if marked:
-            prediction = judged.map >= self._rule.pixel_threshold
-            self.pixels += PixelHistogram.from_map(judged.map, judged.mask)
-            overlap = OverlapCounts.from_masks(prediction, judged.mask)
-            if record.label:
-                areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
-                defect = {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
-        self.verdicts.append(_Verdict(judged.score, decision, overlap, defect, drawn))
 
 
 def judge_test_side(
-    judge: Judge,
-    records: Sequence[Record],
-    shape: tuple[int, int] | None,
-    rule: DecisionRule,
-    draw: Draw = lambda record, judged: lambda: None,
-) -> TestResult:
-    """Every record once, from its file to its verdict; ``shape``: (h, w) that every image must have, None for any.
+    judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None, rule: DecisionRule
+) -> Iterator[TestChunk]:
+    """This process's share of the records, each judged once from its file on, chunk by chunk.
 
-    ``executing_time_s`` is the wall time of just that (decode, cut, network, stitch, score, decide), of several
-    processes the longest; measuring pixel figures, collecting the gallery and drawing are not in it, and nothing is
-    read while they go on. The network is compiled before.
-
-    draw: called for each image in order; what the function that it gives makes is kept to show the image. It should be
-    small, because it is kept of all images.
+    ``shape``: (h, w) that every image must have, None for any. The seconds of a chunk are those of decoding, cutting,
+    network, stitching, scoring and deciding. Nothing is read while the caller works on a chunk. Raises UserError for a
+    file that has become unreadable.
     """
-    processes, share = judge.processes, _TestShare(rule, draw)
-    processes.together(lambda: share.judge(judge, processes.share(records), shape))
-    verdicts: list[_Verdict] = interleave(processes.gather(share.verdicts))
-    ranks = [(rank, place) for place, rank in enumerate(processes.gather(share.example_rank))]
-    shown = processes.gather(share.example if min(ranks)[1] == processes.index else None)
-    return TestResult(
-        image_ids=[record.image_id for record in records],
-        labels=[record.label for record in records],
-        scores=[verdict.score for verdict in verdicts],
-        decisions=[verdict.decision for verdict in verdicts],
-        drawn=[verdict.drawn for verdict in verdicts],
-        pixels=sum(processes.gather(share.pixels), PixelHistogram.empty()),
-        overlap=sum((v.overlap for v in verdicts if v.overlap is not None), OverlapCounts()),
-        defects=[verdict.defect for verdict in verdicts if verdict.defect is not None],
-        hardest=share.hardest.gathered(processes).items(),
-        example=shown[min(ranks)[1]],
-        executing_time_s=max(processes.gather(share.seconds)),
-    )
+    records = judge.processes.share(records)
+    size = _chunk_size(judge)
+    images = judge(_readable(records, shape, size))
+    with show("judging test images", len(records)) as bar:
+        for start in range(0, len(records), size):
+            chunk = records[start : start + size]
+            judged, decisions = [], []
+            start_s = time.perf_counter()
+            for one in islice(images, len(chunk)):
+                judged.append(one)
+                decisions.append(bool(rule.decide([one.score])[0]))
+                bar.advance()
+            yield TestChunk(chunk, judged, decisions, time.perf_counter() - start_s)
 
 
 def _chunk_size(judge: Judge) -> int:
-    """How many test images are judged before their figures are measured: whole batches, of CHUNK_PX if one fits."""
+    """Number of test images in a chunk: whole batches, of CHUNK_PX if one fits."""
     height, width = judge.shape
     return max(1, CHUNK_PX // (height * width) // judge.batch_size) * judge.batch_size
 
@@ -398,49 +368,6 @@ def _readable(records: Sequence[Record], shape: tuple[int, int] | None, chunk_si
             yield loaded
 
 
-class _Hardest:
-    """The images of each label whose scores lie furthest on the wrong side of the threshold, or nearest to it."""
-
-    def __init__(self, rule: DecisionRule) -> None:
-        self._rule = rule
-        self._heaps: dict[int, list[tuple[float, str, GalleryItem]]] = {0: [], 1: []}
-
-    def offer(self, record: Record, judged: Judged, decision: bool) -> None:
-        score, threshold = spread_scores([judged.score, self._rule.threshold])
-        hardness = float(threshold - score) if record.label else float(score - threshold)
-        title = (
-            f"{record.image_id}\n{'defective' if record.label else 'good'}, "
-            f"judged {'defective' if decision else 'good'}, {judged.score:.4f}"
-        )
-        outlined = judged.mask if is_marked(judged.mask) else np.zeros_like(judged.mask)
-        item = GalleryItem(judged.image, judged.map, outlined, title, decision == bool(record.label))
-        heap = self._heaps[record.label]
-        heapq.heappush(heap, (hardness, record.image_id, item))
-        if len(heap) > MAX_GALLERY_ITEMS // 2:
-            heapq.heappop(heap)
-
-    def gathered(self, processes: Processes) -> _Hardest:
-        """The hardest of all processes' images; only these are sent."""
-        own = {label: [entry[:2] for entry in heap] for label, heap in self._heaps.items()}
-        keys = processes.gather(own)
-        whole = _Hardest(self._rule)
-        for label, heap in self._heaps.items():
-            kept = sorted((key for part in keys for key in part[label]), reverse=True)[
-                : MAX_GALLERY_ITEMS // 2
-            ]
-            chosen = [entry for entry in heap if entry[:2] in kept]
-            whole._heaps[label] = [entry for part in processes.gather(chosen) for entry in part]
-        return whole
-
-    def items(self) -> list[GalleryItem]:
-        """Hardest first, defective images before good ones."""
-        return [
-            item
-            for label in (1, 0)
-            for _, _, item in sorted(self._heaps[label], key=lambda entry: entry[:2], reverse=True)
-        ]
-
-
 def judge_baselines(
     cache: ImageCache,
     validation: Sequence[int],
@@ -449,7 +376,7 @@ def judge_baselines(
     verdict: VerdictConfig,
     on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """What needs no training, on the same test images: the majority answer, and local texture energy.
+    """Figures of two baselines on the same test images: the majority answer, and local texture energy.
 
     The energy's threshold is fitted on the same validation images by the same rule. ``on_image`` is called after each.
     """

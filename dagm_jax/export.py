@@ -80,12 +80,13 @@ def parse_flags(argv: Sequence[str]) -> Request:
 def main(argv: Sequence[str]) -> int:
     """Writes the file that the command line asks for; the exit status."""
     request = parse_flags(argv)
-    from dagm_jax.detector import REPORT, load_detector, read_json
+    from dagm_jax.detector import load_detector
+    from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.program import to_onnx, to_stablehlo
     from dagm_jax.train.progress import console
 
     detector = load_detector(request.model)
-    report = read_json(request.model, REPORT, "finish the run first")
+    report = Workdir(request.model, "model").read_report("finish the run first")
     console.print(f"model {detector.model_id}: writing {request.format}")
     content = {"stablehlo": to_stablehlo, "onnx": to_onnx}[request.format](detector)
     # Under another name until it is checked, and in the same folder, so that renaming it is one step.
@@ -110,16 +111,17 @@ def write_beside(
     request: Request, detector: Detector, report: dict[str, Any], checked: dict[str, Any], file: Path
 ) -> None:
     """Writes the contract and the model card of ``file``, which will be called as the request says."""
-    from dagm_jax.detector import VALIDATION_SCORES, read_validation_scores
     from dagm_jax.evaluate import finite_or_none
+    from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.exported import card_path, contract_path, file_digest
     from dagm_jax.exporting.model_card import make_card, make_contract
     from dagm_jax.program import OPSET, PLATFORMS
     from dagm_jax.train.progress import write_atomically
 
     normals: list[float] = []
-    if (request.model / VALIDATION_SCORES).exists():
-        labels, scores = read_validation_scores(request.model)
+    workdir = Workdir(request.model, "model")
+    if workdir.validation_scores.exists():
+        labels, scores = workdir.read_validation_scores()
         normals = [score for label, score in zip(labels, scores, strict=True) if not label]
     contract = {
         "format": request.format,

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from dagm_jax.data.layouts import DAGM_SHAPE
 from dagm_jax.data.reading import Reading
-from dagm_jax.detector import VALIDATION_SCORES, Detector, load_detector, read_validation_scores
+from dagm_jax.detector import Detector, load_detector
 from dagm_jax.evaluate import Judge, NonFiniteOutput
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.exported import load_exported
 from dagm_jax.train.parallel import Devices, make_devices
 from dagm_jax.types import UserError, Verdict
@@ -80,8 +81,9 @@ class RunEngine:
         """The engine of the finished run in ``workdir``; raises UserError."""
         detector = load_detector(workdir)
         normals: list[float] = []
-        if (workdir / VALIDATION_SCORES).exists():
-            labels, scores = read_validation_scores(workdir)
+        kept = Workdir(workdir, "model")
+        if kept.validation_scores.exists():
+            labels, scores = kept.read_validation_scores()
             normals = [score for label, score in zip(labels, scores, strict=True) if not label]
         return cls(detector, make_devices(detector.config.parallel, xla_flags), normals)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXIT_USER_ERROR = 2
 EXIT_PEER_LOST = 75
 EXIT_INTERRUPTED = 130
-# How long process 0, with which jax's service ends, waits before it leaves a job of several that failed.
+# Seconds that process 0, with which jax's service ends, waits before it leaves a failed job of several.
 LAST_WORDS_S = 3.0
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -107,7 +107,7 @@ def one_line(error: BaseException) -> str:
 
 
 def unknown_field(argv: Sequence[str], error: BaseException) -> str:
-    """Which ``--config.x.y`` of the command line is no field, and the nearest that is."""
+    """Error text for the ``--config.x.y`` of the command line that is no field, with the nearest that is."""
     from dagm_jax.config import describe_unknown
 
     for argument in argv:
@@ -129,14 +129,14 @@ def main(argv: Sequence[str]) -> int:
     """Runs the experiment of the parsed flags; the exit status."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    from dagm_jax import experiment
     from dagm_jax.config import from_config_dict, to_json
+    from dagm_jax.experiment.run import run
 
     config = from_config_dict(_CONFIG.value)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(to_json(config))
     processes = join_processes()
     try:
-        experiment.run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes)
+        run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes)
     except BaseException as error:
         # On a disk that refused a checkpoint threads of orbax's wait on.
         if processes.count > 1 or isinstance(error, DiskError):

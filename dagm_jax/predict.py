@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     """Predicts what the command line names; the exit status."""
     request = parse_flags(argv)
     from dagm_jax.data.layouts import printable
-    from dagm_jax.experiment import locked
+    from dagm_jax.experiment.workdir import locked
     from dagm_jax.inspection.folder import Watching, predict_folder
     from dagm_jax.inspection.scan import make_source
     from dagm_jax.inspector import Inspector

@@ -1,4 +1,4 @@
-"""The processes of one job: what each knows told to all, what one does for all, and an end when one is lost.
+"""Multi-process helpers: gather, broadcast, run on process 0, and shutdown when a peer dies.
 
 A job of one process, which is the usual one, is ``ALONE``: nothing is exchanged then, and nobody watches. In a job of
 several all run the same program over the same workdir, on a file system that they share, and everything here is called
@@ -25,7 +25,7 @@ from dagm_jax.types import DISK_ERRORS, UserError
 
 T = TypeVar("T")
 
-# How messages begin in which a collective or jax's own service says that it has lost another process.
+# Words by which errors of collectives and of jax's service report a lost process.
 SIGNS_OF_LOSS = (
     "gloo",
     "nccl",
@@ -39,19 +39,19 @@ LEAST_BYTES = 1024
 
 
 class Watchdog:
-    """A thread that calls ``on_silence(seconds)`` once, if ``beat`` was not called for ``timeout_s``.
+    """A thread that calls ``on_silence(seconds)`` once, if `heartbeat` was not called for ``timeout_s``.
 
     A process whose peer is stuck hangs inside a collective, where no exception reaches it.
     """
 
     def __init__(self, timeout_s: float, on_silence: Callable[[float], None]) -> None:
         self._timeout_s, self._on_silence = timeout_s, on_silence
-        self._beat_s, self._is_paused = time.monotonic(), False
+        self._last_s, self._is_paused = time.monotonic(), False
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """There was progress."""
-        self._beat_s = time.monotonic()
+        self._last_s = time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -60,13 +60,13 @@ class Watchdog:
         try:
             yield
         finally:
-            self.beat()
+            self.heartbeat()
             self._is_paused = False
 
     def _watch(self) -> None:
         while True:
             time.sleep(min(1.0, self._timeout_s / 4))
-            silence_s = time.monotonic() - self._beat_s
+            silence_s = time.monotonic() - self._last_s
             if silence_s > self._timeout_s and not self._is_paused:
                 self._on_silence(silence_s)
                 return
@@ -84,10 +84,10 @@ class Processes:
     def is_first(self) -> bool:
         return self.index == 0
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Tells the watchdog that there was progress."""
         if self.watchdog is not None:
-            self.watchdog.beat()
+            self.watchdog.heartbeat()
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of the items; `interleave` puts what was made of the parts in order again."""
@@ -97,16 +97,16 @@ class Processes:
         """Every process's value (anything that can be pickled), in their order, on every process."""
         return [value] if self.count == 1 else self._exchange(value, range(self.count))
 
-    def of_the_first(self, value: T) -> T:
-        """Process 0's value on every process: what they must not differ in, even by a rounding."""
+    def broadcast(self, value: T) -> T:
+        """Process 0's value on every process: no process may differ in it, even by a rounding."""
         return value if self.count == 1 else self._exchange(value, [0])[0]
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on any process."""
         return flag if self.count == 1 else bool(multihost_utils.process_allgather(np.int32(flag)).any())
 
-    def together(self, work: Callable[[], T]) -> list[T]:
-        """What ``work()`` gives on every process; a UserError or an OSError of DISK_ERRORS of one is raised on all."""
+    def all_or_raise(self, work: Callable[[], T]) -> list[T]:
+        """Results of ``work()`` on every process; a UserError or an OSError of DISK_ERRORS of one is raised on all."""
         value: T | None = None
         failure: UserError | OSError | None = None
         try:
@@ -126,18 +126,18 @@ class Processes:
                 raise failure
         return [value for value, _ in outcomes]  # type: ignore[misc]
 
-    def by_the_first(self, work: Callable[[], T]) -> T:
-        """What ``work()`` gives on process 0, which alone does it; the others wait, for as long as it takes.
+    def on_process_0(self, work: Callable[[], T]) -> T:
+        """Result of ``work()`` on process 0, which alone runs it; the others wait, for as long as it takes.
 
         Their watchdogs sleep meanwhile; that of process 0 does not.
         """
         if self.is_first:
-            return self.together(work)[0]
+            return self.all_or_raise(work)[0]
         with self._patience():
-            return self.together(lambda: None)[0]  # type: ignore[return-value]
+            return self.all_or_raise(lambda: None)[0]  # type: ignore[return-value]
 
     def in_turns(self, work: Callable[[], T]) -> T:
-        """What ``work()`` gives here, done by process 0, then by one process of each other machine, then by the rest.
+        """Result of ``work()`` here, run by process 0, then by one process of each other machine, then by the rest.
 
         For work that finds what an earlier turn has left on disk, be it shared by all machines or each machine's own.
         """
@@ -149,10 +149,10 @@ class Processes:
         value: list[T] = []
         for now in range(3):
             if now == turn:
-                self.together(lambda: value.append(work()))
+                self.all_or_raise(lambda: value.append(work()))
             else:
                 with self._patience():
-                    self.together(lambda: None)
+                    self.all_or_raise(lambda: None)
         return value[0]
 
     def check_same(self, what: str, text: str) -> None:

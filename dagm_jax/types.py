@@ -21,6 +21,8 @@ import numpy as np
 MOST_JSON_BYTES = 256 << 20
 # What an OSError says of a disk that is full, or may not be written, or fails.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# Transient OS errors: the checkpoint may be intact, so do not fall back to an older one.
+PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT)
 
 
 class UserError(Exception):

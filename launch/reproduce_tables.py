@@ -38,11 +38,11 @@ def parse_flags(argv: Sequence[str]) -> Grid:
 def main(grid: Grid) -> int:
     """Runs the grid and writes its tables; returns the exit status."""
     logging.set_verbosity(logging.WARNING)
-    from dagm_jax import experiment
+    from dagm_jax.experiment.run import run
     from launch.paper.reproduce import reproduce
 
     xla_flags = os.environ.get("XLA_FLAGS", "")
-    reproduce(grid, lambda config, workdir: experiment.run(config, workdir, xla_flags))
+    reproduce(grid, lambda config, workdir: run(config, workdir, xla_flags))
     return 0
 
 

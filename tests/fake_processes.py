@@ -16,7 +16,7 @@ TIMEOUT_S = 60
 
 
 class Hub:
-    """Where the threads meet; messages go through pickle as between processes."""
+    """Meeting point of the threads; messages go through pickle as between processes."""
 
     def __init__(self, count: int) -> None:
         self._slots: list[bytes] = [b""] * count
@@ -46,14 +46,14 @@ class FakeProcesses(Processes):
 class CountingProcesses(Processes):
     """A job of one that counts what its watchdog would be told."""
 
-    beats: list[str] = field(default_factory=list, kw_only=True)
+    heartbeats: list[str] = field(default_factory=list, kw_only=True)
 
-    def beat(self) -> None:
-        self.beats.append("beat")
+    def heartbeat(self) -> None:
+        self.heartbeats.append("heartbeat")
 
 
 def run_as_processes(count: int, work: Callable[[Processes], T]) -> list[T]:
-    """What ``work`` gives in each of ``count`` processes; an exception of one is raised here."""
+    """Results of ``work`` in each of ``count`` processes; an exception of one is raised here."""
     hub = Hub(count)
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(work, FakeProcesses(i, count, hub=hub)) for i in range(count)]

@@ -19,7 +19,8 @@ import numpy as np
 import small_run
 from PIL import Image
 
-from dagm_jax import Inspector, experiment, export
+from dagm_jax import Inspector, export
+from dagm_jax.experiment.run import run
 from dagm_jax.main import read_config
 
 RELEASED = Path(__file__).resolve().parent / "data" / "released"
@@ -45,7 +46,7 @@ def make(version: str, folder: Path) -> None:
         root = small_run.write_own(Path("own"), num_good=16, num_defective=12)
         workdir = Path("run")
         config = read_config("configs/smoke.py", (*OVERRIDES, f"--config.data.root={root}"))
-        experiment.run(config, workdir)
+        run(config, workdir)
         kept = Path("kept")
         step = json.loads((workdir / "report.json").read_text())["training"]["best_step"]
         shutil.copytree(workdir / "checkpoints" / str(step), kept / "checkpoints" / str(step))

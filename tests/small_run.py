@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax import experiment
+from dagm_jax.experiment.run import run
 from dagm_jax.main import read_config
 
 SMALL = (
@@ -32,7 +32,7 @@ def built_in_run(factory: pytest.TempPathFactory) -> Path:
 
     def train(folder: Path) -> None:
         config = read_config("configs/smoke.py", (*SMALL, "--config.optim.average_decay=0.5"))
-        experiment.run(config, folder)
+        run(config, folder)
 
     return _once(factory, "built_in", train)
 
@@ -46,7 +46,7 @@ def own_run(factory: pytest.TempPathFactory) -> Path:
             "configs/smoke.py",
             (*SMALL[:2], *SMALL[4:], f"--config.data.root={root}", "--config.slicing.slice_px=16"),
         )
-        experiment.run(config, folder)
+        run(config, folder)
 
     return _once(factory, "own_run", train)
 
@@ -75,7 +75,7 @@ def picture(seed: int, defective: bool, shape: tuple[int, int] = LARGEST) -> np.
 
 
 def mask_of(values: np.ndarray) -> np.ndarray:
-    """Where the square of a `picture` lies, uint8 {0, 255}."""
+    """Mask of the square of a `picture`, uint8 {0, 255}."""
     return np.where(values >= 3000, 255, 0).astype(np.uint8)
 
 

@@ -43,6 +43,7 @@ LEVELS = {
     "config": 3,
     "detector": 4,
     "recipes": 4,
+    "experiment/workdir": 3.5,
     "experiment": 5,
     "inspector": 5,
     "program": 5,
@@ -52,7 +53,6 @@ LEVELS = {
     "predict": 8,
     "calibrate": 8,
     "export": 8,
-    "replay": 8,
 }
 # Import name → distribution name, where they differ by more than - and _.
 DISTRIBUTIONS = {
@@ -65,7 +65,7 @@ DISTRIBUTIONS = {
 }
 # The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
 TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/formats/tfds_reader"}
-COMMANDS = {"main", "command_line", "predict", "calibrate", "export", "replay"}
+COMMANDS = {"main", "command_line", "predict", "calibrate", "export"}
 # What no extra can name, because its pins contradict ours; docs/export.md has the command.
 UNDECLARABLE = {"jax2onnx"}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
@@ -84,8 +84,8 @@ SOURCES = [name for name in MODULES if not name.endswith("__init__")]
 
 
 def group_of(module: str) -> str:
-    """ "data" of "data/slicing"; "main" of "main"."""
-    return module.partition("/")[0]
+    """ "data" of "data/slicing"; "main" of "main"; a module that has a level of its own is its own group."""
+    return module if module in LEVELS else module.partition("/")[0]
 
 
 def imports_of(tree: ast.AST) -> Iterator[str]:
@@ -100,7 +100,8 @@ def imports_of(tree: ast.AST) -> Iterator[str]:
 
 def own_imports(tree: ast.AST) -> set[str]:
     """The package's groups that are imported: {"data", "types"}."""
-    return {name.split(".")[1] for name in imports_of(tree) if name.startswith("dagm_jax.")}
+    paths = {"/".join(name.split(".")[1:3]) for name in imports_of(tree) if name.startswith("dagm_jax.")}
+    return {group_of(path) for path in paths}
 
 
 def names_of(tree: ast.AST) -> Iterator[str]:
@@ -190,7 +191,7 @@ def test_commands_do_not_import_what_takes_long_before_they_use_it() -> None:
     """Would catch: seconds for figures, statistics, and PyTorch, which tensorboardX imports where it is, that every
     command and every mistake would wait for."""
     code = (
-        "import sys, dagm_jax.experiment, dagm_jax.predict, dagm_jax.inspector, dagm_jax.export;"
+        "import sys, dagm_jax.experiment.run, dagm_jax.predict, dagm_jax.inspector, dagm_jax.export;"
         "sys.exit(', '.join({'tensorboardX', 'matplotlib', 'scipy.stats'} & sys.modules.keys()) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

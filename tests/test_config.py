@@ -648,6 +648,6 @@ def test_the_main_configuration_is_the_defaults() -> None:
 
 def test_fields_that_may_change_on_resuming_exist() -> None:
     """Would catch: a field renamed without its entry in the list of those that do not make another run."""
-    from dagm_jax.experiment import FREE_FIELDS
+    from dagm_jax.experiment.resume import FREE_FIELDS
 
     assert set(SURFACE) >= FREE_FIELDS

@@ -86,7 +86,7 @@ class Place:
         return job.returncode, out, [line for line in err.splitlines() if "[Gloo]" not in line]
 
     def run(self, count: int, *arguments: str) -> str:
-        """What a job that finishes prints."""
+        """Stdout of a job that finishes."""
         status, out, err = self.finish(self.start(count, *arguments))
         assert status == 0, err
         assert err == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,17 +22,21 @@ from dagm_jax import evaluate
 from dagm_jax.data import decode
 from dagm_jax.data.decode import load
 from dagm_jax.data.slicing import SlicingConfig, make_slicer
-from dagm_jax.evaluate import Judge, Judged, TestResult, calibrate, judge_test_side, validate
+from dagm_jax.evaluate import ImageResult, Judge, Judged, TestResult, calibrate, judge_test_side, validate
+from dagm_jax.experiment import run
+from dagm_jax.experiment.pictures import Hardest, TestPictures
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.models.custom_unet import CustomUNet
-from dagm_jax.processes import Processes
+from dagm_jax.processes import ALONE, Processes
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.step import make_judge, make_network
 from dagm_jax.types import MAX_GALLERY_ITEMS, Record, UserError
 from dagm_jax.verdict import DecisionRule, VerdictConfig
 
-TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
+# Classes of the package, no tests.
+TestResult.__test__ = TestPictures.__test__ = False  # type: ignore[attr-defined]
 SHAPE = (32, 48)
 PLAIN = VerdictConfig(smoothing_px=0.0)
 RULE = DecisionRule(threshold=0.5, pixel_threshold=0.25, calibration="f1")
@@ -326,36 +330,38 @@ def records(tmp_path: Path) -> list[Record]:
     return made
 
 
+def result_of(judge: Judge, records: list[Record], rule: DecisionRule = RULE) -> TestResult:
+    """The result of all chunks and processes."""
+    result = TestResult()
+
+    def judge_share() -> None:
+        for chunk in judge_test_side(judge, records, SHAPE, rule):
+            result.add(chunk, rule)
+
+    judge.processes.all_or_raise(judge_share)
+    return result.gathered(judge.processes)
+
+
 def test_every_record_once_in_order(records: list[Record]) -> None:
     """Catches an image that is counted twice or left out, a label beside another image, and a swapped decision."""
-    result = judge_test_side(brightness_judge(4), records, SHAPE, RULE)
+    result = result_of(brightness_judge(4), records)
     images = make_images(19)
-    assert result.image_ids == [record.image_id for record in records]
+    assert [image.image_id for image in result.images] == [record.image_id for record in records]
     assert result.labels == [record.label for record in records]
     assert result.scores == pytest.approx([image.max() / 255 for image, _ in images])
     assert result.decisions == [score >= 0.5 for score in result.scores]
     assert all(type(decision) is bool for decision in result.decisions)
 
 
-def test_each_image_is_drawn_outside_the_executing_time(
+def test_what_the_caller_does_is_outside_the_executing_time(
     records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: a picture kept beside another image's record, and pictures drawn at the detector's expense."""
+    """Would catch: pictures and pixel figures measured at the detector's expense."""
     now_s = [0.0]
     monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now_s[0])
-
-    def draw(record: Record, judged: Judged) -> Callable[[], tuple[str, float]]:
+    for chunk in judge_test_side(brightness_judge(4), records, SHAPE, RULE):
         now_s[0] += 1000
-
-        def job() -> tuple[str, float]:
-            now_s[0] += 1000
-            return record.image_id, judged.score
-
-        return job
-
-    result = judge_test_side(brightness_judge(4), records, SHAPE, RULE, draw)
-    assert result.drawn == list(zip(result.image_ids, result.scores, strict=True))
-    assert result.executing_time_s == 0
+        assert chunk.seconds == 0
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(3, 6), (4, 8), (10, 10)])
@@ -363,7 +369,7 @@ def test_no_image_is_read_while_the_clock_stands(
     records: list[Record], monkeypatch: pytest.MonkeyPatch, batch_size: int, most: int
 ) -> None:
     """Would catch: threads that read ahead on unmeasured time, a test side held in memory, and scores that move."""
-    expected = judge_test_side(brightness_judge(batch_size), records, SHAPE, RULE)
+    expected = result_of(brightness_judge(batch_size), records)
     events: list[str] = []
 
     def tell_time() -> float:
@@ -377,14 +383,16 @@ def test_no_image_is_read_while_the_clock_stands(
         events.append("read")
         return pixels
 
-    def draw(record: Record, judged: Judged) -> Callable[[], None]:
-        # Long enough for a thread that has something left to read.
-        return lambda: time.sleep(0.003) or events.append("draw")
-
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(perf_counter=tell_time))
     monkeypatch.setattr(evaluate, "CHUNK_PX", 8 * SHAPE[0] * SHAPE[1])
     monkeypatch.setattr(decode, "load", slow_load)
-    result = judge_test_side(brightness_judge(batch_size), records, SHAPE, RULE, draw)
+    result = TestResult()
+    for chunk in judge_test_side(brightness_judge(batch_size), records, SHAPE, RULE):
+        for _ in chunk.records:
+            # Long enough for a thread that has something left to read.
+            time.sleep(0.003)
+            events.append("draw")
+        result.add(chunk, RULE)
     is_running, num_read, num_drawn = False, 0, 0
     for event in events:
         is_running ^= event == "clock"
@@ -394,14 +402,14 @@ def test_no_image_is_read_while_the_clock_stands(
         assert num_read / 2 - num_drawn <= most
     assert (num_read / 2, num_drawn, is_running) == (19, 19, False)
     assert events.count("clock") == 2 * -(-19 // most)
-    assert (result.image_ids, result.scores) == (expected.image_ids, expected.scores)
+    assert result.images == expected.images
 
 
 def test_decision_is_that_of_the_rule(records: list[Record]) -> None:
     """Catches a fixed threshold in place of the calibrated one, and ">" where the rule says ">="."""
     score = float(np.float32(make_images(19)[3][0].max()) / np.float32(255))
     rule = DecisionRule(threshold=score, pixel_threshold=0.5, calibration="f1")
-    result = judge_test_side(brightness_judge(4), records, SHAPE, rule)
+    result = result_of(brightness_judge(4), records, rule)
     assert result.decisions == [value >= score for value in result.scores]
     assert result.decisions[3]
 
@@ -411,10 +419,10 @@ def test_file_that_broke_meanwhile_is_a_users_error(records: list[Record]) -> No
     path = cast(Path, records[9].image)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"9\.png.*could be read when the run began; restore it"):
-        judge_test_side(brightness_judge(4), records, SHAPE, RULE)
+        result_of(brightness_judge(4), records)
     path.unlink()
     with pytest.raises(UserError, match=r"9\.png: file is missing .*run the command again"):
-        judge_test_side(brightness_judge(4), records, SHAPE, RULE)
+        result_of(brightness_judge(4), records)
 
 
 # --- the report ---------------------------------------------------------------------------------------------
@@ -428,7 +436,10 @@ def test_report_against_scikit_learn(seed: int) -> None:
     scores = np.round(rng.normal(labels * 0.8, 1), 1)  # rounding makes ties
     decisions = rng.random(50) < 0.3 + 0.4 * labels
     result = TestResult(
-        labels=labels.tolist(), scores=scores.tolist(), decisions=[bool(d) for d in decisions]
+        [
+            ImageResult(str(i), int(label), float(score), bool(decision))
+            for i, (label, score, decision) in enumerate(zip(labels, scores, decisions, strict=True))
+        ]
     )
     report = result.to_report(VerdictConfig(fp_cost=2.0, fn_cost=30.0))
     (tn, fp), (fn, tp) = sk.confusion_matrix(labels, decisions)
@@ -460,7 +471,7 @@ def test_report_against_scikit_learn(seed: int) -> None:
 
 def test_report_holds_json_values(records: list[Record]) -> None:
     """Catches numpy numbers, which JSON refuses after an hour of training, and NaN, which is no JSON."""
-    report = judge_test_side(brightness_judge(4), records, SHAPE, RULE).to_report(PLAIN)
+    report = result_of(brightness_judge(4), records).to_report(PLAIN)
     for leaf in jax.tree.leaves(report):
         assert type(leaf) in (int, float, str), report
     assert json.loads(json.dumps(report, allow_nan=False)) == report
@@ -477,14 +488,14 @@ def test_the_hardest_are_kept_hardest_first() -> None:
     """Catches a gallery of the easiest images, one that mixes up the labels, and one that drops the worst."""
     rng = np.random.default_rng(0)
     rule = DecisionRule(threshold=0.6, pixel_threshold=0.5, calibration="f1")
-    hardest = evaluate._Hardest(rule)
+    hardest = Hardest(rule)
     image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
     scores = {(label, i): float(rng.random()) for label in (0, 1) for i in range(12)}
     for (label, i), score in rng.permutation(np.array(list(scores.items()), dtype=object)):
         record = Record(f"{label}-{i}", 1, label, None, Path(), None)
         judged = Judged(image, zeros > 0, zeros, score, 0.0, 0, 0)
         hardest.offer(record, judged, score >= rule.threshold)
-    items = hardest.items()
+    items = hardest.gathered(ALONE)
     half = MAX_GALLERY_ITEMS // 2
     worst_defective = sorted((score, i) for (label, i), score in scores.items() if label)[:half]
     worst_good = sorted(((score, i) for (label, i), score in scores.items() if not label), reverse=True)[
@@ -498,11 +509,11 @@ def test_the_hardest_are_kept_hardest_first() -> None:
 
 def test_few_images_are_all_hardest(records: list[Record]) -> None:
     """Catches a gallery that needs a full heap; equal scores must not compare images."""
-    hardest = evaluate._Hardest(RULE)
+    hardest = Hardest(RULE)
     image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
     for record in records[:3]:
         hardest.offer(record, Judged(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
-    assert len(hardest.items()) == 3
+    assert len(hardest.gathered(ALONE)) == 3
 
 
 # --- several processes --------------------------------------------------------------------------------------
@@ -532,24 +543,34 @@ def test_several_processes_validate_and_calibrate_like_one(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 25])
-def test_several_processes_judge_the_test_side_like_one(records: list[Record], count: int) -> None:
-    """Would catch: scores beside another image, pixels counted twice, and a gallery of one process's images."""
+def test_several_processes_judge_the_test_side_like_one(
+    records: list[Record], count: int, tmp_path: Path
+) -> None:
+    """Would catch: scores or pictures beside another image, pixels counted twice, a gallery of one process's."""
 
-    def work(processes: Processes) -> TestResult:
-        return judge_test_side(
-            replace(brightness_judge(4), processes=processes), records, SHAPE, DecisionRule(0.78, 0.25, "f1")
-        )
+    rule = DecisionRule(0.78, 0.25, "f1")
+    data = SimpleNamespace(
+        manifest=SimpleNamespace(records=records),
+        split=SimpleNamespace(test=range(len(records))),
+        cache=SimpleNamespace(shape=SHAPE),
+    )
 
-    whole = judge_test_side(brightness_judge(4), records, SHAPE, DecisionRule(0.78, 0.25, "f1"))
-    for result in run_as_processes(count, work):
+    def work(processes: Processes) -> tuple[TestResult, TestPictures]:
+        judge = replace(brightness_judge(4), processes=processes)
+        return run.judge_test_side(judge, cast(Any, data), rule, Workdir(tmp_path))
+
+    whole, expected = work(ALONE)
+    assert [(entry.name, entry.score) for entry in expected.entries] == [
+        (image.image_id, image.score) for image in whole.images
+    ]
+    for result, pictures in run_as_processes(count, work):
         assert result.to_report(PLAIN) == whole.to_report(PLAIN)
-        for name in ("image_ids", "labels", "scores", "decisions", "defects"):
-            assert getattr(result, name) == getattr(whole, name)
-        assert [item.title for item in result.hardest] == [item.title for item in whole.hardest]
-        for a, b in zip(result.hardest, whole.hardest, strict=True):
+        assert result.images == whole.images
+        assert [entry.thumbnail for entry in pictures.entries] == [e.thumbnail for e in expected.entries]
+        assert [item.title for item in pictures.hardest] == [item.title for item in expected.hardest]
+        for a, b in zip(pictures.hardest, expected.hardest, strict=True):
             np.testing.assert_array_equal(a.image, b.image)
-        assert result.example is not None and whole.example is not None
-        np.testing.assert_array_equal(result.example.image, whole.example.image)
+        np.testing.assert_array_equal(pictures.example.image, expected.example.image)
 
 
 def test_a_file_that_one_process_cannot_read_stops_all(records: list[Record]) -> None:
@@ -559,7 +580,7 @@ def test_a_file_that_one_process_cannot_read_stops_all(records: list[Record]) ->
 
     def work(processes: Processes) -> None:
         with pytest.raises(UserError, match=r"9\.png"):
-            judge_test_side(replace(brightness_judge(4), processes=processes), records, SHAPE, RULE)
+            result_of(replace(brightness_judge(4), processes=processes), records)
         stopped.append(processes.index)
 
     run_as_processes(3, work)

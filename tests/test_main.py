@@ -11,6 +11,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,15 +22,17 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from shell import Shell, make_shell
+from shell import REPOSITORY, Shell, make_shell
 from sklearn import metrics as sk
 
-from dagm_jax import experiment
 from dagm_jax.config import RunConfig, from_config_dict
 from dagm_jax.data import procedural
 from dagm_jax.data.slicing import SlicingConfig, make_slicer
 from dagm_jax.evaluate import Judge
-from dagm_jax.experiment import Setup
+from dagm_jax.experiment import setup as experiment_setup
+from dagm_jax.experiment.run import choose_state
+from dagm_jax.experiment.setup import Setup
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Position
 from dagm_jax.train.parallel import make_devices
@@ -122,7 +125,7 @@ def test_page_shows_the_test_side(whole: Run) -> None:
 
 
 def assert_all_is_left(run: Run, task: str) -> None:
-    """What a run of any task leaves: reports and figures that not only segmentation can fill."""
+    """Checks the files that a run of any task leaves: reports and figures that not only segmentation can fill."""
     assert (run.report["model"], run.report["task"]) == ("custom_unet", task)
     assert run.report["config"]["task"]["name"] == task
     for name in ("curves", "confusion", "roc_pr", "scores", "hardest", "pipeline"):
@@ -244,7 +247,7 @@ def test_best_and_last_state_are_compared_on_the_whole_validation_side(
         initial_state=lambda: None,
         validate=validate,
     )
-    step, state = experiment.choose_state(cast(Any, setup), cast(Any, checkpoints), 12, tmp_path)
+    step, state = choose_state(cast(Any, setup), cast(Any, checkpoints), 12, Workdir(tmp_path))
     assert (step, state.params) == (chosen, max(at_best, at_last))
 
 
@@ -260,11 +263,11 @@ def test_a_judge_is_compiled_once_for_each_slicer_and_before_it_is_needed(
         compiled.append(slicer)
         return Judge(cast(Any, None), params, stats, *rest, (64, 64), VerdictConfig())
 
-    monkeypatch.setattr(experiment, "compile_judge", fake)
+    monkeypatch.setattr(experiment_setup, "compile_judge", fake)
     config = RunConfig()
     devices = make_devices(config.parallel)
-    setup = experiment.Setup(config, cast(Any, None), devices)
-    monkeypatch.setattr(experiment.Setup, "network", None)
+    setup = Setup(config, cast(Any, None), devices)
+    monkeypatch.setattr(Setup, "network", None)
     states = [
         SimpleNamespace(judged=devices.replicate(({"w": np.full(3, value)}, {}))) for value in (1.0, 2.0)
     ]
@@ -306,7 +309,7 @@ def restored(workdir: Path) -> dict[str, Any]:
     like = Setup(config, data, make_devices(config.parallel)).initial_state()
     found: dict[str, Any] = {}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        for name, step in (("best", checkpoints.best_step()), ("latest", checkpoints.latest_step())):
+        for name, step in (("best", checkpoints.best_step()), ("latest", max(visible_steps(workdir)))):
             assert step is not None
             state, meta = checkpoints.restore(step, like)
             position = replace(Position(**meta["position"]), train_seconds=0.0)
@@ -449,6 +452,23 @@ def test_workdir_in_use_is_refused(shell: Shell, tmp_path: Path) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX)
         done = shell.run(*SMALL, f"--workdir={tmp_path}")
     assert_one_error(done, str(tmp_path), "in use by another run")
+
+
+def test_every_command_imports_without_fcntl() -> None:
+    """Would catch: commands that cannot start on Windows, where fcntl does not exist; the lock takes msvcrt's there."""
+    code = (
+        "import sys, tempfile, types, pathlib\n"
+        "sys.modules['fcntl'] = None\n"
+        "import dagm_jax.main, dagm_jax.predict, dagm_jax.calibrate, dagm_jax.export, dagm_jax.experiment.run\n"
+        "import dagm_jax.inspector, dagm_jax.folder, launch.prepare_data, launch.reproduce_tables, launch.benchmark\n"
+        "calls = []\n"
+        "def locking(*arguments): calls.append(arguments[1:])\n"
+        "sys.modules['msvcrt'] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)\n"
+        "from dagm_jax.experiment.workdir import Workdir\n"
+        "with Workdir(pathlib.Path(tempfile.mkdtemp())).locked(): assert calls == [(2, 1)]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- a folder of images -------------------------------------------------------------------------------------

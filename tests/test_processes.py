@@ -16,7 +16,11 @@ import pytest
 import small_run
 from fake_processes import CountingProcesses, run_as_processes
 
-from dagm_jax import evaluate, experiment
+from dagm_jax.evaluate import ImageResult, TestResult
+from dagm_jax.experiment import report as report_module
+from dagm_jax.experiment.data import prepare_data
+from dagm_jax.experiment.setup import Setup
+from dagm_jax.experiment.workdir import Workdir, plain_disk_errors
 from dagm_jax.main import read_config
 from dagm_jax.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
 from dagm_jax.train.loop import Position
@@ -92,9 +96,9 @@ def test_messages_arrive_whole_and_in_order() -> None:
             "assert [one['index'] for one in told] == [0, 1, 2], told\n"
             "assert [len(one['bytes']) for one in told] == [256, 25600, 50944], told\n"
             "assert all(one['bytes'][:256] == bytes(range(256)) for one in told)\n"
-            "assert processes.of_the_first(processes.index + 7) == 7\n"
+            "assert processes.broadcast(processes.index + 7) == 7\n"
             "assert processes.any(processes.index == 2) and not processes.any(False)\n"
-            "assert processes.by_the_first(lambda: processes.index) == 0\n"
+            "assert processes.on_process_0(lambda: processes.index) == 0\n"
             "print(processes.index, processes.count)\n",
             count=3,
         )
@@ -105,7 +109,9 @@ def test_messages_arrive_whole_and_in_order() -> None:
 def test_the_mistake_of_one_is_the_end_of_all() -> None:
     """Would catch: processes that wait for ever for one that has stopped with an error."""
     ends = finish(
-        start("def work():\n  if processes.index == 1: raise UserError('mend it')\nprocesses.together(work)")
+        start(
+            "def work():\n  if processes.index == 1: raise UserError('mend it')\nprocesses.all_or_raise(work)"
+        )
     )
     assert ends == [(2, "", "error: mend it\n")] * 2
 
@@ -154,8 +160,8 @@ def test_a_frozen_process_ends_the_other() -> None:
 def test_waiting_for_the_first_is_no_silence() -> None:
     """Would catch: processes that end while process 0 decodes images or draws figures for longer than the timeout."""
     work = (
-        "def slow():\n  for _ in range(9):\n    time.sleep(0.4)\n    processes.beat()\n  return 'done'\n"
-        "print(processes.by_the_first(slow), processes.in_turns(lambda: 'all'))"
+        "def slow():\n  for _ in range(9):\n    time.sleep(0.4)\n    processes.heartbeat()\n  return 'done'\n"
+        "print(processes.on_process_0(slow), processes.in_turns(lambda: 'all'))"
     )
     assert finish(start(work, timeout_s=2)) == [(0, "done all\n", "")] * 2
 
@@ -190,11 +196,11 @@ def test_a_job_of_one_exchanges_nothing() -> None:
     """Would catch: a run of one process that pickles, compiles or waits for what it has already."""
     value = [lambda: 1]  # cannot be pickled
     assert ALONE.gather(value) == [value]
-    assert ALONE.of_the_first(value) is value
-    assert ALONE.by_the_first(lambda: value) is ALONE.in_turns(lambda: value) is value
+    assert ALONE.broadcast(value) is value
+    assert ALONE.on_process_0(lambda: value) is ALONE.in_turns(lambda: value) is value
     assert ALONE.share([1, 2]) == [1, 2]
     with pytest.raises(UserError, match="once"):
-        ALONE.together(lambda: (_ for _ in ()).throw(UserError("once")))
+        ALONE.all_or_raise(lambda: (_ for _ in ()).throw(UserError("once")))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -244,12 +250,12 @@ def test_a_disk_that_refuses_one_is_told_to_all(tmp_path: Path, number: int) -> 
 
     def work(processes: Processes) -> list[str]:
         lines = []
-        for method in (processes.by_the_first, processes.in_turns):
-            with pytest.raises(DiskError) as error, experiment.plain_disk_errors(tmp_path, "workdir"):
+        for method in (processes.on_process_0, processes.in_turns):
+            with pytest.raises(DiskError) as error, plain_disk_errors(tmp_path, "workdir"):
                 method(refuse)
             lines.append(str(error.value))
-        with pytest.raises(DiskError), experiment.plain_disk_errors(tmp_path, "workdir"):
-            processes.together(refuse if processes.index == 1 else lambda: None)
+        with pytest.raises(DiskError), plain_disk_errors(tmp_path, "workdir"):
+            processes.all_or_raise(refuse if processes.index == 1 else lambda: None)
         return lines
 
     (lines,) = {tuple(lines) for lines in run_as_processes(3, work)}
@@ -263,7 +269,7 @@ def test_the_watchdog_barks_once_after_silence_only() -> None:
     watchdog = Watchdog(0.6, heard.append)
     for _ in range(6):
         time.sleep(0.2)
-        watchdog.beat()
+        watchdog.heartbeat()
     with watchdog.paused():
         time.sleep(1.2)
     assert heard == []
@@ -285,24 +291,29 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     in_turns = CountingProcesses.in_turns
 
     def note(self: CountingProcesses, work: Any) -> Any:
-        found.append(len(self.beats))
+        found.append(len(self.heartbeats))
         return in_turns(self, work)
 
     monkeypatch.setattr(CountingProcesses, "in_turns", note)
-    data = experiment.prepare_data(config, tmp_path, processes)
+    data = prepare_data(config, Workdir(tmp_path), processes)
     # The white level of all images, before they are decoded.
-    assert found == [20] and len(processes.beats) == 40
+    assert found == [20] and len(processes.heartbeats) == 40
 
-    processes.beats.clear()
+    processes.heartbeats.clear()
     for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop", "read_history"):
-        monkeypatch.setattr(experiment, name, lambda *_: None)
-    setup = experiment.Setup(config, data, make_devices(config.parallel, ""), processes)
+        monkeypatch.setattr(report_module, name, lambda *_: None)
+    setup = Setup(config, data, make_devices(config.parallel, ""), processes)
     rule = DecisionRule(0.5, 0.5, "f1", {})
-    result = evaluate.TestResult(["a", "b"], [0, 1], [0.2, 0.8], [False, True], executing_time_s=1.0)
+    result = TestResult(
+        [ImageResult("a", 0, 0.2, False), ImageResult("b", 1, 0.8, True)], executing_time_s=1.0
+    )
     state: Any = SimpleNamespace(params={})
-    report = experiment.write_report(setup, state, 1, Position(step=1), rule, result, 0.0, tmp_path)
+    pictures: Any = SimpleNamespace(example=None)
+    report = report_module.write_report(
+        setup, state, 1, Position(step=1), rule, result, pictures, 0.0, Workdir(tmp_path)
+    )
     assert 0 <= report["baselines"]["local_energy_auroc"] <= 1
-    assert len(processes.beats) == len(data.split.validation) + len(data.split.test)
+    assert len(processes.heartbeats) == len(data.split.validation) + len(data.split.test)
 
 
 def test_other_errors_are_not_blamed_on_processes() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -22,16 +21,14 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.types import DISK_ERRORS, UserError, load_json
+from dagm_jax.types import DISK_ERRORS, PASSING_ERRORS, UserError, load_json
 
 NUM_LATEST = 2
 # The parts of a checkpoint, and what its JSON part holds.
 STATE, META = "state", "meta"
 CONTENT, QUALITY, DIGEST = "content", "quality", "sha256"
-# Of the JSON values alone: the quality decides which checkpoints are kept, long before their arrays are read.
+# Digest of the JSON values alone: the quality decides which checkpoints are kept, before their arrays are read.
 TEXT_DIGEST = "sha256_of_text"
-# Of these a checkpoint is not to blame; it may be whole.
-PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT)
 # orbax renames what it no longer keeps into this folder and leaves it there; see ``_sweep``.
 DELETED = "deleted"
 
@@ -54,7 +51,7 @@ class Checkpoints:
         self._is_read_only = read_only
         self._deleted = directory.absolute() / DELETED
         if not read_only and self._deleted.is_symlink():
-            # What a link leads to is not ours: orbax would move checkpoints there, and `_sweep` delete what it finds.
+            # The target of a link is not ours: orbax would move checkpoints there, and `_sweep` delete what it finds.
             self._deleted.unlink(missing_ok=True)
         logging.get_absl_logger().addFilter(_is_news)
         self._manager = ocp.CheckpointManager(
@@ -67,7 +64,7 @@ class Checkpoints:
             ),
         )
         # orbax keeps such figures too, but one that is damaged keeps it from opening the folder.
-        self._qualities = processes.of_the_first(self._read_qualities() if processes.is_first else {})
+        self._qualities = processes.broadcast(self._read_qualities() if processes.is_first else {})
 
     def _read_qualities(self) -> dict[int, float]:
         """step → quality of the visible checkpoints that have one."""
@@ -135,10 +132,6 @@ class Checkpoints:
                 raise
             raise OSError(quoted[0], os.strerror(quoted[0]), str(self._manager.directory)) from error
 
-    def latest_step(self) -> int | None:
-        step: int | None = self._manager.latest_step()
-        return step
-
     def best_step(self) -> int | None:
         """The step of the highest quality; the first of equals."""
         judged = sorted(set(self._manager.all_steps()) & self._qualities.keys())
@@ -177,7 +170,7 @@ class Checkpoints:
             if passing is not None:
                 raise passing from error
             reason = _first_line(error)
-        # What one process cannot read none may take.
+        # A checkpoint that one process cannot read is taken by none.
         if not self._processes.any(restored is None):
             return restored
         logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,10 +21,9 @@ import numpy as np
 
 from dagm_jax.data.pipeline import iterate
 from dagm_jax.processes import ALONE, Processes
-from dagm_jax.train import kept_batch
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.parallel import Devices
-from dagm_jax.train.progress import Bar, Record, console, show
+from dagm_jax.train.progress import Bar, MetricLogger, console, show
 from dagm_jax.train.step import Carry, TrainState
 from dagm_jax.types import Interrupted, UserError
 
@@ -91,7 +89,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands, as its checkpoint keeps it beside the state.
+    """Progress of a run, kept in its checkpoint beside the state.
 
     best_quality: of all validations so far; num_without_rise: validations since one rose by enough; end_step: where
     training ends, known once the cool-down has begun; unlogged: figures of the steps since the last line of the log.
@@ -142,7 +140,7 @@ class NonFinite(UserError):
 
 @dataclass(frozen=True)
 class Loop:
-    """All that training needs besides the state and its position."""
+    """All that training needs besides the state and its position. logger: None on all processes but one."""
 
     config: TrainConfig
     devices: Devices
@@ -151,17 +149,15 @@ class Loop:
     num_workers: int
     validate: Callable[[TrainState], dict[str, float]]
     checkpoints: Checkpoints
-    record: Record
+    logger: MetricLogger | None
     image_ids: Sequence[str]
     meta: dict[str, Any]
-    workdir: Path
     processes: Processes = ALONE
 
     def run(self, state: TrainState, position: Position) -> Position:
         """The position after the last step; state and position are saved along the way.
 
-        Raises Interrupted after saving, NonFinite (before any state that it would harm is saved; the batch is in a file
-        of the workdir, see ``train.kept_batch``), and ProcessLost.
+        Raises Interrupted after saving, NonFinite (before any state that it would harm is saved), and ProcessLost.
         """
         stopping_requested: list[int] = []
         first_step = position.step
@@ -216,16 +212,16 @@ class Loop:
             if len(pending) > 1:
                 # One step ahead of the device is enough to keep it busy, and a signal need not wait for more.
                 jax.block_until_ready(pending[-2][1])
-                self.processes.beat()
+                self.processes.heartbeat()
             if stopping and self.processes.count == 1:
                 break
         rows, num_skipped = list(position.unlogged), position.num_skipped
         for step, metrics, image_index in pending:
             row = {name: float(value) for name, value in metrics.items()}
-            self.processes.beat()
+            self.processes.heartbeat()
             if row.pop("non_finite"):
                 num_skipped += 1
-                self._on_non_finite(step, row, image_index, num_skipped, carry.state)
+                self._on_non_finite(step, row, image_index, num_skipped)
             else:
                 rows.append(row)
         elapsed_s = time.monotonic() - start_s
@@ -244,7 +240,7 @@ class Loop:
             "slices_per_s": len(pending) * self.config.batch_size / elapsed_s,
             "skipped_steps": num_skipped,
         }
-        self.record.write("train", end, values)
+        self._log("train", end, values)
         best = position.best_quality
         loss = f"loss {values['loss']:.3f}" if rows else "no step with a finite loss"
         figures = f"{loss}, {values['slices_per_s']:.1f} slices/s"
@@ -253,7 +249,7 @@ class Loop:
 
     def _validate_and_save(self, state: TrainState, position: Position) -> tuple[TrainState, Position]:
         values = self.validate(state)
-        self.record.write("validation", position.step, values)
+        self._log("validation", position.step, values)
         was_cooling = position.end_step is not None
         position = position.after_validation(values["quality"], self.config)
         if position.end_step is not None and not was_cooling:
@@ -264,13 +260,17 @@ class Loop:
         self._save(state, position, values["quality"])
         return state, position
 
+    def _log(self, kind: str, step: int, values: dict[str, float]) -> None:
+        if self.logger is not None:
+            self.logger.write(kind, step, values)
+
     def _save(self, state: TrainState, position: Position, quality: float | None) -> None:
         self.checkpoints.save(position.step, state, {**self.meta, "position": asdict(position)}, quality)
 
     def _on_non_finite(
-        self, step: int, row: dict[str, float], image_index: np.ndarray, num_skipped: int, state: TrainState
+        self, step: int, row: dict[str, float], image_index: np.ndarray, num_skipped: int
     ) -> None:
-        """Says which step was skipped; raises NonFinite where it is one too many, with ``state`` from before it."""
+        """Reports a skipped step; raises NonFinite where it is one too many."""
         parts = self.processes.gather(image_index)
         names = sorted({self.image_ids[int(i)] for part in parts for i in part})
         # Statistics of activations may overflow where the loss, of which they are no part, does not.
@@ -282,24 +282,10 @@ class Loop:
         if num_skipped <= self.config.skip_non_finite:
             console.print(f"training skipped a step ({num_skipped} so far) {what}")
             return
-        kept = self._keep_batch(step, state)
         raise NonFinite(
-            f"training stopped {what}; {kept}; lower `optim.learning_rate`, look at these images, or let "
+            f"training stopped {what}; lower `optim.learning_rate`, look at these images, or let "
             f"`train.skip_non_finite` (={self.config.skip_non_finite}) allow for more such steps"
         )
-
-    def _keep_batch(self, step: int, state: TrainState) -> str:
-        """Where the batch of that step was put, or why it could not be, in words."""
-        parts = self.processes.gather(self.stream[step - 1])
-        batch = {name: np.concatenate([part[name] for part in parts]) for name in kept_batch.BATCH}
-        path = self.workdir / f"non_finite_step_{step}.npz"
-        try:
-            if self.processes.is_first:
-                ids = [self.image_ids[int(i)] for i in batch["image_index"]]
-                kept_batch.save(path, state, batch, ids, self.meta)
-        except OSError as error:
-            return f"its batch could not be saved ({error.strerror})"
-        return f"its batch is in {path}, and python -m dagm_jax.replay --batch={path} repeats it"
 
 
 @contextmanager

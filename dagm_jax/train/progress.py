@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a live bar on a terminal, plain lines elsewhere; and the record in files."""
+"""Progress of work: a live bar on a terminal, plain lines elsewhere; and the history in files."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def show(name: str, total: int, done: int = 0) -> Iterator[Bar]:
         yield Bar(progress, name, total, done)
 
 
-class Record:
-    """The history of a run: one JSON object per line in ``metrics.jsonl``, and the same numbers for TensorBoard.
+class MetricLogger:
+    """Writer of the history: one JSON object per line in ``metrics.jsonl``, and the same numbers for TensorBoard.
 
     Reopened at a step, it forgets the rows after it: they will be written again.
     """
@@ -94,19 +94,6 @@ class Record:
             self._stream.close()
         finally:
             self._events.close()
-
-
-class NoRecord(Record):
-    """Keeps nothing: of several processes one writes the history."""
-
-    def __init__(self) -> None:
-        pass
-
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -193,45 +193,8 @@ def make_train_step(
     return step
 
 
-def make_slice_figures(
-    network: Network, task: Task, seed: int, *, accumulate: int = 1
-) -> Callable[[TrainState, dict[str, Array]], tuple[Array, Array]]:
-    """``figures(state, batch) -> (loss, gradient norm)`` of each slice, float32 ``[b]``, in the step that would follow.
-
-    The loss is the slice's own in that step. The gradient is that of its loss where it takes every place of its part of
-    the batch: multiplying the gradients of others by 0 would leave their NaN. Under batch norm, an activation that is
-    not finite reaches all losses of its part of the batch; the gradients have the statistics of one slice.
-    """
-
-    def of_part(state: TrainState, batch: dict[str, Array], key: Array) -> tuple[Array, Array]:
-        def losses(params: Any, batch: dict[str, Array]) -> Array:
-            forward, _ = network.bind(params, state.stats, train=True)
-            slices = network.show(batch["image"], batch["mask"], batch["label"], batch["place"])
-            return task.learn(forward, slices, key).loss
-
-        def grad_norm(i: Array) -> Array:
-            alone = jax.tree.map(lambda x: jnp.broadcast_to(x[i], x.shape), batch)
-            norm: Array = optax.global_norm(jax.grad(lambda params: losses(params, alone)[i])(state.params))
-            return norm
-
-        own = losses(state.params, batch)
-        return own, jax.lax.map(grad_norm, jnp.arange(own.shape[0]))
-
-    def figures(state: TrainState, batch: dict[str, Array]) -> tuple[Array, Array]:
-        batch = batch | {"place": global_place(batch["label"].shape[0], None)}
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if accumulate == 1:
-            return of_part(state, batch, key)
-        parts = jax.tree.map(lambda x: _in_parts(x, accumulate, 1), batch)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(accumulate))
-        losses, norms = jax.lax.map(lambda part: of_part(state, *part), (parts, keys))
-        return losses.reshape(-1), norms.reshape(-1)
-
-    return figures
-
-
 class Carry(NamedTuple):
-    """What goes from step to step. num_skipped: int32, the steps so far that were not finite."""
+    """Carry from step to step. num_skipped: int32, the steps so far that were not finite."""
 
     state: TrainState
     num_skipped: Array
@@ -268,7 +231,7 @@ def skip_non_finite(
 
 
 class _Sums(NamedTuple):
-    """What is summed over the slices of a step besides the loss; right and counted are None without decisions."""
+    """Sums over the slices of a step besides the loss; right and counted are None without decisions."""
 
     weight: Array
     right: Array | None

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from dagm_jax.detector import REPORT
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import UserError
 from launch.bench import hardware
 from launch.bench.arithmetic import Number, all_reduce_bytes, over
@@ -202,7 +202,7 @@ def measure_command(cell: Cell, root: str, options: Options) -> Values:
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise UserError(f"the main job ended with status {done.returncode}: {' '.join(last)}")
-    report = json.loads((workdir / REPORT).read_text())
+    report = json.loads(Workdir(workdir).report.read_text())
     return {
         "command_s": wall_s,
         "accuracy": report["test"]["accuracy"],

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from dagm_jax.config import RunConfig
-from dagm_jax.experiment import locked
+from dagm_jax.experiment.workdir import locked
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import console, show
@@ -68,11 +68,10 @@ def check_peer(cells: list[Cell], configs: Mapping[str, RunConfig]) -> None:
 def check_task(config: RunConfig) -> SegmentationConfig:
     """The task, if the twin has its loss. Raises UserError."""
     task = config.task
-    if not isinstance(task, SegmentationConfig) or (task.ssim_weight and task.ssim_scales != 1):
-        scales = f" with task.ssim_scales={task.ssim_scales}" if isinstance(task, SegmentationConfig) else ""
+    if not isinstance(task, SegmentationConfig):
         raise UserError(
-            f"`--what` (=peer_…): PyTorch's side has the losses of segmentation with SSIM of one scale, not of "
-            f"{task.name}{scales}; leave the peer out"
+            f"`--what` (=peer_…): PyTorch's side has the losses of segmentation alone, not of "
+            f"{task.name}; leave the peer out"
         )
     return task
 

@@ -18,7 +18,9 @@ from dagm_jax.config import RunConfig
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.pipeline import iterate
 from dagm_jax.data.split import Split
-from dagm_jax.experiment import Data, Setup, prepare_data
+from dagm_jax.experiment.data import Data, prepare_data
+from dagm_jax.experiment.setup import Setup
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.main import read_config
 from dagm_jax.train.parallel import Devices, count_flop, make_devices
 from dagm_jax.train.step import Network, in_parts, most_slices
@@ -222,5 +224,5 @@ class Subjects:
     def _images(self, config: RunConfig) -> Data:
         key = (config.data, config.slicing, config.task, config.augment, config.seed)
         if key not in self._data:
-            self._data[key] = prepare_data(config, self.folder)
+            self._data[key] = prepare_data(config, Workdir(self.folder))
         return self._data[key]

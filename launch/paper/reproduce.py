@@ -14,8 +14,8 @@ from statistics import fmean
 import jax
 
 from dagm_jax.config import RunConfig, differences
-from dagm_jax.detector import REPORT
-from dagm_jax.experiment import check_same_run, locked
+from dagm_jax.experiment.resume import check_same_run
+from dagm_jax.experiment.workdir import Workdir, locked
 from dagm_jax.train.progress import console
 from dagm_jax.types import UserError
 from launch.paper.cells import BASE, Cell, Grid, Report
@@ -30,7 +30,7 @@ def reproduce(grid: Grid, run: Run) -> None:
     Raises UserError for a mistake in the configurations before anything runs, and at the end where a cell failed.
     """
     configs = read_configs(grid)
-    with locked(grid.plan.workdir):
+    with locked(grid.plan.workdir, "workdir"):
         read_finished(grid, configs)
         remove_pages(grid.plan.workdir)
         write_pages(grid)
@@ -62,10 +62,10 @@ def read_configs(grid: Grid) -> dict[Cell, RunConfig]:
 def read_finished(grid: Grid, configs: Mapping[Cell, RunConfig]) -> None:
     """Puts the finished cells into the grid. Raises UserError where a cell's folder holds another run."""
     for cell, config in configs.items():
-        workdir = cell.workdir(grid.plan.workdir)
+        workdir = Workdir(cell.workdir(grid.plan.workdir))
         check_same_run(config, workdir)
-        if (workdir / REPORT).exists():
-            grid.reports[cell] = json.loads((workdir / REPORT).read_text())
+        if workdir.is_finished:
+            grid.reports[cell] = json.loads(workdir.report.read_text())
 
 
 def run_cells(grid: Grid, configs: Mapping[Cell, RunConfig], run: Run) -> None:

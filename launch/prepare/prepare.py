@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.layouts import printable
-from dagm_jax.experiment import locked
+from dagm_jax.experiment.workdir import locked
 from dagm_jax.train.progress import console, show
 from dagm_jax.types import Manifest, UserError
 from launch.prepare.contact_sheet import choose, draw_sheet, save

@@ -397,7 +397,8 @@ def test_no_validation_or_test_image_reaches_training(
 def test_the_experiment_hands_the_training_side_to_the_stream(images: tuple[Manifest, ImageCache]) -> None:
     """Would catch: a leak where the parts are put together: a stream over the whole manifest."""
     from dagm_jax.config import RunConfig
-    from dagm_jax.experiment import Data, Setup
+    from dagm_jax.experiment.data import Data
+    from dagm_jax.experiment.setup import Setup
     from dagm_jax.train.loop import TrainConfig
     from dagm_jax.train.parallel import make_devices
 

@@ -13,12 +13,15 @@ from small_dagm import layout_a, layout_b
 from small_run import write_own
 from tiny_network import replace_unet
 
-from dagm_jax import baselines, experiment
+from dagm_jax import baselines
 from dagm_jax.data import decode
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.formats.tfds_reader import Example
 from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.data.split import split_records
+from dagm_jax.experiment.data import describe_data, prepare_data
+from dagm_jax.experiment.run import run
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.main import read_config
 from dagm_jax.types import Manifest, Record, Stored, UserError
 
@@ -76,12 +79,12 @@ def test_copies_in_both_halves_are_told_as_leakage(
     root = table(tmp_path / "set", rows)
     overrides = ["data.split=official", f"data.root={root}", "slicing.slice_px=16", "slicing.num_slices=2"]
     config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
-    data = experiment.prepare_data(config, tmp_path / "run")
+    data = prepare_data(config, Workdir(tmp_path / "run"))
     out = " ".join(capsys.readouterr().out.split())
     assert (
         "leakage: 2 images are in both halves, train and test, such as again.bmp; one copy of each is" in out
     )
-    told = experiment.describe_data(data, config)
+    told = describe_data(data, config)
     assert told["num_leaked"] == 2
     assert {skip["what"]: skip["reason"] for skip in told["skipped"]} == {
         "again.bmp": "leakage: has the same pixels as train00.png of the train half, and is itself of the test half; "
@@ -145,7 +148,7 @@ def test_segmentation_compares_the_pixels_of_images_without_masks(tmp_path: Path
     root.write_text(root.read_text().replace("mask_bare.png", ""))
     overrides = [f"data.root={root}", "slicing.slice_px=16", "slicing.num_slices=2"]
     config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
-    data = experiment.prepare_data(config, tmp_path / "run")
+    data = prepare_data(config, Workdir(tmp_path / "run"))
     listed = {skip.what: skip.reason for skip in data.manifest.skipped}
     assert set(listed) == {"bare.png", "12.png"} and len(data.cache) == 15
     assert all("one label is wrong" in reason for reason in listed.values())
@@ -289,7 +292,7 @@ def test_a_common_size_that_no_detector_may_have_is_refused_before_training(
     overrides = [f"data.root={tmp_path / 'own'}", f"train.judge_batch_size={judged_at_a_time}"]
     config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
     with pytest.raises(UserError, match=match) as caught:
-        experiment.prepare_data(config, tmp_path / "run")
+        prepare_data(config, Workdir(tmp_path / "run"))
     assert "\n" not in str(caught.value)
 
 
@@ -337,7 +340,7 @@ def test_a_run_on_images_without_contrast_ends_in_numbers(
     overrides = ["data.root=" + str(tmp_path / "own"), "train.num_steps=2", "train.validate_every=2"]
     overrides += ["slicing.slice_px=16", "slicing.num_slices=2"]
     config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
-    report = experiment.run(config, tmp_path / "run")
+    report = run(config, tmp_path / "run")
     assert "NaN" not in json.dumps(report)
     assert report["test"]["num_images"] == 4 and report["test"]["auroc"] is not None
     for name in ("predictions.csv", "metrics.jsonl", "decision_rule.json"):

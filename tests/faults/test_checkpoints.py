@@ -22,11 +22,19 @@ import pytest
 import quick
 from shell import REPOSITORY
 
-from dagm_jax import experiment
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer
+from dagm_jax.experiment.resume import (
+    check_images,
+    check_length,
+    check_same_run,
+    check_skips,
+    read_position,
+)
+from dagm_jax.experiment.run import choose_state, train
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.main import read_config
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Position, TrainConfig
@@ -214,7 +222,7 @@ def test_of_the_best_and_the_last_the_whole_one_is_judged(whole: set[int], chose
     """Would catch: hours of training without a report because one of two checkpoints is damaged."""
     checkpoints = Whole(best_step=lambda: 4, whole=whole)
     setup = cast(Any, SimpleNamespace(initial_state=lambda: None))
-    choose = experiment.choose_state(setup, cast(Any, checkpoints), 12, Path("here"))
+    choose = choose_state(setup, cast(Any, checkpoints), 12, Workdir(Path("here")))
     assert choose == (chosen, f"state {chosen}")
 
 
@@ -225,7 +233,7 @@ def test_without_a_whole_checkpoint_nothing_is_judged() -> None:
     with pytest.raises(
         UserError, match=r"`workdir` \(=here\): none of the checkpoints of steps \[4, 12\] can be read"
     ):
-        experiment.choose_state(setup, cast(Any, checkpoints), 12, Path("here"))
+        choose_state(setup, cast(Any, checkpoints), 12, Workdir(Path("here")))
 
 
 # --- the workdir of another run -----------------------------------------------------------------------------
@@ -247,22 +255,22 @@ def test_another_run_is_refused_and_both_values_are_named(name: str, tmp_path: P
     path, overrides, message = OTHERS[name]
     (tmp_path / "config.json").write_text(to_json(RunConfig()))
     with pytest.raises(UserError, match=re.escape(message)):
-        experiment.check_same_run(read_config(path, overrides), tmp_path)
+        check_same_run(read_config(path, overrides), Workdir(tmp_path))
 
 
 def test_what_may_change_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Would catch: another rhythm of the log refused, or taken without a word."""
     (tmp_path / "config.json").write_text(to_json(RunConfig()))
     config = RunConfig(train=TrainConfig(log_every=7, num_steps=1000))
-    experiment.check_same_run(config, tmp_path)
+    check_same_run(config, Workdir(tmp_path))
     out = capsys.readouterr().out
     assert f"{tmp_path} holds a run with train.log_every=5; it goes on with 7\n" in out
     assert f"{tmp_path} holds a run with train.num_steps=720; it goes on with 1000\n" in out
-    experiment.check_same_run(RunConfig(), tmp_path)
+    check_same_run(RunConfig(), Workdir(tmp_path))
     assert capsys.readouterr().out == ""
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(UserError, match=r"train.num_steps=720, not 1000 \(1 fields differ\)"):
-        experiment.check_same_run(config, tmp_path)
+        check_same_run(config, Workdir(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -283,10 +291,10 @@ def test_a_run_may_become_longer_until_it_cools_down(
     """Would catch: a length that changes when the learning rate already falls towards an end that moves away."""
     config = TrainConfig(num_steps=num_steps)
     if match is None:
-        experiment.check_length(config, position, 720, tmp_path)
+        check_length(config, position, 720, Workdir(tmp_path))
     else:
         with pytest.raises(UserError, match=match):
-            experiment.check_length(config, position, 720, tmp_path)
+            check_length(config, position, 720, Workdir(tmp_path))
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
@@ -301,19 +309,17 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
         with pytest.raises(
             UserError, match=r"holds a run on other images: the (mean|std) of its training side is"
         ):
-            experiment.train(setup, checkpoints, tmp_path)
+            train(setup, checkpoints, Workdir(tmp_path))
     assert not list(tmp_path.iterdir())
-    experiment.check_images(cast(Any, data), {"mean": 100.25, "std": 30.0}, tmp_path)
+    check_images(cast(Any, data), {"mean": 100.25, "std": 30.0}, Workdir(tmp_path))
 
 
 def test_no_fewer_steps_may_be_skipped_than_have_been(tmp_path: Path) -> None:
     """Would catch: a run whose every step is over the bound: it moves nothing and reports good figures."""
     for allowed in (3, 4):
-        experiment.check_skips(
-            TrainConfig(skip_non_finite=allowed), Position(step=9, num_skipped=3), tmp_path
-        )
+        check_skips(TrainConfig(skip_non_finite=allowed), Position(step=9, num_skipped=3), Workdir(tmp_path))
     with pytest.raises(UserError, match=r"`train.skip_non_finite` \(=2\).* skipped 3 steps .*at least 3"):
-        experiment.check_skips(TrainConfig(skip_non_finite=2), Position(step=9, num_skipped=3), tmp_path)
+        check_skips(TrainConfig(skip_non_finite=2), Position(step=9, num_skipped=3), Workdir(tmp_path))
 
 
 def test_what_another_release_wrote_is_named(tmp_path: Path) -> None:
@@ -322,13 +328,13 @@ def test_what_another_release_wrote_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"`workdir` \(=.*does not read, written by dagm-jax unknown.*sharpness"
     ):
-        experiment.check_same_run(RunConfig(), tmp_path)
+        check_same_run(RunConfig(), Workdir(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"`workdir` \(=.*config.json is not JSON"):
-        experiment.check_same_run(RunConfig(), tmp_path)
+        check_same_run(RunConfig(), Workdir(tmp_path))
     meta = {"position": {"step": 3, "mood": 1}, "versions": {"dagm-jax": "9.8.7", "jax": "1.2.3"}}
     with pytest.raises(UserError, match=r"written by dagm-jax 9\.8\.7 and jax 1\.2\.3.*mood"):
-        experiment.read_position(meta, tmp_path)
+        read_position(meta, Workdir(tmp_path))
 
 
 class Drawn(ImageCache):

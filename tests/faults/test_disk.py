@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import bright
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -21,18 +20,16 @@ from PIL import Image
 from shell import Shell, make_shell
 from test_kill import assert_same, finish
 
-from dagm_jax import calibrate, experiment, main, predict
+from dagm_jax import calibrate, main, predict
 from dagm_jax.data.cache import build_cache
-from dagm_jax.experiment import locked
+from dagm_jax.experiment.run import run
+from dagm_jax.experiment.workdir import locked
 from dagm_jax.inspection.predictions import Prediction, write_table
 from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
-from dagm_jax.train import kept_batch
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.progress import Record, write_atomically
-from dagm_jax.train.step import TrainState
-from dagm_jax.types import DiskError, Manifest, Photo, UserError
-from dagm_jax.types import Record as Source
+from dagm_jax.train.progress import MetricLogger, write_atomically
+from dagm_jax.types import DiskError, Manifest, Photo, Record, UserError
 from launch import prepare_data
 
 
@@ -112,9 +109,9 @@ def test_a_model_on_a_read_only_disk_can_be_used(disk: Disk) -> None:
 
 
 def write_history(folder: Path) -> None:
-    with closing(Record(folder, 0)) as record:
+    with closing(MetricLogger(folder, 0)) as logger:
         for step in range(10**5):
-            record.write("train", step, {"loss": 0.5})
+            logger.write("train", step, {"loss": 0.5})
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
@@ -138,7 +135,7 @@ def test_a_disk_that_fills_up_is_one_line(name: str, disk: Disk) -> None:
     folder.mkdir()
 
     def write() -> None:
-        with locked(folder):
+        with locked(folder, "workdir"):
             disk.fill()
             WRITERS[name](folder)
 
@@ -150,7 +147,7 @@ def test_a_disk_that_fills_up_is_one_line(name: str, disk: Disk) -> None:
     assert main.explain(error.value) == (f"error: {error.value}", 2)
     assert "\n" not in str(error.value)
     disk.make_room()
-    with locked(disk.folder / "run"):
+    with locked(disk.folder / "run", "workdir"):
         write_atomically(disk.folder / "run" / "report.json", "whole")
 
 
@@ -159,7 +156,7 @@ def test_a_disk_that_becomes_read_only_is_one_line(disk: Disk) -> None:
 
     def write() -> None:
         # The lock keeps a file open for writing; a disk with such a file is not remounted on request.
-        with locked(disk.folder.parent / "run"):
+        with locked(disk.folder.parent / "run", "workdir"):
             disk.remount("ro")
             write_atomically(disk.folder / "report.json", "x")
 
@@ -175,7 +172,7 @@ def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN
 
     def write() -> None:
-        with locked(tmp_path):
+        with locked(tmp_path, "workdir"):
             write_atomically(tmp_path / "report.json", "x" * 10**6)
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
@@ -188,15 +185,8 @@ def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
 
 
 def cached(folder: Path) -> None:
-    records = (Source("a", 1, 0, None, Photo(folder.parent / "a.png"), None),)
+    records = (Record("a", 1, 0, None, Photo(folder.parent / "a.png"), None),)
     build_cache(Manifest(records, (), "one image"), folder, None)
-
-
-def kept(folder: Path) -> None:
-    state = TrainState(jnp.int32(3), jnp.zeros(2, jnp.int32), {"w": jnp.ones(10**5)}, {}, ())
-    batch = {name: np.zeros(1, np.uint8) for name in kept_batch.BATCH}
-    meta = {"config": {}, "mean": 1.0, "std": 2.0}
-    kept_batch.save(folder / "non_finite_step_4.npz", state, batch, ["a"], meta)
 
 
 def tabulated(folder: Path) -> None:
@@ -204,7 +194,7 @@ def tabulated(folder: Path) -> None:
     write_table([row], folder / "predictions.csv")
 
 
-@pytest.mark.parametrize("write", [cached, kept, tabulated])
+@pytest.mark.parametrize("write", [cached, tabulated])
 def test_a_file_that_does_not_fit_leaves_nothing(write: Callable[[Path], None], tmp_path: Path) -> None:
     """Would catch: a try that takes room for good on a disk that has none; the old file lost by it."""
     folder = tmp_path / "out"
@@ -240,7 +230,7 @@ def test_commands_refuse_a_read_only_folder(disk: Disk, monkeypatch: pytest.Monk
     Image.new("L", (30, 20), 200).save(images / "a.png")
     cannot = r"cannot be written \(Read-only file system"
     with pytest.raises(UserError, match=rf"^`workdir` .*{cannot}"):
-        experiment.run(read_config("configs/smoke.py"), disk.folder)
+        run(read_config("configs/smoke.py"), disk.folder)
     with pytest.raises(UserError, match=rf"^`output` .*{cannot}"):
         predict.main(["predict", "--model=bright", f"--images={images}", f"--output={disk.folder}"])
     with pytest.raises(UserError, match=rf"^`model` .*{cannot}"):
@@ -316,6 +306,6 @@ def test_an_error_that_may_pass_is_one_line(tmp_path: Path) -> None:
         pytest.raises(
             UserError, match=r"met an error of the machine \(Permission denied: state/d/1\); mend it"
         ),
-        locked(tmp_path),
+        locked(tmp_path, "workdir"),
     ):
         raise error

@@ -54,10 +54,11 @@ def save_on(number):
     with Checkpoints(folder) as checkpoints:
         found = checkpoints.restore_latest(lambda: arrays(0))
         first = 1 if found is None else found[0] + 1
-        for step in [int(path.name) for path in folder.iterdir() if path.name.isdigit()]:
+        steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+        for step in steps:
             state, meta = checkpoints.restore(step, arrays(0))
             assert (state["x"] == arrays(step)["x"]).all() and state["y"] == step and meta == {"step": step}
-        assert found is None or found[0] == checkpoints.latest_step() and checkpoints.best_step() is not None
+        assert found is None or found[0] == max(steps) and checkpoints.best_step() is not None
         print(first - 1, flush=True)
         for step in range(first, 10**6):
             if number % 3 == 2 or step == first + number % 2:

@@ -1,4 +1,4 @@
-"""What a run takes stays what it was however long it lasts, nothing outlives it, and a dead worker ends it."""
+"""Long runs: memory, files and threads stay level, nothing outlives the run, and a dead worker ends it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ import tiny
 from absl import flags
 from shell import REPOSITORY, Shell, await_end_of_session, make_shell, stop_session
 
-from dagm_jax import experiment, main, predict
+from dagm_jax import main, predict
+from dagm_jax.experiment import run
 from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
-from dagm_jax.train.progress import Record, read_history
+from dagm_jax.train.progress import MetricLogger, read_history
 from dagm_jax.types import ProcessLost
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What this process holds: memory in kB, files, threads, and arrays of jax on the devices with their bytes."""
+    """Holdings of this process: memory in kB, files, threads, and arrays of jax on the devices with their bytes."""
 
     memory_kb: int
     num_files: int
@@ -80,10 +81,10 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
         "--config.train.cooldown_share=0.1",
     ]
     during: list[Sample] = []
-    plain = Record.write
+    plain = MetricLogger.write
 
-    def write(record: Record, kind: str, step: int, values: dict[str, float]) -> None:
-        plain(record, kind, step, values)
+    def write(logger: MetricLogger, kind: str, step: int, values: dict[str, float]) -> None:
+        plain(logger, kind, step, values)
         if kind == "validation" and step % every == 0:
             during.append(take())
 
@@ -91,12 +92,12 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
     if not was_parsed:
         flags.FLAGS.mark_as_parsed()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Record, "write", write)
-        # What follows training takes as long as the short form of this.
+        patch.setattr(MetricLogger, "write", write)
+        # The stages after training take as long as the short form of this.
         for name, result in (("choose_state", (0, None)), ("judge", {}), ("print_report", None)):
-            patch.setattr(experiment, name, lambda *_, result=result: result)
+            patch.setattr(run, name, lambda *_, result=result: result)
         before = take()
-        experiment.run(read_config(tiny.ARGUMENTS[0].partition("=")[2], overrides), folder / "run")
+        run.run(read_config(tiny.ARGUMENTS[0].partition("=")[2], overrides), folder / "run")
     if not was_parsed:
         flags.FLAGS.unparse_flags()
     return Watched(before, during, take(), workers_of(os.getpid()))
@@ -115,7 +116,7 @@ def test_a_run_holds_no_more_at_its_end_than_at_its_beginning(
     watched = run_watched(num_steps, every, num_workers, tmp_path)
     first, last = watched.during[4], watched.during[-1]
     assert len(watched.during) >= num_steps // every - 2
-    # What piles up never goes back. The span of the cool-down, 8 bytes, may be a numpy array's own memory, which no
+    # A leak never shrinks. The span of the cool-down, 8 bytes, may be a numpy array's own memory, which no
     # step can take over: it then lives until the checkpoint that reads it is written.
     at_end = min((sample.num_arrays, sample.num_bytes) for sample in watched.during[-3:])
     assert at_end == (first.num_arrays, first.num_bytes)

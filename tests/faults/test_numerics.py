@@ -1,10 +1,9 @@
-"""Numbers that are not finite stop a run, with a batch to repeat it by, or are skipped; and what precision costs."""
+"""Numbers that are not finite stop a run or are skipped; and what precision costs."""
 
 from __future__ import annotations
 
 import json
 import pickle
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,29 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from small_run import own_run, write_own
 from tiny_network import replace_unet
 
-from dagm_jax import experiment, replay
-from dagm_jax.config import RunConfig, to_json
+from dagm_jax.config import RunConfig
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.sources import find_images
 from dagm_jax.detector import Detector, build_network, load_detector
 from dagm_jax.evaluate import Judge, NonFiniteOutput
+from dagm_jax.experiment.run import run
 from dagm_jax.main import read_config
 from dagm_jax.metrics import auroc
-from dagm_jax.models.blocks import BatchNorm
-from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.tasks import losses
 from dagm_jax.tasks.base import Lesson
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train import kept_batch, step
 from dagm_jax.train.loop import NonFinite
-from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.progress import read_history
-from dagm_jax.types import NetworkOutput, UserError
 from dagm_jax.verdict import VerdictConfig
 
 real_learn = SegmentationConfig.learn
@@ -50,11 +43,10 @@ def poisoned_learn(task: Any, forward: Any, slices: Any, key: jax.Array) -> Less
     return lesson._replace(loss=lesson.loss * jnp.where(is_bad, jnp.nan, 1.0))
 
 
-def test_a_run_stops_repeats_its_batch_and_goes_on_by_skipping_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_run_stops_at_nan_and_goes_on_by_skipping_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: a batch that is not the step's, weights of another moment beside it, a NaN of one slice that is told
-    of all (NaN · 0 is NaN), and a count that is not told.
+    """Would catch: a run that trains on NaN, names no step or image, cannot be continued, or does not report the count.
 
     The log is looked at after four steps, when NaN would be in every weight.
     """
@@ -70,17 +62,8 @@ def test_a_run_stops_repeats_its_batch_and_goes_on_by_skipping_it(
     with pytest.raises(
         NonFinite, match=r"stopped at step 2: .*loss nan; learning rate .* of the batch: .*png"
     ):
-        experiment.run(config, workdir)
-    assert replay.main(["replay", f"--batch={workdir}/non_finite_step_2.npz"]) == 0
-    lines = capsys.readouterr().out.partition("step 2, slice by slice")[2].splitlines()
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
-    kept = kept_batch.load(workdir / "non_finite_step_2.npz")
-    assert [row[0] for row in rows] == [*kept.image_ids, "whole batch"]
-    assert [[cell == "nan" for cell in row[2:]] for row in rows] == [
-        [name == "bad", name == "bad"] for name in ("", "", "bad", "", "bad")
-    ]
-
-    report = experiment.run(replace(config, train=replace(config.train, skip_non_finite=1)), workdir)
+        run(config, workdir)
+    report = run(replace(config, train=replace(config.train, skip_non_finite=1)), workdir)
     assert report["training"]["skipped_steps"] == 1 and report["training"]["last_step"] == 4
     first, second = (row for row in read_history(workdir / "metrics.jsonl") if row["kind"] == "train")
     assert (first["step"], first["skipped_steps"]) == (3, 1) and np.isfinite(first["loss"])
@@ -121,164 +104,6 @@ def test_weights_beyond_float32_end_in_one_line(evidence: Any, name: str) -> Non
     assert (again.place, str(again)) == (2, str(caught.value))
 
 
-class Sum(nnx.Module):
-    """A weighted sum of the channels; with ``norm`` normalised over the batch."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
-        self.kernel = nnx.Param(jnp.full((in_channels, out_channels), 0.5))
-        self.norm = BatchNorm(out_channels) if norm == "batch" else None
-
-    def __call__(self, x: jax.Array, *, train: bool, key: Any) -> NetworkOutput:
-        del key
-        x = x @ self.kernel[...]
-        return NetworkOutput(x if self.norm is None else self.norm(x, train=train))
-
-
-def kept_of(config: RunConfig, grey: np.ndarray, std: float) -> kept_batch.KeptBatch:
-    """A batch of good slices of 8 px, each of one grey, before the first step of a run whose mean grey is 100."""
-    _, params, stats = build_network(config, 100.0, std)
-    state = step.make_state(params, stats, make_optimizer(config.optim))
-    b = len(grey)
-    image = np.broadcast_to(grey.astype(np.uint8)[:, None, None, None], (b, 8, 8, 1))
-    leaves = jax.tree_util.tree_leaves_with_path((params, stats))
-    names = (kept_batch.PARAMS, kept_batch.STATS)
-    return kept_batch.KeptBatch(
-        step=0,
-        cooldown=np.asarray(state.cooldown),
-        batch={
-            "image": image,
-            "mask": np.zeros_like(image),
-            "label": np.zeros(b, np.int32),
-            "valid": np.ones(b, bool),
-            "image_index": np.arange(b, dtype=np.int32),
-        },
-        image_ids=tuple(map(str, range(b))),
-        config=json.loads(to_json(config)),
-        mean=100.0,
-        std=std,
-        arrays={
-            names[path[0].idx] + jax.tree_util.keystr(path[1:]): np.asarray(leaf) for path, leaf in leaves
-        },
-    )
-
-
-def with_sum(patch: pytest.MonkeyPatch, norm: str, accumulate: int) -> RunConfig:
-    """A configuration whose network is a `Sum`."""
-    patch.setattr(
-        CustomUNetConfig, "build", lambda self, rngs, axis_name, **channels: Sum(**channels, norm=norm)
-    )
-    return read_config("configs/smoke.py", [f"--config.train.accumulate={accumulate}"])
-
-
-@pytest.mark.parametrize(("norm", "accumulate", "mixed"), [("none", 1, [3]), ("batch", 2, [2, 3])])
-def test_the_slice_with_activations_beyond_float32_is_found(
-    norm: str, accumulate: int, mixed: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Would catch: a NaN told of slices that it is not of, because leaving them out multiplies it by 0.
-
-    Grey 255 is (255 - 100) / 3e-37 = 5e38, which float32 does not have; grey 100 is 0. Batch norm mixes the slices of
-    the second of two parts of the batch.
-    """
-    config = with_sum(monkeypatch, norm, accumulate)
-    found = replay.repeat(kept_of(config, np.array([100, 100, 100, 255]), 3e-37))
-    assert not np.isfinite(found.loss) and not np.isfinite(found.grad_norm)
-    losses, norms = np.array(found.of_slices).T
-    assert np.flatnonzero(~np.isfinite(losses)).tolist() == mixed
-    assert np.flatnonzero(~np.isfinite(norms)).tolist() == [3]
-
-
-def test_figures_of_slices_are_those_of_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: losses of slices in another order than theirs where the batch is worked off in parts, gradients of
-    another loss or of the whole batch.
-
-    Of good slices brighter than the mean all gradients have one direction, so that their norms have a mean too.
-    """
-    found = replay.repeat(kept_of(with_sum(monkeypatch, "none", 2), np.array([110, 120, 150, 200]), 50.0))
-    losses, norms = np.array(found.of_slices).T
-    assert (np.diff(losses) > 0).all()
-    assert losses.mean() == pytest.approx(found.loss, rel=1e-5)
-    assert norms.mean() == pytest.approx(found.grad_norm, rel=1e-5)
-    assert len(set(norms.tolist())) == 4
-
-
-# --- the kept batch -----------------------------------------------------------------------------------------
-
-
-def kept_file(tmp_path: Path) -> Path:
-    state = step.TrainState(jnp.int32(3), jnp.zeros(2, jnp.int32), {"w": jnp.ones(2)}, {}, ())
-    batch = {
-        name: np.zeros((2, 4, 4, 1) if name in ("image", "mask") else 2, np.uint8)
-        for name in kept_batch.BATCH
-    }
-    path = tmp_path / "non_finite_step_4.npz"
-    kept_batch.save(path, state, batch, ["a", "b"], {"config": {"seed": 7}, "mean": 1.0, "std": 2.0})
-    return path
-
-
-def test_a_kept_batch_comes_back(tmp_path: Path) -> None:
-    """Would catch: a step's number off by one, ids that need pickle, arrays under other names than they are read by."""
-    kept = kept_batch.load(kept_file(tmp_path))
-    assert (kept.step, kept.image_ids, kept.mean, kept.std, kept.config) == (
-        3,
-        ("a", "b"),
-        1.0,
-        2.0,
-        {"seed": 7},
-    )
-    np.testing.assert_array_equal(kept.fill("params", {"w": np.zeros(2, np.float32)})["w"], [1, 1])
-    with pytest.raises(
-        UserError, match=r"params\['w'\] is float32 \(2,\), and its configuration has float32 \(3,\)"
-    ):
-        kept.fill("params", {"w": np.zeros(3, np.float32)})
-    with pytest.raises(UserError, match=r"params\['v'\] is not there"):
-        kept.fill("params", {"v": np.zeros(2, np.float32)})
-
-
-class Trap:
-    """What unpickling calls; it must never be."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return print, ("unpickled",)
-
-
-@pytest.mark.parametrize("damage", ["pickle", "packed", "cut", "text", "missing", "folder",
-                                    "no config", "nested", "no array", "endless"])  # fmt: skip
-def test_a_file_that_is_no_kept_batch_is_one_line(
-    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Would catch: code in a stranger's file executed, a small file that unpacks to gigabytes, a traceback."""
-    path = kept_file(tmp_path)
-    with np.load(path) as file:
-        arrays: dict[str, Any] = {name: file[name] for name in file.files}
-    match damage:
-        case "pickle":
-            np.savez(path, **(arrays | {"image": np.array([Trap()], object)}))
-        case "packed":
-            np.savez_compressed(path, **(arrays | {"image": np.zeros((1, 4096, 4096, 1), np.uint8)}))
-            assert path.stat().st_size < 100_000
-        case "cut":
-            path.write_bytes(path.read_bytes()[:-40])
-        case "text":
-            path.write_text("loss nan")
-        case "missing":
-            path.unlink()
-        case "folder":
-            path.unlink()
-            path.mkdir()
-        case "nested":
-            np.savez(path, **(arrays | {"config": np.array("[" * 200_000)}))
-        case "no array":
-            with zipfile.ZipFile(path, "a") as archive:
-                archive.writestr("params['w']", b"text")
-        case "endless":
-            np.savez(path, **(arrays | {"step": np.array(np.inf)}))
-        case _:
-            np.savez(path, **(arrays | {"config": np.array("[1]")}))
-    with pytest.raises(UserError, match=r"`batch` \(=.*npz\) (is no batch|cannot be read)") as caught:
-        kept_batch.load(path)
-    assert "\n" not in str(caught.value) and "unpickled" not in capsys.readouterr().out
-
-
 # --- precision ----------------------------------------------------------------------------------------------
 
 
@@ -286,7 +111,7 @@ def of_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
     return losses.ssim(jax.nn.sigmoid(x), y, 1.0)
 
 
-# What no rounding of float32 may move by more than this share of 1 + the value; the largest found was 2e-6.
+# Largest distance of float32 losses from float64's, as a share of 1 + the value; 2e-6 was found.
 LOSS_DISTANCE = 1e-5
 
 
@@ -319,7 +144,7 @@ def test_float32_losses_are_those_of_float64(loss: Callable[..., jax.Array], sca
     np.testing.assert_allclose(single[1], double[1], rtol=1e-3, atol=1e-5 * np.abs(double[1]).max())
 
 
-# How far the AUROC of bfloat16 may lie from float32's: docs/reliability.md.
+# Largest distance of bfloat16's AUROC from float32's: docs/reliability.md.
 BFLOAT16_DISTANCE = 0.02
 
 
@@ -360,10 +185,7 @@ def test_a_run_in_bfloat16_is_as_good_as_one_in_float32(tmp_path: Path) -> None:
     """
     overrides = ("--config.train.target_quality=1.0", "--config.train.num_steps=160")
     config = read_config("configs/custom_unet.py:segmentation,small", overrides)
-    reports = [
-        experiment.run(one, tmp_path / name)
-        for name, one in (("single", config), ("half", in_bfloat16(config)))
-    ]
+    reports = [run(one, tmp_path / name) for name, one in (("single", config), ("half", in_bfloat16(config)))]
     single, half = (report["test"] for report in reports)
     print(json.dumps([{name: test[name] for name in ("auroc", "pixel_auroc")} for test in (single, half)]))
     assert single["auroc"] > 0.9 and single["pixel_auroc"] > 0.9

@@ -26,8 +26,8 @@ from dagm_jax.calibrate import read_history
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.archive import extract
 from dagm_jax.data.replacing import replacing
-from dagm_jax.detector import load_detector, read_validation_scores
-from dagm_jax.experiment import locked
+from dagm_jax.detector import load_detector
+from dagm_jax.experiment.workdir import Workdir, locked
 from dagm_jax.exported import contract_path, load_exported
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.train import progress
@@ -131,7 +131,7 @@ def test_a_workdir_whose_json_is_none_is_one_line(tmp_path: Path, name: str, tex
 def test_validation_scores_that_are_none_are_one_line(tmp_path: Path, row: str) -> None:
     """Would catch: a NaN among the scores that a threshold is chosen from, a field beyond csv's limit."""
     (tmp_path / "validation_scores.csv").write_text(f"image,label,score\na,{row}\n")
-    one_line(lambda: read_validation_scores(tmp_path), "is damaged")
+    one_line(lambda: Workdir(tmp_path, "model").read_validation_scores(), "is damaged")
 
 
 @pytest.mark.parametrize("text", [DEEP, "{}", "x"], ids=["deep", "object", "word"])
@@ -190,12 +190,16 @@ def test_a_link_in_place_of_the_lock_empties_nothing(tmp_path: Path) -> None:
     workdir.mkdir()
     for target in (victim / "photos" / "a.txt", victim / "new"):
         (workdir / ".lock").symlink_to(target)
-        with pytest.raises(UserError, match="cannot be written"), locked(workdir):
+        with pytest.raises(UserError, match="cannot be written"), locked(workdir, "workdir"):
             pass
         (workdir / ".lock").unlink()
     assert tree(victim) == ["photos", "photos/a.txt"]
     assert (victim / "photos" / "a.txt").read_text() == "dear"
-    with locked(workdir), pytest.raises(UserError, match="in use by another run"), locked(workdir):
+    with (
+        locked(workdir, "workdir"),
+        pytest.raises(UserError, match="in use by another run"),
+        locked(workdir, "workdir"),
+    ):
         pass
 
 

@@ -234,9 +234,12 @@ def test_what_is_printed_is_ours(tmp_path: Path, source: Path, capsys: pytest.Ca
 
 def test_two_at_a_time_are_refused(tmp_path: Path, source: Path) -> None:
     """Would catch: a second process that removes the first one's half-written set as a leftover."""
-    from dagm_jax.experiment import locked
+    from dagm_jax.experiment.workdir import locked
 
-    with locked(tmp_path / "out"), pytest.raises(UserError, match=r"`--output` \(=.*out\) is in use"):
+    with (
+        locked(tmp_path / "out", "--output"),
+        pytest.raises(UserError, match=r"`--output` \(=.*out\) is in use"),
+    ):
         run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
 
 

@@ -18,10 +18,9 @@ import pytest
 from fake_processes import run_as_processes
 
 from dagm_jax.processes import Processes
-from dagm_jax.train import kept_batch
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Loop, NonFinite, Position, TrainConfig
-from dagm_jax.train.progress import Record, read_history, write_atomically
+from dagm_jax.train.progress import MetricLogger, read_history, write_atomically
 from dagm_jax.train.step import NEVER, TrainState, skip_non_finite
 from dagm_jax.types import Interrupted, UserError
 
@@ -34,10 +33,6 @@ class MakeBatch(grain.transforms.Map):
     def map(self, element: int) -> dict[str, np.ndarray]:
         return {
             "number": np.array(element),
-            "image": np.full((2, 4, 4, 1), element, np.uint8),
-            "mask": np.zeros((2, 4, 4, 1), np.uint8),
-            "label": np.array([0, 1], np.int32),
-            "valid": np.ones(2, bool),
             "image_index": np.array([element % 5, (element + 1) % 5]),
         }
 
@@ -53,9 +48,8 @@ class World:
         self,
         config: TrainConfig,
         quality: Callable[[int], float] = lambda step: 0.1,
-        workdir: Path = Path("/nowhere"),
     ) -> None:
-        self.config, self.quality, self.workdir = config, quality, workdir
+        self.config, self.quality = config, quality
         self.events: list[Event] = []
         self.rows: list[Event] = []
         self.on_step: Callable[[int], dict[str, float]] = lambda number: {}
@@ -92,15 +86,14 @@ class World:
             "num_workers": 0,
             "validate": self.validate,
             "checkpoints": self,
-            "record": self,
+            "logger": self,
             "image_ids": [f"image{i}" for i in range(5)],
-            "meta": {"config": {"seed": 7}, "mean": 100.0, "std": 40.0},
-            "workdir": self.workdir,
+            "meta": {"config": {"seed": 7}},
         }
         return Loop(**(parts | changes))
 
     def resume(self, step: int) -> tuple[TrainState, Position]:
-        """What a new process finds in the checkpoint of that step."""
+        """(state, position) of the checkpoint of that step."""
         state, meta = self.saved[step]
         return state, Position(**meta["position"])
 
@@ -367,10 +360,10 @@ def test_signal_between_lines_of_the_log_costs_no_line_and_no_figure_of_one() ->
     assert [step for kind, step, _ in logged(whole) if kind == "train"] == [4, 8]
 
 
-def test_every_step_is_a_beat_for_the_watchdog() -> None:
+def test_every_step_is_a_heartbeat() -> None:
     """Would catch: a healthy job that is ended as stuck because a line of the log takes longer than its patience."""
     config = TrainConfig(num_steps=6, validate_every=6, log_every=6, cooldown_share=0.0)
-    world, beats, seen = World(config), [], []
+    world, heartbeats, seen = World(config), [], []
 
     class Counted:
         count = 1
@@ -378,10 +371,10 @@ def test_every_step_is_a_beat_for_the_watchdog() -> None:
         def any(self, flag: bool) -> bool:
             return flag
 
-        def beat(self) -> None:
-            beats.append(1)
+        def heartbeat(self) -> None:
+            heartbeats.append(1)
 
-    world.on_step = lambda batch: seen.append(len(beats)) or {}  # type: ignore[func-returns-value]
+    world.on_step = lambda batch: seen.append(len(heartbeats)) or {}  # type: ignore[func-returns-value]
     world.loop(processes=Counted()).run(start(), Position())
     assert seen == [0, 0, 1, 2, 3, 4]
 
@@ -446,7 +439,7 @@ def test_all_processes_stop_at_the_step_at_which_one_was_asked_to() -> None:
             def any(self, flag: bool) -> bool:
                 return processes.any(processes.index == 1 and len(world.of_kind("step")) >= 3)
 
-            def beat(self) -> None: ...
+            def heartbeat(self) -> None: ...
 
             count = 3
 
@@ -481,37 +474,18 @@ def test_second_signal_stops_at_once() -> None:
     ("bad", "shown"), [({"loss": float("nan")}, "loss nan"), ({"grad_norm": float("inf")}, "grad_norm inf")]
 )
 @pytest.mark.parametrize("log_every", [1, 4])
-def test_non_finite_stops_and_says_where(
-    bad: dict[str, float], shown: str, log_every: int, tmp_path: Path
-) -> None:
+def test_non_finite_stops_and_says_where(bad: dict[str, float], shown: str, log_every: int) -> None:
     """Catches a run that trains on NaN, names the step of the log instead, or saves what is broken."""
-    world = World(replace(SHORT, log_every=log_every, validate_every=5), workdir=tmp_path)
+    world = World(replace(SHORT, log_every=log_every, validate_every=5))
     world.on_step = lambda batch: bad if batch == 2 else {}
     with pytest.raises(NonFinite) as caught:
         world.loop().run(start(), Position())
-    path = tmp_path / "non_finite_step_3.npz"
     assert str(caught.value) == (
-        f"training stopped at step 3: {shown}; learning rate 1.00e-03, images of the batch: image2, image3; its batch "
-        f"is in {path}, and python -m dagm_jax.replay --batch={path} repeats it; lower `optim.learning_rate`, look at "
-        "these images, or let `train.skip_non_finite` (=0) allow for more such steps"
+        f"training stopped at step 3: {shown}; learning rate 1.00e-03, images of the batch: image2, image3; lower "
+        "`optim.learning_rate`, look at these images, or let `train.skip_non_finite` (=0) allow for more such steps"
     )
     assert world.of_kind("save") == []
     assert isinstance(caught.value, UserError)
-    # The state of before step 3, although the log was looked at after step 4: batches 0 and 1 are in it.
-    kept = kept_batch.load(path)
-    assert kept.step == 2 and float(kept.arrays["params['seen']"]) == 0 + 1
-    assert kept.image_ids == ("image2", "image3") and (kept.batch["image"] == 2).all()
-    assert [item.name for item in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_batch_that_cannot_be_kept_hides_no_reason() -> None:
-    """Catches a full disk's error in place of the loss that was not finite."""
-    world = World(SHORT)
-    world.on_step = lambda batch: {"loss": float("nan")} if batch == 2 else {}
-    with pytest.raises(
-        NonFinite, match=r"at step 3: loss nan.*; its batch could not be saved \(No such file"
-    ):
-        world.loop().run(start(), Position())
 
 
 def test_skipped_steps_are_counted_and_move_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -529,9 +503,9 @@ def test_skipped_steps_are_counted_and_move_nothing(capsys: pytest.CaptureFixtur
     assert "training skipped a step (3 so far) at step 4: loss nan" in out
 
 
-def test_the_bound_on_skipped_steps_outlasts_a_restart(tmp_path: Path) -> None:
+def test_the_bound_on_skipped_steps_outlasts_a_restart() -> None:
     """Catches a count that begins again with every restart, and one step more or less than was allowed."""
-    world = World(replace(SHORT, skip_non_finite=2), workdir=tmp_path)
+    world = World(replace(SHORT, skip_non_finite=2))
     world.on_step = lambda batch: {"loss": float("inf")} if batch in (0, 2, 5) else {}
     with pytest.raises(NonFinite, match=r"at step 6: loss inf"):
         world.loop().run(start(), Position())
@@ -539,17 +513,15 @@ def test_the_bound_on_skipped_steps_outlasts_a_restart(tmp_path: Path) -> None:
     assert position.num_skipped == 1
     with pytest.raises(NonFinite, match=r"at step 6: loss inf"):
         world.loop().run(state, position)
-    # Nothing moved after it, whatever the restart: not even the number of the step.
-    assert kept_batch.load(tmp_path / "non_finite_step_6.npz").step == 5
     world.config = replace(world.config, skip_non_finite=3)
     assert world.loop().run(state, position).num_skipped == 3
 
 
-def test_all_processes_stop_at_a_step_that_is_not_finite(tmp_path: Path) -> None:
-    """Catches a batch kept by one process that holds its own part alone, and processes that wait for one another."""
+def test_all_processes_stop_at_a_step_that_is_not_finite() -> None:
+    """Catches processes that stop for different reasons or wait for one another."""
 
     def work(processes: Processes) -> str:
-        world = World(SHORT, workdir=tmp_path)
+        world = World(SHORT)
         world.on_step = lambda batch: {"loss": float("nan")} if batch == 2 else {}
         with pytest.raises(NonFinite) as stopped:
             world.loop(processes=processes).run(start(), Position())
@@ -559,7 +531,7 @@ def test_all_processes_stop_at_a_step_that_is_not_finite(tmp_path: Path) -> None
         patch.setattr(signal, "signal", lambda number, handler: handler)
         messages = run_as_processes(2, work)
     assert messages[0] == messages[1]
-    assert kept_batch.load(tmp_path / "non_finite_step_3.npz").batch["image"].shape == (4, 4, 4, 1)
+    assert "images of the batch: image2, image3;" in messages[0]
 
 
 def test_with_real_checkpoints(tmp_path: Path) -> None:
@@ -580,20 +552,20 @@ def test_with_real_checkpoints(tmp_path: Path) -> None:
 # --- the history --------------------------------------------------------------------------------------------
 
 
-def rows_of(record: Record, steps: range, kind: str = "train") -> None:
+def rows_of(logger: MetricLogger, steps: range, kind: str = "train") -> None:
     for step in steps:
-        record.write(kind, step, {"loss": step / 2})
+        logger.write(kind, step, {"loss": step / 2})
 
 
 def test_history_forgets_what_will_be_done_again(tmp_path: Path) -> None:
     """Catches rows that stand twice after a resume, and rows of the kept steps that are lost."""
-    record = Record(tmp_path, 0)
-    rows_of(record, range(1, 6))
-    record.write("validation", 4, {"quality": 0.5})
-    record.close()
-    record = Record(tmp_path, 4)
-    rows_of(record, range(5, 7))
-    record.close()
+    logger = MetricLogger(tmp_path, 0)
+    rows_of(logger, range(1, 6))
+    logger.write("validation", 4, {"quality": 0.5})
+    logger.close()
+    logger = MetricLogger(tmp_path, 4)
+    rows_of(logger, range(5, 7))
+    logger.close()
     rows = [(row["kind"], row["step"]) for row in read_history(tmp_path / "metrics.jsonl")]
     assert rows == [
         ("train", 1),
@@ -608,10 +580,10 @@ def test_history_forgets_what_will_be_done_again(tmp_path: Path) -> None:
 
 def test_history_of_a_new_run_is_empty(tmp_path: Path) -> None:
     """Catches rows of an abandoned run before its first checkpoint."""
-    record = Record(tmp_path, 0)
-    rows_of(record, range(1, 4))
-    record.close()
-    Record(tmp_path, 0).close()
+    logger = MetricLogger(tmp_path, 0)
+    rows_of(logger, range(1, 4))
+    logger.close()
+    MetricLogger(tmp_path, 0).close()
     assert read_history(tmp_path / "metrics.jsonl") == []
     assert read_history(tmp_path / "none.jsonl") == []
 
@@ -621,9 +593,9 @@ def test_history_survives_a_line_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "kind": "train", "loss": 0.25}\n{"step": 2, "ki')
     assert read_history(path) == [{"step": 1, "kind": "train", "loss": 0.25}]
-    record = Record(tmp_path, 1)
-    rows_of(record, range(2, 3))
-    record.close()
+    logger = MetricLogger(tmp_path, 1)
+    rows_of(logger, range(2, 3))
+    logger.close()
     assert [row["step"] for row in read_history(path)] == [1, 2]
     assert list(tmp_path.glob("*.partial")) == []
 
@@ -646,8 +618,8 @@ def test_history_loses_a_damaged_line_alone_and_says_so(
     path = tmp_path / "metrics.jsonl"
     first, third = b'{"step": 1, "kind": "train"}\n', b'{"step": 3, "kind": "train"}\n'
     path.write_bytes(first + damaged + b"\n" + third + damaged)
-    record = Record(tmp_path, 3)
-    record.close()
+    logger = MetricLogger(tmp_path, 3)
+    logger.close()
     told = " ".join(capsys.readouterr().out.split())
     assert told.endswith("damaged are 1 of 3 lines, such as line 2; the figures of the others are kept")
     assert path.read_bytes() == first + third
@@ -657,10 +629,10 @@ def test_history_loses_a_damaged_line_alone_and_says_so(
 
 def test_history_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     """Catches rows that wait in a buffer until the end and go with a kill."""
-    record = Record(tmp_path, 0)
-    record.write("train", 1, {"loss": 0.5})
+    logger = MetricLogger(tmp_path, 0)
+    logger.write("train", 1, {"loss": 0.5})
     assert read_history(tmp_path / "metrics.jsonl") == [{"step": 1, "kind": "train", "loss": 0.5}]
-    record.close()
+    logger.close()
 
 
 def test_atomic_write_replaces_and_leaves_nothing(tmp_path: Path) -> None:

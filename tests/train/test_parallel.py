@@ -18,7 +18,7 @@ needs_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the optio
 
 
 def devices_of(number: int) -> Devices:
-    """That many devices, as far as counting them goes."""
+    """Stand-in for a number of devices, which only counts them."""
     return Devices(cast(Any, SimpleNamespace(devices=np.empty(number))), None)
 
 

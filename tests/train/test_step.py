@@ -122,7 +122,7 @@ def logits_of(network: Network, *, train: bool) -> Any:
 
 @cache
 def fast_sgd_step(norm: str = "batch") -> Any:
-    """That step of the tiny network, compiled once for all tests."""
+    """Step of the tiny network, compiled once for all tests."""
     return jax.jit(sgd_step(make_tiny(norm)[0]))
 
 

@@ -1,0 +1,169 @@
+"""Images of a run: found, decoded, checked and split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dagm_jax.config import RunConfig, to_json
+from dagm_jax.data.cache import ImageCache, build_cache
+from dagm_jax.data.files import MAX_PIXELS, is_image_shape
+from dagm_jax.data.slicing import Slicer
+from dagm_jax.data.sources import find_images
+from dagm_jax.data.split import Split, split_records
+from dagm_jax.detector import MOST_JUDGED_PIXELS, make_slicers
+from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.processes import ALONE, Processes
+from dagm_jax.train.progress import console, show
+from dagm_jax.types import Manifest, Photo, UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images of a run: manifest, decoded cache, split, slicers, and the grey-level moments of the training split.
+
+    slicer: how images are cut in training; judging_slicer: how those are whose verdict counts.
+    """
+
+    manifest: Manifest
+    cache: ImageCache
+    split: Split
+    slicer: Slicer
+    judging_slicer: Slicer
+    mean: float
+    std: float
+
+    @cached_property
+    def labels(self) -> list[int]:
+        return [record.label for record in self.manifest.records]
+
+    def of_label(self, indices: Sequence[int], label: int) -> list[int]:
+        """Those of ``indices`` whose image has this label."""
+        return [i for i in indices if self.labels[i] == label]
+
+
+def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALONE) -> Data:
+    """The images that ``config.data`` names, decoded, checked and split.
+
+    Raises UserError where they do not suffice, and where the processes find different ones.
+    """
+    found, shape = find_images(config.data, config.seed, processes.heartbeat)
+    console.print(f"data: {found.description}")
+    masks_for = config.task.name if config.task.learns_from_masks else ""
+    if masks_for:
+        check_masks(found, masks_for)
+    directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir.cache
+    with show("decoding images", len(found.records)) as bar:
+
+        def on_image() -> None:
+            processes.heartbeat()
+            bar.advance()
+
+        manifest, cache = processes.in_turns(
+            lambda: build_cache(found, directory, shape, on_image, masks_for)
+        )
+    ids = [[record.image_id, record.label] for record in manifest.records]
+    processes.check_same("the configuration", to_json(config))
+    processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
+    check_size(cache.largest, config)
+    if manifest.skipped:
+        shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
+        rest = ", …" if len(manifest.skipped) > 3 else ""
+        console.print(
+            f"data: {len(manifest.skipped)} left out ({shown}{rest}); all are listed in report.json"
+        )
+    if leaked := [skip for skip in manifest.skipped if skip.leaks]:
+        console.print(
+            f"data: leakage: {len(leaked)} images are in both halves, train and test, such as {leaked[0].what}; one "
+            "copy of each is left out, so that no image is tested on that was trained on"
+        )
+    mask_px = [cache.mask_px(i) for i in range(len(cache))]
+    split = split_records(
+        manifest.records,
+        config.data.split,
+        config.data.validation_share,
+        config.seed,
+        mask_px,
+        config.task.learns_from_defects,
+    )
+    seen = [i for i in split.train if config.task.learns_from_defects or not manifest.records[i].label]
+    mean, std = cache.intensity_moments(seen)
+    slicer, judging_slicer = make_slicers(config, *cache.largest)
+    data = Data(manifest, cache, split, slicer, judging_slicer, mean, std)
+    sides = {"train": split.train, "validation": split.validation, "test": split.test}
+    sizes = ", ".join(
+        f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items()
+    )
+    console.print(f"data: {sizes}; split {config.data.split}")
+    if config.data.split != "official" and {record.half for record in manifest.records} >= {"train", "test"}:
+        console.print("data: the set's own halves are mixed; --config.data.split=official keeps them")
+    if not config.task.learns_from_defects:
+        console.print(f"data: {config.task.name} trains on the defect-free images alone")
+    for name, side in sides.items():
+        for label, kind in ((1, "defective"), (0, "defect-free")):
+            is_needed = label == 0 or name == "test" or config.task.learns_from_defects
+            if is_needed and not data.of_label(side, label):
+                raise UserError(
+                    f"`data`: the {name} side has no {kind} image, which {config.task.name} needs there; "
+                    "add some or change `data.split`"
+                )
+    return data
+
+
+def check_size(largest: tuple[int, int], config: RunConfig) -> None:
+    """Raises UserError where the (h, w) in px that holds every image is one whose detector `load_detector` refuses."""
+    height, width = largest
+    size = f"{height}x{width} (height x width)"
+    if not is_image_shape([height, width]):
+        raise UserError(
+            f"`data.root` (={config.data.root}): the tallest and the widest image give a common size of {size}, to "
+            f"which all are padded: {height * width} pixels, more than the limit of {MAX_PIXELS}; crop or turn the "
+            "images so that their sizes differ less"
+        )
+    batch_size = config.train.judge_batch_size
+    if batch_size * height * width > MOST_JUDGED_PIXELS:
+        raise UserError(
+            f"`train.judge_batch_size` (={batch_size}) images of {size}, the common size of all, are "
+            f"{batch_size * height * width} pixels at a time, more than the limit of {MOST_JUDGED_PIXELS}; use at most "
+            f"{MOST_JUDGED_PIXELS // (height * width)}"
+        )
+
+
+def check_masks(manifest: Manifest, task: str) -> None:
+    """Raises UserError where no defective image has a mask, of which ``task`` needs some."""
+    defective = [record for record in manifest.records if record.label]
+    if defective and all(record.mask is None for record in defective):
+        raise UserError(
+            f"`task` (={task}) learns from masks, and no defective image has one; add masks, or choose classification "
+            "or reconstruction, such as --config=configs/custom_unet.py:classification"
+        )
+
+
+def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
+    """Source, split sizes, and everything that was left out, as JSON values."""
+    split = data.split
+    sides = {"train": split.train, "validation": split.validation, "test": split.test}
+    return {
+        "source": data.manifest.description,
+        "classes": list(config.data.classes),
+        "split": config.data.split,
+        "sides": {
+            name: {"images": len(side), "defective_images": len(data.of_label(side, 1))}
+            for name, side in sides.items()
+        },
+        "largest_px": list(data.cache.largest),
+        "white": white_level(data.manifest),
+        "num_skipped": len(data.manifest.skipped),
+        "num_leaked": sum(skip.leaks for skip in data.manifest.skipped),
+        "skipped": [{"what": skip.what, "reason": skip.reason} for skip in data.manifest.skipped],
+    }
+
+
+def white_level(manifest: Manifest) -> int | None:
+    """The value that was white in images of 16 bits; None where none of the images could have been of 16 bits."""
+    whites = {record.image.white for record in manifest.records if isinstance(record.image, Photo)}
+    return max(whites, default=None)

@@ -1,0 +1,133 @@
+"""Pictures of the test side: thumbnails and files of the page, hardest images, and one example."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dagm_jax.evaluate import NUM_THREADS, Judged, TestChunk, is_marked
+from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.processes import Processes, interleave
+from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Record
+from dagm_jax.verdict import DecisionRule, spread_scores
+from dagm_jax.visualization.page import PICTURE_QUALITY, PICTURE_SIDE_PX, PageEntry, draw_pictures
+
+# Full pictures of right, and of wrong, decisions that a run writes.
+MAX_PICTURES = 250
+
+
+@dataclass(frozen=True)
+class TestPictures:
+    """Pictures of the whole test side. entries: one for each image, in the order of the records.
+
+    example: the first defective image, of those with masks where there are any.
+    """
+
+    entries: list[PageEntry]
+    hardest: list[GalleryItem]
+    example: Judged
+
+
+class PictureMaker:
+    """Draws this process's share of the test side: thumbnails of all images, and files of the first right and wrong."""
+
+    def __init__(self, rule: DecisionRule, workdir: Workdir, processes: Processes) -> None:
+        self._rule, self._workdir, self._processes = rule, workdir, processes
+        self._num_written = {True: 0, False: 0}
+        self._entries: list[PageEntry] = []
+        self._hardest = Hardest(rule)
+        self._example: Judged | None = None
+        # Marked before not marked, then in order.
+        self._example_rank = (2, 0)
+
+    def add(self, chunk: TestChunk) -> None:
+        """Draws the images of a chunk in threads, and returns when all are drawn."""
+        names = []
+        for place, (record, judged, decision) in enumerate(
+            zip(chunk.records, chunk.judged, chunk.decisions, strict=True), start=len(self._entries)
+        ):
+            names.append(self._name(decision == bool(record.label)))
+            self._hardest.offer(record, judged, decision)
+            rank = (0 if is_marked(judged.mask) else 1, place)
+            if record.label and rank < self._example_rank:
+                self._example, self._example_rank = judged, rank
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            self._entries += pool.map(self._draw, chunk.records, chunk.judged, names)
+
+    def gathered(self) -> TestPictures:
+        """The pictures of all processes."""
+        processes = self._processes
+        entries = interleave(processes.gather(self._entries))
+        _, source = min((rank, index) for index, rank in enumerate(processes.gather(self._example_rank)))
+        example = processes.gather(self._example if source == processes.index else None)[source]
+        assert example is not None, "every test side has defective images"
+        return TestPictures(entries, self._hardest.gathered(processes), example)
+
+    def _name(self, is_right: bool) -> str | None:
+        """Path of the next image's files, relative to the workdir, without endings; None where there are enough."""
+        if self._num_written[is_right] >= MAX_PICTURES // self._processes.count:
+            return None
+        name = f"{self._workdir.pictures.name}/{self._processes.index}_{sum(self._num_written.values()):04d}"
+        self._num_written[is_right] += 1
+        return name
+
+    def _draw(self, record: Record, judged: Judged, name: str | None) -> PageEntry:
+        """The image's entry, with thumbnails and, where it has a ``name``, with files."""
+        mask = judged.mask if is_marked(judged.mask) else None
+        draw = partial(draw_pictures, judged.image, judged.map, self._rule.pixel_threshold, mask)
+        entry = PageEntry(record.image_id, record.label, judged.score, draw())
+        if name is None:
+            return entry
+        pictures = draw(side_px=PICTURE_SIDE_PX, quality=PICTURE_QUALITY)
+        picture, overlay = f"{name}.webp", f"{name}_map.webp"
+        (self._workdir.path / picture).write_bytes(pictures.image)
+        (self._workdir.path / overlay).write_bytes(pictures.overlay)
+        return replace(entry, picture=picture, picture_overlay=overlay)
+
+
+class Hardest:
+    """The images of each label whose scores lie furthest on the wrong side of the threshold, or nearest to it."""
+
+    def __init__(self, rule: DecisionRule) -> None:
+        self._rule = rule
+        # Label → (hardness, image id, item), hardest first.
+        self._ranked: dict[int, list[tuple[float, str, GalleryItem]]] = {0: [], 1: []}
+
+    def offer(self, record: Record, judged: Judged, decision: bool) -> None:
+        """Keeps the image if it is among the hardest of its label."""
+        score, threshold = spread_scores([judged.score, self._rule.threshold])
+        hardness = float(threshold - score) if record.label else float(score - threshold)
+        title = (
+            f"{record.image_id}\n{'defective' if record.label else 'good'}, "
+            f"judged {'defective' if decision else 'good'}, {judged.score:.4f}"
+        )
+        outlined = judged.mask if is_marked(judged.mask) else np.zeros_like(judged.mask)
+        item = GalleryItem(judged.image, judged.map, outlined, title, decision == bool(record.label))
+        self._ranked[record.label] = _first([*self._ranked[record.label], (hardness, record.image_id, item)])
+
+    def gathered(self, processes: Processes) -> list[GalleryItem]:
+        """Items of all processes: hardest first, defective images before good ones; only these are sent."""
+        items: list[GalleryItem] = []
+        for label in (1, 0):
+            ranked = self._ranked[label]
+            keys = [entry[:2] for entry in ranked]
+            hardest = _first([key for part in processes.gather(keys) for key in part])
+            parts = processes.gather([entry for entry in ranked if entry[:2] in hardest])
+            items += [item for _, _, item in _first([entry for part in parts for entry in part])]
+        return items
+
+
+def _first(entries: list[Any]) -> list[Any]:
+    """The hardest of (hardness, image id, …), hardest first."""
+    return sorted(entries, key=lambda entry: entry[:2], reverse=True)[: MAX_GALLERY_ITEMS // 2]
+
+
+def clear_pictures(workdir: Workdir) -> None:
+    """Makes the folder of pictures, empty: an interrupted try may have left those of other images."""
+    shutil.rmtree(workdir.pictures, ignore_errors=True)
+    workdir.pictures.mkdir()

@@ -1,0 +1,235 @@
+"""The report of a run: report.json, tables, figures, the page, and the summary on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from dagm_jax import evaluate
+from dagm_jax.config import RunConfig, to_dict
+from dagm_jax.data.augment import augment
+from dagm_jax.data.slicing import Slicer, pad
+from dagm_jax.experiment.data import Data, describe_data
+from dagm_jax.experiment.pictures import TestPictures
+from dagm_jax.experiment.setup import Setup, forward_gflop
+from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.metrics import ImageCounts
+from dagm_jax.train.loop import Position
+from dagm_jax.train.progress import console, read_history, write_atomically
+from dagm_jax.train.step import TrainState
+from dagm_jax.verdict import DecisionRule
+from dagm_jax.visualization.page import PageEntry, write_page
+
+PACKAGES = ("dagm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def write_report(
+    setup: Setup,
+    state: TrainState,
+    best_step: int,
+    position: Position,
+    rule: DecisionRule,
+    result: evaluate.TestResult,
+    pictures: TestPictures,
+    compile_s: float,
+    workdir: Workdir,
+) -> dict[str, Any]:
+    """The report of a judged test side, written into the workdir after all that belongs to it."""
+    data, config = setup.data, setup.config
+    report = {
+        "model": config.model.name,
+        "task": config.task.name,
+        "test": result.to_report(config.verdict),
+        "decision_rule": {
+            "threshold": rule.threshold,
+            "pixel_threshold": rule.pixel_threshold,
+            "calibration": rule.calibration,
+            **{f"validation_{name}": value for name, value in rule.evidence.items()},
+        },
+        "cost_of_running": {
+            "executing_time_s": result.executing_time_s,
+            "images_per_s": len(result.images) / result.executing_time_s,
+            "compile_time_s": compile_s,
+            "num_parameters": sum(int(p.size) for p in jax.tree.leaves(state.params)),
+            "gflop_per_slice": forward_gflop(setup, state),
+        },
+        "training": {
+            "best_step": best_step,
+            "last_step": position.step,
+            "skipped_steps": position.num_skipped,
+            "train_time_s": position.train_seconds,
+            "seconds_per_1000_slices": 1000
+            * position.train_seconds
+            / (position.step * config.train.batch_size),
+        },
+        "baselines": evaluate.judge_baselines(
+            data.cache,
+            data.split.validation,
+            data.split.test,
+            data.labels,
+            config.verdict,
+            # The others wait for as long as it takes; this process's own watchdog does not.
+            setup.processes.heartbeat,
+        ),
+        "data": describe_data(data, config),
+        "seed": config.seed,
+        "device": setup.devices.kind,
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "config": to_dict(config),
+    }
+    draw_figures(result, pictures, rule, read_history(workdir.history), workdir)
+    draw_pipeline(pictures.example, rule, data.slicer, config, workdir)
+    draw_page(pictures, rule, data, config, workdir)
+    write_atomically(workdir.predictions, predictions_csv(result))
+    # The report comes last: a workdir that has one is finished.
+    text = json.dumps(evaluate.finite_or_none(report), indent=2, allow_nan=False)
+    write_atomically(workdir.report, text + "\n")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def draw_page(
+    pictures: TestPictures, rule: DecisionRule, data: Data, config: RunConfig, workdir: Workdir
+) -> None:
+    """Writes the report page of the test side; what was left out of the data is listed on it."""
+    summary = {
+        "model": config.model.name,
+        "task": config.task.name,
+        "data": data.manifest.description,
+        "threshold chosen by": f"{rule.calibration} on {len(data.split.validation)} validation images",
+    }
+    left_out = [
+        PageEntry(skip.what, None, None, error=f"left out: {skip.reason}") for skip in data.manifest.skipped
+    ]
+    write_page(
+        workdir.page,
+        [*left_out, *pictures.entries],
+        title=f"{config.model.name}, {config.task.name}: test images",
+        threshold=rule.threshold,
+        summary=summary,
+    )
+
+
+def draw_figures(
+    result: evaluate.TestResult,
+    pictures: TestPictures,
+    rule: DecisionRule,
+    history: list[dict[str, Any]],
+    workdir: Workdir,
+) -> None:
+    """Writes the figures of a run as PNG files into ``workdir/figures``."""
+    # Here and below late: matplotlib takes half a second, which every command and every mistake would wait for.
+    from dagm_jax.visualization import figures
+
+    folder = workdir.figures
+    folder.mkdir(exist_ok=True)
+    counts = ImageCounts.from_decisions(result.labels, result.decisions)
+    figures.plot_curves(history, folder / "curves.png")
+    figures.plot_confusion(counts, folder / "confusion.png", "Test images")
+    figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
+    figures.plot_score_histogram(result.labels, result.scores, rule.threshold, folder / "scores.png")
+    figures.plot_gallery(pictures.hardest, rule.pixel_threshold, folder / "hardest.png")
+
+
+def draw_pipeline(
+    example: evaluate.Judged, rule: DecisionRule, slicer: Slicer, config: RunConfig, workdir: Workdir
+) -> None:
+    """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
+    from dagm_jax.visualization.figures import ImagePath, plot_pipeline
+
+    rng = np.random.default_rng(config.seed)
+    image, mask = (pad(a, (slicer.height_px, slicer.width_px)) for a in (example.image, example.mask))
+    turned, _ = augment(image, mask, config.augment, rng)
+    shown = ImagePath(
+        source=example.image,
+        turned=turned,
+        # Mirror images of strips are for judging; no training step sees them.
+        strips=replace(slicer, mirrored=False).cut(turned[..., None])[..., 0],
+        map=example.map,
+        mask=example.mask,
+        score=example.score,
+        threshold=rule.threshold,
+        pixel_threshold=rule.pixel_threshold,
+        defective=bool(rule.decide([example.score])[0]),
+    )
+    title = f"{config.model.name}, {config.task.name}"
+    plot_pipeline(shown, workdir.figures / "pipeline.png", title)
+
+
+def predictions_csv(result: evaluate.TestResult) -> str:
+    """``image,label,score,defective`` of every test image; scores with all their digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "label", "score", "defective"])
+    for image in result.images:
+        writer.writerow([image.image_id, image.label, repr(float(image.score)), int(image.decision)])
+    return stream.getvalue()
+
+
+def scores_csv(names: Sequence[str], labels: Sequence[int], scores: Sequence[float]) -> str:
+    """``image,label,score`` of every validation image; scores with all their digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "label", "score"])
+    writer.writerows((n, label, repr(float(s))) for n, label, s in zip(names, labels, scores, strict=True))
+    return stream.getvalue()
+
+
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The installed versions of these packages, by default of those that a result depends on."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return versions
+
+
+def print_report(report: dict[str, Any], workdir: Workdir) -> None:
+    """The main figures as a short table on the terminal."""
+    test, rule, cost = report["test"], report["decision_rule"], report["cost_of_running"]
+
+    def share(name: str) -> str:
+        value, interval = test[name], test.get(f"{name}_interval_95")
+        if value is None:
+            return "undefined"
+        return f"{value:.4f}" + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+    table = Table(
+        title=f"{report['model']}, {report['task']}: {test['num_images']} test images", title_justify="left"
+    )
+    table.add_column("figure")
+    table.add_column("value (95 % interval)")
+    names = (
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "auroc",
+        "average_precision",
+        "dice_defective",
+        "nvidia_dice",
+    )
+    for name in names:
+        table.add_row(name, share(name))
+    table.add_row("tp fp fn tn", " ".join(str(test[name]) for name in ("tp", "fp", "fn", "tn")))
+    table.add_row("threshold", f"{rule['threshold']:.4f} ({rule['calibration']} on validation)")
+    table.add_row("executing time", f"{cost['executing_time_s']:.1f} s, {cost['images_per_s']:.1f} images/s")
+    baselines = report["baselines"]
+    table.add_row(
+        "baselines",
+        f"majority accuracy {baselines['majority_accuracy']:.4f}, "
+        f"local energy AUROC {baselines['local_energy_auroc']:.4f}",
+    )
+    console.print(table)
+    console.print(f"report, predictions and figures: {workdir}")

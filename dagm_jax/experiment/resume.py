@@ -1,0 +1,102 @@
+"""Checks that a workdir's unfinished run may go on under a configuration, and where it stands."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from dagm_jax.config import RunConfig, differences
+from dagm_jax.experiment.data import Data
+from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.train.loop import Position, TrainConfig
+from dagm_jax.train.progress import console
+from dagm_jax.types import UserError, written_by
+
+# Fields whose change does not make another run of a workdir's run.
+FREE_FIELDS = frozenset(
+    {
+        "data.num_workers",
+        "data.cache_dir",
+        "train.log_every",
+        "train.skip_non_finite",
+        "parallel.cpu_convolutions",
+        "parallel.mode",
+    }
+)
+# Free until the cool-down begins, whose place and length follow from it; see `check_length`.
+LENGTH = "train.num_steps"
+
+
+def check_same_run(config: RunConfig, workdir: Workdir) -> None:
+    """Raises UserError where the workdir is another run's: one whose configuration differs in what matters.
+
+    What else differs is told. A length that differs is left to `check_length` where the run is not finished.
+    """
+    if not workdir.config.exists():
+        return
+    changed = differences(workdir.read_config(), config)
+    free = FREE_FIELDS if workdir.is_finished else FREE_FIELDS | {LENGTH}
+    # Another network or task differs in many fields, of which its name says most.
+    refused = sorted(changed.keys() - free, key=lambda name: (not name.endswith(".name"), name))
+    if refused:
+        old, new = changed[refused[0]]
+        raise UserError(
+            f"`workdir` (={workdir}) holds a run with {refused[0]}={old}, not {new} ({len(refused)} fields differ); "
+            "use its configuration or another workdir"
+        )
+    for name, (old, new) in changed.items():
+        console.print(f"{workdir} holds a run with {name}={old}; it goes on with {new}")
+
+
+def check_images(data: Data, meta: dict[str, Any], workdir: Workdir) -> None:
+    """Raises UserError where a checkpoint is of a run on other images, as far as the training side's greys tell."""
+    for name, now in (("mean", data.mean), ("std", data.std)):
+        if not math.isclose(meta[name], now, rel_tol=1e-9):
+            raise UserError(
+                f"`workdir` (={workdir}) holds a run on other images: the {name} of its training side is "
+                f"{meta[name]:.6g}, and of the images found now {now:.6g}; put its images back, or use another workdir"
+            )
+
+
+def check_length(config: TrainConfig, position: Position, num_steps: int, workdir: Workdir) -> None:
+    """Raises UserError where a run of ``num_steps`` that has come so far would have gone another way with ``config``.
+
+    Until the cool-down has begun, a run with another upper bound has taken the same steps, as long as it would not have
+    begun to cool down either.
+    """
+    if config.num_steps == num_steps:
+        return
+    if position.end_step is not None:
+        raise UserError(
+            f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} that "
+            f"cools down towards its end at step {position.end_step}, which can no longer move; use {num_steps}, or "
+            "another workdir"
+        )
+    # At that step too: it has been validated as one that trains on, or is about to be saved a second time.
+    if position.step >= config.last_cooldown_begin:
+        raise UserError(
+            f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} at step "
+            f"{position.step}, at or past the {config.last_cooldown_begin} at which so short a one cools down; use "
+            f"{num_steps}, or another workdir"
+        )
+
+
+def check_skips(config: TrainConfig, position: Position, workdir: Workdir) -> None:
+    """Raises UserError where a run has skipped more steps than ``config`` allows for: none would move it any more."""
+    if position.num_skipped > config.skip_non_finite:
+        raise UserError(
+            f"`train.skip_non_finite` (={config.skip_non_finite}): `workdir` (={workdir}) holds a run that has skipped "
+            f"{position.num_skipped} steps that were not finite; use at least {position.num_skipped}, or another "
+            "workdir"
+        )
+
+
+def read_position(meta: dict[str, Any], workdir: Workdir) -> Position:
+    """Position in a checkpoint's meta; raises UserError where another release wrote other fields."""
+    try:
+        return Position(**meta["position"])
+    except TypeError as error:
+        raise UserError(
+            f"`workdir` (={workdir}) holds an unfinished run written by {written_by(meta)}, whose position this "
+            f"release does not know ({error}); finish it with that one, or use another workdir"
+        ) from error

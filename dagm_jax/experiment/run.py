@@ -1,0 +1,191 @@
+"""A configuration and a folder in, a trained and calibrated detector with its report out.
+
+A run is a sequence of stages (data, training, calibration, report), each of which finds in the workdir what an
+earlier try has finished, so that the same command resumes after any interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from dagm_jax import evaluate
+from dagm_jax.config import RunConfig, to_json
+from dagm_jax.experiment.data import Data, prepare_data
+from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictures
+from dagm_jax.experiment.report import package_versions, print_report, scores_csv, write_report
+from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_position
+from dagm_jax.experiment.setup import Setup
+from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.processes import ALONE, Processes
+from dagm_jax.train.checkpoint import Checkpoints
+from dagm_jax.train.loop import Loop, Position
+from dagm_jax.train.parallel import make_devices
+from dagm_jax.train.progress import MetricLogger, console, write_atomically
+from dagm_jax.train.step import TrainState
+from dagm_jax.types import UserError
+from dagm_jax.verdict import DecisionRule
+
+
+def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes = ALONE) -> dict[str, Any]:
+    """The report of the run, which is also in the folder ``path`` with all that it made.
+
+    In a finished workdir nothing is done again. Of several ``processes``, which share the workdir, all call this; the
+    first writes. Raises UserError, Interrupted.
+    """
+    workdir = Workdir(path)
+    # The first process alone holds the lock, but every one writes its part of a checkpoint.
+    with workdir.plain_disk_errors(), ExitStack() as holding:
+
+        def open_workdir() -> dict[str, Any] | None:
+            holding.enter_context(workdir.locked())
+            check_same_run(config, workdir)
+            report: dict[str, Any] | None = workdir.read_report() if workdir.is_finished else None
+            return report
+
+        report = processes.on_process_0(open_workdir)
+        if report is not None:
+            console.print(f"{workdir} holds a finished run; its report:")
+        else:
+            report = _run_stages(config, workdir, xla_flags, processes)
+        print_report(report, workdir)
+    return report
+
+
+def _run_stages(config: RunConfig, workdir: Workdir, xla_flags: str, processes: Processes) -> dict[str, Any]:
+    data = prepare_data(config, workdir, processes)
+    setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes)
+    with Checkpoints(workdir.checkpoints, processes) as checkpoints:
+        position = train(setup, checkpoints, workdir)
+        best_step, state = choose_state(setup, checkpoints, position.step, workdir)
+    report = judge(setup, state, best_step, position, workdir)
+    if not config.data.cache_dir and processes.is_first:
+        shutil.rmtree(workdir.cache, ignore_errors=True)
+    return report
+
+
+def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> Position:
+    """The position after the last step; goes on from the newest whole checkpoint of the workdir."""
+    config, position, state = setup.config, Position(), setup.initial_state()
+    restored = checkpoints.restore_latest(lambda: state)
+    if restored is not None:
+        step, state, meta = restored
+        position = read_position(meta, workdir)
+        check_images(setup.data, meta, workdir)
+        check_length(config.train, position, meta["config"]["train"]["num_steps"], workdir)
+        check_skips(config.train, position, workdir)
+        console.print(f"resuming from the checkpoint of step {step}")
+    # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
+    setup.processes.on_process_0(lambda: write_atomically(workdir.config, to_json(config) + "\n"))
+    if position.is_end(config.train):
+        return position
+    stream = setup.stream()
+    start_s = time.perf_counter()
+    for slicer in (setup.data.slicer.disjoint(), setup.data.judging_slicer):
+        setup.begin_to_compile_judge(state, slicer)
+    step_function = setup.compile_step(state, stream[0])
+    watch, _ = setup.compile_judge(state, setup.data.slicer.disjoint())
+    logging.info("compiled in %.1f s", time.perf_counter() - start_s)
+    sample = setup.validation_sample()
+    with ExitStack() as stack:
+        logger = None
+        if setup.processes.is_first:
+            logger = stack.enter_context(closing(MetricLogger(workdir.path, position.step)))
+        loop = Loop(
+            config=config.train,
+            devices=setup.devices,
+            step=step_function,
+            stream=stream,
+            num_workers=config.data.num_workers,
+            validate=lambda state: setup.validate(watch, state, sample),
+            checkpoints=checkpoints,
+            logger=logger,
+            image_ids=[r.image_id for r in setup.data.manifest.records],
+            meta={
+                "config": json.loads(to_json(config)),
+                "mean": setup.data.mean,
+                "std": setup.data.std,
+                "versions": package_versions(),
+            },
+            processes=setup.processes,
+        )
+        return loop.run(state, position)
+
+
+def choose_state(
+    setup: Setup, checkpoints: Checkpoints, last_step: int, workdir: Workdir
+) -> tuple[int, TrainState]:
+    """(step, state) of the weights that are judged: the better of two on the whole validation side.
+
+    The two are the best by the quick validations of training, which look at few strips and whose highest of many is
+    partly luck, and the last, whose learning rate has cooled down. Here they are cut as the test side will be. One that
+    is damaged is named in the log and not considered. Raises UserError without a validated checkpoint that is whole.
+    """
+    best_step = checkpoints.best_step()
+    if best_step is None:
+        raise UserError(f"`workdir` (={workdir}) holds no validated checkpoint; start in a new workdir")
+    states = {}
+    for step in sorted({best_step, last_step}):
+        restored = checkpoints.restore_or_warn(step, setup.initial_state)
+        if restored is not None:
+            states[step] = restored[0]
+    if not states:
+        raise UserError(
+            f"`workdir` (={workdir}): none of the checkpoints of steps {sorted({best_step, last_step})} can be read; "
+            "restore them from a copy or start in a new workdir"
+        )
+    if len(states) == 1:
+        return next(iter(states.items()))
+    data = setup.data
+    judge, _ = setup.compile_judge(states[best_step], data.judging_slicer)
+    quality = {}
+    for step, state in states.items():
+        console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
+        quality[step] = setup.validate(judge, state, data.split.validation)["quality"]
+    chosen = max(quality, key=quality.__getitem__)
+    shown = ", ".join(f"{value:.4f} at step {step}" for step, value in quality.items())
+    console.print(f"judged is step {chosen}; quality {shown}")
+    return chosen, states[chosen]
+
+
+def judge(
+    setup: Setup, state: TrainState, best_step: int, position: Position, workdir: Workdir
+) -> dict[str, Any]:
+    """The report of the best state: calibrated on validation, then the test side once; files in the workdir."""
+    data, processes = setup.data, setup.processes
+    judge, compile_s = setup.compile_judge(state, data.judging_slicer)
+    validation = data.split.validation
+    labels = [data.labels[i] for i in validation]
+    rule, scores = processes.broadcast(evaluate.calibrate(judge, data.cache, validation, labels))
+    names = [data.manifest.records[i].image_id for i in validation]
+    table = scores_csv(names, labels, scores)
+    processes.on_process_0(lambda: write_atomically(workdir.validation_scores, table))
+    processes.on_process_0(lambda: write_atomically(workdir.rule, rule.to_json()))
+    result, pictures = judge_test_side(judge, data, rule, workdir)
+    return processes.on_process_0(
+        lambda: write_report(setup, state, best_step, position, rule, result, pictures, compile_s, workdir)
+    )
+
+
+def judge_test_side(
+    judge: evaluate.Judge, data: Data, rule: DecisionRule, workdir: Workdir
+) -> tuple[evaluate.TestResult, TestPictures]:
+    """Figures and pictures of the test side, the same on all processes; pictures of images lie in the workdir."""
+    processes = judge.processes
+    processes.on_process_0(lambda: clear_pictures(workdir))
+    records = [data.manifest.records[i] for i in data.split.test]
+    result, pictures = evaluate.TestResult(), PictureMaker(rule, workdir, processes)
+
+    def judge_share() -> None:
+        for chunk in evaluate.judge_test_side(judge, records, data.cache.shape, rule):
+            result.add(chunk, rule)
+            pictures.add(chunk)
+
+    processes.all_or_raise(judge_share)
+    return result.gathered(processes), pictures.gathered()

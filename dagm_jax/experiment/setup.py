@@ -1,0 +1,174 @@
+"""Compiled parts of a run: network, optimiser, stream, training step, evaluation step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dagm_jax import evaluate
+from dagm_jax.config import RunConfig
+from dagm_jax.data.pipeline import make_training_stream
+from dagm_jax.data.slicing import Slicer
+from dagm_jax.detector import build_network, compile_judge
+from dagm_jax.experiment.data import Data
+from dagm_jax.processes import ALONE, Processes
+from dagm_jax.train.optim import learning_rate, make_optimizer
+from dagm_jax.train.parallel import Devices, count_flop
+from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Network, optimiser and stream of a configuration and its data; compiled functions are made here."""
+
+    config: RunConfig
+    data: Data
+    devices: Devices
+    processes: Processes = ALONE
+
+    def __post_init__(self) -> None:
+        train = self.config.train
+        self.devices.check_batch_size("train.batch_size", train.batch_size, train.accumulate)
+
+    @cached_property
+    def _network_and_arrays(self) -> tuple[Network, Any, Any]:
+        return build_network(self.config, self.data.mean, self.data.std, self.devices.axis_name)
+
+    @property
+    def network(self) -> Network:
+        return self._network_and_arrays[0]
+
+    @cached_property
+    def _make_state(self) -> Callable[[Any, Any], TrainState]:
+        """(parameters, statistics) → a fresh state; one program for all arrays, each of which would else be its own."""
+        optimizer, averaged = make_optimizer(self.config.optim), self.config.optim.average_decay > 0
+
+        def make(params: Any, stats: Any) -> TrainState:
+            # Copies: the step donates its state, and the initial arrays may be asked for again.
+            copied: TrainState = jax.tree.map(
+                jnp.copy, make_state(params, stats, optimizer, averaged=averaged)
+            )
+            return copied
+
+        return jax.jit(make)
+
+    def initial_state(self) -> TrainState:
+        """A fresh state, replicated over the devices."""
+        _, params, stats = self._network_and_arrays
+        return self.devices.replicate(self._make_state(params, stats))  # type: ignore[no-any-return]
+
+    def stream(self) -> grain.MapDataset:
+        """The training batches of the whole run, of each this process's part."""
+        train, config = self.data.split.train, self.config
+        learns = config.task.learns_from_defects
+        return make_training_stream(
+            self.data.cache,
+            self.data.of_label(train, 1) if learns else [],
+            self.data.of_label(train, 0),
+            self.data.slicer,
+            config.augment,
+            batch_size=config.train.batch_size,
+            num_batches=config.train.num_steps,
+            balance=config.train.balance and learns,
+            seed=config.seed,
+            part=(self.processes.index, self.processes.count),
+        )
+
+    def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
+        """The step from `step.Carry` to `step.Carry`, compiled for the shapes of the state and the host batch."""
+        optimizer = make_optimizer(self.config.optim)
+        schedule = partial(learning_rate, self.config.optim)
+        step = make_train_step(
+            self.network.on(self.devices.platform),
+            self.config.task,
+            optimizer,
+            schedule,
+            self.config.seed,
+            self.devices.axis_name,
+            accumulate=self.config.train.accumulate,
+            num_shards=self.devices.num_shards,
+            average_decay=self.config.optim.average_decay,
+        )
+        guarded = skip_non_finite(step, self.config.train.skip_non_finite, self.devices.axis_name)
+        return self.devices.compile_step(
+            guarded, self.first_carry(state), self.devices.shard_training_batch(batch)
+        )
+
+    def first_carry(self, state: TrainState) -> Carry:
+        """Input of the first step: the state, and no step skipped."""
+        return Carry(state, self.devices.replicate(np.int32(0)))
+
+    @cached_property
+    def _judges(self) -> dict[Slicer, Future[tuple[evaluate.Judge, float]]]:
+        return {}
+
+    @cached_property
+    def _compiling(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(thread_name_prefix="compile")
+
+    def begin_to_compile_judge(self, state: TrainState, slicer: Slicer) -> None:
+        """Has `compile_judge` done its work by the time that it is called, in another thread."""
+        if slicer in self._judges:
+            return
+        # The arrays themselves may be gone before the thread has looked at them: the step takes its state over.
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+            self.devices.localize(state.judged),
+        )
+        self._judges[slicer] = self._compiling.submit(self._compile_judge, like, slicer)
+
+    def compile_judge(self, state: TrainState, slicer: Slicer) -> tuple[evaluate.Judge, float]:
+        """(compiled for this process's devices, with the state's weights; seconds that compiling took).
+
+        Each slicer is compiled for once. Of several processes each judges its share of the images.
+        """
+        self.begin_to_compile_judge(state, slicer)
+        judge, seconds = self._judges[slicer].result()
+        return judge.with_weights(*self.devices.localize(state.judged)), seconds
+
+    def _compile_judge(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[evaluate.Judge, float]:
+        start_s = time.perf_counter()
+        devices = self.devices.local()
+        judge = compile_judge(self.config, self.network, *like, slicer, devices, self.judge_batch_size)
+        return replace(judge, processes=self.processes), time.perf_counter() - start_s
+
+    def validate(self, judge: evaluate.Judge, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
+        """The figures of the state's weights on these images, the same on all processes."""
+        params, stats = self.devices.localize(state.judged)
+        figures = evaluate.validate(judge.with_weights(params, stats), self.data.cache, indices)
+        return self.processes.broadcast(figures)
+
+    @property
+    def judge_batch_size(self) -> int:
+        return self.config.train.judge_batch_size * self.devices.local().num_devices
+
+    def validation_sample(self) -> list[int]:
+        """The validation images that training is watched on: evenly from each label, at most so many of each."""
+        chosen: list[int] = []
+        for label in (0, 1):
+            members = self.data.of_label(self.data.split.validation, label)
+            number = min(len(members), self.config.train.max_validation_images)
+            chosen += [members[k * len(members) // number] for k in range(number)]
+        return sorted(chosen)
+
+
+def forward_gflop(setup: Setup, state: TrainState) -> float:
+    """GFLOP of one slice's forward pass, as XLA counts them before optimisation (2 per multiply-add)."""
+    shape = (1, *setup.data.slicer.slice_shape, setup.config.in_channels)
+
+    def forward(params: Any, stats: Any, x: Any) -> Any:
+        return setup.network.bind(params, stats, train=False)[0](x, None).logits
+
+    x = jax.ShapeDtypeStruct(shape, np.float32)
+    flop = count_flop(forward, state.params, state.stats, x)
+    return math.nan if flop is None else flop / 1e9

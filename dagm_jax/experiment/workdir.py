@@ -1,0 +1,171 @@
+"""The folder that a run keeps everything in: paths, lock, plain disk errors, and reading what is there."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import math
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from dagm_jax.config import RunConfig, from_config_dict
+from dagm_jax.data.layouts import printable
+from dagm_jax.types import DISK_ERRORS, PASSING_ERRORS, DiskError, UserError, load_json, written_by
+from dagm_jax.verdict import DecisionRule
+
+# Remedies for a disk that refuses writes without being full.
+REMEDIES = {errno.EROFS: "make it writable", errno.EIO: "check the disk"}
+FROM_COPY = "restore it from a copy"
+
+
+class Workdir:
+    """The folder of one run and the paths in it; ``option``, by which the user named it, is quoted in errors."""
+
+    def __init__(self, path: Path, option: str = "workdir") -> None:
+        self.path, self.option = path, option
+        self.config = path / "config.json"
+        self.cache = path / "cache"
+        self.checkpoints = path / "checkpoints"
+        self.history = path / "metrics.jsonl"
+        self.rule = path / "decision_rule.json"
+        self.validation_scores = path / "validation_scores.csv"
+        self.predictions = path / "predictions.csv"
+        self.figures = path / "figures"
+        self.pictures = path / "images"
+        self.page = path / "index.html"
+        self.report = path / "report.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a report, which a run writes last."""
+        return self.report.exists()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Holds the folder for this process; see `locked`."""
+        return locked(self.path, self.option)
+
+    def plain_disk_errors(self) -> AbstractContextManager[None]:
+        """Turns the disk's errors into one line; see `plain_disk_errors`."""
+        return plain_disk_errors(self.path, self.option)
+
+    def read_config(self) -> RunConfig:
+        """The run's configuration; raises UserError where it is missing, damaged or of an unknown release."""
+        values = self.read_json(self.config)
+        try:
+            return from_config_dict(values)
+        except UserError as error:
+            known = self.read_json(self.report) if self.is_finished else None
+            raise UserError(
+                f"`{self.option}` (={self}) holds a {self.config.name} that this release does not read, written by "
+                f"{written_by(known)}: {error}; restore it from a copy, or use that release"
+            ) from error
+
+    def read_report(self, remedy: str = FROM_COPY) -> Any:
+        """The JSON values of the report, maybe a stranger's; raises UserError, with ``remedy`` where it is missing."""
+        return self.read_json(self.report, remedy)
+
+    def read_rule(self) -> DecisionRule:
+        """The decision rule; raises UserError where it is missing or damaged."""
+        return DecisionRule.from_values(self.read_json(self.rule))
+
+    def read_validation_scores(self) -> tuple[list[int], list[float]]:
+        """(labels, scores) of the validation images; raises UserError where they are missing or damaged."""
+        name = self.validation_scores.name
+        try:
+            with self.validation_scores.open(newline="") as stream:
+                rows = [(int(row["label"]), float(row["score"])) for row in csv.DictReader(stream)]
+            if not all(label in (0, 1) and math.isfinite(score) for label, score in rows):
+                raise ValueError("a label is neither 0 nor 1, or a score not finite")
+        except OSError as error:
+            raise UserError(
+                f"`{self.option}` (={self}) lacks {name} ({error.strerror}), which runs of this version write; "
+                "train again"
+            ) from error
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise UserError(
+                f"`{self.option}` (={self}): {name} is damaged ({error}); restore it from a copy"
+            ) from error
+        return [label for label, _ in rows], [score for _, score in rows]
+
+    def read_json(self, path: Path, remedy: str = FROM_COPY) -> Any:
+        """The values in a JSON file of the folder; raises UserError, with ``remedy`` where it is missing."""
+        try:
+            return load_json(path)
+        except OSError as error:
+            raise UserError(
+                f"`{self.option}` (={self}) has no {path.name} ({error.strerror}); {remedy}"
+            ) from error
+        except ValueError as error:
+            raise UserError(
+                f"`{self.option}` (={self}): {path.name} is not JSON ({error}); {FROM_COPY}"
+            ) from error
+
+
+@contextmanager
+def locked(folder: Path, option: str) -> Iterator[None]:
+    """Holds the folder, which the user named by ``option``, for this process; the lock ends with the process.
+
+    Raises UserError where another holds it, and where the disk refuses what is written into it within the block.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A workdir may come from a stranger, and this file in it may be a link to one of ours.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        stream = os.fdopen(os.open(folder / ".lock", flags, 0o666), "w")
+    except OSError as error:
+        raise UserError(
+            f"`{option}` (={folder}) cannot be written ({error.strerror}); name another"
+        ) from error
+    with stream:
+        if not _try_lock(stream):
+            raise UserError(f"`{option}` (={folder}) is in use by another run; wait for it or name another")
+        with plain_disk_errors(folder, option):
+            yield
+
+
+def _try_lock(stream: IO[str]) -> bool:
+    """Locks the open file for this process; False where another holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        # Windows.
+        import msvcrt
+
+        module: Any = msvcrt
+        try:
+            module.locking(stream.fileno(), module.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def plain_disk_errors(folder: Path, option: str) -> Iterator[None]:
+    """Within the block what the disk of ``folder`` refuses becomes a DiskError, and what may pass a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in PASSING_ERRORS:
+            where = f": {printable(error.filename)}" if error.filename else ""
+            raise UserError(
+                f"work in `{option}` (={folder}) met an error of the machine ({error.strerror}{where}); mend it, or "
+                "wait, and run the same command again, which goes on from what was saved last"
+            ) from error
+        if error.errno not in DISK_ERRORS:
+            raise
+        remedy = REMEDIES.get(error.errno or 0, "make room")
+        raise DiskError(
+            f"`{option}` (={folder}) cannot be written ({error.strerror}); {remedy} and run the same command again, "
+            "which goes on from what was saved last"
+        ) from error

@@ -1,0 +1,173 @@
+"""The wiring of a run: which images, options and numbers each stage is given.
+
+A whole run is only ever compared with itself, so that an error here would stand on both sides of the comparison.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import small_run
+
+from dagm_jax.config import RunConfig
+from dagm_jax.evaluate import ImageResult, TestResult
+from dagm_jax.experiment import data as run_data
+from dagm_jax.experiment import report, run, setup
+from dagm_jax.experiment.setup import Setup
+from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.main import read_config
+from dagm_jax.processes import ALONE
+from dagm_jax.train.loop import Position
+from dagm_jax.train.parallel import make_devices
+from dagm_jax.verdict import DecisionRule
+
+TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
+TRAIN, VALIDATION, TEST = range(12), range(12, 32), range(32, 60)
+
+
+def make_data(**more: Any) -> Any:
+    """Sixty images of which every other one is defective, split in their order."""
+    labels = [i % 2 for i in range(60)]
+
+    def of_label(indices: Any, label: int) -> list[int]:
+        return [i for i in indices if labels[i] == label]
+
+    split = SimpleNamespace(train=TRAIN, validation=VALIDATION, test=TEST)
+    records = [SimpleNamespace(image_id=f"image{i}") for i in range(60)]
+    manifest = SimpleNamespace(records=records, description="sixty", skipped=())
+    fake = SimpleNamespace(split=split, labels=labels, of_label=of_label, manifest=manifest, cache=None)
+    return SimpleNamespace(**(vars(fake) | more))
+
+
+def test_the_threshold_is_fitted_on_the_validation_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a threshold fitted on the test images or on labels of others, or scores of others kept."""
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def calibrate(judge: Any, cache: Any, indices: Any, labels: Any) -> tuple[DecisionRule, list[float]]:
+        asked.append((list(indices), list(labels)))
+        return DecisionRule(0.25, 0.5, "f1", {}), [0.5] * len(indices)
+
+    tested: list[DecisionRule] = []
+
+    def judge_test_side(judge: Any, data: Any, rule: DecisionRule, workdir: Workdir) -> tuple[None, None]:
+        tested.append(rule)
+        return None, None
+
+    monkeypatch.setattr(run.evaluate, "calibrate", calibrate)
+    monkeypatch.setattr(run, "judge_test_side", judge_test_side)
+    monkeypatch.setattr(run, "write_report", lambda *_: {})
+    slicer = object()
+
+    def compile_judge(state: Any, given: object) -> tuple[str, float]:
+        assert given is slicer
+        return "judge", 0.0
+
+    fake = SimpleNamespace(
+        data=make_data(judging_slicer=slicer), processes=ALONE, compile_judge=compile_judge
+    )
+    workdir = Workdir(tmp_path)
+    run.judge(cast(Any, fake), cast(Any, None), 4, Position(), workdir)
+    assert asked == [(list(VALIDATION), [i % 2 for i in VALIDATION])]
+    assert tested == [workdir.read_rule()] and tested[0].threshold == 0.25
+    with workdir.validation_scores.open(newline="") as stream:
+        rows = [(row["image"], int(row["label"])) for row in csv.DictReader(stream)]
+    assert rows == [(f"image{i}", i % 2) for i in VALIDATION]
+
+
+def test_training_is_steered_by_validation_images_alone() -> None:
+    """Would catch: early stopping and the best checkpoint chosen by test images, or by those trained on."""
+    config = read_config("configs/smoke.py", ["--config.train.max_validation_images=3"])
+    sample = Setup(config, make_data(), make_devices(config.parallel)).validation_sample()
+    assert len(sample) == 6 and sum(i % 2 for i in sample) == 3
+    assert set(sample) <= set(VALIDATION)
+
+
+def test_the_step_is_given_the_decay_of_the_moving_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: averages that are kept, saved and judged with, and never move from the initial weights."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(setup, "make_train_step", lambda *_, **options: given.update(options))
+    monkeypatch.setattr(setup, "skip_non_finite", lambda *_: None)
+    monkeypatch.setattr(Setup, "network", SimpleNamespace(on=lambda platform: None))
+    monkeypatch.setattr(Setup, "first_carry", lambda *_: None)
+    config = read_config(
+        "configs/smoke.py", ["--config.optim.average_decay=0.75", "--config.train.accumulate=2"]
+    )
+    devices = SimpleNamespace(
+        platform="cpu",
+        axis_name=None,
+        num_shards=1,
+        check_batch_size=lambda *_: None,
+        shard_training_batch=lambda batch: batch,
+        compile_step=lambda *_: "compiled",
+    )
+    fake = Setup(config, make_data(), cast(Any, devices))
+    assert fake.compile_step(cast(Any, None), None) == "compiled"
+    assert (given["average_decay"], given["accumulate"]) == (0.75, 2)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "reconstruction"])
+def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path: Path) -> None:
+    """Would catch: greys of validation and test images, or of defects that the task may not know, in the network."""
+    root = small_run.write_own(tmp_path / "own", num_good=16, num_defective=12)
+    overrides = [f"--config.data.root={root}", "--config.slicing.slice_px=16"]
+    if task == "reconstruction":
+        overrides.append("--config.task.cell_px=8")
+    config = read_config(f"configs/smoke.py:{task}", overrides)
+    data = run_data.prepare_data(config, Workdir(tmp_path / "run"))
+    seen = [i for i in data.split.train if task == "segmentation" or not data.labels[i]]
+    assert 0 < len(seen) < len(data.labels)
+    greys = np.concatenate([data.cache.image(i).ravel() for i in seen])
+    assert (data.mean, data.std) == pytest.approx((greys.mean(), greys.std()), rel=1e-9)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("rotate90", [True, False])
+def test_judging_shows_the_views_that_training_has_shown(flip: bool, rotate90: bool) -> None:
+    """Would catch: a judging slicer that is never crossed, crossed without turns, or mirrored where flips are off."""
+    options = [f"--config.augment.flip={flip}", f"--config.augment.rotate90={rotate90}"]
+    slicer, judging = run_data.make_slicers(read_config("configs/custom_unet.py", options), 512, 512)
+    assert not slicer.horizontal_edges
+    assert bool(judging.horizontal_edges) == rotate90
+    assert judging.mirrored == (flip and rotate90)
+
+
+def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: ``verdict.fp_cost`` and ``fn_cost`` ignored by the report, or exchanged."""
+    for name in ("draw_figures", "draw_pipeline", "draw_page", "read_history"):
+        monkeypatch.setattr(report, name, lambda *_: None)
+    for name, value in (("forward_gflop", 1.0), ("describe_data", {})):
+        monkeypatch.setattr(report, name, lambda *_, value=value: value)
+    costs: list[float] = []
+    monkeypatch.setattr(
+        report.evaluate, "judge_baselines", lambda *arguments: costs.append(arguments[4].fn_cost) or {}
+    )
+    config = RunConfig()
+    config = replace(config, verdict=replace(config.verdict, fp_cost=2.0, fn_cost=30.0))
+    decisions = [(0, True), (0, True), (0, False), (1, False), (1, True)]
+    images = [ImageResult(str(i), label, 0.5, called) for i, (label, called) in enumerate(decisions)]
+    fake: Any = SimpleNamespace(
+        config=config, data=make_data(slicer=None), devices=SimpleNamespace(kind="none"), processes=ALONE
+    )
+    state: Any = SimpleNamespace(params={})
+    written = report.write_report(
+        fake,
+        state,
+        1,
+        Position(step=1),
+        DecisionRule(0.5, 0.5, "f1", {}),
+        TestResult(images, executing_time_s=1.0),
+        cast(Any, SimpleNamespace(example=None)),
+        0.0,
+        Workdir(tmp_path),
+    )
+    assert written["test"]["cost"] == 2 * 2.0 + 1 * 30.0
+    assert written["test"]["cost_fp_fn"] == [2.0, 30.0]
+    assert costs == [30.0]
