@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dagm_jax.data.augment import AugmentConfig, Move, augment, dihedral, rotate_and_crop
+from dagm_jax.data.augment import Move, augment, dihedral, rotate_and_crop
+from dagm_jax.data.config import AugmentConfig
 from dagm_jax.types import UserError
 
 ALL_MOVES = [(turns, flip) for turns in range(4) for flip in (False, True)]

@@ -495,16 +495,28 @@ def test_images_of_many_sizes_come_out_as_they_went_in(folder: Path, tmp_path: P
     assert whole == cache
 
 
-def test_own_image_is_decoded_again_when_its_white_changes(
-    folder: Path, tmp_path: Path, decoded: list[list[str]]
+def test_the_white_level_is_kept_and_belongs_to_all_images(
+    folder: Path, tmp_path: Path, decoded: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: grey values on the scale that the set had before a brighter image joined it."""
-    Image.fromarray(np.full(SHAPE, 1000, np.uint16)).save(folder / "a.png")
-    values = []
-    for white in (1023, 4095):
-        record = Record("a", 1, 0, None, Photo(folder / "a.png", white), None)
-        values.append(int(build_cache(manifest_of([record]), tmp_path, None)[1][0][0][0, 0]))
-    assert values == [249, 62]
+    """Would catch: 16-bit files decoded at every start for their white level; grey values on the scale that the set had
+    before a brighter image joined it; records whose white level is not known when they are judged."""
+    for name, value in (("a", 1000), ("b", 4000)):
+        Image.fromarray(np.full(SHAPE, value, np.uint16)).save(folder / f"{name}.png")
+    records = [Record(name, 1, 0, None, Photo(folder / f"{name}.png"), None) for name in "ab"]
+    looked_into: list[int] = []
+
+    def build(some: list[Record]) -> tuple[set[int | None], int]:
+        kept, cache = build_cache(
+            manifest_of(some), tmp_path / "cache", None, beat=lambda: looked_into.append(1)
+        )
+        whites = {record.image.white for record in kept.records if isinstance(record.image, Photo)}
+        return whites, int(cache[0][0][0, 0])
+
+    first = [build(records[:1]), build(records)]
+    assert first == [({1023}, 249), ({4095}, 62)]
+    assert (len(looked_into), len(decoded)) == (3, 2)
+    monkeypatch.setattr(cache_module, "find_white", None)
+    assert [build(records[:1]), build(records)] == first
     assert len(decoded) == 2
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from dagm_jax.data.decode import load, read_image, read_mask
-from dagm_jax.data.files import MAX_PIXELS, BadImage
+from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.files import MAX_PIXELS, BadImage
+from dagm_jax.data.images.png import read_image, read_mask
 from dagm_jax.data.layouts import read_tree
 from dagm_jax.types import Drawn, Ellipse, Record
 
@@ -147,10 +146,10 @@ def test_truncated_file_although_pillow_is_told_to_load_it(
 
 
 def test_flipped_bit_in_the_pixels(tmp_path: Path) -> None:
-    """Would catch: damage in the pixel data, whose checksum Pillow leaves unchecked."""
+    """Would catch: damage in the pixel data, whose checksum decoding leaves unchecked."""
     data = bytearray(grey_png())
     data[len(data) // 2] ^= 1
-    refused(written(tmp_path / "a.png", bytes(data)), "corrupt, wrong checksum")
+    refused(written(tmp_path / "a.png", bytes(data)), r"corrupt, .*checksum in b'IDAT'")
 
 
 @pytest.mark.parametrize(
@@ -305,53 +304,6 @@ def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(lambda path: read_image(path, SIZE), paths * 4))
     assert all((image == i % 64).all() for i, image in enumerate(images))
-
-
-# --- any content at all ---
-
-
-def repaired(data: bytes) -> bytes:
-    """The same chunks with right checksums, so that the damage gets past them."""
-    out, position = bytearray(data), 8
-    while position + 12 <= len(out):
-        end = position + 8 + struct.unpack_from(">I", out, position)[0]
-        if end + 4 > len(out):
-            break
-        out[end : end + 4] = struct.pack(">I", zlib.crc32(out[position + 4 : end]))
-        position = end + 4
-    return bytes(out)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    edits=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), max_size=5),
-    header_edit=st.none() | st.tuples(st.integers(16, 28), st.integers(0, 255)),
-    end=st.none() | st.integers(0, 900),
-    repair=st.booleans(),
-)
-def test_mutated_png(
-    tmp_path: Path,
-    edits: list[tuple[int, int]],
-    header_edit: tuple[int, int] | None,
-    end: int | None,
-    repair: bool,
-) -> None:
-    """Would catch: any exception but BadImage from a damaged file, or damage that passes for an image."""
-    original = grey_png()
-    data = bytearray(original)
-    for position, value in [*edits, *([header_edit] if header_edit else [])]:
-        data[position % len(data)] = value
-    mutated = bytes(data) if end is None else bytes(data[:end])
-    path = written(tmp_path / "a.png", repaired(mutated) if repair else mutated)
-    try:
-        image = read_image(path, None)
-    except BadImage as error:
-        assert "\n" not in str(error)  # noqa: PT017 - any other exception has to surface
-    else:
-        assert image.dtype == np.uint8
-        assert image.ndim == 2
-        if not repair:
-            np.testing.assert_array_equal(image, PIXELS)
 
 
 # --- the real images ---

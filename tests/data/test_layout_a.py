@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dagm_jax.data.decode import load
+from dagm_jax.data.images.decode import load
 from dagm_jax.data.layout_a import write_half
 from dagm_jax.data.layouts import read_tree
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from dagm_jax.data.decode import load
-from dagm_jax.data.files import BadImage
-from dagm_jax.data.photos import find_white, read_photo, read_photo_mask
+from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.photos import find_white, read_photo, read_photo_mask
 from dagm_jax.types import Photo, Record
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
@@ -96,7 +96,7 @@ def test_photos_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
             read_photo(photo(tmp_path / name, picture), None)
     path = written(tmp_path / "colour16.png", colour_16())
     with pytest.raises(BadImage, match="16-bit colour or transparency"):
-        read_photo(Photo(path), None)
+        read_photo(Photo(path, 65535), None)
     frames = [Image.fromarray(PIXELS), Image.fromarray(PIXELS // 2)]
     frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(BadImage, match="several pictures in one file"):
@@ -111,7 +111,7 @@ def test_cut_short_photo_is_refused(tmp_path: Path, suffix: str) -> None:
     path = photo(tmp_path / f"a{suffix}", Image.fromarray(PIXELS)).path
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadImage, match=rf"a\{suffix}: ") as caught:
-        read_photo(Photo(path), None)
+        read_photo(Photo(path, 65535), None)
     assert "\n" not in str(caught.value)
 
 
@@ -125,12 +125,12 @@ def test_a_jpeg_whose_copy_has_stalled_is_refused(tmp_path: Path) -> None:
     # The thumbnail in the metadata has an end mark of its own.
     Image.fromarray(values).save(path, comment=thumbnail.getvalue())
     whole = path.read_bytes()
-    assert read_photo(Photo(path), None).shape == (64, 64)
+    assert read_photo(Photo(path, 65535), None).shape == (64, 64)
     path.write_bytes(whole + b"\0" * 100 + b"camera trailer")
-    assert read_photo(Photo(path), None).shape == (64, 64)
+    assert read_photo(Photo(path, 65535), None).shape == (64, 64)
     path.write_bytes(whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2))
     with pytest.raises(BadImage, match="truncated, its picture has no end mark"):
-        read_photo(Photo(path), None)
+        read_photo(Photo(path, 65535), None)
 
 
 def test_a_tiff_of_many_pictures_is_refused_at_its_first(

@@ -17,10 +17,11 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.cache import ImageCache, build_cache
-from dagm_jax.data.pipeline import Epochs, Wanted, choose, full_batch, iterate, make_training_stream
-from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer, padded_shape, slice_labels
+from dagm_jax.data.config import AugmentConfig, SlicingConfig
+from dagm_jax.data.pipeline import iterate, make_training_stream
+from dagm_jax.data.sampling import Epochs, SliceKind, pick_slice
+from dagm_jax.data.slicing import Slicer, full_batch, make_slicer, padded_shape, slice_labels
 from dagm_jax.data.split import split_records
 from dagm_jax.types import Manifest, Record, UserError
 
@@ -285,20 +286,20 @@ def test_every_positive_strip_of_a_view_can_be_drawn(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("kind", "expected"),
     [
-        (Wanted.POSITIVE, [1, 1, 4, 4]),
-        (Wanted.OTHER, [0, 2, 3, 3]),
-        (Wanted.ANY, [0, 1, 3, 4]),
+        (SliceKind.POSITIVE, [1, 1, 4, 4]),
+        (SliceKind.NOT_POSITIVE, [0, 2, 3, 3]),
+        (SliceKind.ANY, [0, 1, 3, 4]),
     ],
 )
-def test_every_lot_falls_on_a_slice_of_its_kind(wanted: Wanted, expected: list[int]) -> None:
+def test_every_number_picks_a_slice_of_its_kind(kind: SliceKind, expected: list[int]) -> None:
     """Would catch: a slice that holds a little of the defect drawn as positive, a last slice that is never drawn, and a
-    lot just below 1 that falls beyond it."""
+    number just below 1 that falls beyond it."""
     labels = np.array([0, 1, -1, 0, 1], np.int32)
-    lots = [0.0, 0.34, 0.7, np.nextafter(1.0, 0.0)]
-    assert [choose(labels, wanted, lot) for lot in lots] == expected
-    assert [choose(np.ones(2, np.int32), Wanted.OTHER, lot) for lot in (0.0, 0.9)] == [0, 1]
+    numbers = [0.0, 0.34, 0.7, np.nextafter(1.0, 0.0)]
+    assert [pick_slice(labels, kind, u) for u in numbers] == expected
+    assert [pick_slice(np.ones(2, np.int32), SliceKind.NOT_POSITIVE, u) for u in (0.0, 0.9)] == [0, 1]
 
 
 def test_a_slice_does_not_depend_on_what_was_made_before(
@@ -479,10 +480,10 @@ def test_our_data_modules_start_no_backend_and_import_no_network() -> None:
 import sys
 import grain
 before = set(sys.modules)
-import dagm_jax, dagm_jax.data.augment, dagm_jax.data.cache, dagm_jax.data.decode, dagm_jax.data.ellipse
+import dagm_jax, dagm_jax.data.augment, dagm_jax.data.cache, dagm_jax.data.images.decode, dagm_jax.data.ellipse
 import dagm_jax.data.layouts, dagm_jax.data.own_images, dagm_jax.data.pipeline, dagm_jax.data.procedural
 import dagm_jax.data.slicing
-import dagm_jax.data.sources, dagm_jax.data.split, dagm_jax.types
+import dagm_jax.data.dataset, dagm_jax.data.split, dagm_jax.types
 heavy = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow")
 added = sorted(m for m in set(sys.modules) - before if m.partition(".")[0] in heavy)
 assert not added, added

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import (
     Slicer,
-    SlicingConfig,
     cover_weight,
     edge_weights,
     even_edges,

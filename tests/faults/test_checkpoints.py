@@ -25,8 +25,9 @@ from shell import REPOSITORY
 from dagm_jax import experiment
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.data.cache import ImageCache
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.pipeline import make_training_stream
-from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer
+from dagm_jax.data.slicing import Slicer, make_slicer
 from dagm_jax.main import read_config
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Position, TrainConfig

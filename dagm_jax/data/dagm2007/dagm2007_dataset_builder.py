@@ -13,7 +13,7 @@ from PIL import Image
 from tensorflow_datasets.core.download.util import DownloadError
 
 from dagm_jax.data.archive import extract
-from dagm_jax.data.decode import load
+from dagm_jax.data.images.decode import load
 from dagm_jax.data.layouts import DAGM_SHAPE, printable, read_tree
 from dagm_jax.data.prepared import CONFIGS, LABELS
 from dagm_jax.data.prepared import VERSION as LATEST
