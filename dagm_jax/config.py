@@ -16,9 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
-from dagm_jax.data.augment import AugmentConfig
-from dagm_jax.data.slicing import SlicingConfig
-from dagm_jax.data.sources import DataConfig
+from dagm_jax.data.config import AugmentConfig, DataConfig, SlicingConfig
 from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
 from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.models.unet3plus import UNet3PlusConfig

@@ -17,7 +17,7 @@ from flax import nnx
 
 from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, from_config_dict
-from dagm_jax.data.files import is_image_shape, is_white_level
+from dagm_jax.data.images.files import is_image_shape, is_white_level
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer

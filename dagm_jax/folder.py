@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.decode import in_threads
-from dagm_jax.data.files import BadImage, read_bytes
+from dagm_jax.data.images.decode import in_threads
+from dagm_jax.data.images.files import BadImage, read_bytes
 from dagm_jax.data.incoming import Incoming, Source, Stamp, stamp_of
 from dagm_jax.data.layouts import printable
 from dagm_jax.evaluate import NonFiniteOutput

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from dagm_jax import command_line
-from dagm_jax.data.decode import read_image, read_mask
+from dagm_jax.data.images.png import read_image, read_mask
 from dagm_jax.data.procedural import CLASSES, draw
 from dagm_jax.main import guarded
 from dagm_jax.types import UserError
