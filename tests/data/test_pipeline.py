@@ -26,7 +26,7 @@ from dagm_jax.data.split import split_records
 from dagm_jax.types import Manifest, Record, UserError
 
 SIZE_PX = 64
-# Of the first slices' pixels, by zlib.crc32.
+# zlib.crc32 of the first slices' pixels.
 PINNED = [
     3158974738,
     3554714743,
@@ -199,19 +199,13 @@ def test_worker_processes_give_the_same_batches(stream: Callable[..., Stream]) -
 
 
 def test_the_first_slices_are_pinned(stream: Callable[..., Stream]) -> None:
-    """Would catch: a change of grain or of the sampling after which a seed no longer gives the run it gave.
+    """Would catch: a change of grain or of the sampling, of turns, flips or strips, after which a seed no longer gives
+    the run it gave.
 
-    To regenerate after a change on purpose: print(facts(stream())[:10]).
+    To regenerate after a change on purpose: print(facts(stream())[:10], checksums(stream())[:10]).
     """
     pinned = [(4, 1), (1, 0), (6, 1), (21, 0), (2, 1), (7, 0), (7, 1), (17, 0), (3, 1), (16, 0)]
     assert facts(stream())[:10] == pinned
-
-
-def test_the_first_slices_pixels_are_pinned(stream: Callable[..., Stream]) -> None:
-    """Would catch: other turns, flips or strips of the same images from the same seed.
-
-    To regenerate after a change on purpose: print(checksums(stream())[:10]).
-    """
     assert checksums(stream())[:10] == PINNED
 
 
@@ -395,8 +389,32 @@ def test_no_validation_or_test_image_reaches_training(
     assert seen == set(split.train)
 
 
-def test_the_experiment_hands_the_training_side_to_the_stream(images: tuple[Manifest, ImageCache]) -> None:
-    """Would catch: a leak where the parts are put together: a stream over the whole manifest."""
+# --- wiring ---
+
+
+AUGMENTS = [
+    AugmentConfig(rotate90=False),
+    AugmentConfig(flip=False),
+    AugmentConfig(max_angle_deg=20),
+    AugmentConfig(max_shift_px=5),
+]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"balance": False}, *({"augment": a} for a in AUGMENTS)], ids=str
+)
+def test_every_option_of_the_stream_is_read(stream: Callable[..., Stream], changes: dict[str, Any]) -> None:
+    """Would catch: the seed, the balance or an option of augment that changes nothing."""
+    plain = stream()
+    assert any((plain[step]["image"] != stream(**changes)[step]["image"]).any() for step in range(4))
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_an_experiment_hands_its_configuration_to_the_stream(
+    images: tuple[Manifest, ImageCache], augment: AugmentConfig
+) -> None:
+    """Would catch: a stream over the whole manifest, or one that gets defaults in the place of `augment`, the seed, the
+    batch size or the balance; all of it looks right to a run that is compared with itself."""
     from dagm_jax.config import RunConfig
     from dagm_jax.experiment import Data, Setup
     from dagm_jax.train.loop import TrainConfig
@@ -404,10 +422,43 @@ def test_the_experiment_hands_the_training_side_to_the_stream(images: tuple[Mani
 
     manifest, cache = images
     split = split_records(manifest.records, "random80_20", 0.15, 0)
-    config = RunConfig(train=TrainConfig(batch_size=8, num_steps=12))
-    data = Data(manifest, cache, split, SLICER, SLICER, 50.0, 30.0)
-    drawn = {index for index, _ in facts(Setup(config, data, make_devices(config.parallel)).stream())}
-    assert drawn == set(split.train)
+    for seed, balance in ((0, True), (3, False)):
+        train = TrainConfig(batch_size=8, num_steps=12, balance=balance)
+        config = RunConfig(train=train, augment=augment, seed=seed)
+        data = Data(manifest, cache, split, SLICER, SLICER, 50.0, 30.0)
+        made = Setup(config, data, make_devices(config.parallel)).stream()
+        defective, good = ([i for i in split.train if manifest.records[i].label == label] for label in (1, 0))
+        options: Any = dict(batch_size=8, num_batches=12, balance=balance, seed=seed)
+        expected = make_training_stream(cache, defective, good, SLICER, augment, **options)
+        assert len(made) == 12
+        for step in range(12):
+            check_equal(made[step], expected[step])
+
+
+@pytest.mark.parametrize("task", ["segmentation", "reconstruction"])
+def test_grey_statistics_are_those_of_what_is_trained_on(tmp_path: Path, task: str) -> None:
+    """Would catch: mean and spread of all sides, which lets test images into the weights' scale; defective images
+    counted by a task that learns from good ones alone."""
+    from dagm_jax.experiment import prepare_data
+    from dagm_jax.main import read_config
+
+    root = tmp_path / "own"
+    for folder in ("good", "defect", "masks"):
+        (root / folder).mkdir(parents=True)
+    for k in range(24):
+        pixels = np.random.default_rng(k).integers(0, 10 * k + 1, (16, 32), np.uint8)
+        Image.fromarray(pixels).save(root / ("good" if k % 2 else "defect") / f"{k}.png")
+        Image.fromarray(np.eye(16, 32, dtype=np.uint8) * 255).save(root / "masks" / f"{k}.png")
+    for k in range(1, 24, 2):
+        (root / "masks" / f"{k}.png").unlink()
+    overrides = [f"data.root={root}", "slicing.slice_px=16", "slicing.num_slices=2"]
+    config = read_config(f"configs/custom_unet.py:{task}", [f"--config.{override}" for override in overrides])
+    data = prepare_data(config, tmp_path / "run")
+    seen = [i for i in data.split.train if task == "segmentation" or not data.labels[i]]
+    pixels = np.concatenate([data.cache[i][0].ravel() for i in seen]).astype(np.float64)
+    assert (data.mean, data.std) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-9)
+    everything = np.concatenate([data.cache[i][0].ravel() for i in range(len(data.cache))])
+    assert abs(everything.mean() - pixels.mean()) > 0.01
 
 
 # --- images of many sizes ---
@@ -470,25 +521,43 @@ def test_full_batch_holds_the_images_in_order_and_fills_up(count: int) -> None:
 # --- workers ---
 
 
+def run_script(script: str) -> None:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_our_data_modules_start_no_backend_and_import_no_network() -> None:
     """Would catch: a jax or flax import in data/: each worker process would pay its seconds, and claim the device.
 
     grain itself imports jax. So grain is imported first, and what our modules add to it must hold no jax, flax,
     optax, orbax or tensorflow; and no backend may have been started.
     """
-    script = """
+    run_script("""
 import sys
 import grain
 before = set(sys.modules)
-import dagm_jax, dagm_jax.data.augment, dagm_jax.data.cache, dagm_jax.data.images.decode, dagm_jax.data.ellipse
-import dagm_jax.data.layouts, dagm_jax.data.own_images, dagm_jax.data.pipeline, dagm_jax.data.procedural
-import dagm_jax.data.slicing
-import dagm_jax.data.dataset, dagm_jax.data.split, dagm_jax.types
+import dagm_jax.data.cache, dagm_jax.data.dataset, dagm_jax.data.pipeline, dagm_jax.data.split
 heavy = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow")
 added = sorted(m for m in set(sys.modules) - before if m.partition(".")[0] in heavy)
 assert not added, added
 bridge = sys.modules.get("jax._src.xla_bridge")
 assert bridge is None or not bridge.backends_are_initialized()
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+""")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["images.image_reader", "images.decode", "slicing", "cache", "leakage", "sampling", "augment", "dataset"],
+)
+def test_reading_and_slicing_need_numpy_scipy_and_pillow_alone(modules: str) -> None:
+    """Would catch: an inspector of ONNX files that needs jax or grain; configurations that are slow to read."""
+    run_script(f"""
+import sys
+ours = set(sys.modules)
+import dagm_jax.data.config
+assert not {{"scipy", "PIL"}} & {{m.partition(".")[0] for m in sys.modules}}
+import dagm_jax.data.{modules}
+there = {{m.partition(".")[0] for m in set(sys.modules) - ours}} - sys.stdlib_module_names
+foreign = {{m for m in there if not m.startswith("_")}} - {{"dagm_jax", "numpy", "scipy", "PIL", "defusedxml", "cython_runtime"}}
+assert not foreign, foreign
+""")
