@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
+from png_files import png
 
 from dagm_jax.data.images.decode import load
 from dagm_jax.data.images.files import BadImage
@@ -24,18 +24,6 @@ PIXELS = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
 def written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
-
-
-def colour_16() -> bytes:
-    """A PNG of 16x16 px with three channels of 16 bits, which Pillow cannot write."""
-    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress((b"\0" + bytes(6 * 16)) * 16)), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, content in chunks:
-        data += (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
-    return data
 
 
 def photo(path: Path, picture: Image.Image, white: int = 65535) -> Photo:
@@ -94,7 +82,7 @@ def test_photos_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
     for name, (picture, match) in pictures.items():
         with pytest.raises(BadImage, match=match):
             read_photo(photo(tmp_path / name, picture), None)
-    path = written(tmp_path / "colour16.png", colour_16())
+    path = written(tmp_path / "colour16.png", png(16, 16, 16, 2, (b"\0" + bytes(6 * 16)) * 16))
     with pytest.raises(BadImage, match="16-bit colour or transparency"):
         read_photo(Photo(path, 65535), None)
     frames = [Image.fromarray(PIXELS), Image.fromarray(PIXELS // 2)]

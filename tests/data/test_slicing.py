@@ -66,8 +66,8 @@ def pixels(slicer: Slicer, channels: int = 1, seed: int = 0) -> np.ndarray:
 
 
 def test_thirty_strips_of_512_lie_where_the_paper_puts_them() -> None:
-    """Would catch: floor instead of round, a stride of 15, 448/30 between strips, a last strip short of the border; 512,
-    64 or 30 as literals in the rule (256 wide, 10 strips: round(k·192/9))."""
+    """Would catch: floor instead of round, a stride of 15, 448/30 between strips, a last strip short of the border;
+    512, 64 or 30 as literals in the rule (256 wide, 10 strips: round(k·192/9))."""
     other = slicer_of("strips", 10, 64, 128, 256)
     assert other.vertical_edges == (0, 21, 43, 64, 85, 107, 128, 149, 171, 192)
     assert other.slice_shape == (128, 64)
@@ -415,8 +415,8 @@ def test_tiles_cover_any_size_and_overlap_as_told(
 
 
 def test_strips_that_would_leave_columns_out_become_more() -> None:
-    """Would catch: columns that nobody looks at, an overlap that strips ignore, a number that is not kept, and one strip
-    more where they just fit."""
+    """Would catch: columns that nobody looks at, an overlap that strips ignore, a number that is not kept, and one
+    strip more where they just fit."""
     assert slicer_of("strips", 8, 64, 512, 512).vertical_edges == tuple(range(0, 512, 64))
     assert slicer_of("strips", 2, 64, 512, 64).vertical_edges == (0, 0)
     assert slicer_of("strips", 7, 64, 512, 512).num_slices == 8

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
+from png_files import chunk
 
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.config import DataConfig
@@ -70,13 +71,9 @@ def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
 def with_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
     """The PNG with one more chunk after its header."""
-    return data[:33] + png_chunk(kind, content) + data[33:]
+    return data[:33] + chunk(kind, content) + data[33:]
 
 
 @cache
@@ -224,18 +221,9 @@ def test_the_originals_are_what_they_are_said_to_be(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         if outcome(lambda: read_photo(Photo(tmp_path / name, 65535), None)) is not None:  # noqa: B023
             taken.add(name)
-    refused = {
-        "clear",
-        "animated",
-        "turned",
-        "cmyk",
-        "floats",
-        "integers",
-        "pages",
-        "empty",
-        "zeros",
-        "words",
-    }
+    refused = set(
+        ["clear", "animated", "turned", "cmyk", "floats", "integers", "pages", "empty", "zeros", "words"]
+    )
     assert {name.partition(".")[0] for name in originals().keys() - taken} == refused
 
 
@@ -339,7 +327,7 @@ NUMBERS = st.one_of(
         ]
     ),
     st.sampled_from(
-        ["1_0", "\u0663", "\uff11\uff12", "0x10", "1,5", "1.5.2", "", "--3", "+4", ".5", "5.", "1e3", "²"]
+        ["1_0", "\u0663", "\uff11\uff12", "1,5", "", *["0x10", "1.5.2", "--3", "+4", ".5", "5.", "1e3", "²"]]
     ),
     st.integers(-(10**7), 10**7).map(str),
     st.floats().map(str),
