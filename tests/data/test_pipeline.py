@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,8 +18,7 @@ from PIL import Image
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.pipeline import iterate, make_training_stream
-from dagm_jax.data.sampling import Epochs, SliceKind, pick_slice
-from dagm_jax.data.slicing import Slicer, full_batch, make_slicer, padded_shape, slice_labels
+from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape, slice_labels
 from dagm_jax.data.split import split_records
 from dagm_jax.types import Manifest, Record, UserError
 
@@ -209,20 +206,6 @@ def test_the_first_slices_are_pinned(stream: Callable[..., Stream]) -> None:
     assert checksums(stream())[:10] == PINNED
 
 
-def test_every_epoch_holds_every_index_once_in_an_order_of_its_own() -> None:
-    """Would catch: indices left out or doubled, epochs in one order, a seed that changes nothing, order by reading."""
-    source = Epochs([3, 5, 8, 13, 21, 34, 55], 25, seed=4)
-    assert len(source) == 25
-    drawn = [source[k] for k in range(25)]
-    epochs = [drawn[k : k + 7] for k in (0, 7, 14)]
-    assert all(sorted(epoch) == [3, 5, 8, 13, 21, 34, 55] for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert [Epochs([3, 5, 8, 13, 21, 34, 55], 25, seed=5)[k] for k in range(25)] != drawn
-    again = Epochs([3, 5, 8, 13, 21, 34, 55], 25, seed=4)
-    places = np.random.default_rng(0).permutation(25)
-    assert [again[int(k)] for k in places] == [drawn[k] for k in places]
-
-
 # --- what is drawn ---
 
 
@@ -277,23 +260,6 @@ def test_every_positive_strip_of_a_view_can_be_drawn(
         if label == 1
     }
     assert drawn == possible
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (SliceKind.POSITIVE, [1, 1, 4, 4]),
-        (SliceKind.NOT_POSITIVE, [0, 2, 3, 3]),
-        (SliceKind.ANY, [0, 1, 3, 4]),
-    ],
-)
-def test_every_number_picks_a_slice_of_its_kind(kind: SliceKind, expected: list[int]) -> None:
-    """Would catch: a slice that holds a little of the defect drawn as positive, a last slice that is never drawn, and a
-    number just below 1 that falls beyond it."""
-    labels = np.array([0, 1, -1, 0, 1], np.int32)
-    numbers = [0.0, 0.34, 0.7, np.nextafter(1.0, 0.0)]
-    assert [pick_slice(labels, kind, u) for u in numbers] == expected
-    assert [pick_slice(np.ones(2, np.int32), SliceKind.NOT_POSITIVE, u) for u in (0.0, 0.9)] == [0, 1]
 
 
 def test_a_slice_does_not_depend_on_what_was_made_before(
@@ -502,57 +468,3 @@ def test_padding_does_not_make_a_defect_too_small_to_count(tmp_path: Path) -> No
     options: Any = dict(batch_size=4, num_batches=4, balance=True, seed=0)
     for batch in make_training_stream(cache, [0], [], slicer, OFF, **options):
         assert batch["label"].tolist() == [1] * 4
-
-
-# --- evaluation batches ---
-
-
-@pytest.mark.parametrize("count", [1, 3, 4])
-def test_full_batch_holds_the_images_in_order_and_fills_up(count: int) -> None:
-    """Would catch: another shape for a last batch, which compiled code refuses, and an order that changes."""
-    images = [(np.full((4, 6), k, np.uint8), np.full((4, 6), k % 2 == 0)) for k in range(count)]
-    image, mask = full_batch(iter(images), 4)
-    assert image.shape == mask.shape == (4, 4, 6)
-    assert image[:, 0, 0].tolist() == [0, 1, 2, 3][:count] + [count - 1] * (4 - count)
-    np.testing.assert_array_equal(mask[:, 0, 0], image[:, 0, 0] % 2 == 0)
-
-
-# --- workers ---
-
-
-def run_script(script: str) -> None:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_our_data_modules_start_no_backend_and_import_no_network() -> None:
-    """Would catch: a jax or flax import in data/: each worker process would pay its seconds, and claim the device.
-
-    grain itself imports jax. So grain is imported first, and what our modules add to it must hold no jax, flax,
-    optax, orbax or tensorflow; and no backend may have been started.
-    """
-    run_script("""
-import sys
-import grain
-before = set(sys.modules)
-import dagm_jax.data.cache, dagm_jax.data.dataset, dagm_jax.data.pipeline, dagm_jax.data.split
-heavy = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow")
-added = sorted(m for m in set(sys.modules) - before if m.partition(".")[0] in heavy)
-assert not added, added
-bridge = sys.modules.get("jax._src.xla_bridge")
-assert bridge is None or not bridge.backends_are_initialized()
-""")
-
-
-def test_reading_and_slicing_need_numpy_scipy_and_pillow_alone() -> None:
-    """Would catch: an inspector of ONNX files that needs jax or grain; configurations that are slow to read."""
-    run_script("""
-import sys
-for name in ("jax", "flax", "optax", "orbax", "grain", "absl", "rich", "ml_collections", "jaxtyping", "tensorflow"):
-    sys.modules[name] = None
-import dagm_jax.data.config
-assert not {"scipy", "PIL"} & sys.modules.keys()
-import dagm_jax.data.images.image_reader, dagm_jax.data.slicing
-assert "scipy" not in sys.modules
-import dagm_jax.data.cache, dagm_jax.data.dataset, dagm_jax.data.sampling, dagm_jax.data.augment, dagm_jax.data.split
-""")
