@@ -16,9 +16,10 @@ import os
 import platform
 import sys
 
-from dagm_jax.command_line import guarded
-from dagm_jax.errors import UserError, nearest
-from dagm_jax.versions import OPTIONAL_PACKAGES, PACKAGES, package_versions
+from dagm_jax.experiment.report import PACKAGES, package_versions
+from dagm_jax.main import guarded
+from dagm_jax.types import UserError, nearest
+from dagm_jax.versions import OPTIONAL_PACKAGES
 
 COMMANDS = {
     "train": "dagm_jax.main",

@@ -16,9 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
-from dagm_jax.data.augment import AugmentConfig
-from dagm_jax.data.slicing import SlicingConfig
-from dagm_jax.data.sources import DataConfig
+from dagm_jax.data.config import AugmentConfig, DataConfig, SlicingConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig

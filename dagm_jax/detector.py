@@ -16,7 +16,7 @@ from flax import nnx
 
 from dagm_jax import evaluate
 from dagm_jax.config import RunConfig
-from dagm_jax.data.files import is_image_shape, is_white_level
+from dagm_jax.data.images.files import is_image_shape, is_white_level
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.checkpoint import Checkpoints

@@ -15,10 +15,9 @@ import numpy as np
 
 from dagm_jax import baselines
 from dagm_jax.data.cache import ImageCache
-from dagm_jax.data.decode import load_all
-from dagm_jax.data.files import BadImage
-from dagm_jax.data.pipeline import full_batch
-from dagm_jax.data.slicing import pad
+from dagm_jax.data.images.decode import load_all
+from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.slicing import full_batch, pad
 from dagm_jax.metrics import (
     DiceCurve,
     ImageCounts,
@@ -221,7 +220,7 @@ def calibrate(
 def is_marked(mask: np.ndarray) -> bool:
     """Whether a mask says where there is a defect and where not.
 
-    One that covers the whole image stands for a defective image without a mask (see ``data.decode``): figures of pixels
+    One that covers the whole image stands for a defective image without a mask (see ``load``): figures of pixels
     leave it out.
     """
     return not mask.all()

@@ -190,8 +190,8 @@ def judge_apart(format: str, file: Path, images: np.ndarray) -> dict[str, np.nda
 
 def expected(request: Request, detector: Detector) -> tuple[list[str], np.ndarray, np.ndarray]:
     """(names, uint8 images [n h w], float64 scores [n]): test images, half of them defective if there are enough."""
-    from dagm_jax.data.decode import load
-    from dagm_jax.data.files import BadImage
+    from dagm_jax.data.images.decode import load
+    from dagm_jax.data.images.files import BadImage
     from dagm_jax.data.slicing import pad
 
     records, shape = chosen_records(request, detector)
@@ -224,7 +224,8 @@ def chosen_records(
     request: Request, detector: Detector
 ) -> tuple[list[tuple[Record, float]], tuple[int, int] | None]:
     """((record, the run's score) of the test images to check with, the size that all must have). Raises UserError."""
-    from dagm_jax.data.sources import find_images
+    from dagm_jax.data.dataset import find_images
+    from dagm_jax.data.images.photos import with_white
 
     path = request.model / "predictions.csv"
     try:
@@ -233,7 +234,7 @@ def chosen_records(
     except OSError as error:
         raise UserError(f"`--model` (={request.model}) lacks {path.name} ({error.strerror})") from error
     manifest, shape = find_images(detector.config.data, detector.config.seed)
-    known = {record.image_id: record for record in manifest.records}
+    known = {record.image_id: record for record in with_white(manifest.records, detector.white)}
     each = -(-request.num_checked // 2)
     defective = [row for row in rows if row["label"] == "1"]
     good = [row for row in rows if row["label"] == "0"]

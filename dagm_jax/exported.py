@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.files import MAX_PIXELS, is_image_shape, is_white_level
+from dagm_jax.data.images.files import MAX_PIXELS, is_image_shape, is_white_level
+from dagm_jax.data.images.image_reader import ImageReader
 from dagm_jax.data.layouts import DAGM_SHAPE
-from dagm_jax.data.reading import Reading
 from dagm_jax.data.slicing import pad
 from dagm_jax.runtimes import OUTPUTS, RUNTIMES, Program
 from dagm_jax.types import UserError, load_json, written_by
@@ -73,9 +73,9 @@ class Exported:
         return height, width
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ImageReader:
         white = self.contract["input"]["white"]
-        return Reading(DAGM_SHAPE if white is None else None, self.shape, white)
+        return ImageReader(DAGM_SHAPE if white is None else None, self.shape, white)
 
     @property
     def normal_scores(self) -> Sequence[float]:

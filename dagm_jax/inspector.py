@@ -18,8 +18,8 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from dagm_jax.data.images.image_reader import ImageReader
 from dagm_jax.data.layouts import DAGM_SHAPE
-from dagm_jax.data.reading import Reading
 from dagm_jax.detector import Detector, load_detector
 from dagm_jax.evaluate import Judge, NonFiniteOutput
 from dagm_jax.experiment.workdir import Workdir
@@ -50,7 +50,7 @@ class Engine(Protocol):
     @property
     def rule(self) -> DecisionRule: ...
     @property
-    def reading(self) -> Reading: ...
+    def reading(self) -> ImageReader: ...
     @property
     def batch_size(self) -> int: ...
     @property
@@ -96,12 +96,12 @@ class RunEngine:
         return self._detector.rule
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ImageReader:
         height, width = self._detector.shape
         # Squeezed columns are averaged over more pixels in a wider image: another scale than was learnt.
         times = 1 if self._detector.config.slicing.mode == "squeeze" else LARGEST_TIMES
         white = self._detector.white
-        return Reading(DAGM_SHAPE if white is None else None, (times * height, times * width), white)
+        return ImageReader(DAGM_SHAPE if white is None else None, (times * height, times * width), white)
 
     def judge(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dagm_jax.config import ModelConfig, RunConfig, TaskConfig
-from dagm_jax.data.slicing import SlicingConfig
-from dagm_jax.data.sources import DataConfig
+from dagm_jax.data.config import DataConfig, SlicingConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig

@@ -109,10 +109,11 @@ class Photo:
     """A file of the user's own: any size, 8- or 16-bit, grey or colour.
 
     white: the value that becomes 255 where the file is a 16-bit image; cameras of 10, 12 or 14 bits fill a part of 16.
+    None until `build_cache` has looked for it.
     """
 
     path: Path
-    white: int = 65535
+    white: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

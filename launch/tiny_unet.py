@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.config import RunConfig
-from dagm_jax.data.slicing import SlicingConfig
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.models.blocks import max_pool
 from dagm_jax.models.initial import he_normal
 from dagm_jax.types import NetworkOutput

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.reading import Reading
+from dagm_jax.data.images.image_reader import ImageReader
 from dagm_jax.inspector import Inspector
 from dagm_jax.verdict import DecisionRule
 
@@ -23,7 +23,7 @@ class Bright:
     """An engine whose score is the brightest pixel; notes how many images each call brings."""
 
     rule = DecisionRule(0.5, 0.5, "f1")
-    reading = Reading(None, (1000, 1000), 65535)
+    reading = ImageReader(None, (1000, 1000), 65535)
     batch_size = 3
 
     def __init__(self, model: str = "bright", seconds: float = 0.0) -> None:

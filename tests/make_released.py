@@ -19,8 +19,9 @@ import numpy as np
 import small_run
 from PIL import Image
 
-from dagm_jax import Inspector, export
+from dagm_jax import export
 from dagm_jax.experiment.run import run
+from dagm_jax.inspector import Inspector
 from dagm_jax.main import read_config
 
 RELEASED = Path(__file__).resolve().parent / "data" / "released"

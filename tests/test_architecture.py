@@ -181,7 +181,7 @@ def test_data_and_package_know_no_jax(module: str) -> None:
 def test_importing_the_package_does_not_import_tfds() -> None:
     """Would catch: TFDS's seconds paid by every job and every worker of grain, and TensorFlow needed by any of them."""
     code = (
-        "import sys, dagm_jax, dagm_jax.data.sources, dagm_jax.data.pipeline, dagm_jax.data.cache;"
+        "import sys, dagm_jax, dagm_jax.data.dataset, dagm_jax.data.pipeline, dagm_jax.data.cache;"
         "sys.exit(any(name in sys.modules for name in ('tensorflow_datasets', 'tensorflow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

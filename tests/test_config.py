@@ -24,8 +24,7 @@ from dagm_jax.config import (
     to_dict,
     to_json,
 )
-from dagm_jax.data.augment import AugmentConfig
-from dagm_jax.data.sources import DataConfig
+from dagm_jax.data.config import AugmentConfig, DataConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.recipes import OPTIONS, TASKS, compose
 from dagm_jax.tasks.classification import ClassificationConfig
@@ -545,7 +544,7 @@ def test_a_fraction_is_a_finite_number(path: str, value: float) -> None:
 
 def test_every_class_of_the_data_set_has_built_in_images_and_no_other() -> None:
     """Would catch: a class that cannot be trained on without a download, and a bare KeyError for one that is none."""
-    from dagm_jax.data.sources import draw_manifest
+    from dagm_jax.data.dataset import draw_manifest
 
     manifest = draw_manifest(DataConfig(classes=tuple(range(1, 11))), 0)
     assert {record.class_id for record in manifest.records} == set(range(1, 11))
@@ -557,7 +556,7 @@ def test_every_class_of_the_data_set_has_built_in_images_and_no_other() -> None:
 
 def test_the_fewest_procedural_images_can_be_split() -> None:
     """Would catch: a lower bound that promises an image for each side of the split, and a split that then refuses."""
-    from dagm_jax.data.sources import draw_manifest
+    from dagm_jax.data.dataset import draw_manifest
     from dagm_jax.data.split import split_records
 
     fewest = 5

@@ -13,8 +13,8 @@ import small_run
 from reading_devices import ReadingDevices
 
 from dagm_jax.config import from_config_dict
-from dagm_jax.data.decode import load
-from dagm_jax.data.sources import find_images
+from dagm_jax.data.dataset import find_images
+from dagm_jax.data.images.decode import load
 from dagm_jax.detector import build_network, load_detector
 from dagm_jax.main import read_config
 from dagm_jax.program import make_program

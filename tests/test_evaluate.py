@@ -19,9 +19,10 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from dagm_jax import evaluate
-from dagm_jax.data import decode
-from dagm_jax.data.decode import load
-from dagm_jax.data.slicing import SlicingConfig, make_slicer
+from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.images import decode
+from dagm_jax.data.images.decode import load
+from dagm_jax.data.slicing import make_slicer
 from dagm_jax.evaluate import ImageResult, Judge, Judged, TestResult, calibrate, judge_test_side, validate
 from dagm_jax.experiment import run
 from dagm_jax.experiment.pictures import Hardest, TestPictures

@@ -20,13 +20,13 @@ from jax import export as jax_export
 from PIL import Image
 from scipy import ndimage
 
-from dagm_jax import Inspector, predict, program
 from dagm_jax import export as command
+from dagm_jax import predict, program
 from dagm_jax.config import RunConfig
-from dagm_jax.data.augment import AugmentConfig
-from dagm_jax.data.slicing import SlicingConfig
+from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.detector import Detector, build_network, load_detector
 from dagm_jax.exported import contract_path, load_exported
+from dagm_jax.inspector import Inspector
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig

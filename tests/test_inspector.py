@@ -22,9 +22,9 @@ from PIL import Image
 import dagm_jax
 from dagm_jax.config import from_config_dict
 from dagm_jax.data import procedural
-from dagm_jax.data.files import BadImage
-from dagm_jax.data.slicing import SlicingConfig
-from dagm_jax.data.sources import find_images
+from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.dataset import find_images
+from dagm_jax.data.images.files import BadImage
 from dagm_jax.detector import load_detector
 from dagm_jax.evaluate import NonFiniteOutput
 from dagm_jax.inspector import NUM_PROGRAMS, Inspector, RunEngine, as_dense, shape_for

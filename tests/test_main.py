@@ -27,7 +27,8 @@ from sklearn import metrics as sk
 
 from dagm_jax.config import RunConfig, from_config_dict
 from dagm_jax.data import procedural
-from dagm_jax.data.slicing import SlicingConfig, make_slicer
+from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.slicing import make_slicer
 from dagm_jax.evaluate import Judge
 from dagm_jax.experiment import setup as experiment_setup
 from dagm_jax.experiment.run import choose_state

@@ -26,7 +26,7 @@ import small_run
 from PIL import Image
 
 from dagm_jax import predict
-from dagm_jax.data.files import BadImage, read_bytes
+from dagm_jax.data.images.files import BadImage, read_bytes
 from dagm_jax.evaluate import NonFiniteOutput
 from dagm_jax.inspection.drift import score_drift
 from dagm_jax.inspection.folder import FolderPredictor, Watching, watch
@@ -606,7 +606,7 @@ def test_an_image_beyond_the_limit_is_refused_by_its_header(
     def decode(*arguments: Any) -> Any:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("dagm_jax.data.reading.decode_photo", decode)
+    monkeypatch.setattr("dagm_jax.data.images.image_reader.decode_photo", decode)
     with pytest.raises(BadImage, match=r"beyond 1000x1000 px, the limit of this model"):
         reading.read(tmp_path / "wide.png")
 

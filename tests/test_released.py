@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from make_released import EXPECTED, IMAGES, PROGRAM, RELEASED, RUN
 
-from dagm_jax import Inspector, calibrate
+from dagm_jax import calibrate
+from dagm_jax.inspector import Inspector
 from dagm_jax.types import UserError
 
 RELEASES = sorted(path.name for path in RELEASED.iterdir())

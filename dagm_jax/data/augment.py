@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from dagm_jax.types import UserError
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Training-time moves: k·90° rotations, flips; optionally a small rotation and shift with reflected borders."""
-
-    rotate90: bool = True
-    flip: bool = True
-    max_angle_deg: float = 0.0
-    max_shift_px: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_angle_deg <= 45:
-            raise UserError(
-                f"`augment.max_angle_deg` (={self.max_angle_deg}) must lie in [0, 45] degrees; "
-                "larger turns are what rotate90 is for"
-            )
-        if not 0 <= self.max_shift_px < math.inf:
-            raise UserError(f"`augment.max_shift_px` (={self.max_shift_px}) must be at least 0 and finite")
+from dagm_jax.data.config import AugmentConfig
 
 
 def dihedral(array: np.ndarray, quarter_turns: int, flip: bool) -> np.ndarray:

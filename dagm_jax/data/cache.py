@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -17,13 +17,16 @@ from typing import BinaryIO
 import numpy as np
 
 from dagm_jax.data import procedural
-from dagm_jax.data.decode import BadMask, load_all
-from dagm_jax.data.files import BadImage
 from dagm_jax.data.formats.tfds_reader import shards
+from dagm_jax.data.images.decode import BadMask, load_all
+from dagm_jax.data.images.files import BadImage, is_white_level
+from dagm_jax.data.images.photos import find_white, with_white
+from dagm_jax.data.leakage import content_digest, find_copies
 from dagm_jax.data.replacing import replacing
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError, load_json
 
-FORMAT = 5
+# Version of the listing and its pixels; part of their name.
+FORMAT = 6
 
 
 @dataclass(frozen=True)
@@ -134,15 +137,17 @@ def build_cache(
     shape: tuple[int, int] | None,
     on_image: Callable[[], None] = lambda: None,
     masks_for: str = "",
+    beat: Callable[[], None] = lambda: None,
 ) -> tuple[Manifest, ImageCache]:
-    """The manifest less its unreadable and duplicate images, and the cache of what is left.
+    """The manifest less its unreadable images and its copies (see ``leakage``), and the cache of the others.
 
-    Of images with the same pixels the first is used, and none where their labels contradict each other: nor where the
-    contradiction comes from an image that is itself left out for its mask. ``masks_for``: the task that needs the masks
-    of defective images, which leaves out those that have none.
-    ``shape``: (h, w) that every image must have, None for any.
-    Each image is decoded once; a cache that is there for the same files (path, size, time of change) is taken as it
-    is. The file appears under its name only when it is whole. Raises UserError where the disk is full or read-only.
+    The returned records know the white level of 16-bit images, one for all of them.
+    shape: (h, w) that every image must have, None for any. masks_for: the task that needs the masks of defective
+    images, so that those without one are left out. on_image is called after each image that is decoded, beat after each
+    file that is opened for its white level.
+
+    A cache of the same files (path, size, time of change) is taken as it is, and nothing is opened. A file appears
+    under its name only when it is whole. Raises UserError where the disk is full or read-only.
     """
     stem = directory / fingerprint(manifest, shape, masks_for)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
@@ -150,26 +155,37 @@ def build_cache(
     if listing is None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            listing = _write(manifest, pixels, index, shape, on_image, masks_for)
+            photos = [
+                r.image for r in manifest.records if isinstance(r.image, Photo) and r.image.white is None
+            ]
+            white = find_white(photos, beat) if photos else None
+            listing = _write(manifest, white, pixels, index, shape, on_image, masks_for)
         except OSError as error:
             needed = len(manifest.records) * row_bytes(shape) if shape else None
             raise _disk_error(error, directory, needed) from error
-    kept = [manifest.records[i] for i in listing.kept]
+    kept = with_white([manifest.records[i] for i in listing.kept], listing.white)
     _check_classes(manifest, kept, listing.skipped)
-    whole = replace(manifest, records=tuple(kept), skipped=manifest.skipped + listing.skipped)
+    whole = replace(manifest, records=kept, skipped=manifest.skipped + listing.skipped)
     return whole, ImageCache(pixels, listing.shapes)
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """What is in a file of pixels: the places of its images in the manifest, their (h, w), and what was left out."""
+    """Content of a file of pixels: places of its images in the manifest, their (h, w), and the images left out.
+
+    white: the level that was found for the users' images whose own was not known; None if there were none.
+    """
 
     kept: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     skipped: tuple[Skip, ...]
+    white: int | None
 
     def is_of(self, records: Sequence[Record], num_bytes: int) -> bool:
-        """Whether it can be the list of these records, each of which is in it once, and of a file of so many bytes."""
+        """Whether it can list these records, each once, and a file of so many bytes."""
+        needs_white = any(isinstance(r.image, Photo) and r.image.white is None for r in records)
+        if not is_white_level(self.white) or (self.white is None) == needs_white:
+            return False
         in_range = all(type(i) is int and 0 <= i < len(records) for i in self.kept)
         if not in_range or list(self.kept) != sorted(set(self.kept)) or len(self.kept) != len(self.shapes):
             return False
@@ -184,11 +200,12 @@ class _Listing:
 
 
 def _read_listing(pixels: Path, index: Path, records: Sequence[Record]) -> _Listing | None:
-    """The list, where it and the pixels that it promises are there; None where they must be decoded (anew)."""
+    """The listing, if it and its pixels are there and whole; None where they must be decoded (anew)."""
     try:
         found = load_json(index)
         shapes = tuple((h, w) for h, w in found["shapes"])
-        listing = _Listing(tuple(found["kept"]), shapes, tuple(Skip(**skip) for skip in found["skipped"]))
+        skipped = tuple(Skip(**skip) for skip in found["skipped"])
+        listing = _Listing(tuple(found["kept"]), shapes, skipped, found["white"])
         return listing if listing.is_of(records, pixels.stat().st_size) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -237,17 +254,19 @@ def _stamp(path: Path) -> list[object]:
 
 def _write(
     manifest: Manifest,
+    white: int | None,
     pixels: Path,
     index: Path,
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
     masks_for: str,
 ) -> _Listing:
-    """Decodes into the two files; returns what is in them."""
+    """Decodes into the two files; returns the listing."""
     # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
     with replacing(pixels, "x+b") as stream:
-        kept, shapes, skipped = _write_rows(manifest.records, stream, shape, on_image, masks_for)
-    listing = _Listing(tuple(kept), tuple(shapes), tuple(skipped))
+        records = with_white(manifest.records, white)
+        kept, shapes, skipped = _write_rows(records, stream, shape, on_image, masks_for)
+    listing = _Listing(tuple(kept), tuple(shapes), tuple(skipped), white)
     with replacing(index) as stream:
         stream.write(json.dumps(asdict(listing)))
     return listing
@@ -260,82 +279,40 @@ def _write_rows(
     on_image: Callable[[], None],
     masks_for: str,
 ) -> tuple[list[int], list[tuple[int, int]], list[Skip]]:
-    """(places of the images written, their shapes, what was left out)."""
-    kept: list[int] = []
+    """(places of the images written, their shapes, the images left out)."""
+    written: list[int] = []
     shapes: list[tuple[int, int]] = []
-    faults: dict[int, str] = {}
-    # All places with the same pixels, and the one of them that is written.
-    copies: dict[bytes, list[int]] = {}
-    written: dict[bytes, int] = {}
-    for place, loaded in enumerate(load_all(records, shape)):
-        record = records[place]
+    skips: dict[int, Skip] = {}
+    digests: dict[int, bytes] = {}
+    for place, (record, loaded) in enumerate(zip(records, load_all(records, shape), strict=True)):
         if isinstance(loaded, BadImage):
-            faults[place] = str(loaded)
+            skips[place] = Skip(record.image_id, str(loaded))
         elif masks_for and record.label and record.mask is None:
-            faults[place] = f"defective and without a mask, which {masks_for} needs"
+            skips[place] = Skip(record.image_id, f"defective and without a mask, which {masks_for} needs")
         if isinstance(loaded, BadMask):
-            image, mask = loaded.image, None
+            digests[place] = content_digest(loaded.image)
         elif not isinstance(loaded, BadImage):
             image, mask = loaded
-        else:
-            on_image()
-            continue
-        height, width = image.shape
-        content = hashlib.sha256(image.tobytes() + bytes(str(width), "ascii")).digest()
-        copies.setdefault(content, []).append(place)
-        if mask is not None and place not in faults and written.setdefault(content, place) == place:
-            kept.append(place)
-            shapes.append((height, width))
-            stream.write(image.tobytes())
-            stream.write(np.packbits(mask).tobytes())
+            digests[place] = content_digest(image)
+            if place not in skips:
+                written.append(place)
+                shapes.append((image.shape[0], image.shape[1]))
+                stream.write(image.tobytes())
+                stream.write(np.packbits(mask).tobytes())
         on_image()
-    skips = {place: Skip(records[place].image_id, fault) for place, fault in faults.items()}
-    for content, places in copies.items():
-        skips |= _skip_copies(records, places, written.get(content), faults)
-    left = [i for i, place in enumerate(kept) if place not in skips]
-    _keep_rows(stream, shapes, left)
-    return [kept[i] for i in left], [shapes[i] for i in left], [skips[place] for place in sorted(skips)]
+    skips |= find_copies(records, digests, frozenset(skips))
+    kept = [row for row, place in enumerate(written) if place not in skips]
+    _keep_rows(stream, shapes, kept)
+    return [written[row] for row in kept], [shapes[row] for row in kept], [skips[k] for k in sorted(skips)]
 
 
-def _skip_copies(
-    records: Sequence[Record], places: Sequence[int], used: int | None, faults: Container[int]
-) -> dict[int, Skip]:
-    """Place → why it is left out, of images with the same pixels, of which one could be ``used``.
-
-    Two copies of one picture could stand on two sides of the split.
-    """
-    skips: dict[int, Skip] = {}
-    for place in places:
-        record = records[place]
-        other = next((records[k] for k in places if records[k].label != record.label), None)
-        if other is not None:
-            skips[place] = _skip_copy(record, other)
-        elif used is not None and place != used and place not in faults:
-            skips[place] = _skip_copy(record, records[used])
-    return skips
-
-
-def _skip_copy(record: Record, other: Record) -> Skip:
-    """What is said of an image that has the same pixels as another one."""
-    same = f"has the same pixels as {other.image_id}"
-    if record.label != other.label:
-        label = "defective" if other.label else "good"
-        return Skip(
-            record.image_id, f"{same}, which is labelled {label}: one label is wrong, so neither is used"
-        )
-    if {record.half, other.half} == {"train", "test"}:
-        told = f"leakage: {same} of the {other.half} half, and is itself of the {record.half} half; left out here"
-        return Skip(record.image_id, told, leaks=True)
-    return Skip(record.image_id, same)
-
-
-def _keep_rows(stream: BinaryIO, shapes: Sequence[tuple[int, int]], left: Sequence[int]) -> None:
-    """Closes the gaps of the rows that are not ``left`` (rising) in the file that is being written."""
-    if len(left) == len(shapes):
+def _keep_rows(stream: BinaryIO, shapes: Sequence[tuple[int, int]], kept: Sequence[int]) -> None:
+    """Removes all rows but the ``kept`` (rising) from the file that is being written."""
+    if len(kept) == len(shapes):
         return
     offsets = [0, *accumulate(map(row_bytes, shapes))]
     end = 0
-    for i in left:
+    for i in kept:
         stream.seek(offsets[i])
         row = stream.read(row_bytes(shapes[i]))
         stream.seek(end)

@@ -1,8 +1,7 @@
-"""The grain pipeline: from decoded images to an endless, resumable stream of training batches, and full batches
-of whole images for evaluation.
+"""The grain pipeline: a resumable stream of training batches from decoded images.
 
-The stream is a ``grain.MapDataset`` to its end: ``ds[step]`` is the batch of that step, a function of (seed, step)
-alone, whatever the number of worker processes; ``ds[step:]`` resumes it exactly.
+The stream is a ``grain.MapDataset``: ``ds[step]`` is the batch of that step, a function of (seed, step) alone, whatever
+the number of worker processes; ``ds[step:]`` resumes it exactly.
 """
 
 from __future__ import annotations
@@ -11,40 +10,29 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from enum import IntEnum
 from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
 import numpy as np
 
-from dagm_jax.data.augment import AugmentConfig, Move, draw_moves
+from dagm_jax.data.augment import Move, draw_moves
 from dagm_jax.data.cache import ImageCache, MaskSums
+from dagm_jax.data.config import AugmentConfig
+from dagm_jax.data.sampling import BalancedSampler, Epochs, SampleSpec, pick_slice
 from dagm_jax.data.slicing import Slicer, pad, slice_labels
-from dagm_jax.types import Batch, Pixels, ProcessLost, UserError
+from dagm_jax.types import Batch, ProcessLost, UserError
 
-# How grain's message begins when a worker process ended by itself.
+# Beginning of grain's message when a worker process has ended by itself.
 WORKER_LOST = "Worker process was terminated unexpectedly"
 
 
-class Wanted(IntEnum):
-    """The kind of slice that is drawn of an image."""
-
-    ANY = 0
-    POSITIVE = 1
-    OTHER = 2
-
-
-# (image index, wanted kind) of each slice of a batch.
-Wishes = list[tuple[int, Wanted]]
-
-
 @dataclass(frozen=True)
-class DrawBatch(grain.transforms.RandomMap):
-    """The wishes of a batch → the batch: of each image one slice of one random view.
+class MakeBatch(grain.transforms.RandomMap):
+    """Builds a batch: one slice of a randomly moved view for each requested (image, kind).
 
     Images smaller than the slicer's are padded. The view (rotation, flip) is drawn first, then one of *its* positive
     slices, or one of its others: drawing half of the images defective would leave a sixth of the slices so.
@@ -58,43 +46,43 @@ class DrawBatch(grain.transforms.RandomMap):
     augment: AugmentConfig
     rows: slice
 
-    def random_map(self, element: Wishes, rng: np.random.Generator) -> Batch:
+    def random_map(self, element: list[SampleSpec], rng: np.random.Generator) -> Batch:
         shape = (self.slicer.height_px, self.slicer.width_px)
         moves = draw_moves(shape, self.augment, rng, len(element))
-        lots = rng.random(len(element)).tolist()
-        drawn = list(zip(element, moves, lots, strict=True))[self.rows]
+        numbers = rng.random(len(element)).tolist()
+        drawn = list(zip(element, moves, numbers, strict=True))[self.rows]
         size = (len(drawn), *self.slicer.slice_shape, 1)
         batch = Batch(
             image=np.empty(size, np.uint8),
             mask=np.zeros(size, np.uint8),
             label=np.empty(len(drawn), np.int32),
             valid=np.ones(len(drawn), bool),
-            image_index=np.array([index for (index, _), _, _ in drawn], np.int32),
+            image_index=np.array([spec.image_index for spec, _, _ in drawn], np.int32),
         )
-        for row, (wish, move, lot) in enumerate(drawn):
-            batch["label"][row] = self._draw(wish, move, lot, batch["image"][row], batch["mask"][row])
+        for row, (spec, move, u) in enumerate(drawn):
+            batch["label"][row] = self._fill(spec, move, u, batch["image"][row], batch["mask"][row])
         return batch
 
-    def _draw(
-        self, wish: tuple[int, Wanted], move: Move, lot: float, image_out: np.ndarray, mask_out: np.ndarray
+    def _fill(
+        self, spec: SampleSpec, move: Move, u: float, image_out: np.ndarray, mask_out: np.ndarray
     ) -> int:
-        """Writes a slice of the moved image, and its part of the mask over zeros; gives its label."""
-        index, wanted = wish
+        """Writes a slice of the moved image, and its part of the mask over zeros; returns its label."""
         shape = (self.slicer.height_px, self.slicer.width_px)
-        image, sums = self.cache.image(index), self.cache.mask_sums(index)
+        image, sums = self.cache.image(spec.image_index), self.cache.mask_sums(spec.image_index)
         if move.is_dihedral and (not sums.total or (self.slicer.is_strips and image.shape == shape)):
             # Most images, most of the time: what the slices hold follows from sums, which are kept, so that pixels are
             # read of the chosen slice alone.
             labels = self._labels(move, sums)
-            k = choose(labels, wanted, lot)
+            k = pick_slice(labels, spec.kind, u)
             image_out[:] = self.slicer.cut_one(move.turn(pad(image, shape))[:, :, None], k)
             if labels[k]:
-                mask_out[:] = self.slicer.cut_one(move.turn(self.cache.mask(index))[:, :, None], k)
+                mask = move.turn(self.cache.mask(spec.image_index))
+                mask_out[:] = self.slicer.cut_one(mask[:, :, None], k)
         else:
-            image, mask = move(pad(image, shape), pad(self.cache.mask(index), shape))
-            # Of the image alone: in what is added to a small one, its defect may be there once more.
+            image, mask = move(pad(image, shape), pad(self.cache.mask(spec.image_index), shape))
+            # The total is the image's own: in what is added to a small one, its defect may be there once more.
             labels = slice_labels(self.slicer.held(mask), sums.total)
-            k = choose(labels, wanted, lot)
+            k = pick_slice(labels, spec.kind, u)
             image_out[:] = self.slicer.cut_one(image[:, :, None], k)
             mask_out[:] = self.slicer.cut_one(mask[:, :, None], k)
         return int(labels[k])
@@ -105,73 +93,6 @@ class DrawBatch(grain.transforms.RandomMap):
             return np.zeros(self.slicer.num_slices, np.int32)
         held = self.slicer.held_by_strips(*move.line_sums(sums.down, sums.across))
         return np.asarray(slice_labels(held, sums.total))
-
-
-def choose(labels: np.ndarray, wanted: Wanted, lot: float) -> int:
-    """The slice, of those with these labels, that the lot in [0, 1) falls on among those of the wanted kind.
-
-    A move can push a small defect over the border, a large one can touch every slice: where none is of that kind, any.
-    """
-    if wanted is not Wanted.ANY:
-        fitting = np.flatnonzero((labels == 1) == (wanted is Wanted.POSITIVE))
-        if fitting.size:
-            return int(fitting[int(lot * fitting.size)])
-    return int(lot * labels.size)
-
-
-class Epochs:
-    """A source of ``length`` of the given indices: all of them in one random order, then all in another, and so on.
-
-    An element is a function of its place and the seed. grain's own shuffle walks through at least 2^16 numbers, so for
-    small sets it takes longer than all that is done to an image: 0.5 ms an element for 80 images.
-    """
-
-    def __init__(self, indices: Sequence[int], length: int, seed: int) -> None:
-        self._indices, self._length, self._seed = np.array(indices), length, seed
-        self._orders: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, place: int) -> int:
-        epoch, k = divmod(place, len(self._indices))
-        return int(self._order(epoch)[k])
-
-    def _order(self, epoch: int) -> np.ndarray:
-        order = self._orders.get(epoch)
-        if order is None:
-            order = np.random.default_rng((self._seed, epoch)).permutation(self._indices)
-            # Readers work ahead of one another by less than an epoch; threads may make an order twice, and the same.
-            self._orders = {epoch: order, **dict(list(self._orders.items())[:2])}
-        return order
-
-
-@dataclass(frozen=True)
-class WishSource:
-    """A source of the wishes of so many batches.
-
-    With ``defective``, every second slice is a positive one of those images, the others are not positive and come from
-    all images; without, slices are any of any image.
-    """
-
-    defective: Epochs | None
-    everything: Epochs
-    batch_size: int
-    num_batches: int
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __getitem__(self, number: int) -> Wishes:
-        first = number * self.batch_size
-        return [self._wish(place) for place in range(first, first + self.batch_size)]
-
-    def _wish(self, place: int) -> tuple[int, Wanted]:
-        if self.defective is None:
-            return self.everything[place], Wanted.ANY
-        if place % 2:
-            return self.everything[place // 2], Wanted.OTHER
-        return self.defective[place // 2], Wanted.POSITIVE
 
 
 def make_training_stream(
@@ -189,12 +110,11 @@ def make_training_stream(
 ) -> grain.MapDataset:
     """A dataset of ``num_batches`` training batches.
 
-    ``part`` (i, n): of each only the block i of n, which has to divide ``batch_size``; side by side the blocks of all n
-    are the batch. Nothing of the other blocks is made.
-
-    ``balance``: every second slice is a positive one of a defective image, the others are not positive and come from
-    all images; images are shuffled anew each epoch. Without it slices come from all images as they fall, the defective
-    ones among them if any are given. Raises UserError where ``balance`` has no defective image to draw from.
+    balance: every second slice is a positive one of a defective image, and the others are not positive and come from
+    all images, which are shuffled anew each epoch; without it, slices are any of all images. Raises UserError where
+    ``balance`` has no defective image to draw from.
+    part (i, n): block i of n of each batch, where n divides ``batch_size``. The blocks side by side are the batch;
+    the others are not made.
     """
     if balance and not defective:
         raise UserError(
@@ -205,11 +125,11 @@ def make_training_stream(
     # Streams of one seed must not shuffle alike.
     everything = Epochs(sorted([*defective, *good]), num_slices, 3 * seed + 1)
     positive = Epochs(defective, num_slices, 3 * seed) if balance else None
-    source = WishSource(positive, everything, batch_size, num_batches)
+    sampler = BalancedSampler(positive, everything, batch_size, num_batches)
     index, count = part
     size = batch_size // count
-    draw = DrawBatch(cache, slicer, augment_config, slice(index * size, (index + 1) * size))
-    return grain.MapDataset.source(source).seed(seed + 2).random_map(draw)
+    make_batch = MakeBatch(cache, slicer, augment_config, slice(index * size, (index + 1) * size))
+    return grain.MapDataset.source(sampler).seed(seed + 2).random_map(make_batch)
 
 
 def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator[Any, None, None]:
@@ -273,10 +193,3 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def full_batch(pixels: Iterable[Pixels], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(image uint8 ``[b h w]``, mask bool ``[b h w]``) of one to ``batch_size`` images; the last fills the batch up."""
-    chosen = list(pixels)
-    chosen += [chosen[-1]] * (batch_size - len(chosen))
-    return np.stack([image for image, _ in chosen]), np.stack([mask for _, mask in chosen])

@@ -6,66 +6,19 @@ compiled code share it. Arrays are ``[h w c]`` images and ``[n h w c]`` slices; 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from dagm_jax.types import UserError, check_choices
+from dagm_jax.data.config import MULTIPLE_PX, SliceMode, SlicingConfig
+from dagm_jax.types import Pixels
 
 # A slice is positive if it holds this share of the image's mask, or this many of its pixels.
 POSITIVE_MASK_SHARE = 0.25
 POSITIVE_MASK_PX = 500
-
-SliceMode = Literal["strips", "two_orientations", "tiles", "squeeze", "whole"]
-# The networks halve a slice four times.
-MULTIPLE_PX = 16
-
-
-@dataclass(frozen=True)
-class SlicingConfig:
-    """How an image becomes slices; whatever its size, every pixel lies in one.
-
-    strips: full-height strips of ``slice_px`` columns, evenly spaced.
-    two_orientations: half of them vertical, half horizontal and turned by 90°.
-    tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns, as many as it takes, evenly spaced both ways.
-    squeeze: the image averaged across to ``slice_px`` columns, one slice (an ablation; does not keep the pixels).
-    whole: the image itself, one slice.
-
-    num_slices: of strips and two_orientations; more where so few would not cover the image. overlap_px: how far
-    neighbouring strips or tiles reach into one another at least.
-    """
-
-    mode: SliceMode = "strips"
-    num_slices: int = 30
-    slice_px: int = 64
-    slice_height_px: int = 64
-    overlap_px: int = 0
-
-    def __post_init__(self) -> None:
-        check_choices("slicing", self)
-        for name in ("slice_px", "slice_height_px"):
-            value = getattr(self, name)
-            if value < MULTIPLE_PX or value % MULTIPLE_PX:
-                raise UserError(
-                    f"`slicing.{name}` (={value}) must be a positive multiple of {MULTIPLE_PX}: the networks halve "
-                    "it four times"
-                )
-        if self.num_slices < 2 or (self.mode == "two_orientations" and self.num_slices % 2):
-            raise UserError(
-                f"`slicing.num_slices` (={self.num_slices}) must be at least 2, and even for two_orientations"
-            )
-        if not 0 <= self.overlap_px < self.narrowest_px:
-            raise UserError(
-                f"`slicing.overlap_px` (={self.overlap_px}) must lie in [0, {self.narrowest_px}), less than a slice's "
-                "edge"
-            )
-
-    @property
-    def narrowest_px(self) -> int:
-        """The shorter edge of a slice, in modes that cut an image."""
-        return min(self.slice_px, self.slice_height_px) if self.mode == "tiles" else self.slice_px
 
 
 @dataclass(frozen=True)
@@ -244,6 +197,13 @@ def pad(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         return array
     more = [(0, wanted - length) for wanted, length in zip(shape, array.shape, strict=True)]
     return np.pad(array, more, mode="symmetric")
+
+
+def full_batch(pixels: Iterable[Pixels], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(image uint8 ``[b h w]``, mask bool ``[b h w]``) of one to ``batch_size`` images; the last fills the batch up."""
+    chosen = list(pixels)
+    chosen += [chosen[-1]] * (batch_size - len(chosen))
+    return np.stack([image for image, _ in chosen]), np.stack([mask for _, mask in chosen])
 
 
 def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:

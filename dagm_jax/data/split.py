@@ -6,13 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 
+from dagm_jax.data.config import SplitRule
 from dagm_jax.types import Record, UserError
 
-SplitRule = Literal["random80_20", "official"]
 TEST_SHARE = 0.2
 
 

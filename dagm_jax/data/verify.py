@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dagm_jax.data.decode import in_threads, load, read_image
-from dagm_jax.data.files import BadImage
+from dagm_jax.data.images.decode import in_threads, load
+from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.png import read_image
 from dagm_jax.data.layouts import DAGM_SHAPE, printable
 from dagm_jax.types import Manifest, Record, UserError
 

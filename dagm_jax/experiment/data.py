@@ -11,9 +11,9 @@ from typing import Any
 
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.data.cache import ImageCache, build_cache
-from dagm_jax.data.files import MAX_PIXELS, is_image_shape
+from dagm_jax.data.dataset import find_images
+from dagm_jax.data.images.files import MAX_PIXELS, is_image_shape
 from dagm_jax.data.slicing import Slicer
-from dagm_jax.data.sources import find_images
 from dagm_jax.data.split import Split, split_records
 from dagm_jax.detector import MOST_JUDGED_PIXELS, make_slicers
 from dagm_jax.experiment.workdir import Workdir
@@ -51,7 +51,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
 
     Raises UserError where they do not suffice, and where the processes find different ones.
     """
-    found, shape = find_images(config.data, config.seed, processes.heartbeat)
+    found, shape = find_images(config.data, config.seed)
     console.print(f"data: {found.description}")
     masks_for = config.task.name if config.task.learns_from_masks else ""
     if masks_for:
@@ -64,7 +64,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
             bar.advance()
 
         manifest, cache = processes.in_turns(
-            lambda: build_cache(found, directory, shape, on_image, masks_for)
+            lambda: build_cache(found, directory, shape, on_image, masks_for, processes.heartbeat)
         )
     ids = [[record.image_id, record.label] for record in manifest.records]
     processes.check_same("the configuration", to_json(config))
@@ -165,5 +165,5 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
 
 def white_level(manifest: Manifest) -> int | None:
     """The value that was white in images of 16 bits; None where none of the images could have been of 16 bits."""
-    whites = {record.image.white for record in manifest.records if isinstance(record.image, Photo)}
+    whites = {record.image.white or 0 for record in manifest.records if isinstance(record.image, Photo)}
     return max(whites, default=None)

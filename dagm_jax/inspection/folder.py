@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.decode import in_threads
-from dagm_jax.data.files import BadImage, read_bytes
+from dagm_jax.data.images.decode import in_threads
+from dagm_jax.data.images.files import BadImage, read_bytes
 from dagm_jax.data.layouts import printable
 from dagm_jax.evaluate import NonFiniteOutput, finite_or_none
 from dagm_jax.inspection.drift import WARNING, describe_drift

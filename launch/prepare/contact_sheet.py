@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from dagm_jax.data.decode import load
+from dagm_jax.data.images.decode import load
 from dagm_jax.data.layouts import DAGM_SHAPE
 from dagm_jax.data.replacing import replacing
 from dagm_jax.types import Record

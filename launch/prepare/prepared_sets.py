@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from dagm_jax.data.dagm2007 import Builder
+from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
 from dagm_jax.data.formats.tfds_reader import DATASET_NAME, INCOMPLETE, VERSION, read_prepared
 from dagm_jax.data.layouts import printable
 from dagm_jax.data.verify import check_whole

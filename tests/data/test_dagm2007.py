@@ -18,8 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dagm_jax.data.dagm2007 import Builder
-from dagm_jax.data.dagm2007.dagm2007_dataset_builder import box_of
+from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder, box_of
 from dagm_jax.data.verify import read_truth
 from dagm_jax.types import UserError
 

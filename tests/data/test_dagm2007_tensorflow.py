@@ -21,7 +21,7 @@ pytest.importorskip("dill", reason=MISSING)
 
 import tensorflow_datasets as tfds  # noqa: E402
 
-from dagm_jax.data.dagm2007 import Builder  # noqa: E402
+from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder  # noqa: E402
 from dagm_jax.data.verify import read_truth  # noqa: E402
 
 TRUTH = read_truth(small_dagm.DUMMY_DATA / "truth.json")

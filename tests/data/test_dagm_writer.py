@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dagm_jax.data.decode import load
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.dagm_writer import write_half
+from dagm_jax.data.images.decode import load
 
 
 def test_the_label_file_is_the_published_format_byte_for_byte(tmp_path: Path) -> None:

@@ -11,27 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from png_files import chunk, png
 
-from dagm_jax.data.decode import load, read_image, read_mask
-from dagm_jax.data.files import MAX_PIXELS, BadImage
 from dagm_jax.data.formats.dagm_layouts import read_tree
+from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.files import MAX_PIXELS, BadImage
+from dagm_jax.data.images.png import read_image, read_mask
 from dagm_jax.types import Drawn, Ellipse, Record
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
 PIXELS = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width: int, height: int, depth: int, colour: int, raw: bytes, extra: bytes = b"") -> bytes:
-    """A PNG from its header fields and its filtered rows."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
 
 
 def grey_png() -> bytes:
@@ -132,25 +122,22 @@ def test_name_with_line_break_stays_on_one_line(tmp_path: Path) -> None:
         read_image(tmp_path / "a\nb.png", None)
 
 
-@pytest.mark.parametrize("cut", [4, 8, 20, 40, 200, -16, -12, -4, -1])
-def test_truncated_at_any_place(tmp_path: Path, cut: int) -> None:
-    """Would catch: a cut file whose missing rows come out as zeros."""
+@pytest.mark.parametrize("cut", [4, 8, 20, 40, 200, 300, -16, -12, -4, -1])
+@pytest.mark.parametrize("lenient", [False, True])
+def test_truncated_at_any_place(
+    tmp_path: Path, cut: int, lenient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a cut file whose missing rows come out as zeros, even where another library has told Pillow to let
+    half an image in."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     refused(written(tmp_path / "a.png", grey_png()[:cut]), "truncated")
 
 
-def test_truncated_file_although_pillow_is_told_to_load_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Would catch: another library's LOAD_TRUNCATED_IMAGES letting half an image in."""
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    refused(written(tmp_path / "a.png", grey_png()[:300]), "truncated")
-
-
 def test_flipped_bit_in_the_pixels(tmp_path: Path) -> None:
-    """Would catch: damage in the pixel data, whose checksum Pillow leaves unchecked."""
+    """Would catch: damage in the pixel data, whose checksum decoding leaves unchecked."""
     data = bytearray(grey_png())
     data[len(data) // 2] ^= 1
-    refused(written(tmp_path / "a.png", bytes(data)), "corrupt, wrong checksum")
+    refused(written(tmp_path / "a.png", bytes(data)), r"corrupt, .*checksum in b'IDAT'")
 
 
 @pytest.mark.parametrize(
@@ -197,9 +184,13 @@ def test_colour_and_transparency(tmp_path: Path) -> None:
 
 
 def test_wrong_size(tmp_path: Path) -> None:
-    """Would catch: an image of exchanged or other size let through, or a message without both sizes."""
+    """Would catch: an image of exchanged or other size let through, or a message without both sizes; a mask that
+    broadcasts or is cropped where images of any size are allowed."""
     path = grey(tmp_path / "a.png")
     refused(path, "size 24x32 .height x width., expected 32x24", (32, 24))
+    mask = grey(tmp_path / "m.png", np.full((32, 24), 255, np.uint8))
+    with pytest.raises(BadImage, match=r"m\.png: size 32x24 .*, expected 24x32, the size of its image"):
+        load(Record("x/1", 1, 1, None, path, mask), None)
 
 
 def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,14 +263,9 @@ def test_load_drawn(label: int) -> None:
     assert image.dtype == np.uint8
     assert mask.dtype == np.bool_
     assert mask.any() == bool(label)
-    again = load(record, (128, 128))
-    np.testing.assert_array_equal(image, again[0])
-
-
-def test_load_drawn_must_be_square() -> None:
-    """Would catch: a drawing of another shape than the one asked for."""
+    np.testing.assert_array_equal(image, load(record, (128, 128))[0])
     with pytest.raises(BadImage, match="square, not 64x128"):
-        load(Record("drawn/5", 8, 0, None, Drawn(3, 8, 5), None), (64, 128))
+        load(record, (64, 128))
 
 
 def test_load_refuses_an_empty_mask_of_a_defective_image(tmp_path: Path) -> None:
@@ -292,66 +278,12 @@ def test_load_refuses_an_empty_mask_of_a_defective_image(tmp_path: Path) -> None
             load(Record("x/1", 1, 1, None, image, mask), SIZE)
 
 
-def test_load_refuses_a_mask_of_other_size(tmp_path: Path) -> None:
-    """Would catch: a mask that broadcasts or is cropped, also where any image size is allowed."""
-    mask = grey(tmp_path / "m.png", np.full((32, 24), 255, np.uint8))
-    with pytest.raises(BadImage, match=r"m\.png: size 32x24 .*, expected 24x32, the size of its image"):
-        load(Record("x/1", 1, 1, None, grey(tmp_path / "a.png"), mask), None)
-
-
 def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Would catch: shared state between decodes, e.g. warning filters or a file position."""
     paths = [grey(tmp_path / f"{i}.png", np.full(SIZE, i, np.uint8)) for i in range(64)]
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(lambda path: read_image(path, SIZE), paths * 4))
     assert all((image == i % 64).all() for i, image in enumerate(images))
-
-
-# --- any content at all ---
-
-
-def repaired(data: bytes) -> bytes:
-    """The same chunks with right checksums, so that the damage gets past them."""
-    out, position = bytearray(data), 8
-    while position + 12 <= len(out):
-        end = position + 8 + struct.unpack_from(">I", out, position)[0]
-        if end + 4 > len(out):
-            break
-        out[end : end + 4] = struct.pack(">I", zlib.crc32(out[position + 4 : end]))
-        position = end + 4
-    return bytes(out)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    edits=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), max_size=5),
-    header_edit=st.none() | st.tuples(st.integers(16, 28), st.integers(0, 255)),
-    end=st.none() | st.integers(0, 900),
-    repair=st.booleans(),
-)
-def test_mutated_png(
-    tmp_path: Path,
-    edits: list[tuple[int, int]],
-    header_edit: tuple[int, int] | None,
-    end: int | None,
-    repair: bool,
-) -> None:
-    """Would catch: any exception but BadImage from a damaged file, or damage that passes for an image."""
-    original = grey_png()
-    data = bytearray(original)
-    for position, value in [*edits, *([header_edit] if header_edit else [])]:
-        data[position % len(data)] = value
-    mutated = bytes(data) if end is None else bytes(data[:end])
-    path = written(tmp_path / "a.png", repaired(mutated) if repair else mutated)
-    try:
-        image = read_image(path, None)
-    except BadImage as error:
-        assert "\n" not in str(error)  # noqa: PT017 - any other exception has to surface
-    else:
-        assert image.dtype == np.uint8
-        assert image.ndim == 2
-        if not repair:
-            np.testing.assert_array_equal(image, PIXELS)
 
 
 # --- the real images ---

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dagm_jax.data.cache import build_cache
+from dagm_jax.data.config import DataConfig
+from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.own_images import read_csv, read_mvtec, read_plain, reader_of
-from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.types import Manifest, Photo, Record, UserError
 
 
@@ -261,8 +263,9 @@ def test_own_images_come_in_any_size_with_one_white_for_all(tmp_path: Path) -> N
             tmp_path / f"{name}.png"
         )
     touch(tmp_path, "good/damaged.png")
-    manifest, shape = find_images(DataConfig(str(tmp_path)), 0)
+    found, shape = find_images(DataConfig(str(tmp_path)), 0)
     assert shape is None
+    manifest, _ = build_cache(found, tmp_path / "cache", shape)
     assert {record.image.white for record in manifest.records if isinstance(record.image, Photo)} == {4095}
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
+from png_files import png
 
-from dagm_jax.data.decode import load
-from dagm_jax.data.files import BadImage
-from dagm_jax.data.photos import find_white, read_photo, read_photo_mask
+from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.photos import find_white, read_photo, read_photo_mask
 from dagm_jax.types import Photo, Record
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
@@ -24,18 +24,6 @@ PIXELS = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
 def written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
-
-
-def colour_16() -> bytes:
-    """A PNG of 16x16 px with three channels of 16 bits, which Pillow cannot write."""
-    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress((b"\0" + bytes(6 * 16)) * 16)), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, content in chunks:
-        data += (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
-    return data
 
 
 def photo(path: Path, picture: Image.Image, white: int = 65535) -> Photo:
@@ -94,9 +82,9 @@ def test_photos_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
     for name, (picture, match) in pictures.items():
         with pytest.raises(BadImage, match=match):
             read_photo(photo(tmp_path / name, picture), None)
-    path = written(tmp_path / "colour16.png", colour_16())
+    path = written(tmp_path / "colour16.png", png(16, 16, 16, 2, (b"\0" + bytes(6 * 16)) * 16))
     with pytest.raises(BadImage, match="16-bit colour or transparency"):
-        read_photo(Photo(path), None)
+        read_photo(Photo(path, 65535), None)
     frames = [Image.fromarray(PIXELS), Image.fromarray(PIXELS // 2)]
     frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(BadImage, match="several pictures in one file"):
@@ -111,7 +99,7 @@ def test_cut_short_photo_is_refused(tmp_path: Path, suffix: str) -> None:
     path = photo(tmp_path / f"a{suffix}", Image.fromarray(PIXELS)).path
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadImage, match=rf"a\{suffix}: ") as caught:
-        read_photo(Photo(path), None)
+        read_photo(Photo(path, 65535), None)
     assert "\n" not in str(caught.value)
 
 
@@ -125,12 +113,12 @@ def test_a_jpeg_whose_copy_has_stalled_is_refused(tmp_path: Path) -> None:
     # The thumbnail in the metadata has an end mark of its own.
     Image.fromarray(values).save(path, comment=thumbnail.getvalue())
     whole = path.read_bytes()
-    assert read_photo(Photo(path), None).shape == (64, 64)
+    assert read_photo(Photo(path, 65535), None).shape == (64, 64)
     path.write_bytes(whole + b"\0" * 100 + b"camera trailer")
-    assert read_photo(Photo(path), None).shape == (64, 64)
+    assert read_photo(Photo(path, 65535), None).shape == (64, 64)
     path.write_bytes(whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2))
     with pytest.raises(BadImage, match="truncated, its picture has no end mark"):
-        read_photo(Photo(path), None)
+        read_photo(Photo(path, 65535), None)
 
 
 def test_a_tiff_of_many_pictures_is_refused_at_its_first(

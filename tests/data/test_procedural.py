@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.data.procedural import CLASSES, Drawing, draw, draw_with_twin, drawing
+from dagm_jax.data.procedural import drawing
+from dagm_jax.data.procedural.drawing import CLASSES, Drawing, draw, draw_with_twin
 from dagm_jax.types import UserError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.data.procedural import CLASSES, draw, draw_with_twin
+from dagm_jax.data.procedural.drawing import CLASSES, draw, draw_with_twin
 from dagm_jax.types import Ellipse
 
 LAGS = (1, 4, 16, 64)

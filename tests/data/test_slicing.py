@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import (
     Slicer,
-    SlicingConfig,
     cover_weight,
     edge_weights,
     even_edges,
+    full_batch,
     make_slicer,
     padded_shape,
     slice_labels,
@@ -66,7 +67,11 @@ def pixels(slicer: Slicer, channels: int = 1, seed: int = 0) -> np.ndarray:
 
 
 def test_thirty_strips_of_512_lie_where_the_paper_puts_them() -> None:
-    """Would catch: floor instead of round, a stride of 15, 448/30 between strips, a last strip short of the border."""
+    """Would catch: floor instead of round, a stride of 15, 448/30 between strips, a last strip short of the border;
+    512, 64 or 30 as literals in the rule (256 wide, 10 strips: round(k·192/9))."""
+    other = slicer_of("strips", 10, 64, 128, 256)
+    assert other.vertical_edges == (0, 21, 43, 64, 85, 107, 128, 149, 171, 192)
+    assert other.slice_shape == (128, 64)
     slicer = make_slicer(SlicingConfig(), 512, 512)
     assert slicer.vertical_edges == EDGES_512
     assert slicer.horizontal_edges == ()
@@ -89,13 +94,6 @@ def test_edge_weights_by_hand() -> None:
     np.testing.assert_allclose(weights[0], [1, 1, high, low])
     np.testing.assert_allclose(weights[2], [low, high, 1, 1])
     np.testing.assert_allclose(cover_weight((0, 2, 4), 4, 8), [1, 1, 1, 1, 1, 1, 1, 1])
-
-
-def test_other_sizes() -> None:
-    """Would catch: 512, 64 or 30 as literals in the rule. 256 wide, 10 strips: round(k·192/9)."""
-    slicer = slicer_of("strips", 10, 64, 128, 256)
-    assert slicer.vertical_edges == (0, 21, 43, 64, 85, 107, 128, 149, 171, 192)
-    assert slicer.slice_shape == (128, 64)
 
 
 def test_two_orientations_have_fifteen_strips_each_way_at_stride_32() -> None:
@@ -299,13 +297,8 @@ def test_held_counts_the_mask_of_each_slice(slicer: Slicer) -> None:
     mask[:, 0] = mask[:, -1] = mask[-1] = True
     counted = slicer.cut(mask[:, :, None]).sum(axis=(1, 2, 3))
     assert slicer.held(mask).tolist() == counted.tolist()
-
-
-def test_held_of_squeeze_is_the_whole_mask() -> None:
-    """Would catch: pixels counted after squeezing, an eighth of them."""
-    mask = np.zeros((16, 512), bool)
-    mask[3:5, 100:150] = True
-    assert slicer_of("squeeze", 30, 64, 16, 512).held(mask).tolist() == [100]
+    # Squeezing shows the network an eighth of the pixels; all of them are counted.
+    assert slicer_of("squeeze", 30, 64, 16, 512).held(np.ones((16, 512), bool)).tolist() == [16 * 512]
 
 
 @NAMESPACES
@@ -423,7 +416,10 @@ def test_tiles_cover_any_size_and_overlap_as_told(
 
 
 def test_strips_that_would_leave_columns_out_become_more() -> None:
-    """Would catch: columns that nobody looks at, an overlap that strips ignore, and a number that is not kept."""
+    """Would catch: columns that nobody looks at, an overlap that strips ignore, a number that is not kept, and one
+    strip more where they just fit."""
+    assert slicer_of("strips", 8, 64, 512, 512).vertical_edges == tuple(range(0, 512, 64))
+    assert slicer_of("strips", 2, 64, 512, 64).vertical_edges == (0, 0)
     assert slicer_of("strips", 7, 64, 512, 512).num_slices == 8
     assert slicer_of("two_orientations", 14, 64, 512, 512).num_slices == 16
     assert slicer_of("strips", 30, 64, 512, 4096).num_slices == 64
@@ -431,7 +427,11 @@ def test_strips_that_would_leave_columns_out_become_more() -> None:
     assert overlapping.vertical_edges == tuple(range(0, 449, 32))
 
 
-def test_slicer_takes_what_just_fits() -> None:
-    """Would catch: >= for > in the checks: eight strips are enough for 512, one slice for an image of its width."""
-    assert slicer_of("strips", 8, 64, 512, 512).vertical_edges == tuple(range(0, 512, 64))
-    assert slicer_of("strips", 2, 64, 512, 64).vertical_edges == (0, 0)
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_full_batch_holds_the_images_in_order_and_fills_up(count: int) -> None:
+    """Would catch: another shape for a last batch, which compiled code refuses, and an order that changes."""
+    images = [(np.full((4, 6), k, np.uint8), np.full((4, 6), k % 2 == 0)) for k in range(count)]
+    image, mask = full_batch(iter(images), 4)
+    assert image.shape == mask.shape == (4, 4, 6)
+    assert image[:, 0, 0].tolist() == [0, 1, 2, 3][:count] + [count - 1] * (4 - count)
+    np.testing.assert_array_equal(mask[:, 0, 0], image[:, 0, 0] % 2 == 0)

@@ -14,10 +14,12 @@ import small_dagm
 import tensorflow_datasets as tfds
 
 from dagm_jax.data.cache import build_cache, fingerprint
-from dagm_jax.data.dagm2007 import Builder
-from dagm_jax.data.decode import BadImage, load, load_all
+from dagm_jax.data.config import DataConfig
+from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
+from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.tfds_reader import is_prepared, read_example
-from dagm_jax.data.sources import DataConfig, find_images
+from dagm_jax.data.images.decode import load, load_all
+from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.verify import read_truth
 from dagm_jax.types import Manifest, Stored, UserError
 

@@ -12,9 +12,10 @@ import pytest
 import small_dagm
 from PIL import Image
 
+from dagm_jax.data.config import DataConfig
+from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.data.verify import Truth, check_pixels, check_whole, read_truth
 from dagm_jax.types import Ellipse, Record, UserError
 

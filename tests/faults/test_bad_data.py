@@ -9,15 +9,16 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from PIL import Image
-from small_dagm import layout_a, layout_b
+from small_dagm import layout_a
 from small_run import write_own
 from tiny_network import replace_unet
 
 from dagm_jax import baselines
-from dagm_jax.data import decode
 from dagm_jax.data.cache import build_cache
+from dagm_jax.data.config import DataConfig
+from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.tfds_reader import Example
-from dagm_jax.data.sources import DataConfig, find_images
+from dagm_jax.data.images import decode
 from dagm_jax.data.split import split_records
 from dagm_jax.experiment.data import describe_data, prepare_data
 from dagm_jax.experiment.run import run
@@ -99,91 +100,32 @@ def test_copies_in_both_halves_are_told_as_leakage(
     assert not pixels["train"] & pixels["test"]
 
 
-def test_copies_with_two_labels_are_both_left_out(tmp_path: Path) -> None:
-    """Would catch: the label of whichever copy comes first, and rows of the cache that move when one is taken out."""
+@pytest.mark.parametrize("mask_of_e", ["missing", "broken", "empty"])
+def test_copies_leave_no_gaps_among_those_that_are_used(tmp_path: Path, mask_of_e: str) -> None:
+    """Would catch: rows of the cache that move when a copy is taken out; a run that drops defective images without a
+    usable mask before it looks for copies of them."""
     rows: list[tuple[str, int, Label, str]] = [
-        ("a.png", 1, 0, ""), ("b.png", 2, 0, ""), ("c.png", 3, 1, ""), ("d.png", 2, 1, ""), ("e.png", 2, 0, ""),
-        ("f.png", 4, 1, ""), ("g.png", 1, 1, ""),
+        ("a.png", 1, 0, ""), ("b.png", 2, 0, ""), ("c.png", 3, 1, ""), ("d.png", 2, 1, ""), ("e.png", 4, 1, ""),
+        ("f.png", 5, 1, ""), ("g.png", 4, 0, ""), ("h.png", 1, 0, ""),
     ]  # fmt: skip
-    found, shape = find_images(DataConfig(root=str(table(tmp_path / "set", rows))), 0)
-    whole, cache = build_cache(found, tmp_path / "cache", shape)
-    assert [record.image_id for record in whole.records] == ["c.png", "f.png"]
-    for place, seed in enumerate((3, 4)):
-        np.testing.assert_array_equal(cache[place][0], picture(seed))
-        np.testing.assert_array_equal(cache[place][1], spot() > 0)
-    assert cache.path.stat().st_size == sum(h * w + -(-h * w // 8) for h, w in cache.shapes)
-    listed = {skip.what: skip.reason for skip in whole.skipped}
-    assert listed["b.png"] == (
-        "has the same pixels as d.png, which is labelled defective: one label is wrong, so neither is used"
-    )
-    assert "labelled good: one label is wrong" in listed["d.png"] and "labelled good" in listed["g.png"]
-    assert set(listed) == {"a.png", "b.png", "d.png", "e.png", "g.png"}
-
-
-@pytest.mark.parametrize("task", ["segmentation", ""])
-@pytest.mark.parametrize("good_first", [True, False])
-def test_a_copy_without_a_mask_still_contradicts_a_good_one(
-    tmp_path: Path, task: str, good_first: bool
-) -> None:
-    """Would catch: a defective picture learned as good because its defective copy is left out for want of a mask."""
-    rows: list[tuple[str, int, Label, str]] = [("a.png", 1, 0, ""), ("b.png", 1, 1, ""), ("c.png", 2, 1, ""),
-                                               ("d.png", 3, 0, ""), ("e.png", 4, 1, "")]  # fmt: skip
-    root = table(tmp_path / "set", rows if good_first else [rows[1], rows[0], *rows[2:]])
-    root.write_text(root.read_text().replace("mask_b.png", "").replace("mask_e.png", ""))
-    found, shape = find_images(DataConfig(root=str(root)), 0)
-    whole, cache = build_cache(found, tmp_path / "cache", shape, masks_for=task)
-    assert [record.image_id for record in whole.records] == ["c.png", "d.png", *([] if task else ["e.png"])]
-    for place, seed in enumerate((2, 3)):
-        np.testing.assert_array_equal(cache[place][0], picture(seed))
-    listed = {skip.what: skip.reason for skip in whole.skipped}
-    assert "as b.png, which is labelled defective: one label is wrong" in listed.pop("a.png")
-    assert "as a.png, which is labelled good: one label is wrong" in listed.pop("b.png")
-    assert listed == ({"e.png": "defective and without a mask, which segmentation needs"} if task else {})
-
-
-def test_segmentation_compares_the_pixels_of_images_without_masks(tmp_path: Path) -> None:
-    """Would catch: a run that drops defective images without masks before it looks for copies of them."""
-    rows: list[tuple[str, int, Label, str]] = [(f"{i}.png", i, 1 if i < 8 else 0, "") for i in range(16)]
-    root = table(tmp_path / "set", [*rows, ("bare.png", 12, 1, "")])
-    root.write_text(root.read_text().replace("mask_bare.png", ""))
-    overrides = [f"data.root={root}", "slicing.slice_px=16", "slicing.num_slices=2"]
-    config = read_config("configs/smoke.py", [f"--config.{override}" for override in overrides])
-    data = prepare_data(config, Workdir(tmp_path / "run"))
-    listed = {skip.what: skip.reason for skip in data.manifest.skipped}
-    assert set(listed) == {"bare.png", "12.png"} and len(data.cache) == 15
-    assert all("one label is wrong" in reason for reason in listed.values())
-
-
-@pytest.mark.parametrize("fault", ["broken", "empty", "missing"])
-def test_a_copy_with_a_bad_mask_still_contradicts_a_good_one(tmp_path: Path, fault: str) -> None:
-    """Would catch: a defective picture learned as good because its defective copy is left out for its mask alone."""
-    rows: list[tuple[str, int, Label, str]] = [("a.png", 1, 0, ""), ("b.png", 1, 1, ""), ("c.png", 2, 1, "")]
     root = table(tmp_path / "set", rows)
-    mask = root.parent / "mask_b.png"
-    if fault == "empty":
-        save(mask, 0 * spot())
+    if mask_of_e == "missing":
+        root.write_text(root.read_text().replace("mask_e.png", ""))
+    elif mask_of_e == "broken":
+        (root.parent / "mask_e.png").write_bytes(b"")
     else:
-        mask.write_bytes(b"") if fault == "broken" else mask.unlink()
-    whole, listed = used_and_listed(root, tmp_path / "cache")
-    assert [record.image_id for record in whole.records] == ["c.png"]
-    assert "as b.png, which is labelled defective: one label is wrong" in listed["a.png"]
-    assert set(listed) == {"a.png", "b.png"}
-
-
-def test_of_copies_the_one_whose_mask_can_be_used_is_used(tmp_path: Path) -> None:
-    """Would catch: a picture lost because the first of its copies, which stands for all, has no mask or a bad one."""
-    rows: list[tuple[str, int, Label, str]] = [("a.png", 1, 1, "train"), ("b.png", 1, 1, "test"),
-                                               ("c.png", 2, 1, ""), ("d.png", 2, 1, "")]  # fmt: skip
-    root = table(tmp_path / "set", rows)
-    root.write_text(root.read_text().replace("mask_a.png", ""))
-    (root.parent / "mask_c.png").write_bytes(b"")
+        save(root.parent / "mask_e.png", 0 * spot())
     found, shape = find_images(DataConfig(root=str(root)), 0)
     whole, cache = build_cache(found, tmp_path / "cache", shape, masks_for="segmentation")
-    assert [record.image_id for record in whole.records] == ["b.png", "d.png"]
-    np.testing.assert_array_equal(cache[1][1], spot() > 0)
+    assert [record.image_id for record in whole.records] == ["a.png", "c.png", "f.png"]
+    for place, seed in enumerate((1, 3, 5)):
+        np.testing.assert_array_equal(cache[place][0], picture(seed))
+        np.testing.assert_array_equal(cache[place][1], (spot() > 0) & (seed != 1))
+    assert cache.path.stat().st_size == sum(h * w + -(-h * w // 8) for h, w in cache.shapes)
     listed = {skip.what: skip.reason for skip in whole.skipped}
-    assert listed.pop("a.png") == "defective and without a mask, which segmentation needs"
-    assert "mask_c.png: file is empty" in listed.pop("c.png") and not listed
+    assert listed.pop("h.png") == "has the same pixels as a.png"
+    assert set(listed) == {"b.png", "d.png", "e.png", "g.png"}
+    assert all("one label is wrong" in reason for reason in listed.values())
 
 
 # --- labels and masks ---------------------------------------------------------------------------------------
@@ -200,17 +142,6 @@ def test_layout_a_lists_labels_that_masks_contradict(tmp_path: Path) -> None:
     assert "labelled defective, but mask is empty" in listed.pop("Class1/Train/0011")
     assert "labelled good, but mask marks 512 px" in listed.pop("Class1/Train/0012")
     assert listed == {} and len(whole.records) == 20
-
-
-def test_layout_b_lists_ellipses_outside_of_their_image(tmp_path: Path) -> None:
-    """Would catch: a defective image taught as good all over."""
-    root = layout_b(tmp_path / "dagm")
-    labels = root / "Class1_def" / "labels.txt"
-    rows = labels.read_text().splitlines()
-    labels.write_text("\n".join([*rows[:-1], f"{rows[-1].split()[0]} 5 5 0 900 900"]))
-    whole, listed = used_and_listed(root, tmp_path / "cache")
-    (reason,) = listed.values()
-    assert "labelled defective, but mask is empty" in reason and len(whole.records) == 21
 
 
 @pytest.mark.parametrize("convention", ["mvtec", "plain", "table"])
@@ -246,20 +177,16 @@ def test_own_images_list_labels_that_masks_contradict(tmp_path: Path, convention
     assert {Path(r.image_id).name for r in whole.records} - {"0.png"} == {"1.png", "3.png"}
 
 
-@pytest.mark.parametrize(("label", "mask", "fault"), [(0, spot(), "good, but mask marks 18 px"),
-                                                      (1, 0 * spot(), "defective, but mask is empty")])  # fmt: skip
 def test_prepared_sets_list_labels_that_masks_contradict(
-    label: Label, mask: np.ndarray, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Would catch: the mask of a good record passed over."""
-    files = []
-    for pixels in (picture(0), mask):
-        save(tmp_path / "x.png", pixels)
-        files.append((tmp_path / "x.png").read_bytes())
-    monkeypatch.setattr(decode, "read_example", lambda stored: Example(*files, label, 1, "x"))
-    stored = Stored(tmp_path, "train", 0)
-    with pytest.raises(decode.BadImage, match=fault):
-        decode.load(Record("x", 1, label, "train", stored, stored if label else None), None)
+    save(tmp_path / "x.png", picture(0))
+    save(tmp_path / "m.png", spot())
+    image, mask = ((tmp_path / name).read_bytes() for name in ("x.png", "m.png"))
+    monkeypatch.setattr(decode, "read_example", lambda stored: Example(image, mask, 0, 1, "x"))
+    with pytest.raises(decode.BadImage, match="good, but mask marks 18 px"):
+        decode.load(Record("x", 1, 0, "train", Stored(tmp_path, "train", 0), None), None)
 
 
 # --- sizes --------------------------------------------------------------------------------------------------

@@ -24,8 +24,9 @@ from shell import REPOSITORY
 
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.data.cache import ImageCache
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.pipeline import make_training_stream
-from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer
+from dagm_jax.data.slicing import Slicer, make_slicer
 from dagm_jax.experiment.resume import (
     check_images,
     check_length,

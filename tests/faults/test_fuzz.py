@@ -22,13 +22,15 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
+from png_files import chunk
 
 from dagm_jax.data.cache import build_cache
-from dagm_jax.data.decode import read_image
-from dagm_jax.data.files import BadImage
+from dagm_jax.data.config import DataConfig
+from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
-from dagm_jax.data.photos import read_photo, read_photo_mask
-from dagm_jax.data.sources import DataConfig, find_images
+from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.photos import read_photo, read_photo_mask
+from dagm_jax.data.images.png import read_image
 from dagm_jax.types import Ellipse, Manifest, Photo, UserError
 
 SEED = os.environ.get("HYPOTHESIS_SEED")
@@ -69,13 +71,9 @@ def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
 def with_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
     """The PNG with one more chunk after its header."""
-    return data[:33] + png_chunk(kind, content) + data[33:]
+    return data[:33] + chunk(kind, content) + data[33:]
 
 
 @cache
@@ -196,7 +194,7 @@ def test_damaged_images_are_refused_or_read_as_pillow_reads_them(
     data = edited(originals()[name], edits, repair)
     path = tmp_path / name
     path.write_bytes(data)
-    image = outcome(lambda: read_photo(Photo(path), None))
+    image = outcome(lambda: read_photo(Photo(path, 65535), None))
     if image is not None:
         assert image.dtype == np.uint8 and image.ndim == 2
         np.testing.assert_allclose(image, seen_by_pillow(data), atol=1.01)
@@ -221,20 +219,11 @@ def test_the_originals_are_what_they_are_said_to_be(tmp_path: Path) -> None:
     taken = set()
     for name, data in originals().items():
         (tmp_path / name).write_bytes(data)
-        if outcome(lambda: read_photo(Photo(tmp_path / name), None)) is not None:  # noqa: B023
+        if outcome(lambda: read_photo(Photo(tmp_path / name, 65535), None)) is not None:  # noqa: B023
             taken.add(name)
-    refused = {
-        "clear",
-        "animated",
-        "turned",
-        "cmyk",
-        "floats",
-        "integers",
-        "pages",
-        "empty",
-        "zeros",
-        "words",
-    }
+    refused = set(
+        ["clear", "animated", "turned", "cmyk", "floats", "integers", "pages", "empty", "zeros", "words"]
+    )
     assert {name.partition(".")[0] for name in originals().keys() - taken} == refused
 
 
@@ -272,6 +261,8 @@ def check_set(manifest: Manifest, folder: Path, truth: dict[str, int], touched: 
     assert len(used) == len(whole.records) and not used.keys() & set(listed)
     assert all(skip.what.isprintable() and skip.reason.isprintable() for skip in whole.skipped)
     assert truth.keys() == used.keys() | (set(listed) & truth.keys())
+    whites = {record.image.white for record in whole.records if isinstance(record.image, Photo)}
+    assert len(whites) == 1 and whites <= {2**k - 1 for k in range(8, 17)}
     for name, place in used.items():
         assert whole.records[place].label == truth[name]
         image, mask = stored[place]
@@ -310,10 +301,6 @@ def test_damage_to_some_files_leaves_the_others_as_they_are(
     touched = {name for name in truth for changed in damage if Path(name).stem == Path(changed).stem}
     manifest, shape = find_images(DataConfig(root=str(folder)), 0)
     assert shape is None
-    if any(original in ("deep.png", "deep.tif") for original, _, _ in damage.values()):
-        assert {record.image.white for record in manifest.records if isinstance(record.image, Photo)} <= {
-            2**k - 1 for k in range(8, 17)
-        }
     check_set(manifest, folder, truth, touched)
 
 
@@ -340,7 +327,7 @@ NUMBERS = st.one_of(
         ]
     ),
     st.sampled_from(
-        ["1_0", "\u0663", "\uff11\uff12", "0x10", "1,5", "1.5.2", "", "--3", "+4", ".5", "5.", "1e3", "²"]
+        ["1_0", "\u0663", "\uff11\uff12", "1,5", "", *["0x10", "1.5.2", "--3", "+4", ".5", "5.", "1e3", "²"]]
     ),
     st.integers(-(10**7), 10**7).map(str),
     st.floats().map(str),

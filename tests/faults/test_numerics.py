@@ -18,7 +18,7 @@ from tiny_network import replace_unet
 
 from dagm_jax.config import RunConfig
 from dagm_jax.data.cache import build_cache
-from dagm_jax.data.sources import find_images
+from dagm_jax.data.dataset import find_images
 from dagm_jax.detector import Detector, build_network, load_detector
 from dagm_jax.evaluate import Judge, NonFiniteOutput
 from dagm_jax.experiment.run import run

@@ -23,13 +23,8 @@ torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[p
 
 from dagm_jax.config import RunConfig  # noqa: E402
 from dagm_jax.data.augment import dihedral  # noqa: E402
-from dagm_jax.data.slicing import (  # noqa: E402
-    POSITIVE_MASK_PX,
-    POSITIVE_MASK_SHARE,
-    SlicingConfig,
-    make_slicer,
-    slice_labels,
-)
+from dagm_jax.data.config import SlicingConfig  # noqa: E402
+from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE, make_slicer, slice_labels  # noqa: E402
 from dagm_jax.main import read_config  # noqa: E402
 from dagm_jax.models import unet3plus  # noqa: E402
 from dagm_jax.tasks.segmentation import SegmentationConfig  # noqa: E402

@@ -18,10 +18,11 @@ import small_dagm
 from PIL import Image
 
 from dagm_jax.data import procedural
-from dagm_jax.data.dagm2007 import Builder
-from dagm_jax.data.decode import load
+from dagm_jax.data.config import DataConfig
+from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
+from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
-from dagm_jax.data.sources import DataConfig, find_images
+from dagm_jax.data.images.decode import load
 from dagm_jax.data.verify import read_truth
 from dagm_jax.train import progress
 from dagm_jax.types import Record, UserError

@@ -12,7 +12,8 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from dagm_jax.data.slicing import SlicingConfig, make_slicer
+from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.slicing import make_slicer
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.tasks.reconstruction import Corruption, ReconstructionConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer

@@ -17,7 +17,8 @@ import pytest
 import quick
 from flax import nnx
 
-from dagm_jax.data.slicing import SlicingConfig, make_slicer, slice_labels
+from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.slicing import make_slicer, slice_labels
 from dagm_jax.main import read_config
 from dagm_jax.models.blocks import FLOAT32, Block, Conv
 from dagm_jax.models.config import NormKind

@@ -13,10 +13,10 @@ from PIL import Image
 from tensorflow_datasets.core.download.util import DownloadError
 
 from dagm_jax.data.archive import extract
-from dagm_jax.data.decode import load
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.tfds_reader import CONFIGS, LABELS
 from dagm_jax.data.formats.tfds_reader import VERSION as LATEST
+from dagm_jax.data.images.decode import load
 from dagm_jax.data.layouts import DAGM_SHAPE, printable
 from dagm_jax.data.verify import Truth, check_pixels, check_whole, read_truth
 from dagm_jax.types import Record, UserError

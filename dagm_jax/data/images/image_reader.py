@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dagm_jax.data.decode import decode_image
-from dagm_jax.data.files import BadImage, read_bytes
+from dagm_jax.data.images.files import BadImage, read_bytes
+from dagm_jax.data.images.photos import decode_photo, shape_of, to_8_bits
+from dagm_jax.data.images.png import decode_image
 from dagm_jax.data.layouts import printable
-from dagm_jax.data.photos import decode_photo, shape_of, to_8_bits
 from dagm_jax.types import Photo, UserError
 
 
 @dataclass(frozen=True)
-class Reading:
+class ImageReader:
     """What an image may be, and how it becomes uint8 grey [h w].
 
     shape: the (h, w) in px that every image must have, None for any. largest: the greatest (h, w) that can be judged.

@@ -1,8 +1,7 @@
-"""From a record to pixels: image and mask of one source image, or the reason why its files cannot be used."""
+"""Image and mask of one record of a manifest, or the reason why its files cannot be used."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -11,20 +10,18 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dagm_jax.data import procedural
-from dagm_jax.data.files import BadImage, check_png, check_shape, read_bytes
 from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.formats.tfds_reader import read_example
+from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.photos import read_photo, read_photo_mask
+from dagm_jax.data.images.png import decode_image, decode_mask, read_image, read_mask
 from dagm_jax.data.layouts import printable
-from dagm_jax.data.photos import read_photo, read_photo_mask
 from dagm_jax.types import Drawn, Ellipse, Photo, Record, Stored
 
-_HALF = 127
 DECODE_THREADS = 4
 _DRAWN_SIZE_PX = 512
-_SIZE_OF_SET, _SIZE_OF_IMAGE = "the size of this data set's images", "the size of its image"
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -35,29 +32,6 @@ class BadMask(BadImage):
     def __init__(self, reason: str, image: NDArray[np.uint8]) -> None:
         super().__init__(reason)
         self.image = image
-
-
-def read_image(path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """The image in ``path``, uint8 [h w] in [0, 255], maybe read-only.
-
-    ``shape`` is the (h, w) that it must have, None for any. Takes 8-bit grey PNGs and those that are grey
-    in effect: fewer bits, equal colour channels, a palette of greys, an opaque alpha channel. Raises BadImage
-    for the others.
-    """
-    return decode_image(read_bytes(path), path, shape)
-
-
-def decode_image(data: bytes, path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """`read_image` of a file whose bytes have been read already; raises BadImage."""
-    return _grey_of(data, path, shape, _SIZE_OF_SET)
-
-
-def read_mask(path: Path, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
-    """The mask in ``path``, bool [h w], True where its grey value is above half; may be all False.
-
-    ``shape`` and files as in ``read_image``. Raises BadImage.
-    """
-    return _grey_of(read_bytes(path), path, shape, _SIZE_OF_IMAGE) > _HALF
 
 
 def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -162,33 +136,9 @@ def _read_stored(
         raise BadImage(printable(f"{name}: record {stored.index} cannot be read ({error})")) from error
     if found.image_id != image_id:
         raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
-    image = _grey_of(found.image, f"{name}, image", shape, _SIZE_OF_SET)
+    image = decode_image(found.image, f"{name}, image", shape)
     size = (image.shape[0], image.shape[1])
     try:
-        return image, _grey_of(found.mask, f"{name}, mask", size, _SIZE_OF_IMAGE) > _HALF
+        return image, decode_mask(found.mask, f"{name}, mask", size)
     except BadImage as error:
         raise BadMask(str(error), image) from error
-
-
-def _grey_of(data: bytes, path: Path | str, shape: tuple[int, int] | None, why: str) -> NDArray[np.uint8]:
-    """Grey values uint8 [h w] of a PNG in memory; messages call it ``path``, and ``why`` is where ``shape`` is from."""
-    header = check_png(data, path)
-    if header.depth == 16:
-        raise BadImage(f"{printable(path)}: 16-bit image; DAGM images are 8-bit grey; convert")
-    check_shape(path, (header.height, header.width), shape, why)
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            if picture.mode == "L" and "transparency" not in picture.info:
-                return np.asarray(picture)
-            rgba = np.asarray(picture.convert("RGBA"))
-    except MemoryError:
-        raise
-    except Exception as error:  # a decoder that is fed garbage may raise anything, not Pillow's errors alone
-        reason = f"{path}: corrupt, cannot be decoded ({type(error).__name__}: {error})"
-        raise BadImage(printable(reason)) from error
-    if (rgba[..., 3] != 255).any():
-        raise BadImage(f"{printable(path)}: transparent pixels; DAGM images are 8-bit grey; convert")
-    red = rgba[..., 0]
-    if (red != rgba[..., 1]).any() or (red != rgba[..., 2]).any():
-        raise BadImage(f"{printable(path)}: colour image; DAGM images are 8-bit grey; convert")
-    return np.ascontiguousarray(red)

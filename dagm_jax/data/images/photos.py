@@ -1,4 +1,4 @@
-"""From a user's own image files to grey values: several formats, any size, 8 or 16 bits, grey or colour."""
+"""A user's own image files as 8-bit grey: several formats, any size, 8 or 16 bits, grey or colour."""
 
 from __future__ import annotations
 
@@ -6,21 +6,32 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dagm_jax.data.files import MAX_BYTES, MAX_PIXELS, SIGNATURE, BadImage, check_png, check_shape, read_bytes
+from dagm_jax.data.images.files import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    BadImage,
+    check_num_pixels,
+    check_shape,
+    read_bytes,
+    refusing_damage,
+)
+from dagm_jax.data.images.png import SIGNATURE, SIZE_OF_IMAGE, SIZE_OF_SET, check_png
 from dagm_jax.data.layouts import printable
-from dagm_jax.types import Photo
+from dagm_jax.types import Photo, Record
 
 _WHITE_16 = 65535
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _MODES_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _PNG_GREY = 0
 _THREADS = 4
+# Largest value from which a mask holds grey values; below it, numbers of classes.
 _LEAST_MASK_WHITE = 32
 _TIFF_BITS, _EXIF_ORIENTATION, _UPRIGHT = 258, 274, 1
 
@@ -36,9 +47,7 @@ def read_photo(photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]
 
 def decode_photo(data: bytes, photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
     """`read_photo` of a file whose bytes have been read already; raises BadImage."""
-    return to_8_bits(
-        _photo_values(data, photo.path, shape, "the size of this data set's images"), photo.white
-    )
+    return to_8_bits(_photo_values(data, photo.path, shape, SIZE_OF_SET), photo.white)
 
 
 def shape_of(data: bytes) -> tuple[int, int] | None:
@@ -46,13 +55,14 @@ def shape_of(data: bytes) -> tuple[int, int] | None:
     try:
         with _opened(io.BytesIO(data)) as picture:
             return picture.height, picture.width
-    except Exception:  # as below; decoding will say what is wrong
+    except Exception:  # a decoder that is fed garbage may raise anything; decoding will say what is wrong
         return None
 
 
-def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int) -> NDArray[np.uint8]:
+def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int | None) -> NDArray[np.uint8]:
     """uint8 values as they are, uint16 values as 255 · value / white, rounded; white and more become 255."""
     if values.dtype == np.uint16:
+        assert white is not None, "the white level of 16-bit images has not been looked for"
         values = np.clip(np.rint(values * (255 / white)), 0, 255)
     grey: NDArray[np.uint8] = values.astype(np.uint8, copy=False)
     return grey
@@ -61,19 +71,20 @@ def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int) -> NDArray[np.u
 def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask bool [h w]: True above half of the file's largest value; of numbers of classes, all but 0.
 
-    Largest values below 32 are such numbers. In colours the strongest channel counts. Raises BadImage.
+    A largest value below 32 says that the values are such numbers. In colours the strongest channel counts. Raises
+    BadImage.
     """
     data = read_bytes(photo.path)
-    values = _photo_values(data, photo.path, shape, "the size of its image", strongest=True)
+    values = _photo_values(data, photo.path, shape, SIZE_OF_IMAGE, strongest=True)
     largest = int(values.max())
     return values > (largest / 2 if largest >= _LEAST_MASK_WHITE else 0)
 
 
-def find_white(photos: Sequence[Photo], on_image: Callable[[], None] = lambda: None) -> int:
+def find_white(photos: Sequence[Photo], beat: Callable[[], None] = lambda: None) -> int:
     """The least 2^k - 1 >= 255 that no value of the 16-bit images among these exceeds; 65535 without such images.
 
-    Reads the headers of all files and the pixels of the 16-bit ones; files that cannot be read say nothing here.
-    ``on_image`` is called after each.
+    Decodes the 16-bit images alone. Files that cannot be read are passed over: decoding them will say what is wrong.
+    ``beat`` is called after each file.
     """
 
     def highest(photo: Photo) -> int:
@@ -88,20 +99,29 @@ def find_white(photos: Sequence[Photo], on_image: Callable[[], None] = lambda: N
     with ThreadPoolExecutor(_THREADS) as pool:
         for value in pool.map(highest, photos):
             most = max(most, value)
-            on_image()
+            beat()
     return int(2 ** max(8, most.bit_length()) - 1) if most else _WHITE_16
+
+
+def with_white(records: Sequence[Record], white: int | None) -> tuple[Record, ...]:
+    """The records with this white level in those users' images whose own is not known yet."""
+
+    def completed(record: Record) -> Record:
+        if isinstance(record.image, Photo) and record.image.white is None:
+            return replace(record, image=replace(record.image, white=white))
+        return record
+
+    return tuple(map(completed, records))
 
 
 def _is_16_bit(path: Path) -> bool:
     """Whether the file is a grey 16-bit image; raises BadImage where its header cannot be read."""
-    try:
+    with refusing_damage(path):
         # A pipe would be waited for.
         if not path.is_file() or path.stat().st_size > MAX_BYTES:
             raise BadImage(printable(f"{path}: not a file, or too large"))
         with _opened(path) as picture:
             return picture.mode in _MODES_16
-    except Exception as error:  # a decoder that is fed garbage may raise anything
-        raise BadImage(printable(f"{path}: cannot be read ({error})")) from error
 
 
 def _photo_values(
@@ -117,15 +137,17 @@ def _photo_values(
         # Pillow cuts 16-bit colour down to 8 bits without a word.
         if header.depth == 16 and header.colour_type != _PNG_GREY:
             raise BadImage(f"{name}: 16-bit colour or transparency; convert to 8-bit colour or 16-bit grey")
-    try:
-        with _opened(io.BytesIO(data)) as picture:
+    with refusing_damage(path):
+        try:
+            picture = _opened(io.BytesIO(data))
+        except Image.DecompressionBombError as error:
+            raise BadImage(f"{name}: its pixels are more than the limit of {MAX_PIXELS} pixels") from error
+        except UnidentifiedImageError as error:
+            raise BadImage(f"{name}: not a PNG, JPEG, BMP or TIFF image, or damaged") from error
+        with picture:
             if picture.format == "JPEG" and not _has_end(data):
                 raise BadImage(f"{name}: truncated, its picture has no end mark")
-            height, width = picture.height, picture.width
-            if width * height > MAX_PIXELS:
-                raise BadImage(
-                    f"{name}: {height}x{width} pixels are more than the limit of {MAX_PIXELS} pixels"
-                )
+            check_num_pixels(path, picture.height, picture.width)
             # Counting the pictures of a TIFF takes minutes where there are many.
             if getattr(picture, "is_animated", False):
                 raise BadImage(f"{name}: several pictures in one file; save one")
@@ -133,17 +155,8 @@ def _photo_values(
                 raise BadImage(
                     f"{name}: stored turned or mirrored (EXIF orientation); save it as it is shown"
                 )
-            check_shape(path, (height, width), shape, why)
+            check_shape(path, (picture.height, picture.width), shape, why)
             return _to_grey(picture, name, strongest)
-    except (BadImage, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"{name}: its pixels are more than the limit of {MAX_PIXELS} pixels") from error
-    except UnidentifiedImageError as error:
-        raise BadImage(f"{name}: not a PNG, JPEG, BMP or TIFF image, or damaged") from error
-    except Exception as error:  # as above
-        reason = f"{path}: corrupt, cannot be decoded ({type(error).__name__}: {error})"
-        raise BadImage(printable(reason)) from error
 
 
 def _has_end(data: bytes) -> bool:

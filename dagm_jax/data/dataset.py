@@ -1,0 +1,64 @@
+"""The images of a run, by `data.root`: DAGM's folders or prepared sets, a user's own images, or the built-in ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from dagm_jax.data import procedural
+from dagm_jax.data.config import DataConfig
+from dagm_jax.data.formats import own_images
+from dagm_jax.data.formats.dagm_layouts import read_tree
+from dagm_jax.data.formats.tfds_reader import is_prepared, read_prepared
+from dagm_jax.data.layouts import DAGM_SHAPE, printable
+from dagm_jax.types import Drawn, Manifest, Record, UserError
+
+
+def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int] | None]:
+    """(manifest, (height, width) in px that every image must have, None for any). Raises UserError.
+
+    No image is opened: what cannot be read is found when it is decoded, and so is the white level of 16-bit images.
+    """
+    if not config.root:
+        return draw_manifest(config, seed), DAGM_SHAPE
+    root = Path(config.root).expanduser()
+    try:
+        read_own = own_images.reader_of(root)
+    except OSError as error:
+        raise UserError(
+            f"`data.root` (={printable(root)}) cannot be looked at ({error.strerror}); name a folder that can be"
+        ) from error
+    if read_own is None:
+        # A NUL would raise in the first look; read_tree says so in words.
+        read = read_prepared if "\0" not in config.root and is_prepared(root) else read_tree
+        return read(root, config.classes), DAGM_SHAPE
+    if config.classes != (own_images.CLASS_ID,):
+        raise UserError(
+            f"`data.classes` (={config.classes}) tells DAGM's textures apart, and `data.root` (={config.root}) holds "
+            f"images of your own; leave it at ({own_images.CLASS_ID},)"
+        )
+    return read_own(root), None
+
+
+def draw_manifest(config: DataConfig, seed: int) -> Manifest:
+    """The built-in images' manifest; nothing is drawn yet. Raises UserError for a class that cannot be drawn."""
+    records = []
+    for class_id in config.classes:
+        if class_id not in procedural.CLASSES:
+            raise UserError(
+                f"`data.classes` (={config.classes}): the built-in images show classes "
+                f"{', '.join(map(str, procedural.CLASSES))} only; set data.root to a folder with class {class_id}"
+            )
+        counts: tuple[tuple[Literal[0, 1], int], ...]
+        counts = ((1, config.procedural_defective), (0, config.procedural_good))
+        for label, count in counts:
+            kind = "defective" if label else "good"
+            for index in range(count):
+                drawn = Drawn(seed, class_id, index)
+                name = f"builtin/class{class_id}/{kind}{index:04d}"
+                records.append(Record(name, class_id, label, None, drawn, drawn if label else None))
+    description = (
+        f"built-in procedural images (data.root is empty), classes {config.classes}: per class "
+        f"{config.procedural_defective} defective, {config.procedural_good} good; set data.root to use your own"
+    )
+    return Manifest(tuple(records), (), description)

@@ -1,0 +1,1 @@
+"""Image files as pixels: limits, formats, and the reason why a file cannot be used."""

@@ -1,0 +1,57 @@
+"""Copies among the images of a set: one of each is used, so that no image is tested on that was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
+
+import numpy as np
+
+from dagm_jax.types import Record, Skip
+
+
+def content_digest(image: np.ndarray) -> bytes:
+    """A digest of the pixels (uint8 ``[h w]``) and their shape; equal for equal images alone."""
+    return hashlib.sha256(image.tobytes() + bytes(str(image.shape[1]), "ascii")).digest()
+
+
+def find_copies(
+    records: Sequence[Record], digests: Mapping[int, bytes], unusable: Container[int]
+) -> dict[int, Skip]:
+    """Place → why it is left out, for the images whose pixels are those of another one.
+
+    digests: those of the images, by their place in ``records``, that could be decoded, in rising order. unusable:
+    places left out for another reason, such as a bad mask.
+
+    The first usable copy is used, and none where the labels of the copies contradict each other, be it the label of an
+    unusable one: its image was read and is known to be the same.
+    """
+    copies: dict[bytes, list[int]] = defaultdict(list)
+    for place, digest in digests.items():
+        copies[digest].append(place)
+    skips: dict[int, Skip] = {}
+    for places in copies.values():
+        used = next((place for place in places if place not in unusable), None)
+        for place in places:
+            record = records[place]
+            contrary = next((records[k] for k in places if records[k].label != record.label), None)
+            if contrary is not None:
+                skips[place] = _skip_copy(record, contrary)
+            elif used is not None and place != used and place not in unusable:
+                skips[place] = _skip_copy(record, records[used])
+    return skips
+
+
+def _skip_copy(record: Record, other: Record) -> Skip:
+    """The line on an image that has the same pixels as another one."""
+    same = f"has the same pixels as {other.image_id}"
+    if record.label != other.label:
+        label = "defective" if other.label else "good"
+        return Skip(
+            record.image_id, f"{same}, which is labelled {label}: one label is wrong, so neither is used"
+        )
+    if {record.half, other.half} == {"train", "test"}:
+        told = f"leakage: {same} of the {other.half} half, and is itself of the {record.half} half; left out here"
+        return Skip(record.image_id, told, leaks=True)
+    return Skip(record.image_id, same)
