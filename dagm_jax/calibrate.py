@@ -28,7 +28,7 @@ from dagm_jax.main import guarded
 from dagm_jax.types import UserError, load_json, nearest
 
 if TYPE_CHECKING:
-    from dagm_jax.verdict import DecisionRule, VerdictConfig
+    from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
 
 RULES = ("f1", "false_alarm_rate", "escape_rate", "expected_cost", "normals")
 HISTORY = "decision_rule_history.json"
@@ -65,9 +65,9 @@ def parse_flags(argv: Sequence[str]) -> Request:
 def main(argv: Sequence[str]) -> int:
     """Stores the rule that the command line asks for; the exit status."""
     request = parse_flags(argv)
-    from dagm_jax.detector import REPORT, RULE, read_config, read_json, read_rule, read_validation_scores
     from dagm_jax.experiment import locked
     from dagm_jax.train.progress import console, write_atomically
+    from dagm_jax.trained_model import REPORT, RULE, read_config, read_json, read_rule, read_validation_scores
 
     read_json(request.model, REPORT, "finish the run first: python -m dagm_jax.main with the same --workdir")
     with locked(request.model, "model"):
@@ -100,10 +100,10 @@ def read_history(path: Path) -> list[Any]:
 
 
 def fit(
-    request: Request, old: DecisionRule, labels: list[int], scores: list[float], verdict: VerdictConfig
-) -> DecisionRule:
+    request: Request, old: Thresholds, labels: list[int], scores: list[float], verdict: VerdictConfig
+) -> Thresholds:
     """The rule that the request asks for, with its evidence; the pixel threshold stays. Raises UserError."""
-    from dagm_jax.verdict import DecisionRule, fit_escape_rate, fit_threshold
+    from dagm_jax.evaluation.threshold import Thresholds, fit_escape_rate, fit_threshold
 
     target = request.target
     if request.rule == "escape_rate":
@@ -119,15 +119,15 @@ def fit(
             changes["max_false_alarm_rate"] = target
         threshold, evidence = fit_threshold(labels, scores, replace(verdict, **changes))
     evidence |= {"rule": request.rule, "target": target}
-    return DecisionRule(threshold, old.pixel_threshold, request.rule, evidence)
+    return Thresholds(threshold, old.pixel_threshold, request.rule, evidence)
 
 
-def comparison(old: DecisionRule, new: DecisionRule, labels: list[int], scores: list[float]) -> Any:
+def comparison(old: Thresholds, new: Thresholds, labels: list[int], scores: list[float]) -> Any:
     """A table of both rules: their thresholds, and what each does to the validation images."""
     from rich.table import Table
 
-    from dagm_jax.metrics import ImageCounts
-    from dagm_jax.verdict import escape_bound
+    from dagm_jax.evaluation.metrics import ImageCounts
+    from dagm_jax.evaluation.threshold import escape_bound
 
     table = Table(title=f"{len(labels)} validation images", title_justify="left")
     for name in ("", "before", "now"):

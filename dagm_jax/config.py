@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.data.sources import DataConfig
+from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
 from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.models.unet3plus import UNet3PlusConfig
@@ -30,7 +31,6 @@ from dagm_jax.train.loop import TrainConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.train.parallel import ParallelConfig
 from dagm_jax.types import UserError, nearest
-from dagm_jax.verdict import VerdictConfig
 
 ModelConfig = CustomUNetConfig | ConvAutoencoderConfig | UNet3PlusConfig
 TaskConfig = SegmentationConfig | ReconstructionConfig | ClassificationConfig

@@ -5,45 +5,30 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import jax
 import numpy as np
 
-from dagm_jax import baselines
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.decode import load_all
 from dagm_jax.data.files import BadImage
-from dagm_jax.data.pipeline import full_batch
-from dagm_jax.data.slicing import pad
-from dagm_jax.metrics import (
-    DiceCurve,
-    ImageCounts,
-    OverlapCounts,
-    PixelHistogram,
-    auroc,
-    average_precision,
-    dice,
-)
-from dagm_jax.processes import ALONE, Processes, interleave
-from dagm_jax.tasks.base import Evidence
-from dagm_jax.train.parallel import Devices
-from dagm_jax.train.progress import show
-from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Pixels, Record, UserError
-from dagm_jax.verdict import (
-    DecisionRule,
+from dagm_jax.evaluation import baselines
+from dagm_jax.evaluation.metrics import ImageCounts, auroc, average_precision
+from dagm_jax.evaluation.pixel_metrics import DiceCurve, OverlapCounts, PixelHistogram, dice
+from dagm_jax.evaluation.predictor import Prediction, Predictor
+from dagm_jax.evaluation.threshold import (
+    Thresholds,
     VerdictConfig,
-    deviation_map,
     fit_threshold,
-    image_score,
-    slices_score,
-    smooth_map,
     spread_scores,
 )
+from dagm_jax.processes import Processes, interleave
+from dagm_jax.train.progress import show
+from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Pixels, Record, UserError
 
 # Of test images that are read and judged in one go, by the clock: 64 of DAGM's. Threads that read ahead would work on
 # while it stands still.
@@ -52,90 +37,7 @@ CHUNK_PX = 1 << 24
 NUM_THREADS = 8
 
 # (record, judged image) → a function that makes what is kept of the image, to be called once, in any thread.
-Draw = Callable[[Record, "Judged"], Callable[[], Any]]
-
-
-class NonFiniteOutput(UserError):
-    """Raised where the network's output for an image is not finite; place: of this image among those given, from 0."""
-
-    def __init__(self, place: int, shape: tuple[int, int]) -> None:
-        super().__init__(place, shape)
-        self.place, self.shape = place, shape
-
-    def __str__(self) -> str:
-        height, width = self.shape
-        return (
-            f"the network's output for image {self.place + 1} of those given, {height}x{width} px (height x width), "
-            "is not finite, so its weights are damaged or have grown beyond float32; if they are being trained, lower "
-            "`optim.learning_rate` and train in a new workdir; if they are of a finished model, restore it from a copy"
-        )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One image judged: map of its evidence float32 ``[h w]`` in [0, 1], image score, loss and decisions of slices."""
-
-    image: np.ndarray
-    mask: np.ndarray
-    map: np.ndarray
-    score: float
-    loss: float
-    num_right: int
-    num_counted: int
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A compiled network with the weights to judge with; ``batch_size`` images go to the devices at a time.
-
-    shape: (h, w) in px that the network was compiled for; smaller images are padded, and their maps cut to their size.
-    evidence: what the image score is read off (see ``tasks.base``). devices: of this process alone; of several
-    ``processes`` each judges its share of the images, and all learn what the others found.
-    """
-
-    compiled: jax.stages.Compiled
-    params: Any
-    stats: Any
-    devices: Devices
-    batch_size: int
-    shape: tuple[int, int]
-    verdict: VerdictConfig
-    evidence: Evidence = "probability"
-    processes: Processes = ALONE
-
-    def with_weights(self, params: Any, stats: Any) -> Judge:
-        """The same compiled network with other weights."""
-        return replace(self, params=params, stats=stats)
-
-    def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
-        """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded.
-
-        Raises NonFiniteOutput where the network gives no finite numbers.
-        """
-        waiting = iter(pixels)
-        num_before = 0
-        while chosen := list(islice(waiting, self.batch_size)):
-            padded = ((pad(image, self.shape), pad(mask, self.shape)) for image, mask in chosen)
-            images, masks = full_batch(padded, self.batch_size)
-            mask_px = np.zeros(self.batch_size, np.int32)
-            mask_px[: len(chosen)] = [np.count_nonzero(mask) for _, mask in chosen]
-            out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks, mask_px)))
-            out = jax.device_get(out)
-            self.processes.beat()
-            for i, (image, mask) in enumerate(chosen):
-                height, width = image.shape
-                smooth = smooth_map(out["map"][i][:height, :width], self.verdict.smoothing_px)
-                if self.evidence == "deviation":
-                    smooth = deviation_map(smooth)
-                if self.evidence == "slices":
-                    score = slices_score(out["slice_scores"][i], self.verdict)
-                else:
-                    score = image_score(smooth, self.verdict)
-                if not (math.isfinite(score) and np.isfinite(smooth).all()):
-                    raise NonFiniteOutput(num_before + i, (height, width))
-                counts = int(out["num_right"][i]), int(out["num_counted"][i])
-                yield Judged(image, mask, smooth, score, float(out["loss"][i]), *counts)
-            num_before += len(chosen)
+Draw = Callable[[Record, "Prediction"], Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +53,7 @@ class _Told:
 
 
 def _judge_validation(
-    judge: Judge, cache: ImageCache, indices: Sequence[int], on_image: Callable[[], None] = lambda: None
+    judge: Predictor, cache: ImageCache, indices: Sequence[int], on_image: Callable[[], None] = lambda: None
 ) -> tuple[list[_Told], DiceCurve]:
     """What each of these images was judged to be, in order, and the Dice curve of them all.
 
@@ -168,7 +70,7 @@ def _judge_validation(
     return told, sum((one.curve for one in told), DiceCurve())
 
 
-def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
+def validate(judge: Predictor, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
     """Loss, slice accuracy, image AUROC, balanced Dice, and the quality in [0, 1] that training is steered by.
 
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty. It is taken at
@@ -203,8 +105,8 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
 
 
 def calibrate(
-    judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
-) -> tuple[DecisionRule, list[float]]:
+    judge: Predictor, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
+) -> tuple[Thresholds, list[float]]:
     """(the rule fitted to the validation images, their scores in order).
 
     The image threshold is found as configured, the pixel threshold by best Dice.
@@ -221,7 +123,7 @@ def calibrate(
         pixel_threshold = threshold
     if pixel_threshold is None:
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
-    return DecisionRule(threshold, pixel_threshold, judge.verdict.calibration, evidence), scores
+    return Thresholds(threshold, pixel_threshold, judge.verdict.calibration, evidence), scores
 
 
 def is_marked(mask: np.ndarray) -> bool:
@@ -249,7 +151,7 @@ class TestResult:
     overlap: OverlapCounts = field(default_factory=OverlapCounts)
     defects: list[dict[str, Any]] = field(default_factory=list)
     hardest: list[GalleryItem] = field(default_factory=list)
-    example: Judged | None = None
+    example: Prediction | None = None
     executing_time_s: float = 0.0
 
     def to_report(self, verdict: VerdictConfig) -> dict[str, Any]:
@@ -299,24 +201,24 @@ class _Verdict:
 class _TestShare:
     """One process's share of the test side, judged: verdicts in order, and what is added up or shown of the images."""
 
-    def __init__(self, rule: DecisionRule, draw: Draw) -> None:
+    def __init__(self, rule: Thresholds, draw: Draw) -> None:
         self._rule, self._draw = rule, draw
         self.verdicts: list[_Verdict] = []
         self.pixels = PixelHistogram.empty()
         self.hardest = _Hardest(rule)
-        self.example: Judged | None = None
+        self.example: Prediction | None = None
         # Of the images that could be the example the one that is: marked before not marked, then in order.
         self.example_rank = (2, 0)
         self.seconds = 0.0
 
-    def judge(self, judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None) -> None:
+    def judge(self, judge: Predictor, records: Sequence[Record], shape: tuple[int, int] | None) -> None:
         """Judges the records; raises UserError for a file that has become unreadable."""
         size = _chunk_size(judge)
         judged_images = judge(_readable(records, shape, size))
         with ThreadPoolExecutor(NUM_THREADS) as pool, show("judging test images", len(records)) as bar:
             for start in range(0, len(records), size):
                 chunk = records[start : start + size]
-                told: list[tuple[Judged, bool]] = []
+                told: list[tuple[Prediction, bool]] = []
                 start_s = time.perf_counter()
                 for judged in islice(judged_images, len(chunk)):
                     told.append((judged, bool(self._rule.decide([judged.score])[0])))
@@ -328,7 +230,7 @@ class _TestShare:
                 for record, (judged, decision), one in zip(chunk, told, drawn, strict=True):
                     self._add(record, judged, decision, one)
 
-    def _add(self, record: Record, judged: Judged, decision: bool, drawn: Any) -> None:
+    def _add(self, record: Record, judged: Prediction, decision: bool, drawn: Any) -> None:
         self.hardest.offer(record, judged, decision)
         marked = is_marked(judged.mask)
         rank = (0 if marked else 1, len(self.verdicts))
@@ -346,10 +248,10 @@ class _TestShare:
 
 
 def judge_test_side(
-    judge: Judge,
+    judge: Predictor,
     records: Sequence[Record],
     shape: tuple[int, int] | None,
-    rule: DecisionRule,
+    rule: Thresholds,
     draw: Draw = lambda record, judged: lambda: None,
 ) -> TestResult:
     """Every record once, from its file to its verdict; ``shape``: (h, w) that every image must have, None for any.
@@ -381,7 +283,7 @@ def judge_test_side(
     )
 
 
-def _chunk_size(judge: Judge) -> int:
+def _chunk_size(judge: Predictor) -> int:
     """How many test images are judged before their figures are measured: whole batches, of CHUNK_PX if one fits."""
     height, width = judge.shape
     return max(1, CHUNK_PX // (height * width) // judge.batch_size) * judge.batch_size
@@ -401,11 +303,11 @@ def _readable(records: Sequence[Record], shape: tuple[int, int] | None, chunk_si
 class _Hardest:
     """The images of each label whose scores lie furthest on the wrong side of the threshold, or nearest to it."""
 
-    def __init__(self, rule: DecisionRule) -> None:
+    def __init__(self, rule: Thresholds) -> None:
         self._rule = rule
         self._heaps: dict[int, list[tuple[float, str, GalleryItem]]] = {0: [], 1: []}
 
-    def offer(self, record: Record, judged: Judged, decision: bool) -> None:
+    def offer(self, record: Record, judged: Prediction, decision: bool) -> None:
         score, threshold = spread_scores([judged.score, self._rule.threshold])
         hardness = float(threshold - score) if record.label else float(score - threshold)
         title = (

@@ -36,26 +36,14 @@ from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, differences, to_dict, to_json
 from dagm_jax.data.augment import augment
 from dagm_jax.data.cache import ImageCache, build_cache
-from dagm_jax.data.files import MAX_PIXELS, is_image_shape
+from dagm_jax.data.files import MAX_PIXELS
 from dagm_jax.data.layouts import printable
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.data.sources import find_images
 from dagm_jax.data.split import Split, split_records
-from dagm_jax.detector import (
-    CHECKPOINTS,
-    CONFIG,
-    MOST_JUDGED_PIXELS,
-    REPORT,
-    RULE,
-    VALIDATION_SCORES,
-    build_network,
-    compile_judge,
-    make_slicers,
-    read_config,
-    read_json,
-)
-from dagm_jax.metrics import ImageCounts
+from dagm_jax.evaluation.metrics import ImageCounts
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.page import (
     PICTURE_QUALITY,
     PICTURE_SIDE_PX,
@@ -70,9 +58,21 @@ from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, count_flop, make_devices
 from dagm_jax.train.progress import NoRecord, Record, console, read_history, show, write_atomically
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
+from dagm_jax.trained_model import (
+    CHECKPOINTS,
+    CONFIG,
+    MOST_JUDGED_PIXELS,
+    REPORT,
+    RULE,
+    VALIDATION_SCORES,
+    build_network,
+    compile_predictor,
+    make_slicers,
+    read_config,
+    read_json,
+)
 from dagm_jax.types import DISK_ERRORS, DiskError, Manifest, Photo, UserError, written_by
 from dagm_jax.types import Record as ImageRecord
-from dagm_jax.verdict import DecisionRule
 
 # Fields whose change does not make another run of a workdir's run.
 FREE_FIELDS = frozenset(
@@ -227,10 +227,10 @@ def prepare_data(config: RunConfig, workdir: Path, processes: Processes = ALONE)
 
 
 def check_size(largest: tuple[int, int], config: RunConfig) -> None:
-    """Raises UserError where the (h, w) in px that holds every image is one whose detector `load_detector` refuses."""
+    """Raises UserError where the (h, w) in px that holds every image is one that `load_trained_model` refuses."""
     height, width = largest
     size = f"{height}x{width} (height x width)"
-    if not is_image_shape([height, width]):
+    if height * width > MAX_PIXELS:
         raise UserError(
             f"`data.root` (={config.data.root}): the tallest and the widest image give a common size of {size}, to "
             f"which all are padded: {height * width} pixels, more than the limit of {MAX_PIXELS}; crop or turn the "
@@ -337,7 +337,7 @@ class Setup:
         return Carry(state, self.devices.replicate(np.int32(0)))
 
     @cached_property
-    def _judges(self) -> dict[Slicer, Future[tuple[evaluate.Judge, float]]]:
+    def _judges(self) -> dict[Slicer, Future[tuple[evaluate.Predictor, float]]]:
         return {}
 
     @cached_property
@@ -355,7 +355,7 @@ class Setup:
         )
         self._judges[slicer] = self._compiling.submit(self._compile_judge, like, slicer)
 
-    def compile_judge(self, state: TrainState, slicer: Slicer) -> tuple[evaluate.Judge, float]:
+    def compile_judge(self, state: TrainState, slicer: Slicer) -> tuple[evaluate.Predictor, float]:
         """(compiled for this process's devices, with the state's weights; seconds that compiling took).
 
         Each slicer is compiled for once. Of several processes each judges its share of the images.
@@ -364,13 +364,15 @@ class Setup:
         judge, seconds = self._judges[slicer].result()
         return judge.with_weights(*self.devices.localize(state.judged)), seconds
 
-    def _compile_judge(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[evaluate.Judge, float]:
+    def _compile_judge(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[evaluate.Predictor, float]:
         start_s = time.perf_counter()
         devices = self.devices.local()
-        judge = compile_judge(self.config, self.network, *like, slicer, devices, self.judge_batch_size)
+        judge = compile_predictor(self.config, self.network, *like, slicer, devices, self.judge_batch_size)
         return replace(judge, processes=self.processes), time.perf_counter() - start_s
 
-    def validate(self, judge: evaluate.Judge, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
+    def validate(
+        self, judge: evaluate.Predictor, state: TrainState, indices: Sequence[int]
+    ) -> dict[str, float]:
         """The figures of the state's weights on these images, the same on all processes."""
         params, stats = self.devices.localize(state.judged)
         figures = evaluate.validate(judge.with_weights(params, stats), self.data.cache, indices)
@@ -502,7 +504,7 @@ def write_report(
     state: TrainState,
     best_step: int,
     position: Position,
-    rule: DecisionRule,
+    rule: Thresholds,
     result: evaluate.TestResult,
     compile_s: float,
     workdir: Path,
@@ -566,11 +568,11 @@ class TestPictures:
     Of several processes each draws the images that it judges.
     """
 
-    def __init__(self, rule: DecisionRule, workdir: Path, processes: Processes) -> None:
+    def __init__(self, rule: Thresholds, workdir: Path, processes: Processes) -> None:
         self._rule, self._workdir, self._processes = rule, workdir, processes
         self._num_written = {True: 0, False: 0}
 
-    def __call__(self, record: ImageRecord, judged: evaluate.Judged) -> Callable[[], PageEntry]:
+    def __call__(self, record: ImageRecord, judged: evaluate.Prediction) -> Callable[[], PageEntry]:
         is_right = bool(self._rule.decide([judged.score])[0]) == bool(record.label)
         if self._num_written[is_right] >= MAX_PICTURES // self._processes.count:
             return partial(self._draw, record, judged, None)
@@ -578,7 +580,7 @@ class TestPictures:
         self._num_written[is_right] += 1
         return partial(self._draw, record, judged, name)
 
-    def _draw(self, record: ImageRecord, judged: evaluate.Judged, name: str | None) -> PageEntry:
+    def _draw(self, record: ImageRecord, judged: evaluate.Prediction, name: str | None) -> PageEntry:
         """The image's entry, with thumbnails; ``name``: of its files, less their endings, None for none."""
         mask = judged.mask if evaluate.is_marked(judged.mask) else None
         draw = partial(draw_pictures, judged.image, judged.map, self._rule.pixel_threshold, mask)
@@ -599,7 +601,7 @@ def clear_folder(folder: Path) -> None:
 
 
 def draw_page(
-    result: evaluate.TestResult, rule: DecisionRule, data: Data, config: RunConfig, workdir: Path
+    result: evaluate.TestResult, rule: Thresholds, data: Data, config: RunConfig, workdir: Path
 ) -> None:
     """Writes the report page of the test side; what was left out of the data is listed on it."""
     summary = {
@@ -677,7 +679,7 @@ def draw_figures(
 
 
 def draw_pipeline(
-    example: evaluate.Judged | None, rule: DecisionRule, slicer: Slicer, config: RunConfig, workdir: Path
+    example: evaluate.Prediction | None, rule: Thresholds, slicer: Slicer, config: RunConfig, workdir: Path
 ) -> None:
     """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
     from dagm_jax.pipeline_figure import ImagePath, plot_pipeline

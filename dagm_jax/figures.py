@@ -22,10 +22,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from dagm_jax import metrics
 from dagm_jax.data.replacing import replacing
+from dagm_jax.evaluation import metrics
+from dagm_jax.evaluation.threshold import spread_scores
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem
-from dagm_jax.verdict import spread_scores
 
 DPI = 110
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"

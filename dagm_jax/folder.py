@@ -109,7 +109,7 @@ class FolderJudge:
         try:
             data = read_bytes(file.path)
             sha256 = hashlib.sha256(data).hexdigest()
-            image = self.inspector.engine.reading.decode(data, file.path)
+            image = self.inspector.backend.reading.decode(data, file.path)
         except BadImage as problem:
             error = _without_path(str(problem), file.path)
         if stamp_of(file.path) != file.stamp:

@@ -208,7 +208,7 @@ def teller(judge: FolderJudge) -> Callable[[Tally], None]:
         unseen += found.files
         if unseen >= (recent.maxlen or 0):
             unseen = 0
-            drift = summarise((), recent, judge.inspector.engine.normal_scores)["drift"]
+            drift = summarise((), recent, judge.inspector.backend.normal_scores)["drift"]
             if drift["level"] == "large":
                 console.print(f"{DRIFT_WARNING} ({describe_drift(drift)})")
 
@@ -219,7 +219,7 @@ def compile_engine(judge: FolderJudge) -> float:
     """Seconds that the program for the usual size took to compile, so that no image's latency holds them."""
     import numpy as np
 
-    reading = judge.inspector.engine.reading
+    reading = judge.inspector.backend.reading
     start_s = time.perf_counter()
     judge.verdicts([("a black image", np.zeros(reading.shape or (1, 1), np.uint8))])
     return time.perf_counter() - start_s
@@ -288,7 +288,7 @@ def finish(
         "threshold": inspector.rule.threshold,
         "pixel_threshold": inspector.rule.pixel_threshold,
         "images": request.images,
-        **summarise(predictions.latest(), predictions.latest_of_now(), inspector.engine.normal_scores),
+        **summarise(predictions.latest(), predictions.latest_of_now(), inspector.backend.normal_scores),
         **timing,
     }
     text = json.dumps(finite_or_none(summary), indent=2, allow_nan=False)

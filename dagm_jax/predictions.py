@@ -16,7 +16,7 @@ import numpy as np
 
 from dagm_jax.data.incoming import LINES, Incoming, Stamp
 from dagm_jax.data.replacing import replacing
-from dagm_jax.metrics import ImageCounts, score_drift
+from dagm_jax.evaluation.metrics import ImageCounts, score_drift
 from dagm_jax.types import UserError
 
 TABLE, SUMMARY = "predictions.csv", "summary.json"

@@ -44,10 +44,10 @@ def repeat(kept: KeptBatch) -> Repeated:
     import jax.numpy as jnp
 
     from dagm_jax.config import from_config_dict
-    from dagm_jax.detector import build_network
     from dagm_jax.train import kept_batch
     from dagm_jax.train.optim import learning_rate, make_optimizer
     from dagm_jax.train.step import make_slice_figures, make_state, make_train_step
+    from dagm_jax.trained_model import build_network
 
     config = from_config_dict(kept.config)
     network, params, stats = build_network(config, kept.mean, kept.std, drawn=False)

@@ -31,11 +31,11 @@ from rich.table import Table
 
 from dagm_jax import command_line
 from dagm_jax.config import RunConfig
-from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
 from dagm_jax.models.convolution import convolve, convolve_on_cpu
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import show
+from dagm_jax.trained_model import build_network
 from dagm_jax.types import UserError
 from launch.bench.timing import SETTLE_S
 

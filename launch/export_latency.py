@@ -24,14 +24,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from dagm_jax import command_line, export
+from dagm_jax import command_line
 from dagm_jax.data.slicing import Slicer, pad
-from dagm_jax.detector import Detector, load_detector, make_slicers
-from dagm_jax.exported import Exported, load_exported
+from dagm_jax.evaluation.postprocess import smooth
+from dagm_jax.exporting.check import RUNTIME_NAMES
+from dagm_jax.exporting.exported_model import ExportedModel, load_exported_model
 from dagm_jax.main import guarded
 from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.trained_model import TrainedModel, load_trained_model, make_slicers
 from dagm_jax.types import UserError
-from dagm_jax.verdict import smooth_map
 from launch.bench.timing import Blocks, Run, time_alternately
 
 NUM_IMAGES = 4
@@ -40,7 +41,7 @@ NUM_IMAGES = 4
 class Peer:
     """The detector's network in PyTorch on the CPU, in evaluation mode, with the same weights. Raises UserError."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: TrainedModel) -> None:
         try:
             import torch
 
@@ -61,11 +62,11 @@ class Peer:
         return np.asarray(maps.permute(0, 2, 3, 1).numpy(), np.float32)
 
 
-def image_map(detector: Detector, slicer: Slicer, maps: NDArray[np.float32]) -> NDArray[Any]:
+def image_map(detector: TrainedModel, slicer: Slicer, maps: NDArray[np.float32]) -> NDArray[Any]:
     """The map ``[h w]`` of an image from those of its slices, as the file makes it."""
     height, width = detector.shape
     stitched = np.clip(slicer.stitch(maps)[:height, :width, 0], 0.0, 1.0)
-    return smooth_map(stitched, detector.config.verdict.smoothing_px)
+    return np.asarray(smooth(stitched[None], None, detector.config.verdict.smoothing_px)[0])
 
 
 def in_turn(judge: Callable[[Any], object], inputs: Iterable[Any]) -> Run:
@@ -80,7 +81,7 @@ def in_turn(judge: Callable[[Any], object], inputs: Iterable[Any]) -> Run:
 
 
 def measure(
-    detector: Detector, exported: Exported, images: NDArray[np.uint8], repetitions: int
+    detector: TrainedModel, exported: ExportedModel, images: NDArray[np.uint8], repetitions: int
 ) -> tuple[dict[str, Blocks], float]:
     """(times of the file and then of the peer, how far their maps are apart in a pixel); images uint8 [n h w]."""
     peer, slicer = Peer(detector), make_slicers(detector.config, *detector.shape)[1]
@@ -91,9 +92,7 @@ def measure(
         for image, cut in zip(images, slices, strict=True)
     )
     runs = {
-        export.RUNTIME_NAMES[exported.contract["format"]]: in_turn(
-            lambda image: exported(image[None]), images
-        ),
+        RUNTIME_NAMES[exported.contract["format"]]: in_turn(lambda image: exported(image[None]), images),
         "PyTorch eager": in_turn(peer, slices),
     }
     return time_alternately(runs, repetitions), apart
@@ -109,7 +108,7 @@ def make_table(title: str, blocks: dict[str, Blocks]) -> Table:
     return table
 
 
-def check(detector: Detector, exported: Exported, given: Any) -> None:
+def check(detector: TrainedModel, exported: ExportedModel, given: Any) -> None:
     """Raises UserError for what cannot be compared: another model, another task, another device."""
     if exported.model_id != detector.model_id:
         raise UserError(
@@ -138,7 +137,7 @@ def main(argv: Sequence[str]) -> None:
         if not getattr(given, name):
             raise UserError(f"`--{name}` is missing; name a workdir with --model and a file with --exported")
     workdir, file = (Path(path).expanduser() for path in (given.model, given.exported))
-    detector, exported = load_detector(workdir), load_exported(file)
+    detector, exported = load_trained_model(workdir), load_exported_model(file)
     check(detector, exported, given)
     request = export.Request(workdir, "", file, NUM_IMAGES)
     images = export.expected(request, detector)[1]

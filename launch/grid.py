@@ -15,9 +15,9 @@ from typing import Any
 import jax
 
 from dagm_jax.config import RunConfig, differences
-from dagm_jax.detector import REPORT
 from dagm_jax.experiment import check_same_run
 from dagm_jax.train.progress import console
+from dagm_jax.trained_model import REPORT
 from dagm_jax.types import UserError
 from launch.cells import BASE, Cell
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from dagm_jax.metrics import ImageCounts, wilson_interval
+from dagm_jax.evaluation.metrics import ImageCounts, wilson_interval
 from launch import paper
 
 # The figures that the paper's Table I has, and those that ours has besides.

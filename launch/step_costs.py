@@ -29,7 +29,6 @@ from rich.table import Table
 
 from dagm_jax import command_line
 from dagm_jax.config import RunConfig
-from dagm_jax.detector import build_network
 from dagm_jax.main import guarded, read_config
 from dagm_jax.models import convolution, moments
 from dagm_jax.tasks.base import Forward
@@ -37,6 +36,7 @@ from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import show
 from dagm_jax.train.step import Network, make_state, make_train_step
+from dagm_jax.trained_model import build_network
 from dagm_jax.types import NetworkOutput
 
 SLICE_PX = (512, 64)

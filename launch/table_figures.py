@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dagm_jax.data.replacing import replacing
+from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.figures import BLUE, GREY, ORANGE, draw_confusion, series, style_axes, write_figure
-from dagm_jax.metrics import ImageCounts
 from dagm_jax.train.progress import read_history
 from launch.cells import BASE, Plan
 from launch.grid import Result, State

@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from dagm_jax.config import from_config_dict
-from dagm_jax.detector import make_slicers
 from dagm_jax.train.progress import write_atomically
+from dagm_jax.trained_model import make_slicers
 from launch import paper
 from launch.cells import ABLATED_MODEL, BASE, Plan, Variant, ablations
 from launch.grid import Result, State

@@ -27,6 +27,7 @@ from dagm_jax.config import (
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.data.sources import DataConfig
+from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.conv_autoencoder import ConvAutoencoderConfig
 from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.models.unet3plus import UNet3PlusConfig
@@ -38,7 +39,6 @@ from dagm_jax.train.loop import TrainConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.train.parallel import ParallelConfig
 from dagm_jax.types import UserError
-from dagm_jax.verdict import VerdictConfig
 
 PACKAGE = Path(dagm_jax.__file__).parent
 CONFIGS = sorted(path for path in (PACKAGE.parent / "configs").glob("*.py") if path.name != "__init__.py")

@@ -22,24 +22,26 @@ from dagm_jax import evaluate
 from dagm_jax.data import decode
 from dagm_jax.data.decode import load
 from dagm_jax.data.slicing import SlicingConfig, make_slicer
-from dagm_jax.evaluate import Judge, Judged, TestResult, calibrate, judge_test_side, validate
+from dagm_jax.evaluate import TestResult, calibrate, judge_test_side, validate
+from dagm_jax.evaluation.predictor import Prediction, Predictor
+from dagm_jax.evaluation.step import make_eval_step
+from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
 from dagm_jax.models.custom_unet import CustomUNet, CustomUNetConfig
 from dagm_jax.processes import Processes
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.parallel import ParallelConfig, make_devices
-from dagm_jax.train.step import make_judge, make_network
+from dagm_jax.train.step import make_network
 from dagm_jax.types import MAX_GALLERY_ITEMS, Record, UserError
-from dagm_jax.verdict import DecisionRule, VerdictConfig
 
 TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 SHAPE = (32, 48)
 PLAIN = VerdictConfig(smoothing_px=0.0)
-RULE = DecisionRule(threshold=0.5, pixel_threshold=0.25, calibration="f1")
+RULE = Thresholds(threshold=0.5, pixel_threshold=0.25, calibration="f1")
 
 Pixels = tuple[np.ndarray, np.ndarray]
 
 
-def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Judge:
+def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Predictor:
     """A judge whose map is the image over 255, whose loss is its mean and whose counts are its first pixels."""
 
     def compiled(
@@ -59,7 +61,7 @@ def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Jud
         }
 
     devices = SimpleNamespace(shard_batch=lambda arrays: arrays)
-    return Judge(cast(Any, compiled), "params", "stats", cast(Any, devices), batch_size, SHAPE, verdict)
+    return Predictor(cast(Any, compiled), "params", "stats", cast(Any, devices), batch_size, SHAPE, verdict)
 
 
 def make_images(number: int, seed: int = 0) -> list[Pixels]:
@@ -168,7 +170,7 @@ def test_a_real_network_judges_alike_in_every_batch_size() -> None:
 
     # So narrow a network gives most images one score, with most seeds.
     network, params, stats = make_network(build, seed=10, in_channels=1, mean=100.0, std=50.0)
-    function = make_judge(network, SegmentationConfig(), slicer)
+    function = make_eval_step(network, SegmentationConfig(), slicer)
     devices = make_devices(ParallelConfig(cpu_convolutions="default"))
     params, stats = devices.replicate((params, stats))
     images, results = make_images(5), []
@@ -178,7 +180,7 @@ def test_a_real_network_judges_alike_in_every_batch_size() -> None:
         empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(size, np.int32)
         pixels = devices.shard_batch(empty)
         compiled = devices.compile_judge(function, params, stats, *pixels)
-        results.append(list(Judge(compiled, params, stats, devices, size, SHAPE, PLAIN)(images)))
+        results.append(list(Predictor(compiled, params, stats, devices, size, SHAPE, PLAIN)(images)))
     assert len({judged.score for judged in results[0]}) == 5
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one.map, other.map, rtol=1e-5, atol=1e-6)
@@ -343,7 +345,7 @@ def test_each_image_is_drawn_outside_the_executing_time(
     now_s = [0.0]
     monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now_s[0])
 
-    def draw(record: Record, judged: Judged) -> Callable[[], tuple[str, float]]:
+    def draw(record: Record, judged: Prediction) -> Callable[[], tuple[str, float]]:
         now_s[0] += 1000
 
         def job() -> tuple[str, float]:
@@ -376,7 +378,7 @@ def test_no_image_is_read_while_the_clock_stands(
         events.append("read")
         return pixels
 
-    def draw(record: Record, judged: Judged) -> Callable[[], None]:
+    def draw(record: Record, judged: Prediction) -> Callable[[], None]:
         # Long enough for a thread that has something left to read.
         return lambda: time.sleep(0.003) or events.append("draw")
 
@@ -399,7 +401,7 @@ def test_no_image_is_read_while_the_clock_stands(
 def test_decision_is_that_of_the_rule(records: list[Record]) -> None:
     """Catches a fixed threshold in place of the calibrated one, and ">" where the rule says ">="."""
     score = float(np.float32(make_images(19)[3][0].max()) / np.float32(255))
-    rule = DecisionRule(threshold=score, pixel_threshold=0.5, calibration="f1")
+    rule = Thresholds(threshold=score, pixel_threshold=0.5, calibration="f1")
     result = judge_test_side(brightness_judge(4), records, SHAPE, rule)
     assert result.decisions == [value >= score for value in result.scores]
     assert result.decisions[3]
@@ -475,13 +477,13 @@ def test_report_holds_json_values(records: list[Record]) -> None:
 def test_the_hardest_are_kept_hardest_first() -> None:
     """Catches a gallery of the easiest images, one that mixes up the labels, and one that drops the worst."""
     rng = np.random.default_rng(0)
-    rule = DecisionRule(threshold=0.6, pixel_threshold=0.5, calibration="f1")
+    rule = Thresholds(threshold=0.6, pixel_threshold=0.5, calibration="f1")
     hardest = evaluate._Hardest(rule)
     image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
     scores = {(label, i): float(rng.random()) for label in (0, 1) for i in range(12)}
     for (label, i), score in rng.permutation(np.array(list(scores.items()), dtype=object)):
         record = Record(f"{label}-{i}", 1, label, None, Path(), None)
-        judged = Judged(image, zeros > 0, zeros, score, 0.0, 0, 0)
+        judged = Prediction(image, zeros > 0, zeros, score, 0.0, 0, 0)
         hardest.offer(record, judged, score >= rule.threshold)
     items = hardest.items()
     half = MAX_GALLERY_ITEMS // 2
@@ -500,7 +502,7 @@ def test_few_images_are_all_hardest(records: list[Record]) -> None:
     hardest = evaluate._Hardest(RULE)
     image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
     for record in records[:3]:
-        hardest.offer(record, Judged(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
+        hardest.offer(record, Prediction(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
     assert len(hardest.items()) == 3
 
 
@@ -536,10 +538,10 @@ def test_several_processes_judge_the_test_side_like_one(records: list[Record], c
 
     def work(processes: Processes) -> TestResult:
         return judge_test_side(
-            replace(brightness_judge(4), processes=processes), records, SHAPE, DecisionRule(0.78, 0.25, "f1")
+            replace(brightness_judge(4), processes=processes), records, SHAPE, Thresholds(0.78, 0.25, "f1")
         )
 
-    whole = judge_test_side(brightness_judge(4), records, SHAPE, DecisionRule(0.78, 0.25, "f1"))
+    whole = judge_test_side(brightness_judge(4), records, SHAPE, Thresholds(0.78, 0.25, "f1"))
     for result in run_as_processes(count, work):
         assert result.to_report(PLAIN) == whole.to_report(PLAIN)
         for name in ("image_ids", "labels", "scores", "decisions", "defects"):

@@ -25,21 +25,21 @@ from dagm_jax import export as command
 from dagm_jax.config import RunConfig
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.slicing import SlicingConfig
-from dagm_jax.detector import Detector, build_network, load_detector
-from dagm_jax.exported import contract_path, load_exported
-from dagm_jax.models.custom_unet import CustomUNetConfig
-from dagm_jax.tasks.classification import ClassificationConfig
-from dagm_jax.tasks.reconstruction import ReconstructionConfig
-from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.parallel import make_devices
-from dagm_jax.types import UserError
-from dagm_jax.verdict import (
-    DecisionRule,
+from dagm_jax.evaluation.threshold import (
+    Thresholds,
     VerdictConfig,
     deviation_map,
     image_score,
     slices_score,
 )
+from dagm_jax.exporting.exported_model import contract_path, load_exported_model
+from dagm_jax.models.custom_unet import CustomUNetConfig
+from dagm_jax.tasks.classification import ClassificationConfig
+from dagm_jax.tasks.reconstruction import ReconstructionConfig
+from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.train.parallel import make_devices
+from dagm_jax.trained_model import TrainedModel, build_network, load_trained_model
+from dagm_jax.types import UserError
 
 TASKS = {task.name: task for task in (SegmentationConfig(), ReconstructionConfig(), ClassificationConfig())}
 needs_onnx = pytest.mark.skipif(
@@ -64,7 +64,7 @@ def write(workdir: Path, file: Path, format: str = "stablehlo") -> Path:
     return file
 
 
-def untrained(task: str, shape: tuple[int, int]) -> tuple[Detector, list[float], list[np.ndarray]]:
+def untrained(task: str, shape: tuple[int, int]) -> tuple[TrainedModel, list[float], list[np.ndarray]]:
     """A detector of random weights and norm statistics, and its scores and maps of `noise`, which its rule splits."""
     config = RunConfig(
         model=CustomUNetConfig(base_channels=1),
@@ -77,13 +77,13 @@ def untrained(task: str, shape: tuple[int, int]) -> tuple[Detector, list[float],
     stats = jax.tree.map(lambda x: x + 0.3 * jax.random.uniform(next(keys), x.shape), stats)
     # Biases that keep most of the few channels from dying behind their ReLU, where the image would not matter.
     params = jax.tree.map(lambda x: x + 0.3 if x.ndim == 1 else x, params)
-    detector = Detector(config, network, params, stats, shape, None, DecisionRule(0, 0, "f1"), "0" * 12)
+    detector = TrainedModel(config, network, params, stats, shape, None, Thresholds(0, 0, "f1"), "0" * 12)
     devices = make_devices(config.parallel)
-    judge = detector.compile_judge(devices, devices.num_devices)
+    judge = detector.compile_predictor(devices, devices.num_devices)
     judged = list(judge((image, np.zeros(shape, bool)) for image in noise(shape)))
     scores = [one.score for one in judged]
     middle = sum(sorted(scores)[1:3]) / 2
-    return replace(detector, rule=DecisionRule(middle, middle, "f1")), scores, [one.map for one in judged]
+    return replace(detector, rule=Thresholds(middle, middle, "f1")), scores, [one.map for one in judged]
 
 
 def noise(shape: tuple[int, int]) -> np.ndarray:
@@ -189,14 +189,14 @@ def test_predict_takes_the_file_for_its_run(workdir: Path, stablehlo: Path, tmp_
 def test_the_contract_says_what_the_file_takes_and_gives(workdir: Path, stablehlo: Path) -> None:
     """Would catch: a contract that other programs cannot follow, or that speaks of another file."""
     contract = json.loads(contract_path(stablehlo).read_text())
-    file = load_exported(stablehlo)
+    file = load_exported_model(stablehlo)
     out = file(np.zeros((2, 512, 512), np.uint8))
     assert contract["input"]["shape"] == ["b", 512, 512] and contract["input"]["dtype"] == "uint8"
     for told in contract["outputs"]:
         array = out[told["name"]]
         assert str(array.dtype) == told["dtype"]
         assert list(array.shape) == [2 if length == "b" else length for length in told["shape"]]
-    assert contract["threshold"] == load_detector(workdir).rule.threshold
+    assert contract["threshold"] == load_trained_model(workdir).rule.threshold
     assert contract["checked"]["num_images"] == 3
     assert contract["licence"]["training_images"].startswith("Apache-2.0")
     card = stablehlo.with_name("inspector.stablehlo.md").read_text()
@@ -224,17 +224,17 @@ def test_a_file_that_is_not_the_contracts_is_refused(stablehlo: Path, tmp_path: 
     file = tmp_path / stablehlo.name
     shutil.copy(stablehlo, file)
     with pytest.raises(UserError, match="no contract"):
-        load_exported(file)
+        load_exported_model(file)
     shutil.copy(contract_path(stablehlo), contract_path(file))
-    load_exported(file)
+    load_exported_model(file)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match="SHA-256"):
-        load_exported(file)
+        load_exported_model(file)
     contract_path(file).write_text("{}")
     with pytest.raises(UserError, match="is no contract"):
-        load_exported(file)
+        load_exported_model(file)
 
 
 @pytest.mark.parametrize("wrong", ["threshold", "broken"])
@@ -269,7 +269,7 @@ def test_the_check_sees_every_output(
     change: Any, named: str | None, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: a NaN or a difference that the comparison lets pass, or rounding taken for one."""
-    detector = load_detector(workdir)
+    detector = load_trained_model(workdir)
     request = command.Request(workdir, "stablehlo", Path("unused"), 4)
     _, images, scores = command.expected(request, detector)
     maps = np.zeros(images.shape, np.float32)
@@ -315,7 +315,7 @@ def test_mistakes_are_named(arguments: tuple[str, ...], named: str, workdir: Pat
 @pytest.mark.parametrize("task", TASKS)
 def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_path: Path) -> None:
     """Would catch: an operation that is converted to another, a batch size that is fixed."""
-    from dagm_jax.runtimes import open_onnx
+    from dagm_jax.exporting.runners import open_onnx
 
     detector, scores, their_maps = untrained(task, (64, 64))
     images = noise(detector.shape)
@@ -332,14 +332,14 @@ def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_p
 @needs_onnx
 def test_small_probabilities_keep_their_digits(tmp_path: Path) -> None:
     """Would catch: a sigmoid that is exact to 1e-8 alone, which is 2e-3 of the score of a plainly good image."""
-    from dagm_jax.runtimes import open_onnx
+    from dagm_jax.exporting.runners import open_onnx
 
     detector, _, _ = untrained("segmentation", (64, 64))
     bias = detector.params["head"]["bias"]
     bias[...] = bias[...] - 13.0
     (tmp_path / "file").write_bytes(program.to_onnx(detector))
     images = noise(detector.shape)
-    expected = jax.jit(program.make_program(detector))(images)[0]
+    expected = jax.jit(program.make_inference_fn(detector))(images)[0]
     assert float(expected.max()) < 1e-4
     np.testing.assert_allclose(open_onnx(tmp_path / "file")(images)[0], expected, rtol=1e-4)
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dagm_jax import figures
-from dagm_jax.metrics import ImageCounts
+from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.types import GalleryItem
 
 LABELS = [0] * 20 + [1] * 5
@@ -87,7 +87,7 @@ def test_figures_are_readable_by_others(tmp_path: Path) -> None:
 def test_no_global_state(tmp_path: Path) -> None:
     """Catches pyplot (figures that pile up, a display) and settings changed for the user's own plots."""
     code = (
-        "import sys; from dagm_jax import figures; from dagm_jax.metrics import ImageCounts;"
+        "import sys; from dagm_jax import figures; from dagm_jax.evaluation.metrics import ImageCounts;"
         "figures.plot_confusion(ImageCounts(1, 1, 1, 1), sys.argv[1], 't');"
         "assert 'matplotlib.pyplot' not in sys.modules and 'jax' not in sys.modules"
     )

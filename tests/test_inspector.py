@@ -25,9 +25,9 @@ from dagm_jax.data import procedural
 from dagm_jax.data.files import BadImage
 from dagm_jax.data.slicing import SlicingConfig
 from dagm_jax.data.sources import find_images
-from dagm_jax.detector import load_detector
 from dagm_jax.evaluate import NonFiniteOutput
-from dagm_jax.inspector import NUM_PROGRAMS, Inspector, RunEngine, as_dense, shape_for
+from dagm_jax.inspector import NUM_PROGRAMS, Inspector, TrainedModelBackend, densely_sliced, shape_for
+from dagm_jax.trained_model import load_trained_model
 from dagm_jax.types import Drawn, UserError
 
 
@@ -173,7 +173,7 @@ def test_larger_images_are_judged_where_they_stand(inspector: Inspector) -> None
 
 def test_sizes_share_few_programs(own: Path) -> None:
     """Would catch: a compilation for every size, and programs piling up without end."""
-    detector = load_detector(own)
+    detector = load_trained_model(own)
     assert detector.shape == small_run.LARGEST
     shapes = {shape_for((h, w), detector) for h in range(1, 193) for w in range(1, 321)}
     assert len(shapes) <= 25
@@ -189,11 +189,11 @@ def test_sizes_share_few_programs(own: Path) -> None:
 
 def test_wide_images_are_cut_as_densely(own: Path) -> None:
     """Would catch: fewer views of each pixel in a wide image than the threshold was calibrated with."""
-    detector = load_detector(own)
+    detector = load_trained_model(own)
     usual = detector.config.slicing.num_slices
-    assert as_dense(detector, (48, 80)).config.slicing.num_slices == usual
-    assert as_dense(detector, (96, 80)).config.slicing.num_slices == usual
-    assert as_dense(detector, (48, 160)).config.slicing.num_slices == 2 * usual
+    assert densely_sliced(detector, (48, 80)).config.slicing.num_slices == usual
+    assert densely_sliced(detector, (96, 80)).config.slicing.num_slices == usual
+    assert densely_sliced(detector, (48, 160)).config.slicing.num_slices == 2 * usual
 
 
 def test_what_cannot_be_judged_is_refused_by_size(own: Path, inspector: Inspector, tmp_path: Path) -> None:
@@ -203,11 +203,11 @@ def test_what_cannot_be_judged_is_refused_by_size(own: Path, inspector: Inspecto
     Image.fromarray(np.zeros((40, 321), np.uint8)).save(tmp_path / "wide.png")
     with pytest.raises(BadImage, match=r"wide\.png: size 40x321 .* beyond 192x320 px"):
         inspector.inspect(tmp_path / "wide.png")
-    detector = load_detector(own)
+    detector = load_trained_model(own)
     squeezed = replace(detector, config=replace(detector.config, slicing=SlicingConfig(mode="squeeze")))
     engine = inspector.engine
-    assert isinstance(engine, RunEngine)
-    assert RunEngine(squeezed, engine._devices).reading.largest == small_run.LARGEST
+    assert isinstance(engine, TrainedModelBackend)
+    assert TrainedModelBackend(squeezed, engine._devices).reading.largest == small_run.LARGEST
 
 
 # --- batches ------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_a_stream_is_held_a_batch_at_a_time() -> None:
             taken.append(i)
             yield np.full((4, 5), 30 * i, np.uint8)
 
-    verdicts = Inspector.of_engine(engine).inspect_all(images())
+    verdicts = Inspector.of_backend(engine).inspect_all(images())
     assert taken == []
     first = next(verdicts)
     assert taken == [0, 1, 2]
@@ -233,13 +233,13 @@ def test_a_stream_is_held_a_batch_at_a_time() -> None:
 def test_one_image_is_not_judged_as_a_full_batch() -> None:
     """Would catch: a single image that costs as much as a batch."""
     engine = Bright()
-    Inspector.of_engine(engine).inspect(np.zeros((4, 5), np.uint8))
+    Inspector.of_backend(engine).inspect(np.zeros((4, 5), np.uint8))
     assert engine.calls == [(1, 1)]
 
 
 def test_no_images_no_verdicts() -> None:
     """Would catch: an empty batch handed to a compiled program."""
-    assert Inspector.of_engine(Bright()).inspect([]) == []
+    assert Inspector.of_backend(Bright()).inspect([]) == []
 
 
 # --- thresholds and mistakes --------------------------------------------------------------------------------
@@ -248,16 +248,16 @@ def test_no_images_no_verdicts() -> None:
 def test_a_threshold_of_ones_own_decides_and_shows_in_the_id() -> None:
     """Would catch: a threshold that is taken and not used, and verdicts by it that cannot be told from the rule's."""
     image = np.full((4, 5), 153, np.uint8)
-    usual = Inspector.of_engine(Bright())
-    strict = Inspector.of_engine(Bright(), 0.7)
+    usual = Inspector.of_backend(Bright())
+    strict = Inspector.of_backend(Bright(), 0.7)
     of_usual, of_strict = usual.inspect(image), strict.inspect(image)
     assert not isinstance(of_usual, list) and not isinstance(of_strict, list)
     assert (of_usual.defective, of_strict.defective) == (True, False)
     assert of_strict.threshold == 0.7
     assert len(of_strict.model_id) == 12
-    assert len({usual.model_id, strict.model_id, Inspector.of_engine(Bright(), 0.6).model_id}) == 3
+    assert len({usual.model_id, strict.model_id, Inspector.of_backend(Bright(), 0.6).model_id}) == 3
     with pytest.raises(UserError, match=r"`threshold` \(=nan\) must be a finite number"):
-        Inspector.of_engine(Bright(), float("nan"))
+        Inspector.of_backend(Bright(), float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -275,14 +275,14 @@ def test_a_threshold_of_ones_own_decides_and_shows_in_the_id() -> None:
 def test_what_is_no_image_is_refused(given: Any, match: str) -> None:
     """Would catch: floats in [0, 1] judged as black, a traceback from inside numpy."""
     with pytest.raises(UserError, match=match) as caught:
-        Inspector.of_engine(Bright()).inspect(given)
+        Inspector.of_backend(Bright()).inspect(given)
     assert "\n" not in str(caught.value)
 
 
 def test_batch_size_below_one_is_refused() -> None:
     """Would catch: an endless loop, or no verdicts at all."""
     with pytest.raises(UserError, match=r"`batch_size` \(=0\) must be at least 1"):
-        list(Inspector.of_engine(Bright()).inspect_all([], batch_size=0))
+        list(Inspector.of_backend(Bright()).inspect_all([], batch_size=0))
 
 
 def test_a_file_in_place_of_a_workdir_is_told(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn import metrics as oracle
 
-from dagm_jax import metrics
-from dagm_jax.metrics import DiceCurve, ImageCounts, OverlapCounts, PixelHistogram
+from dagm_jax.evaluation import metrics
+from dagm_jax.evaluation.metrics import ImageCounts
+from dagm_jax.evaluation.pixel_metrics import DiceCurve, OverlapCounts, PixelHistogram
 
 # Scores from few values: every list has heavy ties.
 SCORE = st.sampled_from([0.0, 0.1, 0.5, 0.5000001, 1.0])

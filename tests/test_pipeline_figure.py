@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from dagm_jax import pipeline_figure
-from dagm_jax.detector import make_slicers
-from dagm_jax.evaluate import Judged
+from dagm_jax.evaluation.predictor import Prediction
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import draw_pipeline
 from dagm_jax.figures import RED
 from dagm_jax.main import read_config
 from dagm_jax.pipeline_figure import CONTOUR, GREEN, MAX_STRIPS, ImagePath, lay_out, plot_pipeline
-from dagm_jax.verdict import DecisionRule
+from dagm_jax.trained_model import make_slicers
 
 SIDE = 128
 
@@ -87,8 +87,8 @@ def test_strips_are_those_of_training(tmp_path: Path, monkeypatch: pytest.Monkey
     shown: list[ImagePath] = []
     monkeypatch.setattr(pipeline_figure, "plot_pipeline", lambda image, path, title: shown.append(image))
     source = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
-    example = Judged(source, source > 200, source / np.float32(255), 0.9, 0.1, 1, 1)
-    draw_pipeline(example, DecisionRule(0.4, 0.4, "f1"), slicer, config, tmp_path)
+    example = Prediction(source, source > 200, source / np.float32(255), 0.9, 0.1, 1, 1)
+    draw_pipeline(example, Thresholds(0.4, 0.4, "f1"), slicer, config, tmp_path)
     (image,) = shown
     expected = [image.turned[:, left : left + slicer.slice_px] for left in slicer.vertical_edges]
     np.testing.assert_array_equal(image.strips, expected)

@@ -17,12 +17,12 @@ import small_run
 from fake_processes import CountingProcesses, run_as_processes
 
 from dagm_jax import evaluate, experiment
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.main import read_config
 from dagm_jax.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
 from dagm_jax.train.loop import Position
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.types import DiskError, UserError
-from dagm_jax.verdict import DecisionRule
 from launch.local_processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -297,7 +297,7 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop", "read_history"):
         monkeypatch.setattr(experiment, name, lambda *_: None)
     setup = experiment.Setup(config, data, make_devices(config.parallel, ""), processes)
-    rule = DecisionRule(0.5, 0.5, "f1", {})
+    rule = Thresholds(0.5, 0.5, "f1", {})
     result = evaluate.TestResult(["a", "b"], [0, 1], [0.2, 0.8], [False, True], executing_time_s=1.0)
     state: Any = SimpleNamespace(params={})
     report = experiment.write_report(setup, state, 1, Position(step=1), rule, result, 0.0, tmp_path)

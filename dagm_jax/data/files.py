@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dagm_jax.data.layouts import printable
 
@@ -25,17 +25,6 @@ def check_shape(path: Path | str, found: tuple[int, int], shape: tuple[int, int]
     if shape is not None and found != tuple(shape):
         expected = f"expected {shape[0]}x{shape[1]}, {why}"
         raise BadImage(f"{printable(path)}: size {found[0]}x{found[1]} (height x width), {expected}")
-
-
-def is_image_shape(value: Any) -> bool:
-    """Whether a value from a file of JSON is the [height, width] in px of an image that may be read."""
-    is_pair = isinstance(value, list) and len(value) == 2 and all(type(edge) is int for edge in value)
-    return is_pair and min(value) >= 1 and value[0] * value[1] <= MAX_PIXELS
-
-
-def is_white_level(value: Any) -> bool:
-    """Whether a value from a file of JSON is what `Photo.white` may be, or None."""
-    return value is None or (type(value) is int and 255 <= value <= 65535)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,7 +24,7 @@ import numpy as np
 from dagm_jax.data.augment import AugmentConfig, Move, draw_moves
 from dagm_jax.data.cache import ImageCache, MaskSums
 from dagm_jax.data.slicing import Slicer, pad, slice_labels
-from dagm_jax.types import Batch, Pixels, ProcessLost, UserError
+from dagm_jax.types import Batch, ProcessLost, UserError
 
 # How grain's message begins when a worker process ended by itself.
 WORKER_LOST = "Worker process was terminated unexpectedly"
@@ -273,10 +273,3 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def full_batch(pixels: Iterable[Pixels], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(image uint8 ``[b h w]``, mask bool ``[b h w]``) of one to ``batch_size`` images; the last fills the batch up."""
-    chosen = list(pixels)
-    chosen += [chosen[-1]] * (batch_size - len(chosen))
-    return np.stack([image for image, _ in chosen]), np.stack([mask for _, mask in chosen])

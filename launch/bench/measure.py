@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from dagm_jax.detector import REPORT
+from dagm_jax.trained_model import REPORT
 from dagm_jax.types import UserError
 from launch.bench import hardware
 from launch.bench.arithmetic import Number, all_reduce_bytes, over, percentile

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dagm_jax.data.augment import AugmentConfig
 from dagm_jax.data.cache import ImageCache, build_cache
-from dagm_jax.data.pipeline import Epochs, Wanted, choose, full_batch, iterate, make_training_stream
+from dagm_jax.data.pipeline import Epochs, Wanted, choose, iterate, make_training_stream
 from dagm_jax.data.slicing import Slicer, SlicingConfig, make_slicer, padded_shape, slice_labels
 from dagm_jax.data.split import split_records
 from dagm_jax.types import Manifest, Record, UserError
@@ -454,16 +454,6 @@ def test_padding_does_not_make_a_defect_too_small_to_count(tmp_path: Path) -> No
 
 
 # --- evaluation batches ---
-
-
-@pytest.mark.parametrize("count", [1, 3, 4])
-def test_full_batch_holds_the_images_in_order_and_fills_up(count: int) -> None:
-    """Would catch: another shape for a last batch, which compiled code refuses, and an order that changes."""
-    images = [(np.full((4, 6), k, np.uint8), np.full((4, 6), k % 2 == 0)) for k in range(count)]
-    image, mask = full_batch(iter(images), 4)
-    assert image.shape == mask.shape == (4, 4, 6)
-    assert image[:, 0, 0].tolist() == [0, 1, 2, 3][:count] + [count - 1] * (4 - count)
-    np.testing.assert_array_equal(mask[:, 0, 0], image[:, 0, 0] % 2 == 0)
 
 
 # --- workers ---

@@ -13,12 +13,13 @@ from small_dagm import layout_a, layout_b
 from small_run import write_own
 from tiny_network import replace_unet
 
-from dagm_jax import baselines, experiment
+from dagm_jax import experiment
 from dagm_jax.data import decode
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.prepared import Example
 from dagm_jax.data.sources import DataConfig, find_images
 from dagm_jax.data.split import split_records
+from dagm_jax.evaluation import baselines
 from dagm_jax.main import read_config
 from dagm_jax.types import Manifest, Record, Stored, UserError
 

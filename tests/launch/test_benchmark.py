@@ -547,7 +547,7 @@ def test_inference_in_parts_is_that_of_all_parts(tmp_path: Path, monkeypatch: py
     setup = subjects.of(Cell("inference", tiny_unet.NAME, batch_size=4)).setup
     found = []
     for part_px in (2**20, 1):
-        monkeypatch.setattr("dagm_jax.train.step.CPU_PART_PX", part_px)
+        monkeypatch.setattr("dagm_jax.evaluation.step.CPU_PART_PX", part_px)
         subject = ours.Subject(setup)
         compiled, params, stats, image = subject.predictor
         found.append((subject.predict_flop(), subject.predict_bytes(), compiled(params, stats, image)))

@@ -13,8 +13,8 @@ import pytest
 from fake_runs import FakeRuns
 
 from dagm_jax.data.layouts import DAGM_SHAPE
-from dagm_jax.detector import make_slicers
 from dagm_jax.main import read_config
+from dagm_jax.trained_model import make_slicers
 from dagm_jax.types import Interrupted, UserError
 from launch import pages, table_figures
 from launch.cells import ABLATIONS, BASE, Cell

@@ -13,11 +13,12 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from dagm_jax.data.slicing import SlicingConfig, make_slicer
+from dagm_jax.evaluation.step import make_eval_step
+from dagm_jax.evaluation.threshold import deviation_map, smooth_map
 from dagm_jax.models.custom_unet import CustomUNetConfig
 from dagm_jax.tasks.reconstruction import Corruption, ReconstructionConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
-from dagm_jax.train.step import make_judge, make_network, make_state, make_train_step
-from dagm_jax.verdict import deviation_map, smooth_map
+from dagm_jax.train.step import make_network, make_state, make_train_step
 
 SIDE, NUM_STEPS, BATCH = 96, 60, 8
 SMOOTHING_PX = 4.0
@@ -56,7 +57,7 @@ def trained_auroc(corruption: Corruption) -> float:
     rng = np.random.default_rng(0)
     labels = [0, 1] * 20
     images = np.stack([draw(rng, bool(label)) for label in labels])
-    judge = jax.jit(make_judge(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
+    judge = jax.jit(make_eval_step(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
     maps = np.asarray(
         judge(state.params, state.stats, images, jnp.zeros(images.shape, bool), jnp.zeros(len(images)))["map"]
     )

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from dagm_jax.types import UserError
-from dagm_jax.verdict import (
-    DecisionRule,
+from dagm_jax.evaluation.threshold import (
+    Thresholds,
     VerdictConfig,
     deviation_map,
     fit_threshold,
@@ -26,6 +25,7 @@ from dagm_jax.verdict import (
     smooth_map,
     spread_scores,
 )
+from dagm_jax.types import UserError
 
 F1 = VerdictConfig(calibration="f1")
 COST = VerdictConfig(calibration="expected_cost")
@@ -175,7 +175,7 @@ def test_no_false_alarm_allowed_lies_above_all_good_images() -> None:
     threshold, evidence = fit_threshold([0, 0, 0], [0.1, 0.4, 1.0], config)
     assert threshold > 1.0 and evidence["fp"] == 0 and evidence["lowest_defective_score"] is None
     assert fit_threshold([0, 0], [2.0, 7.0], config)[0] > 7.0
-    DecisionRule(threshold, 0.5, "false_alarm_rate", evidence).to_json()
+    Thresholds(threshold, 0.5, "false_alarm_rate", evidence).to_json()
 
 
 def test_false_alarm_rate_on_whole_counts() -> None:
@@ -223,8 +223,8 @@ def test_fit_errors_are_one_line() -> None:
 def test_rule_decides_and_survives_json() -> None:
     """Catches > for >= at the threshold itself, digits lost in the file, and NaN passed as good."""
     threshold, evidence = fit_threshold([0, 1], [0.1, 0.9 + 1e-9], F1)
-    rule = DecisionRule(threshold, 1 / 3, "f1", evidence)
-    assert DecisionRule.from_json(rule.to_json()) == rule
+    rule = Thresholds(threshold, 1 / 3, "f1", evidence)
+    assert Thresholds.from_json(rule.to_json()) == rule
     below = np.nextafter(threshold, 0)
     np.testing.assert_array_equal(rule.decide([below, threshold, 1.0]), [False, True, True])
     with pytest.raises(UserError, match=r"`scores` \(1 of 2 NaN\) must be numbers"):
@@ -234,19 +234,17 @@ def test_rule_decides_and_survives_json() -> None:
 def test_broken_rules_are_refused() -> None:
     """Catches a rule file of another version, or a cut one, read with defaults filled in."""
     with pytest.raises(UserError, match=r"`decision_rule` \('\{\"thresh'\) must be JSON"):
-        DecisionRule.from_json('{"thresh')
+        Thresholds.from_json('{"thresh')
     with pytest.raises(
         UserError, match=r"`decision_rule` \(=\['threshold'\]\) must hold threshold, pixel_thr"
     ):
-        DecisionRule.from_json('{"threshold": 0.5}')
+        Thresholds.from_json('{"threshold": 0.5}')
     with pytest.raises(UserError, match=r"`decision_rule` \(=list\) must hold"):
-        DecisionRule.from_json("[]")
+        Thresholds.from_json("[]")
     with pytest.raises(UserError, match=r"`decision_rule.threshold` \(=nan\) must be finite"):
-        DecisionRule(math.nan, 0.5, "f1")
+        Thresholds(math.nan, 0.5, "f1")
     with pytest.raises(UserError, match=r"`decision_rule.pixel_threshold` \(='x'\) must be finite"):
-        DecisionRule.from_json(
-            '{"threshold": 1, "pixel_threshold": "x", "calibration": "f1", "evidence": {}}'
-        )
+        Thresholds.from_json('{"threshold": 1, "pixel_threshold": "x", "calibration": "f1", "evidence": {}}')
 
 
 def test_image_score_by_hand() -> None:

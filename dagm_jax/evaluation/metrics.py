@@ -7,18 +7,14 @@ same numbers. Positive means defective. A ratio whose denominator is zero is ``N
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-NUM_PIXEL_BINS = 4096
-NUM_DICE_THRESHOLDS = 256
 # Fewer images than these say nothing about drift.
 LEAST_DRIFT_SCORES, LEAST_DRIFT_REFERENCE = 100, 20
-# Sums of Dice differ in the last bits with the order of merging; a plateau must not break on that.
-_PLATEAU_TOLERANCE = 1e-9
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -75,7 +71,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return float(interval.low), float(interval.high)
 
 
-def _ratio(numerator: float, denominator: float) -> float | None:
+def ratio(numerator: float, denominator: float) -> float | None:
+    """The quotient; None where the denominator is zero."""
     return numerator / denominator if denominator else None
 
 
@@ -112,10 +109,6 @@ class ImageCounts:
     def __add__(self, other: ImageCounts) -> ImageCounts:
         return ImageCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
 
-    def merge(self, other: ImageCounts) -> ImageCounts:
-        """The counts of both parts together."""
-        return self + other
-
     @property
     def num_images(self) -> int:
         """The number of images counted."""
@@ -124,17 +117,17 @@ class ImageCounts:
     @property
     def accuracy(self) -> float | None:
         """(TP + TN) / N."""
-        return _ratio(self.tp + self.tn, self.num_images)
+        return ratio(self.tp + self.tn, self.num_images)
 
     @property
     def precision(self) -> float | None:
         """TP / (TP + FP); None where nothing was called defective."""
-        return _ratio(self.tp, self.tp + self.fp)
+        return ratio(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float | None:
         """TP / (TP + FN), the true positive rate; None without defective images."""
-        return _ratio(self.tp, self.tp + self.fn)
+        return ratio(self.tp, self.tp + self.fn)
 
     @property
     def f1(self) -> float | None:
@@ -142,12 +135,12 @@ class ImageCounts:
 
         With defects present and nothing called defective, precision is None but F1 is 0.
         """
-        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        return ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def specificity(self) -> float | None:
         """TN / (TN + FP), the true negative rate; None without good images."""
-        return _ratio(self.tn, self.tn + self.fp)
+        return ratio(self.tn, self.tn + self.fp)
 
     @property
     def balanced_accuracy(self) -> float | None:
@@ -201,7 +194,7 @@ def _counts_per_score(truth: BoolArray, scores: FloatArray) -> tuple[IntArray, I
     return positive[::-1].astype(np.int64), negative[::-1].astype(np.int64), distinct[::-1]
 
 
-def _auroc_of_counts(positive: IntArray, negative: IntArray) -> float | None:
+def auroc_of_counts(positive: IntArray, negative: IntArray) -> float | None:
     """Share of (positive, negative) pairs in order, ties one half; counts run from the highest score."""
     num_pairs = float(positive.sum()) * float(negative.sum())
     if num_pairs == 0:
@@ -210,7 +203,7 @@ def _auroc_of_counts(positive: IntArray, negative: IntArray) -> float | None:
     return float(np.sum(positive * (negative_below + 0.5 * negative)) / num_pairs)
 
 
-def _average_precision_of_counts(positive: IntArray, negative: IntArray) -> float | None:
+def average_precision_of_counts(positive: IntArray, negative: IntArray) -> float | None:
     """Σ (recall step)·(precision at that step); counts run from the highest score."""
     if positive.sum() == 0 or negative.sum() == 0:
         return None
@@ -228,7 +221,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     labels: {0, 1} [n]; scores: [n], infinities allowed. Raises ValueError for NaN and unequal lengths.
     """
     positive, negative, _ = _counts_per_score(*_truth_and_scores(labels, scores))
-    return _auroc_of_counts(positive, negative)
+    return auroc_of_counts(positive, negative)
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
@@ -238,7 +231,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
     labels: {0, 1} [n]; scores: [n]. Raises ValueError for NaN and unequal lengths.
     """
     positive, negative, _ = _counts_per_score(*_truth_and_scores(labels, scores))
-    return _average_precision_of_counts(positive, negative)
+    return average_precision_of_counts(positive, negative)
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
@@ -270,228 +263,6 @@ def precision_recall_curve(labels: ArrayLike, scores: ArrayLike) -> PrecisionRec
 def _need_both_classes(truth: BoolArray) -> None:
     if truth.all() or not truth.any():
         raise ValueError(f"`labels` ({int(truth.sum())} of {truth.size} defective) must hold both classes")
-
-
-# --- pixels -------------------------------------------------------------------------------------------------
-
-
-def _checked_map(probability: ArrayLike, mask: ArrayLike) -> tuple[NDArray[np.float32], BoolArray]:
-    values, truth = np.asarray(probability, dtype=np.float32), np.asarray(mask)
-    if truth.dtype != np.bool_:
-        raise ValueError(f"`mask` (dtype {truth.dtype}) must be bool")
-    if values.shape != truth.shape:
-        raise ValueError(f"`mask` {truth.shape} must have the shape of the map {values.shape}")
-    # Written so that a NaN fails it too.
-    if values.size and not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError(f"the map (range [{values.min()}, {values.max()}]) must lie in [0, 1]")
-    return values, truth
-
-
-def _bin_counts(values: NDArray[np.float32], num_bins: int) -> IntArray:
-    # num_bins is a power of two: the product is exact, so bin >= k means value >= k / num_bins.
-    bins = np.minimum((values * num_bins).astype(np.int32), num_bins - 1)
-    return np.bincount(bins.ravel(), minlength=num_bins).astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PixelHistogram:
-    """Pixels per probability bin, int64 [4096] for defect pixels and for the others; they add with ``+``.
-
-    Bin k holds probabilities in [k/4096, (k+1)/4096), the last one 1.0 too. Pixels of one bin count as ties:
-    the areas are exactly scikit-learn's of the rounded probabilities. Against those of the full ones, on
-    smooth maps of 64x64 to 512x512 px, AUROC was within 1e-4 and average precision within 2e-3. A saturated
-    network loses the order inside the end bins: with 6 % of all pixels in the last bin, good ones among them,
-    AUROC read .002 and average precision .04 to .06 too low.
-    """
-
-    positive: IntArray
-    negative: IntArray
-
-    def __post_init__(self) -> None:
-        for name in ("positive", "negative"):
-            counts = np.asarray(getattr(self, name))
-            if counts.shape != (NUM_PIXEL_BINS,) or not np.issubdtype(counts.dtype, np.integer):
-                raise ValueError(f"`{name}` ({counts.dtype} {counts.shape}) must be int [{NUM_PIXEL_BINS}]")
-            object.__setattr__(self, name, counts.astype(np.int64))
-
-    @classmethod
-    def empty(cls) -> PixelHistogram:
-        """The histogram of no pixels, the neutral element of ``+``."""
-        return cls(np.zeros(NUM_PIXEL_BINS, np.int64), np.zeros(NUM_PIXEL_BINS, np.int64))
-
-    @classmethod
-    def from_map(cls, probability: ArrayLike, mask: ArrayLike) -> PixelHistogram:
-        """The histogram of one map, float32 in [0, 1] [h w], under its mask, bool [h w] (True = defect).
-
-        Raises ValueError for NaN, values outside [0, 1], a mask that is not bool, and unequal shapes.
-        """
-        values, truth = _checked_map(probability, mask)
-        positive = _bin_counts(values[truth], NUM_PIXEL_BINS)
-        return cls(positive, _bin_counts(values, NUM_PIXEL_BINS) - positive)
-
-    def __add__(self, other: PixelHistogram) -> PixelHistogram:
-        return PixelHistogram(self.positive + other.positive, self.negative + other.negative)
-
-    def auroc(self) -> float | None:
-        """The pixel AUROC, pixels of one bin tied; None where one class is missing."""
-        return _auroc_of_counts(self.positive[::-1], self.negative[::-1])
-
-    def average_precision(self) -> float | None:
-        """The pixel average precision, pixels of one bin tied; None where one class is missing."""
-        return _average_precision_of_counts(self.positive[::-1], self.negative[::-1])
-
-
-def dice(prediction: ArrayLike, mask: ArrayLike) -> float:
-    """2·|P ∩ M| / (|P| + |M|) in [0, 1] for bool [h w] each; 1.0 where both are empty.
-
-    The both-empty convention is that of NVIDIA's UNet_Industrial: an image without defect on which nothing
-    is predicted scores 1. Averaged over all of a test set it flatters (nothing predicted at all scores the
-    share of good images), so report the mean over defective images beside it; see `OverlapCounts`.
-    """
-    overlap, predicted, true = _areas(prediction, mask)
-    return 1.0 if predicted + true == 0 else 2 * overlap / (predicted + true)
-
-
-def iou(prediction: ArrayLike, mask: ArrayLike) -> float:
-    """|P ∩ M| / |P ∪ M| in [0, 1] for bool [h w] each; 1.0 where both are empty, as in `dice`."""
-    overlap, predicted, true = _areas(prediction, mask)
-    return 1.0 if predicted + true == 0 else overlap / (predicted + true - overlap)
-
-
-def _areas(prediction: ArrayLike, mask: ArrayLike) -> tuple[int, int, int]:
-    called, truth = np.asarray(prediction), np.asarray(mask)
-    # A map of probabilities passed for a mask would count every non-zero pixel.
-    if called.dtype != np.bool_ or truth.dtype != np.bool_:
-        raise ValueError(f"`prediction` ({called.dtype}) and `mask` ({truth.dtype}) must be bool")
-    if called.shape != truth.shape:
-        raise ValueError(f"`prediction` {called.shape} must have the shape of `mask` {truth.shape}")
-    return int(np.count_nonzero(called & truth)), int(np.count_nonzero(called)), int(np.count_nonzero(truth))
-
-
-@dataclass(frozen=True, slots=True)
-class OverlapCounts:
-    """Sums of per-image overlap at one pixel threshold; they add up with ``+``.
-
-    An image counts as defective if its mask holds a pixel. On a good image Dice is 1 for an empty
-    prediction and 0 for any other, so their number is all that is kept.
-    """
-
-    num_defective: int = 0
-    sum_dice: float = 0.0
-    sum_iou: float = 0.0
-    num_good: int = 0
-    num_good_empty: int = 0
-
-    @classmethod
-    def from_masks(cls, prediction: ArrayLike, mask: ArrayLike) -> OverlapCounts:
-        """The counts of one image: ``prediction`` and ``mask``, bool [h w]."""
-        if np.any(mask):
-            return cls(num_defective=1, sum_dice=dice(prediction, mask), sum_iou=iou(prediction, mask))
-        return cls(num_good=1, num_good_empty=int(dice(prediction, mask)))
-
-    def __add__(self, other: OverlapCounts) -> OverlapCounts:
-        return OverlapCounts(
-            self.num_defective + other.num_defective,
-            self.sum_dice + other.sum_dice,
-            self.sum_iou + other.sum_iou,
-            self.num_good + other.num_good,
-            self.num_good_empty + other.num_good_empty,
-        )
-
-    @property
-    def mean_dice(self) -> float | None:
-        """The mean Dice over defective images, the number that says how well defects are drawn."""
-        return _ratio(self.sum_dice, self.num_defective)
-
-    @property
-    def mean_iou(self) -> float | None:
-        """The mean intersection over union over defective images."""
-        return _ratio(self.sum_iou, self.num_defective)
-
-    @property
-    def mean_dice_all(self) -> float | None:
-        """The mean Dice over all images, good ones left empty scoring 1 (what NVIDIA prints as IoU)."""
-        return _ratio(self.sum_dice + self.num_good_empty, self.num_defective + self.num_good)
-
-
-def overlap_table(probability: ArrayLike, mask: ArrayLike) -> tuple[IntArray, IntArray]:
-    """(|P_k ∩ M|, |P_k|), int64 [256] each, for P_k = (map >= k/256), k = 0 … 255.
-
-    One pass over the pixels for all thresholds: two histograms, added up from the top.
-    Map: float32 in [0, 1] [h w]; mask: bool [h w]. Raises what `PixelHistogram.from_map` raises.
-    """
-    values, truth = _checked_map(probability, mask)
-    inside = _bin_counts(values[truth], NUM_DICE_THRESHOLDS)
-    everywhere = _bin_counts(values, NUM_DICE_THRESHOLDS)
-    return np.cumsum(inside[::-1])[::-1], np.cumsum(everywhere[::-1])[::-1]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DiceCurve:
-    """Per image and threshold k/256 how well the map is cut there; adds up.
-
-    dice: of each defective image, float64 [d 256]; is_empty: whether each good image stays empty, [g 256], 0 or 1.
-    Meant for validation: the pixel threshold is read off it once, and the test side never enters.
-    """
-
-    dice: FloatArray = field(default_factory=lambda: np.zeros((0, NUM_DICE_THRESHOLDS)))
-    is_empty: FloatArray = field(default_factory=lambda: np.zeros((0, NUM_DICE_THRESHOLDS)))
-
-    @classmethod
-    def from_map(cls, probability: ArrayLike, mask: ArrayLike) -> DiceCurve:
-        """The curve of one image: map float32 in [0, 1] [h w], mask bool [h w]; empty mask: a good image."""
-        overlap, predicted = overlap_table(probability, mask)
-        true = int(np.count_nonzero(mask))
-        if true:
-            return cls(dice=(2 * overlap / (predicted + true))[None])
-        return cls(is_empty=(predicted == 0).astype(np.float64)[None])
-
-    def __add__(self, other: DiceCurve) -> DiceCurve:
-        return DiceCurve(
-            np.concatenate([self.dice, other.dice]), np.concatenate([self.is_empty, other.is_empty])
-        )
-
-    @property
-    def thresholds(self) -> FloatArray:
-        """The thresholds k/256, k = 0 … 255; prediction: map >= threshold."""
-        return np.arange(NUM_DICE_THRESHOLDS) / NUM_DICE_THRESHOLDS
-
-    def mean_dice(self) -> FloatArray | None:
-        """The mean Dice per threshold, float64 [256]; None without defective images."""
-        return self.dice.mean(axis=0) if len(self.dice) else None
-
-    def balanced_dice(self) -> FloatArray | None:
-        """Per threshold the mean over labels of their images' mean Dice, float64 [256].
-
-        A good image has Dice 1 if nothing is predicted on it, else 0. Without good images the defective ones
-        count alone; None without defective images.
-        """
-        dice_defective = self.mean_dice()
-        if dice_defective is None or not len(self.is_empty):
-            return dice_defective
-        return np.asarray((dice_defective + self.is_empty.mean(axis=0)) / 2)
-
-    def best_threshold(self) -> float | None:
-        """The threshold of the highest balanced Dice as far as these images can tell; None without defective ones.
-
-        Equally good are all thresholds that leave as many good images empty as the best one, and whose mean Dice is
-        within one standard error of its own: the error of the mean difference, image by image (the one-standard-error
-        rule of Breiman et al. 1984, section 3.4.3). Of the runs of such neighbours the longest is taken, and its
-        middle: the place where a small shift of the map changes least. The highest point alone is the luck of a few
-        images where the curve is flat.
-        """
-        curve = self.balanced_dice()
-        if curve is None:
-            return None
-        best, num = int(np.argmax(curve)), len(self.dice)
-        behind = self.dice[:, [best]] - self.dice
-        error = behind.std(axis=0, ddof=min(1, num - 1)) / np.sqrt(num)
-        num_empty = self.is_empty.sum(axis=0)
-        is_good = (behind.mean(axis=0) <= error + _PLATEAU_TOLERANCE) & (num_empty >= num_empty[best])
-        edges = np.diff(np.concatenate([[0], is_good, [0]]).astype(int))
-        first, last = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1
-        longest = int(np.argmax(last - first))
-        return float(self.thresholds[(first[longest] + last[longest]) // 2])
 
 
 # --- drift --------------------------------------------------------------------------------------------------

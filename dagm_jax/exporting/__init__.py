@@ -1,0 +1,1 @@
+"""Exported files: a trained model as one file for other runtimes, and that file read back."""
