@@ -427,4 +427,4 @@ def test_names_are_only_names_to_terminal_and_figures(
 
 def test_thresholds_beyond_floats_are_refused() -> None:
     """Would catch: OverflowError of a whole number that no float holds."""
-    one_line(lambda: Thresholds(HUGE, 0.5, "f1"), "must be finite")
+    one_line(lambda: Thresholds(HUGE, 0.5, "f1"), "must be a finite number")
