@@ -210,7 +210,7 @@ def test_a_file_that_judges_otherwise_is_not_kept(
         monkeypatch.setattr(inference_fn, "to_stablehlo", lambda detector: b"nothing")
     else:
         monkeypatch.setattr(
-            program, "float32_at_least", lambda value: np.float32(2.0 if value < 0.5 else 0.0)
+            inference_fn, "float32_at_least", lambda value: np.float32(2.0 if value < 0.5 else 0.0)
         )
     with pytest.raises(UserError, match={"threshold": "decides", "broken": "does not run"}[wrong]):
         write(workdir, tmp_path / "inspector.stablehlo")
