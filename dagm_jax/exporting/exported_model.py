@@ -16,7 +16,7 @@ from dagm_jax.data.reading import Reading
 from dagm_jax.data.slicing import pad
 from dagm_jax.evaluation.threshold import THRESHOLDS_SCHEMA, Thresholds
 from dagm_jax.exporting.runners import OUTPUTS, RUNTIMES, Program
-from dagm_jax.schema import BATCH_SHAPE, FINITE_LIST, MODEL_ID, SHA256, WHITE_LEVEL, Rule, find_fault
+from dagm_jax.schema import BATCH_SHAPE, FINITE_LIST, MODEL_ID, SHA256, WHITE_LEVEL, Rule, Schema, find_fault
 from dagm_jax.types import UserError, load_json, written_by
 
 # Package that each format needs, and the command that installs it.
@@ -25,7 +25,7 @@ NEEDED = {
     "onnx": ("onnxruntime", "pip install onnxruntime"),
 }
 # Schema of the contract.
-CONTRACT_SCHEMA = {
+CONTRACT_SCHEMA: Schema = {
     "format": Rule(f"one of {', '.join(RUNTIMES)}", lambda x: isinstance(x, str) and x in RUNTIMES),
     "sha256": SHA256,
     "model_id": MODEL_ID,
