@@ -108,19 +108,20 @@ def median(maps: Float[Array, "b h w"], valid: Bool[Array, "b h w"] | None) -> F
     # 2: above every pixel that counts.
     values = jnp.where(valid, maps, 2.0).reshape(maps.shape[0], -1)
 
-    def num_up_to(level: Array) -> Array:
+    def num_up_to(level: Array, values: Array) -> Array:
         return (values <= level[:, None]).sum(axis=1)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
+    # Arrays that do not change are carried too: jax2onnx converts no body that closes over them.
+    def halve(_: int, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        low, high, rank, values = carry
         middle = (low + high) / 2
-        is_high = num_up_to(middle) > (count - 1) // 2
-        return jnp.where(is_high, low, middle), jnp.where(is_high, middle, high)
+        is_high = num_up_to(middle, values) > rank
+        return jnp.where(is_high, low, middle), jnp.where(is_high, middle, high), rank, values
 
     ends = jnp.zeros(count.shape), jnp.ones(count.shape)
-    lower = jax.lax.fori_loop(0, BISECTIONS, halve, ends)[1]
+    lower = jax.lax.fori_loop(0, BISECTIONS, halve, (*ends, (count - 1) // 2, values))[1]
     above = jnp.where(values > lower[:, None], values, 2.0).min(axis=1)
-    upper = jnp.where(num_up_to(lower) > count // 2, lower, above)
+    upper = jnp.where(num_up_to(lower, values) > count // 2, lower, above)
     return (lower + upper) / 2
 
 
