@@ -135,9 +135,12 @@ def image_score(
     inside = maps if valid is None else jnp.where(valid, maps, -jnp.inf)
     if config.score == "max":
         return inside.max(axis=(1, 2))
-    num_top = max(1, round(config.top_fraction * maps.shape[1] * maps.shape[2]))
-    highest = jax.lax.top_k(inside.reshape(maps.shape[0], -1), num_top)[0]
+    total = maps.shape[1] * maps.shape[2]
+    num_top = max(1, round(config.top_fraction * total))
+    highest = jax.lax.top_k(inside.reshape(maps.shape[0], total), num_top)[0]
     if valid is None:
         return highest.mean(axis=1)
-    count = jnp.maximum(1, jnp.round(config.top_fraction * valid.sum(axis=(1, 2))))
+    # The number of pixels from which on the k-th highest counts: products in float32 would round ties another way.
+    least = np.searchsorted(np.round(config.top_fraction * np.arange(total + 1)), np.arange(1, num_top + 1))
+    count = jnp.maximum(1, (valid.sum(axis=(1, 2))[:, None] >= least).sum(axis=1))
     return jnp.where(jnp.arange(num_top) < count[:, None], highest, 0).sum(axis=1) / count
