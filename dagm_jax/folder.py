@@ -20,7 +20,7 @@ from dagm_jax.data.decode import in_threads
 from dagm_jax.data.files import BadImage, read_bytes
 from dagm_jax.data.incoming import Incoming, Source, Stamp, stamp_of
 from dagm_jax.data.layouts import printable
-from dagm_jax.evaluate import NonFiniteOutput
+from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspector import Inspector
 from dagm_jax.overlay import boxes_of, write_overlay
 from dagm_jax.page import PageEntry, Pictures, draw_pictures
@@ -122,7 +122,7 @@ class FolderJudge:
     def verdicts(self, images: Sequence[tuple[str, NDArray[np.uint8]]]) -> list[Verdict]:
         """The verdicts on these (name, image); raises UserError where the model's output for one is not finite."""
         try:
-            return self.inspector.judge([image for _, image in images], self.batch_size)
+            return self.inspector.predict([image for _, image in images], self.batch_size)
         except NonFiniteOutput as error:
             raise UserError(
                 f"`--model` (={self.inspector.model_id}): its output for {printable(images[error.place][0])} is not "

@@ -28,7 +28,7 @@ from PIL import Image
 from dagm_jax import predict
 from dagm_jax.data.files import BadImage, read_bytes
 from dagm_jax.data.incoming import fits, make_source
-from dagm_jax.evaluate import NonFiniteOutput
+from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.folder import FolderJudge, Tally, watch
 from dagm_jax.inspector import Inspector
 from dagm_jax.overlay import boxes_of, draw_overlay, write_overlay
