@@ -100,28 +100,30 @@ def _reflected(place: Any, length: Any) -> Any:
 def median(maps: Float[Array, "b h w"], valid: Bool[Array, "b h w"] | None) -> Float[Array, " b"]:
     """The median of each map's valid pixels, which lie in [0, 1], to 2^-24.
 
-    The lower of the two middle pixels is found by bisection: XLA's CPU backend takes ten times as long to sort.
+    The lower of the two middle pixels is found by bisection: XLA's CPU backend takes ten times as long to sort. Full
+    frames, those of exported files, are sorted: jax2onnx converts no loop over a symbolic batch.
     """
     if valid is None:
-        valid = jnp.ones(maps.shape, bool)
+        num = maps.shape[1] * maps.shape[2]
+        highest = jax.lax.top_k(maps.reshape(maps.shape[0], num), num // 2 + 1)[0]
+        return (highest[:, (num - 1) // 2] + highest[:, num // 2]) / 2
     count = valid.sum(axis=(1, 2))
     # 2: above every pixel that counts.
     values = jnp.where(valid, maps, 2.0).reshape(maps.shape[0], -1)
 
-    def num_up_to(level: Array, values: Array) -> Array:
+    def num_up_to(level: Array) -> Array:
         return (values <= level[:, None]).sum(axis=1)
 
-    # Arrays that do not change are carried too: jax2onnx converts no body that closes over them.
-    def halve(_: int, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        low, high, rank, values = carry
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
         middle = (low + high) / 2
-        is_high = num_up_to(middle, values) > rank
-        return jnp.where(is_high, low, middle), jnp.where(is_high, middle, high), rank, values
+        is_high = num_up_to(middle) > (count - 1) // 2
+        return jnp.where(is_high, low, middle), jnp.where(is_high, middle, high)
 
     ends = jnp.zeros(count.shape), jnp.ones(count.shape)
-    lower = jax.lax.fori_loop(0, BISECTIONS, halve, (*ends, (count - 1) // 2, values))[1]
+    lower = jax.lax.fori_loop(0, BISECTIONS, halve, ends)[1]
     above = jnp.where(values > lower[:, None], values, 2.0).min(axis=1)
-    upper = jnp.where(num_up_to(lower, values) > count // 2, lower, above)
+    upper = jnp.where(num_up_to(lower) > count // 2, lower, above)
     return (lower + upper) / 2
 
 
