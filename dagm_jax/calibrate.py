@@ -26,7 +26,7 @@ from dagm_jax.main import guarded
 from dagm_jax.types import UserError, load_json
 
 if TYPE_CHECKING:
-    from dagm_jax.verdict import DecisionRule, VerdictConfig
+    from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
 
 RULES = ("f1", "false_alarm_rate", "escape_rate", "expected_cost", "normals")
 HISTORY = "decision_rule_history.json"
@@ -88,10 +88,10 @@ def read_history(path: Path) -> list[Any]:
 
 
 def fit(
-    request: Request, old: DecisionRule, labels: list[int], scores: list[float], verdict: VerdictConfig
-) -> DecisionRule:
+    request: Request, old: Thresholds, labels: list[int], scores: list[float], verdict: VerdictConfig
+) -> Thresholds:
     """The rule that the request asks for, with its evidence; the pixel threshold stays. Raises UserError."""
-    from dagm_jax.verdict import DecisionRule, fit_escape_rate, fit_threshold
+    from dagm_jax.evaluation.threshold import Thresholds, fit_escape_rate, fit_threshold
 
     target, changes = request.target, dict[str, Any](calibration=request.rule)
     if request.rule == "expected_cost":
@@ -106,15 +106,15 @@ def fit(
     else:
         threshold, evidence = fit_threshold(labels, scores, replace(verdict, **changes))
     evidence |= {"rule": request.rule, "target": target}
-    return DecisionRule(threshold, old.pixel_threshold, request.rule, evidence)
+    return Thresholds(threshold, old.pixel_threshold, request.rule, evidence)
 
 
-def comparison(rules: dict[str, DecisionRule], labels: list[int], scores: list[float]) -> Any:
+def comparison(rules: dict[str, Thresholds], labels: list[int], scores: list[float]) -> Any:
     """A table with a column per rule: its threshold, and what it does to the validation images."""
     from rich.table import Table
 
-    from dagm_jax.metrics import ImageCounts
-    from dagm_jax.verdict import escape_bound
+    from dagm_jax.evaluation.metrics import ImageCounts
+    from dagm_jax.evaluation.threshold import escape_bound
 
     def share(part: int, whole: int) -> str:
         return f"{part / whole:.4f} ({part} of {whole})" if whole else "undefined"

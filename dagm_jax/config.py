@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ml_collections import ConfigDict
 
 from dagm_jax.data.config import AugmentConfig, DataConfig, SlicingConfig
+from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
@@ -25,7 +26,6 @@ from dagm_jax.train.loop import TrainConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.train.parallel import ParallelConfig
 from dagm_jax.types import UserError, nearest
-from dagm_jax.verdict import VerdictConfig
 
 ModelConfig = CustomUNetConfig | ConvAutoencoderConfig | UNet3PlusConfig
 TaskConfig = SegmentationConfig | ReconstructionConfig | ClassificationConfig

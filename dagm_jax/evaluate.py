@@ -4,131 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import jax
 import numpy as np
 
-from dagm_jax import baselines
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.images.decode import load_all
 from dagm_jax.data.images.files import BadImage
-from dagm_jax.data.slicing import full_batch, pad
-from dagm_jax.metrics import (
-    DiceCurve,
-    ImageCounts,
-    OverlapCounts,
-    PixelHistogram,
-    auroc,
-    average_precision,
-    dice,
-)
-from dagm_jax.processes import ALONE, Processes, interleave
-from dagm_jax.tasks.base import Evidence
-from dagm_jax.train.parallel import Devices
+from dagm_jax.evaluation import baselines
+from dagm_jax.evaluation.metrics import ImageCounts, auroc, average_precision
+from dagm_jax.evaluation.pixel_metrics import DiceCurve, OverlapCounts, PixelHistogram, dice
+from dagm_jax.evaluation.predictor import Prediction, Predictor
+from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig, fit_threshold
+from dagm_jax.processes import Processes, interleave
 from dagm_jax.train.progress import show
 from dagm_jax.types import Pixels, Record, UserError
-from dagm_jax.verdict import (
-    DecisionRule,
-    VerdictConfig,
-    deviation_map,
-    fit_threshold,
-    image_score,
-    slices_score,
-    smooth_map,
-)
 
 # Pixels of test images per timed chunk (64 DAGM images): chunked so that nothing decodes while the timer is stopped.
 CHUNK_PX = 1 << 24
 # Threads that draw pictures of test images and score baselines: most of that work holds no interpreter lock.
 NUM_THREADS = 8
 
-
-class NonFiniteOutput(UserError):
-    """Raised where the network's output for an image is not finite; place: of this image among those given, from 0."""
-
-    def __init__(self, place: int, shape: tuple[int, int]) -> None:
-        super().__init__(place, shape)
-        self.place, self.shape = place, shape
-
-    def __str__(self) -> str:
-        height, width = self.shape
-        return (
-            f"the network's output for image {self.place + 1} of those given, {height}x{width} px (height x width), "
-            "is not finite, so its weights are damaged or have grown beyond float32; if they are being trained, lower "
-            "`optim.learning_rate` and train in a new workdir; if they are of a finished model, restore it from a copy"
-        )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One image judged: map of its evidence float32 ``[h w]`` in [0, 1], image score, loss and decisions of slices."""
-
-    image: np.ndarray
-    mask: np.ndarray
-    map: np.ndarray
-    score: float
-    loss: float
-    num_right: int
-    num_counted: int
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A compiled network with the weights to judge with; ``batch_size`` images go to the devices at a time.
-
-    shape: (h, w) in px that the network was compiled for; smaller images are padded, and their maps cut to their size.
-    evidence: what the image score is read off (see ``tasks.base``). devices: of this process alone; of several
-    ``processes`` each judges its share of the images, and all learn what the others found.
-    """
-
-    compiled: jax.stages.Compiled
-    params: Any
-    stats: Any
-    devices: Devices
-    batch_size: int
-    shape: tuple[int, int]
-    verdict: VerdictConfig
-    evidence: Evidence = "probability"
-    processes: Processes = ALONE
-
-    def with_weights(self, params: Any, stats: Any) -> Judge:
-        """The same compiled network with other weights."""
-        return replace(self, params=params, stats=stats)
-
-    def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Judged]:
-        """The judgement of each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded.
-
-        Raises NonFiniteOutput where the network gives no finite numbers.
-        """
-        waiting = iter(pixels)
-        num_before = 0
-        while chosen := list(islice(waiting, self.batch_size)):
-            padded = ((pad(image, self.shape), pad(mask, self.shape)) for image, mask in chosen)
-            images, masks = full_batch(padded, self.batch_size)
-            mask_px = np.zeros(self.batch_size, np.int32)
-            mask_px[: len(chosen)] = [np.count_nonzero(mask) for _, mask in chosen]
-            out = self.compiled(self.params, self.stats, *self.devices.shard_batch((images, masks, mask_px)))
-            out = jax.device_get(out)
-            self.processes.heartbeat()
-            for i, (image, mask) in enumerate(chosen):
-                height, width = image.shape
-                smooth = smooth_map(out["map"][i][:height, :width], self.verdict.smoothing_px)
-                if self.evidence == "deviation":
-                    smooth = deviation_map(smooth)
-                if self.evidence == "slices":
-                    score = slices_score(out["slice_scores"][i], self.verdict)
-                else:
-                    score = image_score(smooth, self.verdict)
-                if not (math.isfinite(score) and np.isfinite(smooth).all()):
-                    raise NonFiniteOutput(num_before + i, (height, width))
-                counts = int(out["num_right"][i]), int(out["num_counted"][i])
-                yield Judged(image, mask, smooth, score, float(out["loss"][i]), *counts)
-            num_before += len(chosen)
 
 
 @dataclass(frozen=True)
@@ -144,7 +44,7 @@ class _ImageScore:
 
 
 def _judge_validation(
-    judge: Judge, cache: ImageCache, indices: Sequence[int], on_image: Callable[[], None] = lambda: None
+    judge: Predictor, cache: ImageCache, indices: Sequence[int], on_image: Callable[[], None] = lambda: None
 ) -> tuple[list[_ImageScore], DiceCurve]:
     """(one `_ImageScore` for each of these images in order, the Dice curve of them all).
 
@@ -161,7 +61,7 @@ def _judge_validation(
     return scored, sum((one.curve for one in scored), DiceCurve())
 
 
-def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
+def validate(judge: Predictor, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
     """Loss, slice accuracy, image AUROC, balanced Dice, and the quality in [0, 1] that training is steered by.
 
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty. It is taken at
@@ -196,8 +96,8 @@ def validate(judge: Judge, cache: ImageCache, indices: Sequence[int]) -> dict[st
 
 
 def calibrate(
-    judge: Judge, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
-) -> tuple[DecisionRule, list[float]]:
+    judge: Predictor, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
+) -> tuple[Thresholds, list[float]]:
     """(the rule fitted to the validation images, their scores in order).
 
     The image threshold is found as configured, the pixel threshold by best Dice.
@@ -214,7 +114,7 @@ def calibrate(
         pixel_threshold = threshold
     if pixel_threshold is None:
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
-    return DecisionRule(threshold, pixel_threshold, judge.verdict.calibration, evidence), scores
+    return Thresholds(threshold, pixel_threshold, judge.verdict.calibration, evidence), scores
 
 
 def is_marked(mask: np.ndarray) -> bool:
@@ -231,7 +131,7 @@ class TestChunk:
     """Test images judged in one go, and the wall time of that: from files to decisions, in seconds."""
 
     records: Sequence[Record]
-    judged: Sequence[Judged]
+    judged: Sequence[Prediction]
     decisions: Sequence[bool]
     seconds: float
 
@@ -268,7 +168,7 @@ class TestResult:
     def decisions(self) -> list[bool]:
         return [image.decision for image in self.images]
 
-    def add(self, chunk: TestChunk, rule: DecisionRule) -> None:
+    def add(self, chunk: TestChunk, rule: Thresholds) -> None:
         """Adds the images of a chunk; pixels count as predicted from the rule's pixel threshold on."""
         self.executing_time_s += chunk.seconds
         for record, judged, decision in zip(chunk.records, chunk.judged, chunk.decisions, strict=True):
@@ -327,7 +227,7 @@ class TestResult:
 
 
 def judge_test_side(
-    judge: Judge, records: Sequence[Record], shape: tuple[int, int] | None, rule: DecisionRule
+    judge: Predictor, records: Sequence[Record], shape: tuple[int, int] | None, rule: Thresholds
 ) -> Iterator[TestChunk]:
     """This process's share of the records, each judged once from its file on, chunk by chunk.
 
@@ -350,7 +250,7 @@ def judge_test_side(
             yield TestChunk(chunk, judged, decisions, time.perf_counter() - start_s)
 
 
-def _chunk_size(judge: Judge) -> int:
+def _chunk_size(judge: Predictor) -> int:
     """Number of test images in a chunk: whole batches, of CHUNK_PX if one fits."""
     height, width = judge.shape
     return max(1, CHUNK_PX // (height * width) // judge.batch_size) * judge.batch_size

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from dagm_jax.config import ModelConfig, RunConfig, TaskConfig
 from dagm_jax.data.config import DataConfig, SlicingConfig
+from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.types import UserError, nearest
-from dagm_jax.verdict import VerdictConfig
 
 TASKS: dict[str, TaskConfig] = {
     task.name: task for task in (SegmentationConfig(), ReconstructionConfig(), ClassificationConfig())

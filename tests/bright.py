@@ -1,6 +1,6 @@
-"""``predict`` with an engine that needs no training, in this process or in one of its own.
+"""``predict`` with a backend that needs no training, in this process or in one of its own.
 
-``python tests/bright.py --model=X --images=DIR --output=DIR …`` is the command with that engine.
+``python tests/bright.py --model=X --images=DIR --output=DIR …`` is the command with that backend.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagm_jax.data.images.image_reader import ImageReader
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.inspector import Inspector
-from dagm_jax.verdict import DecisionRule
 
 
 class Bright:
-    """An engine whose score is the brightest pixel; notes how many images each call brings."""
+    """A backend whose score is the brightest pixel; notes how many images each call brings."""
 
-    rule = DecisionRule(0.5, 0.5, "f1")
+    rule = Thresholds(0.5, 0.5, "f1")
     reading = ImageReader(None, (1000, 1000), 65535)
     batch_size = 3
 
@@ -32,7 +32,7 @@ class Bright:
         self.calls: list[tuple[int, int]] = []
         self._seconds = seconds
 
-    def judge(
+    def predict(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
     ) -> list[tuple[float, NDArray[np.float32]]]:
         assert 0 < len(images) <= batch_size
@@ -43,7 +43,7 @@ class Bright:
 
 def load(model: str, threshold: float | None = None, xla_flags: str = "") -> Inspector:
     """In place of ``Inspector.load``: the model named "slow" takes a tenth of a second for a batch."""
-    return Inspector.of_engine(Bright(model, 0.1 if model == "slow" else 0.0), threshold)
+    return Inspector.of_backend(Bright(model, 0.1 if model == "slow" else 0.0), threshold)
 
 
 if __name__ == "__main__":

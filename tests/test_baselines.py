@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax.baselines import local_energy_score, majority_counts
-from dagm_jax.metrics import ImageCounts, auroc
+from dagm_jax.evaluation.baselines import local_energy_score, majority_counts
+from dagm_jax.evaluation.metrics import ImageCounts, auroc
 
 
 def _texture(seed: int) -> np.ndarray:

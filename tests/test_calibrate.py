@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dagm_jax import calibrate
-from dagm_jax.types import UserError
-from dagm_jax.verdict import (
-    DecisionRule,
+from dagm_jax.evaluation.threshold import (
+    Thresholds,
     VerdictConfig,
     escape_bound,
     fit_escape_rate,
     fit_threshold,
     images_to_promise,
 )
+from dagm_jax.types import UserError
 
-OLD = DecisionRule(0.3, 0.25, "f1", {"tp": 1})
+OLD = Thresholds(0.3, 0.25, "f1", {"tp": 1})
 
 
 # --- the bound on the escape rate ---------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_escape_rate_is_stored_with_its_evidence_and_shown(
     evidence = rule["evidence"]
     assert (evidence["target"], evidence["fn"], evidence["num_defective"]) == (0.05, missed, 80)
     assert evidence["escape_bound_95"] == escape_bound(missed, 80) <= 0.05
-    DecisionRule.from_json((model / "decision_rule.json").read_text())
+    Thresholds.from_json((model / "decision_rule.json").read_text())
     text = capsys.readouterr().out
     old_missed = sum(label and score < OLD.threshold for label, score in zip(labels, scores, strict=True))
     for shown in ("before", "now", "0.300000", f"{rule['threshold']:.6f}", f"({old_missed} of 80)"):

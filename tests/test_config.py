@@ -25,6 +25,7 @@ from dagm_jax.config import (
     to_json,
 )
 from dagm_jax.data.config import AugmentConfig, DataConfig
+from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.recipes import OPTIONS, TASKS, compose
 from dagm_jax.tasks.classification import ClassificationConfig
@@ -34,7 +35,6 @@ from dagm_jax.train.loop import TrainConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.train.parallel import ParallelConfig
 from dagm_jax.types import UserError
-from dagm_jax.verdict import VerdictConfig
 
 PACKAGE = Path(dagm_jax.__file__).parent
 CONFIGS = sorted(path for path in (PACKAGE.parent / "configs").glob("*.py") if path.name != "__init__.py")

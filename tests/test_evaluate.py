@@ -18,34 +18,37 @@ from flax import nnx
 from PIL import Image
 from sklearn import metrics as sk
 
-from dagm_jax import evaluate
+from dagm_jax import calibrate, evaluate
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.images import decode
 from dagm_jax.data.images.decode import load
 from dagm_jax.data.slicing import make_slicer
-from dagm_jax.evaluate import ImageResult, Judge, Judged, TestResult, calibrate, judge_test_side, validate
+from dagm_jax.evaluate import ImageResult, TestResult, validate
+from dagm_jax.evaluation.predictor import Prediction, Predictor
+from dagm_jax.evaluation.step import make_eval_step
+from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
 from dagm_jax.experiment import run
 from dagm_jax.experiment.pictures import Hardest, TestPictures
+from dagm_jax.experiment.run import judge_test_side
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.models.custom_unet import CustomUNet
 from dagm_jax.processes import ALONE, Processes
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.parallel import ParallelConfig, make_devices
-from dagm_jax.train.step import make_judge, make_network
+from dagm_jax.train.step import make_network
 from dagm_jax.types import MAX_GALLERY_ITEMS, Record, UserError
-from dagm_jax.verdict import DecisionRule, VerdictConfig
 
 # Classes of the package, no tests.
 TestResult.__test__ = TestPictures.__test__ = False  # type: ignore[attr-defined]
 SHAPE = (32, 48)
 PLAIN = VerdictConfig(smoothing_px=0.0)
-RULE = DecisionRule(threshold=0.5, pixel_threshold=0.25, calibration="f1")
+RULE = Thresholds(threshold=0.5, pixel_threshold=0.25, calibration="f1")
 
 Pixels = tuple[np.ndarray, np.ndarray]
 
 
-def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Judge:
+def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Predictor:
     """A judge whose map is the image over 255, whose loss is its mean and whose counts are its first pixels."""
 
     def compiled(
@@ -65,7 +68,7 @@ def brightness_judge(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Jud
         }
 
     devices = SimpleNamespace(shard_batch=lambda arrays: arrays)
-    return Judge(cast(Any, compiled), "params", "stats", cast(Any, devices), batch_size, SHAPE, verdict)
+    return Predictor(cast(Any, compiled), "params", "stats", cast(Any, devices), batch_size, SHAPE, verdict)
 
 
 def make_images(number: int, seed: int = 0) -> list[Pixels]:
@@ -174,7 +177,7 @@ def test_a_real_network_judges_alike_in_every_batch_size() -> None:
 
     # So narrow a network gives most images one score, with most seeds.
     network, params, stats = make_network(build, seed=10, in_channels=1, mean=100.0, std=50.0)
-    function = make_judge(network, SegmentationConfig(), slicer)
+    function = make_eval_step(network, SegmentationConfig(), slicer)
     devices = make_devices(ParallelConfig(cpu_convolutions="default"))
     params, stats = devices.replicate((params, stats))
     images, results = make_images(5), []
@@ -184,7 +187,7 @@ def test_a_real_network_judges_alike_in_every_batch_size() -> None:
         empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(size, np.int32)
         pixels = devices.shard_batch(empty)
         compiled = devices.compile_judge(function, params, stats, *pixels)
-        results.append(list(Judge(compiled, params, stats, devices, size, SHAPE, PLAIN)(images)))
+        results.append(list(Predictor(compiled, params, stats, devices, size, SHAPE, PLAIN)(images)))
     assert len({judged.score for judged in results[0]}) == 5
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one.map, other.map, rtol=1e-5, atol=1e-6)
@@ -331,7 +334,7 @@ def records(tmp_path: Path) -> list[Record]:
     return made
 
 
-def result_of(judge: Judge, records: list[Record], rule: DecisionRule = RULE) -> TestResult:
+def result_of(judge: Predictor, records: list[Record], rule: Thresholds = RULE) -> TestResult:
     """The result of all chunks and processes."""
     result = TestResult()
 
@@ -409,7 +412,7 @@ def test_no_image_is_read_while_the_clock_stands(
 def test_decision_is_that_of_the_rule(records: list[Record]) -> None:
     """Catches a fixed threshold in place of the calibrated one, and ">" where the rule says ">="."""
     score = float(np.float32(make_images(19)[3][0].max()) / np.float32(255))
-    rule = DecisionRule(threshold=score, pixel_threshold=0.5, calibration="f1")
+    rule = Thresholds(threshold=score, pixel_threshold=0.5, calibration="f1")
     result = result_of(brightness_judge(4), records, rule)
     assert result.decisions == [value >= score for value in result.scores]
     assert result.decisions[3]
@@ -488,13 +491,13 @@ def test_report_holds_json_values(records: list[Record]) -> None:
 def test_the_hardest_are_kept_hardest_first() -> None:
     """Catches a gallery of the easiest images, one that mixes up the labels, and one that drops the worst."""
     rng = np.random.default_rng(0)
-    rule = DecisionRule(threshold=0.6, pixel_threshold=0.5, calibration="f1")
+    rule = Thresholds(threshold=0.6, pixel_threshold=0.5, calibration="f1")
     hardest = Hardest(rule)
     image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
     scores = {(label, i): float(rng.random()) for label in (0, 1) for i in range(12)}
     for (label, i), score in rng.permutation(np.array(list(scores.items()), dtype=object)):
         record = Record(f"{label}-{i}", 1, label, None, Path(), None)
-        judged = Judged(image, zeros > 0, zeros, score, 0.0, 0, 0)
+        judged = Prediction(image, zeros > 0, zeros, score, 0.0, 0, 0)
         hardest.offer(record, judged, score >= rule.threshold)
     items = hardest.gathered(ALONE)
     half = MAX_GALLERY_ITEMS // 2
@@ -513,7 +516,7 @@ def test_few_images_are_all_hardest(records: list[Record]) -> None:
     hardest = Hardest(RULE)
     image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
     for record in records[:3]:
-        hardest.offer(record, Judged(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
+        hardest.offer(record, Prediction(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
     assert len(hardest.gathered(ALONE)) == 3
 
 
@@ -549,7 +552,7 @@ def test_several_processes_judge_the_test_side_like_one(
 ) -> None:
     """Would catch: scores or pictures beside another image, pixels counted twice, a gallery of one process's."""
 
-    rule = DecisionRule(0.78, 0.25, "f1")
+    rule = Thresholds(0.78, 0.25, "f1")
     data = SimpleNamespace(
         manifest=SimpleNamespace(records=records),
         split=SimpleNamespace(test=range(len(records))),

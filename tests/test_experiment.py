@@ -17,6 +17,7 @@ import small_run
 
 from dagm_jax.config import RunConfig
 from dagm_jax.evaluate import ImageResult, TestResult
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import data as run_data
 from dagm_jax.experiment import report, run, setup
 from dagm_jax.experiment.setup import Setup
@@ -25,7 +26,6 @@ from dagm_jax.main import read_config
 from dagm_jax.processes import ALONE
 from dagm_jax.train.loop import Position
 from dagm_jax.train.parallel import make_devices
-from dagm_jax.verdict import DecisionRule
 
 TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 TRAIN, VALIDATION, TEST = range(12), range(12, 32), range(32, 60)
@@ -51,13 +51,13 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     """Would catch: a threshold fitted on the test images or on labels of others, or scores of others kept."""
     asked: list[tuple[list[int], list[int]]] = []
 
-    def calibrate(judge: Any, cache: Any, indices: Any, labels: Any) -> tuple[DecisionRule, list[float]]:
+    def calibrate(judge: Any, cache: Any, indices: Any, labels: Any) -> tuple[Thresholds, list[float]]:
         asked.append((list(indices), list(labels)))
-        return DecisionRule(0.25, 0.5, "f1", {}), [0.5] * len(indices)
+        return Thresholds(0.25, 0.5, "f1", {}), [0.5] * len(indices)
 
-    tested: list[DecisionRule] = []
+    tested: list[Thresholds] = []
 
-    def judge_test_side(judge: Any, data: Any, rule: DecisionRule, workdir: Workdir) -> tuple[None, None]:
+    def judge_test_side(judge: Any, data: Any, rule: Thresholds, workdir: Workdir) -> tuple[None, None]:
         tested.append(rule)
         return None, None
 
@@ -162,7 +162,7 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
         state,
         1,
         Position(step=1),
-        DecisionRule(0.5, 0.5, "f1", {}),
+        Thresholds(0.5, 0.5, "f1", {}),
         TestResult(images, executing_time_s=1.0),
         cast(Any, SimpleNamespace(example=None)),
         0.0,

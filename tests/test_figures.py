@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax.detector import make_slicers
-from dagm_jax.evaluate import Judged
+from dagm_jax.evaluation.metrics import ImageCounts
+from dagm_jax.evaluation.predictor import Prediction
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.report import draw_pipeline
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.main import read_config
-from dagm_jax.metrics import ImageCounts
+from dagm_jax.trained_model import make_slicers
 from dagm_jax.types import GalleryItem
-from dagm_jax.verdict import DecisionRule
 from dagm_jax.visualization import figures
 from dagm_jax.visualization.figures import ImagePath
 
@@ -242,8 +242,8 @@ def test_strips_are_those_of_training(tmp_path: Path, monkeypatch: pytest.Monkey
     shown: list[ImagePath] = []
     monkeypatch.setattr(figures, "plot_pipeline", lambda image, path, title: shown.append(image))
     source = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
-    judged = Judged(source, source > 200, source / np.float32(255), 0.9, 0.1, 1, 1)
-    draw_pipeline(judged, DecisionRule(0.4, 0.4, "f1"), slicer, config, Workdir(tmp_path))
+    judged = Prediction(source, source > 200, source / np.float32(255), 0.9, 0.1, 1, 1)
+    draw_pipeline(judged, Thresholds(0.4, 0.4, "f1"), slicer, config, Workdir(tmp_path))
     (image,) = shown
     expected = [image.turned[:, left : left + slicer.slice_px] for left in slicer.vertical_edges]
     np.testing.assert_array_equal(image.strips, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -25,9 +26,10 @@ from dagm_jax.data import procedural
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images.files import BadImage
-from dagm_jax.detector import load_detector
-from dagm_jax.evaluate import NonFiniteOutput
-from dagm_jax.inspector import NUM_PROGRAMS, Inspector, RunEngine, as_dense, shape_for
+from dagm_jax.evaluation.predictor import NonFiniteOutput
+from dagm_jax.inspector import Inspector
+from dagm_jax.trained_backend import NUM_PROGRAMS, TrainedModelBackend, densely_sliced, shape_for
+from dagm_jax.trained_model import load_trained_model
 from dagm_jax.types import Drawn, UserError
 
 
@@ -133,20 +135,43 @@ def test_the_image_whose_output_is_not_finite_is_told_by_its_own_place(
 ) -> None:
     """Would catch: the place among images of its size, which are judged together, told as that among all."""
 
-    def judge(pixels: Any) -> Iterator[Any]:
+    def predictor(pixels: Any) -> Iterator[Any]:
         for place, (image, _) in enumerate(pixels):
             if image[0, 0] == 255:
                 raise NonFiniteOutput(place, image.shape)
             yield SimpleNamespace(score=0.5, map=image)
 
-    engine = inspector.engine
-    monkeypatch.setattr(engine, "_program", lambda shape, batch_size: judge)
-    height, width = engine.reading.largest
+    backend = inspector.backend
+    monkeypatch.setattr(backend, "_program", lambda shape, batch_size: predictor)
+    height, width = backend.reading.largest
     images = [np.zeros(shape, np.uint8) for shape in ((8, 8), (height, width), (8, 8), (height, width))]
     images[3][:] = 255
     with pytest.raises(NonFiniteOutput, match="image 4 of those given") as caught:
-        engine.judge(images, 4)
+        backend.predict(images, 4)
     assert (caught.value.place, caught.value.shape) == (3, (height, width))
+
+
+def test_verdicts_of_a_batch_of_mixed_sizes_are_in_order(inspector: Inspector) -> None:
+    """Would catch: verdicts in the order of the programs that give them, images of one size first."""
+    shapes = [(100, 150), (48, 80), (100, 150)]
+    images = [
+        np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8) for i, shape in enumerate(shapes)
+    ]
+    found = inspector.backend.predict([images[1], images[0], images[1][::-1].copy()], 3)
+    for (score, map_), image in zip(found, (images[1], images[0], images[1][::-1].copy()), strict=True):
+        (alone, alone_map), *_ = inspector.backend.predict([image], 1)
+        assert score == pytest.approx(alone, rel=1e-5) and map_.shape == image.shape
+        np.testing.assert_allclose(map_, alone_map, atol=1e-5)
+
+
+def test_the_mask_is_cut_at_the_pixel_threshold() -> None:
+    """Would catch: the map cut at the threshold of image scores, where the two differ."""
+    image = np.array([[50, 100, 200]], np.uint8)
+    backend = Bright()
+    backend.rule = replace(backend.rule, threshold=0.9, pixel_threshold=0.3)
+    verdict = Inspector.of_backend(backend).inspect(image)
+    assert not isinstance(verdict, list) and not verdict.defective
+    assert verdict.mask.tolist() == [[False, True, True]]
 
 
 # --- sizes --------------------------------------------------------------------------------------------------
@@ -173,7 +198,7 @@ def test_larger_images_are_judged_where_they_stand(inspector: Inspector) -> None
 
 def test_sizes_share_few_programs(own: Path) -> None:
     """Would catch: a compilation for every size, and programs piling up without end."""
-    detector = load_detector(own)
+    detector = load_trained_model(own)
     assert detector.shape == small_run.LARGEST
     shapes = {shape_for((h, w), detector) for h in range(1, 193) for w in range(1, 321)}
     assert len(shapes) <= 25
@@ -189,11 +214,11 @@ def test_sizes_share_few_programs(own: Path) -> None:
 
 def test_wide_images_are_cut_as_densely(own: Path) -> None:
     """Would catch: fewer views of each pixel in a wide image than the threshold was calibrated with."""
-    detector = load_detector(own)
+    detector = load_trained_model(own)
     usual = detector.config.slicing.num_slices
-    assert as_dense(detector, (48, 80)).config.slicing.num_slices == usual
-    assert as_dense(detector, (96, 80)).config.slicing.num_slices == usual
-    assert as_dense(detector, (48, 160)).config.slicing.num_slices == 2 * usual
+    assert densely_sliced(detector, (48, 80)).config.slicing.num_slices == usual
+    assert densely_sliced(detector, (96, 80)).config.slicing.num_slices == usual
+    assert densely_sliced(detector, (48, 160)).config.slicing.num_slices == 2 * usual
 
 
 def test_what_cannot_be_judged_is_refused_by_size(own: Path, inspector: Inspector, tmp_path: Path) -> None:
@@ -203,11 +228,11 @@ def test_what_cannot_be_judged_is_refused_by_size(own: Path, inspector: Inspecto
     Image.fromarray(np.zeros((40, 321), np.uint8)).save(tmp_path / "wide.png")
     with pytest.raises(BadImage, match=r"wide\.png: size 40x321 .* beyond 192x320 px"):
         inspector.inspect(tmp_path / "wide.png")
-    detector = load_detector(own)
+    detector = load_trained_model(own)
     squeezed = replace(detector, config=replace(detector.config, slicing=SlicingConfig(mode="squeeze")))
-    engine = inspector.engine
-    assert isinstance(engine, RunEngine)
-    assert RunEngine(squeezed, engine._devices).reading.largest == small_run.LARGEST
+    backend = inspector.backend
+    assert isinstance(backend, TrainedModelBackend)
+    assert TrainedModelBackend(squeezed, backend._devices).reading.largest == small_run.LARGEST
 
 
 # --- batches ------------------------------------------------------------------------------------------------
@@ -215,31 +240,31 @@ def test_what_cannot_be_judged_is_refused_by_size(own: Path, inspector: Inspecto
 
 def test_a_stream_is_held_a_batch_at_a_time() -> None:
     """Would catch: a generator read to its end before the first verdict, batches of other sizes than compiled for."""
-    engine, taken = Bright(), []
+    backend, taken = Bright(), []
 
     def images() -> Iterator[NDArray[np.uint8]]:
         for i in range(8):
             taken.append(i)
             yield np.full((4, 5), 30 * i, np.uint8)
 
-    verdicts = Inspector.of_engine(engine).inspect_all(images())
+    verdicts = Inspector.of_backend(backend).inspect_all(images())
     assert taken == []
     first = next(verdicts)
     assert taken == [0, 1, 2]
     assert [first.score, *(verdict.score for verdict in verdicts)] == [30 * i / 255 for i in range(8)]
-    assert engine.calls == [(3, 3), (3, 3), (2, 3)]
+    assert backend.calls == [(3, 3), (3, 3), (2, 3)]
 
 
 def test_one_image_is_not_judged_as_a_full_batch() -> None:
     """Would catch: a single image that costs as much as a batch."""
-    engine = Bright()
-    Inspector.of_engine(engine).inspect(np.zeros((4, 5), np.uint8))
-    assert engine.calls == [(1, 1)]
+    backend = Bright()
+    Inspector.of_backend(backend).inspect(np.zeros((4, 5), np.uint8))
+    assert backend.calls == [(1, 1)]
 
 
 def test_no_images_no_verdicts() -> None:
     """Would catch: an empty batch handed to a compiled program."""
-    assert Inspector.of_engine(Bright()).inspect([]) == []
+    assert Inspector.of_backend(Bright()).inspect([]) == []
 
 
 # --- thresholds and mistakes --------------------------------------------------------------------------------
@@ -248,16 +273,16 @@ def test_no_images_no_verdicts() -> None:
 def test_a_threshold_of_ones_own_decides_and_shows_in_the_id() -> None:
     """Would catch: a threshold that is taken and not used, and verdicts by it that cannot be told from the rule's."""
     image = np.full((4, 5), 153, np.uint8)
-    usual = Inspector.of_engine(Bright())
-    strict = Inspector.of_engine(Bright(), 0.7)
+    usual = Inspector.of_backend(Bright())
+    strict = Inspector.of_backend(Bright(), 0.7)
     of_usual, of_strict = usual.inspect(image), strict.inspect(image)
     assert not isinstance(of_usual, list) and not isinstance(of_strict, list)
     assert (of_usual.defective, of_strict.defective) == (True, False)
     assert of_strict.threshold == 0.7
     assert len(of_strict.model_id) == 12
-    assert len({usual.model_id, strict.model_id, Inspector.of_engine(Bright(), 0.6).model_id}) == 3
+    assert len({usual.model_id, strict.model_id, Inspector.of_backend(Bright(), 0.6).model_id}) == 3
     with pytest.raises(UserError, match=r"`threshold` \(=nan\) must be a finite number"):
-        Inspector.of_engine(Bright(), float("nan"))
+        Inspector.of_backend(Bright(), float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -275,14 +300,14 @@ def test_a_threshold_of_ones_own_decides_and_shows_in_the_id() -> None:
 def test_what_is_no_image_is_refused(given: Any, match: str) -> None:
     """Would catch: floats in [0, 1] judged as black, a traceback from inside numpy."""
     with pytest.raises(UserError, match=match) as caught:
-        Inspector.of_engine(Bright()).inspect(given)
+        Inspector.of_backend(Bright()).inspect(given)
     assert "\n" not in str(caught.value)
 
 
 def test_batch_size_below_one_is_refused() -> None:
     """Would catch: an endless loop, or no verdicts at all."""
     with pytest.raises(UserError, match=r"`batch_size` \(=0\) must be at least 1"):
-        list(Inspector.of_engine(Bright()).inspect_all([], batch_size=0))
+        list(Inspector.of_backend(Bright()).inspect_all([], batch_size=0))
 
 
 def test_a_file_in_place_of_a_workdir_is_told(tmp_path: Path) -> None:
@@ -305,3 +330,57 @@ def test_the_package_gives_the_inspector_without_importing_jax_before() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'Inspektor'"):
         _ = dagm_jax.Inspektor
+
+
+# --- without jax --------------------------------------------------------------------------------------------
+
+ALLOWED = ("dagm_jax", "numpy", "scipy", "PIL", "onnxruntime")
+# In a process whose imports of every other package fail.
+JUDGE_WITHOUT_JAX = """
+import sys
+allowed = sys.argv[1].split(",")
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top in allowed or top in sys.stdlib_module_names or top.startswith("_sysconfig"):
+            return None
+        raise ModuleNotFoundError(f"refused: {name}", name=top)
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+import dagm_jax
+from dagm_jax.exporting import runners
+def fake(path):
+    def program(images):
+        maps = (images / 255).astype(np.float32)
+        score = maps.max((1, 2))
+        return score, score >= 0.5, maps, maps >= 0.5
+    return program
+if sys.argv[2] == "fake":
+    runners.RUNTIMES["onnx"] = fake
+verdict = dagm_jax.Inspector.load(sys.argv[3]).inspect(sys.argv[4])
+print(verdict.score, verdict.defective)
+assert not {name for name in sys.modules if name.startswith("dagm_jax.data.procedural")} or sys.argv[2] != "fake"
+"""
+
+
+def test_an_onnx_file_is_judged_without_jax(tmp_path: Path) -> None:
+    """Would catch: an import of jax, absl, rich, grain or the textures at the top of anything the inspector needs."""
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    contract = {
+        "format": "onnx",
+        "sha256": hashlib.sha256(b"x").hexdigest(),
+        "model_id": "0123456789ab",
+        "input": {"name": "image", "shape": ["b", 16, 16], "white": 255},
+        "outputs": [{"name": name} for name in ("score", "defective", "map", "mask")],
+        "rule": {"threshold": 0.5, "pixel_threshold": 0.5, "calibration": "f1", "evidence": {}},
+        "validation_normal_scores": [],
+    }
+    (tmp_path / "a.onnx.json").write_text(json.dumps(contract))
+    Image.fromarray(np.full((16, 16), 204, np.uint8)).save(tmp_path / "a.png")
+    command = [sys.executable, "-c", JUDGE_WITHOUT_JAX, ",".join(ALLOWED), "fake"]
+    done = subprocess.run(
+        [*command, tmp_path / "a.onnx", tmp_path / "a.png"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    score, defective = done.stdout.split()
+    assert float(score) == pytest.approx(0.8) and defective == "True"

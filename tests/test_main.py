@@ -29,7 +29,8 @@ from dagm_jax.config import RunConfig, from_config_dict
 from dagm_jax.data import procedural
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer
-from dagm_jax.evaluate import Judge
+from dagm_jax.evaluation.predictor import Predictor
+from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.experiment import setup as experiment_setup
 from dagm_jax.experiment.run import choose_state
 from dagm_jax.experiment.setup import Setup
@@ -38,7 +39,6 @@ from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import Position
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import read_history
-from dagm_jax.verdict import VerdictConfig
 
 pytestmark = pytest.mark.timeout(1200)
 CONFIG = "--config=configs/smoke.py"
@@ -259,10 +259,10 @@ def test_a_judge_is_compiled_once_for_each_slicer_and_before_it_is_needed(
     and arrays that the training step has taken over by the time that the thread reads them."""
     compiled: list[Any] = []
 
-    def fake(config: object, network: object, params: Any, stats: Any, slicer: Any, *rest: Any) -> Judge:
+    def fake(config: object, network: object, params: Any, stats: Any, slicer: Any, *rest: Any) -> Predictor:
         assert isinstance(params["w"], jax.ShapeDtypeStruct)
         compiled.append(slicer)
-        return Judge(cast(Any, None), params, stats, *rest, (64, 64), VerdictConfig())
+        return Predictor(cast(Any, None), params, stats, *rest, (64, 64), VerdictConfig())
 
     monkeypatch.setattr(experiment_setup, "compile_judge", fake)
     config = RunConfig()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax.metrics import auroc, wilson_interval
+from dagm_jax.evaluation.metrics import auroc, wilson_interval
 from dagm_jax.visualization import page
 from dagm_jax.visualization.page import PageEntry, Pictures, draw_pictures, make_facts, write_page
 

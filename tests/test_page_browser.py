@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax import metrics
+from dagm_jax.evaluation import metrics
 from dagm_jax.visualization.page import PageEntry, Pictures, write_page
 
 pytest.importorskip("selenium", reason="needs the extra `browser`")

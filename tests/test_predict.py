@@ -27,7 +27,7 @@ from PIL import Image
 
 from dagm_jax import predict
 from dagm_jax.data.images.files import BadImage, read_bytes
-from dagm_jax.evaluate import NonFiniteOutput
+from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspection.drift import score_drift
 from dagm_jax.inspection.folder import FolderPredictor, Watching, watch
 from dagm_jax.inspection.predictions import Prediction, Predictions, print_summary, summarise, write_table
@@ -193,7 +193,7 @@ def test_each_readable_image_has_an_overlay_of_its_own(tmp_path: Path) -> None:
 def test_batches_are_full_whatever_lies_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: batches thinned out by unreadable files, another size than asked for, verdicts shifted by them."""
     used = bright.Bright()
-    monkeypatch.setattr(Inspector, "load", staticmethod(lambda *rest: Inspector.of_engine(used)))
+    monkeypatch.setattr(Inspector, "load", staticmethod(lambda *rest: Inspector.of_backend(used)))
     for i in range(20):
         path = save(tmp_path / "in" / f"{i:02d}.png", 100 + i)
         if i % 3 == 1:
@@ -373,7 +373,7 @@ def test_watching_waits_for_the_end_of_a_file(tmp_path: Path) -> None:
     for name in ("overlays", "thumbnails"):
         (tmp_path / "out" / name).mkdir(parents=True)
     with closing(Predictions(tmp_path / "out")) as predictions:
-        predictor = FolderPredictor(Inspector.of_engine(bright.Bright()), predictions, tmp_path / "out", 1)
+        predictor = FolderPredictor(Inspector.of_backend(bright.Bright()), predictions, tmp_path / "out", 1)
         source = make_source(str(incoming), tmp_path / "out")
         writer.start()
         try:
@@ -741,7 +741,7 @@ def test_a_watcher_tells_of_drift_while_it_watches(
     """Would catch: a camera that has changed, of which nobody hears until the watcher is ended months later."""
     monkeypatch.setattr("dagm_jax.inspection.folder.NUM_RECENT", 100)
     inspector = bright.load("bright")
-    inspector.engine.normal_scores = list(np.random.default_rng(0).normal(0.3, 0.02, 200))
+    inspector.backend.normal_scores = list(np.random.default_rng(0).normal(0.3, 0.02, 200))
     monkeypatch.setattr(Inspector, "load", staticmethod(lambda *arguments: inspector))
     for i in range(120):
         save(tmp_path / "in" / f"{i}.png", 200)

@@ -17,6 +17,7 @@ import small_run
 from fake_processes import CountingProcesses, run_as_processes
 
 from dagm_jax.evaluate import ImageResult, TestResult
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import report as report_module
 from dagm_jax.experiment.data import prepare_data
 from dagm_jax.experiment.setup import Setup
@@ -26,7 +27,6 @@ from dagm_jax.processes import ALONE, Processes, Watchdog, interleave, speaks_of
 from dagm_jax.train.loop import Position
 from dagm_jax.train.parallel import make_devices
 from dagm_jax.types import DiskError, UserError
-from dagm_jax.verdict import DecisionRule
 from launch.local_processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -303,7 +303,7 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop", "read_history"):
         monkeypatch.setattr(report_module, name, lambda *_: None)
     setup = Setup(config, data, make_devices(config.parallel, ""), processes)
-    rule = DecisionRule(0.5, 0.5, "f1", {})
+    rule = Thresholds(0.5, 0.5, "f1", {})
     result = TestResult(
         [ImageResult("a", 0, 0.2, False), ImageResult("b", 1, 0.8, True)], executing_time_s=1.0
     )

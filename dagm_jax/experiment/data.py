@@ -12,13 +12,13 @@ from typing import Any
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.images.files import MAX_PIXELS, is_image_shape
+from dagm_jax.data.images.files import MAX_PIXELS
 from dagm_jax.data.slicing import Slicer
 from dagm_jax.data.split import Split, split_records
-from dagm_jax.detector import MOST_JUDGED_PIXELS, make_slicers
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.progress import console, show
+from dagm_jax.trained_model import MOST_JUDGED_PIXELS, make_slicers
 from dagm_jax.types import Manifest, Photo, UserError
 
 
@@ -115,10 +115,10 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
 
 
 def check_size(largest: tuple[int, int], config: RunConfig) -> None:
-    """Raises UserError where the (h, w) in px that holds every image is one whose detector `load_detector` refuses."""
+    """Raises UserError where the (h, w) in px that holds every image is one that `load_trained_model` refuses."""
     height, width = largest
     size = f"{height}x{width} (height x width)"
-    if not is_image_shape([height, width]):
+    if height * width > MAX_PIXELS:
         raise UserError(
             f"`data.root` (={config.data.root}): the tallest and the widest image give a common size of {size}, to "
             f"which all are padded: {height * width} pixels, more than the limit of {MAX_PIXELS}; crop or turn the "

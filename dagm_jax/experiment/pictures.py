@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from dagm_jax.evaluate import NUM_THREADS, Judged, TestChunk, is_marked
+from dagm_jax.evaluate import NUM_THREADS, TestChunk, is_marked
+from dagm_jax.evaluation.predictor import Prediction
+from dagm_jax.evaluation.threshold import Thresholds, spread_scores
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.processes import Processes, interleave
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Record
-from dagm_jax.verdict import DecisionRule, spread_scores
 from dagm_jax.visualization.page import PICTURE_QUALITY, PICTURE_SIDE_PX, PageEntry, draw_pictures
 
 # Full pictures of right, and of wrong, decisions that a run writes.
@@ -30,18 +31,18 @@ class TestPictures:
 
     entries: list[PageEntry]
     hardest: list[GalleryItem]
-    example: Judged
+    example: Prediction
 
 
 class PictureMaker:
     """Draws this process's share of the test side: thumbnails of all images, and files of the first right and wrong."""
 
-    def __init__(self, rule: DecisionRule, workdir: Workdir, processes: Processes) -> None:
+    def __init__(self, rule: Thresholds, workdir: Workdir, processes: Processes) -> None:
         self._rule, self._workdir, self._processes = rule, workdir, processes
         self._num_written = {True: 0, False: 0}
         self._entries: list[PageEntry] = []
         self._hardest = Hardest(rule)
-        self._example: Judged | None = None
+        self._example: Prediction | None = None
         # Marked before not marked, then in order.
         self._example_rank = (2, 0)
 
@@ -76,7 +77,7 @@ class PictureMaker:
         self._num_written[is_right] += 1
         return name
 
-    def _draw(self, record: Record, judged: Judged, name: str | None) -> PageEntry:
+    def _draw(self, record: Record, judged: Prediction, name: str | None) -> PageEntry:
         """The image's entry, with thumbnails and, where it has a ``name``, with files."""
         mask = judged.mask if is_marked(judged.mask) else None
         draw = partial(draw_pictures, judged.image, judged.map, self._rule.pixel_threshold, mask)
@@ -93,12 +94,12 @@ class PictureMaker:
 class Hardest:
     """The images of each label whose scores lie furthest on the wrong side of the threshold, or nearest to it."""
 
-    def __init__(self, rule: DecisionRule) -> None:
+    def __init__(self, rule: Thresholds) -> None:
         self._rule = rule
         # Label → (hardness, image id, item), hardest first.
         self._ranked: dict[int, list[tuple[float, str, GalleryItem]]] = {0: [], 1: []}
 
-    def offer(self, record: Record, judged: Judged, decision: bool) -> None:
+    def offer(self, record: Record, judged: Prediction, decision: bool) -> None:
         """Keeps the image if it is among the hardest of its label."""
         score, threshold = spread_scores([judged.score, self._rule.threshold])
         hardness = float(threshold - score) if record.label else float(score - threshold)

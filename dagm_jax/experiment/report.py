@@ -19,15 +19,16 @@ from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.augment import augment
 from dagm_jax.data.slicing import Slicer, pad
+from dagm_jax.evaluation.metrics import ImageCounts
+from dagm_jax.evaluation.predictor import Prediction
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, describe_data
 from dagm_jax.experiment.pictures import TestPictures
 from dagm_jax.experiment.setup import Setup, forward_gflop
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.metrics import ImageCounts
 from dagm_jax.train.loop import Position
 from dagm_jax.train.progress import console, read_history, write_atomically
 from dagm_jax.train.step import TrainState
-from dagm_jax.verdict import DecisionRule
 from dagm_jax.visualization.page import PageEntry, write_page
 
 PACKAGES = ("dagm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -38,7 +39,7 @@ def write_report(
     state: TrainState,
     best_step: int,
     position: Position,
-    rule: DecisionRule,
+    rule: Thresholds,
     result: evaluate.TestResult,
     pictures: TestPictures,
     compile_s: float,
@@ -98,7 +99,7 @@ def write_report(
 
 
 def draw_page(
-    pictures: TestPictures, rule: DecisionRule, data: Data, config: RunConfig, workdir: Workdir
+    pictures: TestPictures, rule: Thresholds, data: Data, config: RunConfig, workdir: Workdir
 ) -> None:
     """Writes the report page of the test side; what was left out of the data is listed on it."""
     summary = {
@@ -122,7 +123,7 @@ def draw_page(
 def draw_figures(
     result: evaluate.TestResult,
     pictures: TestPictures,
-    rule: DecisionRule,
+    rule: Thresholds,
     history: list[dict[str, Any]],
     workdir: Workdir,
 ) -> None:
@@ -141,7 +142,7 @@ def draw_figures(
 
 
 def draw_pipeline(
-    example: evaluate.Judged, rule: DecisionRule, slicer: Slicer, config: RunConfig, workdir: Workdir
+    example: Prediction, rule: Thresholds, slicer: Slicer, config: RunConfig, workdir: Workdir
 ) -> None:
     """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
     from dagm_jax.visualization.figures import ImagePath, plot_pipeline

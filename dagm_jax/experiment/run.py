@@ -17,6 +17,8 @@ from absl import logging
 
 from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, to_json
+from dagm_jax.evaluation.predictor import Predictor
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictures
 from dagm_jax.experiment.report import package_versions, print_report, scores_csv, write_report
@@ -30,7 +32,6 @@ from dagm_jax.train.parallel import make_devices
 from dagm_jax.train.progress import MetricLogger, console, write_atomically
 from dagm_jax.train.step import TrainState
 from dagm_jax.types import UserError
-from dagm_jax.verdict import DecisionRule
 
 
 def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes = ALONE) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def judge(
 
 
 def judge_test_side(
-    judge: evaluate.Judge, data: Data, rule: DecisionRule, workdir: Workdir
+    judge: Predictor, data: Data, rule: Thresholds, workdir: Workdir
 ) -> tuple[evaluate.TestResult, TestPictures]:
     """Figures and pictures of the test side, the same on all processes; pictures of images lie in the workdir."""
     processes = judge.processes

@@ -19,12 +19,13 @@ from dagm_jax import evaluate
 from dagm_jax.config import RunConfig
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer
-from dagm_jax.detector import build_network, compile_judge
+from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.experiment.data import Data
 from dagm_jax.processes import ALONE, Processes
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.parallel import Devices, count_flop
 from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
+from dagm_jax.trained_model import build_network, compile_predictor
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Setup:
         return Carry(state, self.devices.replicate(np.int32(0)))
 
     @cached_property
-    def _judges(self) -> dict[Slicer, Future[tuple[evaluate.Judge, float]]]:
+    def _judges(self) -> dict[Slicer, Future[tuple[Predictor, float]]]:
         return {}
 
     @cached_property
@@ -127,7 +128,7 @@ class Setup:
         )
         self._judges[slicer] = self._compiling.submit(self._compile_judge, like, slicer)
 
-    def compile_judge(self, state: TrainState, slicer: Slicer) -> tuple[evaluate.Judge, float]:
+    def compile_judge(self, state: TrainState, slicer: Slicer) -> tuple[Predictor, float]:
         """(compiled for this process's devices, with the state's weights; seconds that compiling took).
 
         Each slicer is compiled for once. Of several processes each judges its share of the images.
@@ -136,13 +137,13 @@ class Setup:
         judge, seconds = self._judges[slicer].result()
         return judge.with_weights(*self.devices.localize(state.judged)), seconds
 
-    def _compile_judge(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[evaluate.Judge, float]:
+    def _compile_judge(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[Predictor, float]:
         start_s = time.perf_counter()
         devices = self.devices.local()
-        judge = compile_judge(self.config, self.network, *like, slicer, devices, self.judge_batch_size)
+        judge = compile_predictor(self.config, self.network, *like, slicer, devices, self.judge_batch_size)
         return replace(judge, processes=self.processes), time.perf_counter() - start_s
 
-    def validate(self, judge: evaluate.Judge, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
+    def validate(self, judge: Predictor, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
         """The figures of the state's weights on these images, the same on all processes."""
         params, stats = self.devices.localize(state.judged)
         figures = evaluate.validate(judge.with_weights(params, stats), self.data.cache, indices)

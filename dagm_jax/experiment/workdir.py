@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from dagm_jax.config import RunConfig, from_config_dict
 from dagm_jax.data.layouts import printable
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.types import DISK_ERRORS, PASSING_ERRORS, DiskError, UserError, load_json, written_by
-from dagm_jax.verdict import DecisionRule
 
 # Remedies for a disk that refuses writes without being full.
 REMEDIES = {errno.EROFS: "make it writable", errno.EIO: "check the disk"}
@@ -70,9 +70,9 @@ class Workdir:
         """The JSON values of the report, maybe a stranger's; raises UserError, with ``remedy`` where it is missing."""
         return self.read_json(self.report, remedy)
 
-    def read_rule(self) -> DecisionRule:
+    def read_rule(self) -> Thresholds:
         """The decision rule; raises UserError where it is missing or damaged."""
-        return DecisionRule.from_values(self.read_json(self.rule))
+        return Thresholds.from_values(self.read_json(self.rule))
 
     def read_validation_scores(self) -> tuple[list[int], list[float]]:
         """(labels, scores) of the validation images; raises UserError where they are missing or damaged."""
@@ -92,6 +92,13 @@ class Workdir:
                 f"`{self.option}` (={self}): {name} is damaged ({error}); restore it from a copy"
             ) from error
         return [label for label, _ in rows], [score for _, score in rows]
+
+    def read_normal_scores(self) -> list[float]:
+        """Scores of the good validation images; empty for runs that kept none."""
+        if not self.validation_scores.exists():
+            return []
+        labels, scores = self.read_validation_scores()
+        return [score for label, score in zip(labels, scores, strict=True) if not label]
 
     def read_json(self, path: Path, remedy: str = FROM_COPY) -> Any:
         """The values in a JSON file of the folder; raises UserError, with ``remedy`` where it is missing."""

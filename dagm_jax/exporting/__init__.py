@@ -1,1 +1,1 @@
-"""Trained models as files for other programs."""
+"""Exported files: a trained model as one file for other runtimes, and that file read back."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dagm_jax.verdict import DecisionRule
+from dagm_jax.evaluation.threshold import Thresholds
 
 DAGM_LICENCE = (
     "CC BY 4.0 (DAGM 2007: Wieler, Hahn, Hamprecht, Weakly Supervised Learning for Industrial Optical Inspection, "
@@ -67,7 +67,7 @@ def licence_of(source: str, root: str) -> str:
 
 def make_contract(
     report: dict[str, Any],
-    rule: DecisionRule,
+    rule: Thresholds,
     model_id: str,
     shape: tuple[int, int],
     normal_scores: Sequence[float],

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from dagm_jax.data.images.decode import in_threads
 from dagm_jax.data.images.files import BadImage, read_bytes
 from dagm_jax.data.layouts import printable
-from dagm_jax.evaluate import NonFiniteOutput, finite_or_none
+from dagm_jax.evaluate import finite_or_none
+from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspection.drift import WARNING, describe_drift
 from dagm_jax.inspection.predictions import (
     NUM_RECENT,
@@ -74,7 +75,7 @@ class FolderPredictor:
     def compile(self) -> float:
         """Compiles the program for the usual size, so that no image's latency holds that; the seconds it took."""
         start_s = time.perf_counter()
-        shape = self.inspector.engine.reading.shape or (1, 1)
+        shape = self.inspector.backend.reading.shape or (1, 1)
         self._verdicts([("a black image", np.zeros(shape, np.uint8))])
         return time.perf_counter() - start_s
 
@@ -122,7 +123,7 @@ class FolderPredictor:
         try:
             data = read_bytes(file.path)
             sha256 = hashlib.sha256(data).hexdigest()
-            image = self.inspector.engine.reading.decode(data, file.path)
+            image = self.inspector.backend.reading.decode(data, file.path)
         except BadImage as problem:
             # The prediction names the file anyway.
             error = str(problem).removeprefix(printable(file.path)).removeprefix(": ")
@@ -139,7 +140,7 @@ class FolderPredictor:
     def _verdicts(self, images: Sequence[tuple[str, NDArray[np.uint8]]]) -> list[Verdict]:
         """The verdicts on these (name, image); raises UserError where the model's output for one is not finite."""
         try:
-            return self.inspector.judge([image for _, image in images], self.batch_size)
+            return self.inspector.predict([image for _, image in images], self.batch_size)
         except NonFiniteOutput as error:
             raise UserError(
                 f"`--model` (={self.inspector.model_id}): its output for {printable(images[error.place][0])} is not "
@@ -291,7 +292,7 @@ def predict_folder(
             "threshold": inspector.rule.threshold,
             "pixel_threshold": inspector.rule.pixel_threshold,
             "images": source.images,
-            **summarise(predictions.latest(), predictions.latest_of_now(), inspector.engine.normal_scores),
+            **summarise(predictions.latest(), predictions.latest_of_now(), inspector.backend.normal_scores),
             "num_judged_now": num_now,
             "wall_s": wall_s,
             "images_per_s": num_now / wall_s if num_now and not times else None,
@@ -325,7 +326,7 @@ def _watch(predictor: FolderPredictor, source: Source, times: Watching) -> tuple
     So is large drift, once for every ``NUM_RECENT`` files.
     """
     compile_s = predictor.compile()
-    predictions, normal_scores = predictor.predictions, predictor.inspector.engine.normal_scores
+    predictions, normal_scores = predictor.predictions, predictor.inspector.backend.normal_scores
     console.print(f"watching {printable(source.images)}")
     counts, num_unchecked = Counter[str](), 0
     with stopped_by_signals() as stop:
@@ -376,7 +377,7 @@ def write_results(
         summary={
             "model": f"{printable(summary['model'])} ({inspector.model_id})",
             "images": images,
-            "threshold chosen by": rule.calibration if rule == inspector.engine.rule else "--threshold",
+            "threshold chosen by": rule.calibration if rule == inspector.backend.rule else "--threshold",
             "score drift": describe_drift(summary["drift"]),
         },
     )

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from dagm_jax.data.layouts import printable
 from dagm_jax.data.replacing import replacing
+from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.inspection.drift import WARNING, describe_drift, score_drift
 from dagm_jax.inspection.scan import LINES, ORIGIN, ImageFile, Stamp
-from dagm_jax.metrics import ImageCounts
 from dagm_jax.train.progress import console, write_atomically
 from dagm_jax.types import UserError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from dagm_jax.metrics import ImageCounts
+from dagm_jax.evaluation.metrics import ImageCounts
 from launch.paper.cells import Cell, Report
 from launch.paper.printed import Printed
 

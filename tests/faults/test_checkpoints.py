@@ -382,7 +382,7 @@ from functools import partial
 from dataclasses import asdict
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
-from dagm_jax.detector import build_network
+from dagm_jax.trained_model import build_network
 from dagm_jax.main import read_config
 from dagm_jax.train import parallel
 from dagm_jax.train.checkpoint import Checkpoints

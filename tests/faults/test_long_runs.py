@@ -144,7 +144,7 @@ def test_predicting_holds_no_more_after_many_images(
     """Would catch: images, maps, programs or files that pile up with the images; children that stay."""
     model = small_run.own_run(tmp_path_factory) if num_images > 1000 else Path("bright")
     if num_images <= 1000:
-        # An engine without a network, whose training would take minutes.
+        # A backend without a network, whose training would take minutes.
         monkeypatch.setattr(Inspector, "load", staticmethod(bright.load))
     root = small_run.write_own(tmp_path / "in", num_good=num_images, num_defective=0)
     samples: list[Sample] = []

@@ -19,18 +19,18 @@ from tiny_network import replace_unet
 from dagm_jax.config import RunConfig
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.dataset import find_images
-from dagm_jax.detector import Detector, build_network, load_detector
-from dagm_jax.evaluate import Judge, NonFiniteOutput
+from dagm_jax.evaluation.metrics import auroc
+from dagm_jax.evaluation.predictor import NonFiniteOutput, Predictor
+from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.experiment.run import run
 from dagm_jax.main import read_config
-from dagm_jax.metrics import auroc
 from dagm_jax.tasks import losses
 from dagm_jax.tasks.base import Lesson
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.loop import NonFinite
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.progress import read_history
-from dagm_jax.verdict import VerdictConfig
+from dagm_jax.trained_model import TrainedModel, build_network, load_trained_model
 
 real_learn = SegmentationConfig.learn
 
@@ -90,7 +90,7 @@ def test_weights_beyond_float32_end_in_one_line(evidence: Any, name: str) -> Non
         make_devices(ParallelConfig(cpu_convolutions="default")),
         cast(Any, lambda *arguments: out),
     )
-    judge = Judge(fake, {}, {}, devices, 1, (8, 8), VerdictConfig(), evidence)
+    judge = Predictor(fake, {}, {}, devices, 1, (8, 8), VerdictConfig(), evidence)
     good = {key: np.zeros_like(value) for key, value in out.items()}
     answers = iter([good, good, out])
     judge = replace(judge, compiled=cast(Any, lambda *arguments: next(answers)))
@@ -156,15 +156,15 @@ def in_bfloat16(config: RunConfig) -> RunConfig:
 @pytest.mark.timeout(1800)
 def test_bfloat16_judges_as_float32_does(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Would catch: a sum, a norm or a score taken in bfloat16, whose three digits tie what float32 tells apart."""
-    detector = load_detector(own_run(tmp_path_factory))
+    detector = load_trained_model(own_run(tmp_path_factory))
     found, shape = find_images(detector.config.data, 0)
     manifest, cache = build_cache(found, tmp_path / "cache", shape)
     labels = [record.label for record in manifest.records]
     config = in_bfloat16(detector.config)
     network, _, _ = build_network(config, detector.network.mean, detector.network.std, drawn=False)
 
-    def scores(detector: Detector) -> list[float]:
-        judge: Judge = detector.compile_judge(make_devices(detector.config.parallel), 4)
+    def scores(detector: TrainedModel) -> list[float]:
+        judge: Predictor = detector.compile_predictor(make_devices(detector.config.parallel), 4)
         return [judged.score for judged in judge(cache[i] for i in range(len(cache)))]
 
     single, half = scores(detector), scores(replace(detector, config=config, network=network))

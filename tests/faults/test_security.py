@@ -26,14 +26,14 @@ from dagm_jax.calibrate import read_history
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.archive import extract
 from dagm_jax.data.replacing import replacing
-from dagm_jax.detector import load_detector
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.workdir import Workdir, locked
-from dagm_jax.exported import contract_path, load_exported
+from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.train import progress
 from dagm_jax.train.checkpoint import Checkpoints
+from dagm_jax.trained_model import load_trained_model
 from dagm_jax.types import GalleryItem, UserError, load_json
-from dagm_jax.verdict import DecisionRule
 from dagm_jax.visualization import figures
 
 DEEP = "[" * 200_000
@@ -103,14 +103,14 @@ def test_a_workdir_with_hostile_values_is_one_line(
     """Would catch: a path made of a number, memory taken for a size that is only claimed, a NaN that decides."""
     workdir = workdir_of(tmp_path / "w")
     edit(workdir / f"{name}.json", keys, value)
-    one_line(lambda: load_detector(workdir), r"`")
+    one_line(lambda: load_trained_model(workdir), r"`")
     assert sorted(os.listdir(tmp_path)) == ["w"]
 
 
 def test_the_unchanged_workdir_fails_for_its_checkpoint_alone(tmp_path: Path) -> None:
     """Would catch: the test above passing because of something else."""
     workdir = workdir_of(tmp_path / "w")
-    one_line(lambda: load_detector(workdir), "the checkpoint of step 1")
+    one_line(lambda: load_trained_model(workdir), "the checkpoint of step 1")
     assert os.listdir(workdir / "checkpoints") == []
 
 
@@ -122,7 +122,7 @@ def test_a_workdir_whose_json_is_none_is_one_line(tmp_path: Path, name: str, tex
     """Would catch: RecursionError of nested brackets, and lists where an object should be."""
     workdir = workdir_of(tmp_path / "w")
     (workdir / f"{name}.json").write_bytes(text.encode("latin-1"))
-    one_line(lambda: load_detector(workdir), "`")
+    one_line(lambda: load_trained_model(workdir), "`")
 
 
 @pytest.mark.parametrize(
@@ -253,9 +253,9 @@ def calling(images: Any) -> Any:
 
 def test_a_program_that_calls_out_of_itself_is_refused(tmp_path: Path) -> None:
     """Would catch: a file that calls into the process, where targets such as Python callbacks take an address."""
-    assert load_exported(exported_of(tmp_path, harmless)).shape == (16, 16)
+    assert load_exported_model(exported_of(tmp_path, harmless)).shape == (16, 16)
     path = exported_of(tmp_path, calling)
-    one_line(lambda: load_exported(path), "no stablehlo program .*calls code outside of itself")
+    one_line(lambda: load_exported_model(path), "no stablehlo program .*calls code outside of itself")
 
 
 def test_a_program_that_is_none_is_one_line(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_program_that_is_none_is_one_line(tmp_path: Path) -> None:
     for data in (b"", b"x" * 100, whole[:half], bytes(half) + whole[half:], whole[:half] + bytes(half)):
         path.write_bytes(data)
         write_contract(path)
-        one_line(lambda: load_exported(path), "no stablehlo program")
+        one_line(lambda: load_exported_model(path), "no stablehlo program")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_contract_with_hostile_values_is_one_line(
     """Would catch: a contract believed: sizes that memory is taken for, ids that become part of paths and pages."""
     path = exported_of(tmp_path, harmless)
     edit(contract_path(path), keys, value)
-    one_line(lambda: load_exported(path), "`")
+    one_line(lambda: load_exported_model(path), "`")
 
 
 # --- memory and files ---------------------------------------------------------------------------------------
@@ -431,4 +431,4 @@ def test_names_are_only_names_to_terminal_and_figures(
 
 def test_thresholds_beyond_floats_are_refused() -> None:
     """Would catch: OverflowError of a whole number that no float holds."""
-    one_line(lambda: DecisionRule(HUGE, 0.5, "f1"), "must be finite")
+    one_line(lambda: Thresholds(HUGE, 0.5, "f1"), "must be a finite number")

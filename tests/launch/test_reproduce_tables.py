@@ -13,7 +13,7 @@ import pytest
 from fake_runs import FakeRuns
 
 from dagm_jax.data.layouts import DAGM_SHAPE
-from dagm_jax.detector import make_slicers
+from dagm_jax.trained_model import make_slicers
 from dagm_jax.types import Interrupted, UserError
 from launch.paper import pages
 from launch.paper.cells import ABLATIONS, BASE, Cell, Grid, Plan

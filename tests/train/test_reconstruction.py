@@ -14,11 +14,13 @@ from sklearn.metrics import roc_auc_score
 
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer
+from dagm_jax.evaluation.postprocess import postprocess
+from dagm_jax.evaluation.step import make_eval_step
+from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.tasks.reconstruction import Corruption, ReconstructionConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
-from dagm_jax.train.step import make_judge, make_network, make_state, make_train_step
-from dagm_jax.verdict import deviation_map, smooth_map
+from dagm_jax.train.step import make_network, make_state, make_train_step
 
 SIDE, NUM_STEPS, BATCH = 96, 60, 8
 SMOOTHING_PX = 4.0
@@ -57,11 +59,10 @@ def trained_auroc(corruption: Corruption) -> float:
     rng = np.random.default_rng(0)
     labels = [0, 1] * 20
     images = np.stack([draw(rng, bool(label)) for label in labels])
-    judge = jax.jit(make_judge(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
-    maps = np.asarray(
-        judge(state.params, state.stats, images, jnp.zeros(images.shape, bool), jnp.zeros(len(images)))["map"]
-    )
-    scores = [deviation_map(smooth_map(residual, SMOOTHING_PX)).max() for residual in maps]
+    judge = jax.jit(make_eval_step(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
+    out = judge(state.params, state.stats, images, jnp.zeros(images.shape, bool), jnp.zeros(len(images)))
+    verdict = VerdictConfig(smoothing_px=SMOOTHING_PX)
+    _, scores = postprocess(out["map"], out["slice_scores"], None, verdict, "deviation")
     return float(roc_auc_score(labels, scores))
 
 

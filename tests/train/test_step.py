@@ -19,6 +19,7 @@ from flax import nnx
 
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer, slice_labels
+from dagm_jax.evaluation.step import MOST_SLICES, make_eval_step, most_slices
 from dagm_jax.main import read_config
 from dagm_jax.models.blocks import FLOAT32, Block, Conv
 from dagm_jax.models.config import NormKind
@@ -27,16 +28,13 @@ from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.parallel import ParallelConfig, make_devices
 from dagm_jax.train.step import (
-    MOST_SLICES,
     NEVER,
     Network,
     TrainState,
     _in_parts,
-    make_judge,
     make_network,
     make_state,
     make_train_step,
-    most_slices,
 )
 from dagm_jax.types import NetworkOutput
 
@@ -352,7 +350,7 @@ def test_judge_by_hand() -> None:
     params = nnx.State(head) if not isinstance(params, dict) else head
     logits = logits - shift
 
-    judge = jax.jit(make_judge(network, TASK, slicer))
+    judge = jax.jit(make_eval_step(network, TASK, slicer))
     out = jax.device_get(judge(params, stats, image, mask, mask.sum((1, 2))))
     total, count = np.zeros((3, h, w)), np.zeros(w)
     window = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
@@ -387,8 +385,8 @@ def test_many_slices_are_judged_in_parts() -> None:
     image = rng.integers(0, 256, (2, 32, 48)).astype(np.uint8)
     mask = image > 250
     pixels = (image, mask, mask.sum((1, 2)))
-    whole = jax.device_get(jax.jit(make_judge(network, TASK, slicer))(params, stats, *pixels))
-    program = jax.jit(make_judge(network, TASK, slicer, most=3))
+    whole = jax.device_get(jax.jit(make_eval_step(network, TASK, slicer))(params, stats, *pixels))
+    program = jax.jit(make_eval_step(network, TASK, slicer, most=3))
     assert "while" in program.lower(params, stats, *pixels).as_text()
     parts = jax.device_get(program(params, stats, *pixels))
     for name in whole:
@@ -423,7 +421,7 @@ def test_slices_are_judged_by_the_labels_that_they_are_trained_with(mode: Any) -
             lesson = Lesson(ones[:, 0, 0, 0], ones[:, 0, 0, 0], ones[:, 0, 0, 0] > 0)
             return Judgement(lesson, ones, ones[:, 0, 0, 0])
 
-    judge = jax.jit(make_judge(network, Certain(), slicer))  # type: ignore[arg-type]
+    judge = jax.jit(make_eval_step(network, Certain(), slicer))  # type: ignore[arg-type]
     out = jax.device_get(judge(params, stats, np.zeros(mask.shape, np.uint8), mask, mask.sum((1, 2))))
     assert out["num_counted"].tolist() == [int((label >= 0).sum()) for label in labels]
     assert out["num_right"].tolist() == [int((label == 1).sum()) for label in labels]
@@ -436,7 +434,7 @@ def test_judging_uses_running_statistics() -> None:
     network, params, stats = make_tiny()
     slicer = make_slicer(SlicingConfig(num_slices=2, slice_px=16), 32, 32)
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32)).astype(np.uint8)
-    judge = jax.jit(make_judge(network, TASK, slicer))
+    judge = jax.jit(make_eval_step(network, TASK, slicer))
     one = judge(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
     image[1] //= 8
     again = judge(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
@@ -477,7 +475,7 @@ for a, b in zip(t.leaves(one), t.leaves(four), strict=True):
 slicer = t.make_slicer(t.SlicingConfig(num_slices=2, slice_px=16), 32, 32)
 image = np.random.default_rng(0).integers(0, 256, (4, 32, 32)).astype(np.uint8)
 pixels = (image, image > 250, (image > 250).sum((1, 2)))
-judge = t.make_judge(network, t.TASK, slicer)
+judge = t.make_eval_step(network, t.TASK, slicer)
 whole = jax.device_get(jax.jit(judge)(params, stats, *pixels))
 params, stats = devices.replicate((params, stats))
 pixels = devices.shard_batch(pixels)

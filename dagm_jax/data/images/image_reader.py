@@ -12,7 +12,6 @@ from PIL import Image
 
 from dagm_jax.data.images.files import BadImage, read_bytes
 from dagm_jax.data.images.photos import decode_photo, shape_of, to_8_bits
-from dagm_jax.data.images.png import decode_image
 from dagm_jax.data.layouts import printable
 from dagm_jax.types import Photo, UserError
 
@@ -40,6 +39,9 @@ class ImageReader:
         if shape is not None and (refusal := self._refusal(shape)):
             raise BadImage(f"{printable(path)}: {refusal}")
         if self.white is None:
+            # Late: it brings the procedural textures, and an inspector of arrays needs neither.
+            from dagm_jax.data.images.png import decode_image
+
             return decode_image(data, path, self.shape)
         return decode_photo(data, Photo(path, self.white), self.shape)
 

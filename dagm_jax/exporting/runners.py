@@ -1,6 +1,6 @@
 """Runs an exported file without the rest of this package: with jax alone, or with onnxruntime alone.
 
-``python runtimes.py stablehlo|onnx FILE IMAGES.npy OUTPUTS.npz`` judges uint8 images [n h w]. It imports nothing of
+``python runners.py stablehlo|onnx FILE IMAGES.npy OUTPUTS.npz`` judges uint8 images [n h w]. It imports nothing of
 ``dagm_jax``, so that the check of an exported file is one of what the file itself holds; it may be copied beside it.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 INPUT = "image"
-# Others run code of this machine that the file does not hold, at worst whatever lies at an address of its choice.
+# Only call out of a program that is allowed: others run code of this machine, at worst at an address of their choice.
 HARMLESS_CALL = "custom_call @shape_assertion("
 OUTPUTS = ("score", "defective", "map", "mask")
-# Not a divisor of most numbers of images, so that another batch size is seen at the end.
+# Images per call of the check: no divisor of most numbers of images, so that the last call has another batch size.
 CHECK_BATCH = 3
 
 # uint8 [b h w] → (score float32 [b], defective bool [b], map float32 [b h w], mask bool [b h w]).
@@ -53,7 +53,7 @@ RUNTIMES: dict[str, Callable[[Path], Program]] = {"stablehlo": open_stablehlo, "
 
 
 def main(format: str, file: str, images: str, outputs: str) -> None:
-    """Writes what the file says of the images, an array of each of OUTPUTS."""
+    """Writes the file's OUTPUTS for the images, an array each."""
     program, pixels = RUNTIMES[format](Path(file)), np.load(images, allow_pickle=False)
     parts = [program(pixels[i : i + CHECK_BATCH]) for i in range(0, len(pixels), CHECK_BATCH)]
     joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -1,10 +1,8 @@
-"""A file that was exported from a run, read back: its contract, which lies beside it, and the program that it holds."""
+"""An exported file read back: its contract, which lies beside it, and the program that it holds."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images.files import MAX_PIXELS, is_image_shape, is_white_level
 from dagm_jax.data.images.image_reader import ImageReader
 from dagm_jax.data.layouts import DAGM_SHAPE
 from dagm_jax.data.slicing import pad
-from dagm_jax.runtimes import OUTPUTS, RUNTIMES, Program
+from dagm_jax.evaluation.threshold import THRESHOLDS_SCHEMA, Thresholds
+from dagm_jax.exporting.runners import OUTPUTS, RUNTIMES, Program
+from dagm_jax.schema import BATCH_SHAPE, FINITE_LIST, MODEL_ID, SHA256, WHITE_LEVEL, Rule, Schema, find_fault
 from dagm_jax.types import UserError, load_json, written_by
-from dagm_jax.verdict import DecisionRule
 
-# What the packages of an extra are installed by, where the import of this module fails.
+# Package that each format needs, and the command that installs it.
 NEEDED = {
     "stablehlo": ("flatbuffers", "pip install flatbuffers"),
     "onnx": ("onnxruntime", "pip install onnxruntime"),
 }
-
-
-_MODEL_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+# Schema of the contract.
+CONTRACT_SCHEMA: Schema = {
+    "format": Rule(f"one of {', '.join(RUNTIMES)}", lambda x: isinstance(x, str) and x in RUNTIMES),
+    "sha256": SHA256,
+    "model_id": MODEL_ID,
+    "input": {"shape": BATCH_SHAPE, "white": WHITE_LEVEL},
+    "outputs": Rule(f"a list of {', '.join(OUTPUTS)}", lambda x: _output_names(x) == sorted(OUTPUTS)),
+    "rule": THRESHOLDS_SCHEMA,
+    "validation_normal_scores": FINITE_LIST,
+}
 
 
 def contract_path(path: Path) -> Path:
@@ -47,9 +52,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _output_names(outputs: Any) -> list[str] | None:
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        return None
+    return sorted(str(output.get("name")) for output in outputs)
+
+
 @dataclass(frozen=True)
-class Exported:
-    """An exported file as an engine of `inspector.Inspector`. contract: what FILE.json holds.
+class ExportedModel:
+    """An exported file as a backend of `inspector.Inspector`. contract: the content of FILE.json.
 
     Smaller images than the file takes are continued by their mirror images; the score is then that of the whole, the
     map is cut back.
@@ -57,7 +68,7 @@ class Exported:
 
     program: Program
     contract: dict[str, Any]
-    rule: DecisionRule
+    rule: Thresholds
 
     # Slices of one image fill a CPU's cores, and two images a small accelerator.
     batch_size: int = 2
@@ -96,10 +107,10 @@ class Exported:
         names = [output["name"] for output in self.contract["outputs"]]
         return dict(zip(names, self.program(images), strict=True))
 
-    def judge(
+    def predict(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
     ) -> list[tuple[float, NDArray[np.float32]]]:
-        """As `inspector.Engine.judge` says."""
+        """As `inspector.Backend.predict` says."""
         batch = np.stack([pad(image, self.shape) for image in images])
         if self.contract["format"] == "stablehlo":
             empty = np.zeros((batch_size - len(batch), *self.shape), np.uint8)
@@ -109,7 +120,7 @@ class Exported:
         return [(float(score), map_[: one.shape[0], : one.shape[1]]) for one, score, map_ in found]
 
 
-def load_exported(path: Path) -> Exported:
+def load_exported_model(path: Path) -> ExportedModel:
     """The exported file ``path``, whose contract is in FILE.json beside it.
 
     Raises UserError where either is missing, they do not belong together, or what runs the file is not installed.
@@ -136,7 +147,7 @@ def load_exported(path: Path) -> Exported:
             f"`model` (={path}) is no {format} program for what is installed here ({reason}); written by "
             f"{written_by(contract)}; export it again"
         ) from error
-    return Exported(program, contract, DecisionRule.from_values(contract["rule"]))
+    return ExportedModel(program, contract, Thresholds.from_values(contract["rule"]))
 
 
 def read_contract(path: Path) -> dict[str, Any]:
@@ -151,31 +162,8 @@ def read_contract(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise UserError(f"`model` (={path}): {beside.name} is not JSON ({error}); export again") from error
-    needed = {"format", "sha256", "model_id", "input", "outputs", "rule", "validation_normal_scores"}
-    if not isinstance(contract, dict) or needed - set(contract) or str(contract["format"]) not in RUNTIMES:
-        raise UserError(f"`model` (={path}): {beside.name} is no contract of an exported file; export again")
-    if fault := _fault(contract):
-        raise UserError(f"`model` (={path}): {beside.name} has {fault}; export again")
+    if fault := find_fault(contract, CONTRACT_SCHEMA):
+        raise UserError(
+            f"`model` (={path}): {beside.name} is no contract of an exported file: {fault}; export again"
+        )
     return contract
-
-
-def _fault(contract: dict[str, Any]) -> str | None:
-    """What in a contract cannot be, or None; it may be a stranger's."""
-    given, outputs, scores = contract["input"], contract["outputs"], contract["validation_normal_scores"]
-    if not (isinstance(contract["model_id"], str) and _MODEL_ID.fullmatch(contract["model_id"])):
-        return "a model_id that is not 12 hex digits"
-    if not (isinstance(contract["sha256"], str) and isinstance(contract["rule"], dict)):
-        return "a sha256 or a rule that is none"
-    shape = given.get("shape") if isinstance(given, dict) else None
-    if not (isinstance(shape, list) and len(shape) == 3 and is_image_shape(shape[1:])):
-        return f"no input of an image's shape, at most {MAX_PIXELS} pixels"
-    if not is_white_level(given.get("white", "")):
-        return "an input whose white level is none"
-    names = [output.get("name") for output in outputs if isinstance(output, dict)]
-    if sorted(map(str, names)) != sorted(OUTPUTS) or len(outputs) != len(OUTPUTS):
-        return f"other outputs than {', '.join(OUTPUTS)}"
-    if not isinstance(scores, list) or not all(
-        type(score) in (int, float) and abs(score) <= sys.float_info.max for score in scores
-    ):
-        return "validation_normal_scores that are no finite numbers"
-    return None

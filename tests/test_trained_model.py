@@ -15,10 +15,10 @@ from reading_devices import ReadingDevices
 from dagm_jax.config import from_config_dict
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images.decode import load
-from dagm_jax.detector import build_network, load_detector
+from dagm_jax.exporting.inference_fn import make_inference_fn
 from dagm_jax.main import read_config
-from dagm_jax.program import make_program
 from dagm_jax.train.parallel import ParallelConfig, make_devices
+from dagm_jax.trained_model import build_network, load_trained_model
 from dagm_jax.types import UserError
 
 
@@ -29,12 +29,12 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_detector_judges_as_its_run_did(workdir: Path) -> None:
     """Would catch: the last weights in place of the judged ones, another cut, another mean, a rule not read back."""
-    detector = load_detector(workdir)
+    detector = load_trained_model(workdir)
     config = from_config_dict(json.loads((workdir / "config.json").read_text()))
     found, _ = find_images(config.data, config.seed)
     records = {record.image_id: record for record in found.records}
     rows = list(csv.DictReader((workdir / "predictions.csv").read_text().splitlines()))
-    judge = detector.compile_judge(make_devices(config.parallel), 2)
+    judge = detector.compile_predictor(make_devices(config.parallel), 2)
     judged = judge(load(records[row["image"]], None) for row in rows)
     for row, one in zip(rows, judged, strict=True):
         assert one.score == pytest.approx(float(row["score"]), rel=1e-6)
@@ -43,14 +43,14 @@ def test_the_detector_judges_as_its_run_did(workdir: Path) -> None:
 
 def test_the_judge_takes_the_form_of_its_devices(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: all slices at once where caches are small, the forms of CPUs on accelerators or exported."""
-    monkeypatch.setattr("dagm_jax.train.step.CPU_PART_PX", 1)
-    detector, mesh = load_detector(workdir), make_devices(ParallelConfig()).mesh
+    monkeypatch.setattr("dagm_jax.evaluation.step.CPU_PART_PX", 1)
+    detector, mesh = load_trained_model(workdir), make_devices(ParallelConfig()).mesh
     cpu, gpu = (
-        str(detector.compile_judge(ReadingDevices(mesh, None, asked=platform), 2).compiled)
+        str(detector.compile_predictor(ReadingDevices(mesh, None, asked=platform), 2).compiled)
         for platform in ("cpu", "gpu")
     )
     image = jax.ShapeDtypeStruct((2, *detector.shape), "uint8")
-    exported = str(jax.make_jaxpr(make_program(detector))(image))
+    exported = str(jax.make_jaxpr(make_inference_fn(detector))(image))
     counts = [text.count("custom_vjp_call[") for text in (cpu, gpu, exported)]
     assert counts[0] > counts[1] == counts[2]
     assert "scan[" in cpu
@@ -61,11 +61,11 @@ def test_any_other_rule_gives_another_id(workdir: Path, tmp_path: Path) -> None:
     """Would catch: verdicts that cannot be traced to the threshold that they were made with."""
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
-    before = load_detector(copy).model_id
-    assert before == load_detector(workdir).model_id
+    before = load_trained_model(copy).model_id
+    assert before == load_trained_model(workdir).model_id
     rule = json.loads((copy / "decision_rule.json").read_text())
     (copy / "decision_rule.json").write_text(json.dumps(rule | {"threshold": rule["threshold"] + 0.01}))
-    assert load_detector(copy).model_id != before
+    assert load_trained_model(copy).model_id != before
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_missing_is_named(workdir: Path, tmp_path: Path, damage, named: 
     shutil.copytree(workdir, copy)
     damage(copy)
     with pytest.raises(UserError, match=named):
-        load_detector(copy)
+        load_trained_model(copy)
 
 
 @pytest.mark.parametrize("name", ["custom_unet", "conv_autoencoder", "unet3plus"])

@@ -1,4 +1,4 @@
-"""From a defect map to a verdict on its image: the score, and the threshold calibrated on validation images.
+"""Thresholds fitted on validation images: score → defective or good, map → defect pixels.
 
 The threshold is fitted to image scores, never to slice scores: one slice rule applied 30 times multiplies its
 false alarms. Labels: 1 = defective, 0 = defect-free. Decision everywhere: score >= threshold means defective.
@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage, special
+from scipy import special
 
+from dagm_jax.schema import FINITE, OBJECT, TEXT, find_fault
 from dagm_jax.types import UserError
 
 Calibration = Literal["f1", "false_alarm_rate", "expected_cost", "normals"]
 Score = Literal["max", "top_mean"]
 
 SCORE_CLIP = 1e-6
-# Costs and F1 are computed from integers; equal counts must not differ by a rounding.
+# Tolerance of equal costs and F1: they are computed from integers, and equal counts must not differ by a rounding.
 _TIE_TOLERANCE = 1e-12
-# The probability with which a bound on the escape rate may be too low.
+# Probability that a bound on the escape rate is too low.
 _RISK = 0.05
+
+# Schema of decision_rule.json.
+THRESHOLDS_SCHEMA = {"threshold": FINITE, "pixel_threshold": FINITE, "calibration": TEXT, "evidence": OBJECT}
 
 FloatArray = NDArray[np.float64]
 
@@ -80,10 +83,10 @@ class VerdictConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionRule:
-    """A fitted rule: score >= threshold is defective, map >= pixel_threshold is a defect pixel.
+class Thresholds:
+    """Fitted thresholds: score >= threshold is defective, map >= pixel_threshold is a defect pixel.
 
-    evidence: what the threshold was fitted to, as JSON values; see `fit_threshold`.
+    evidence: JSON values that the threshold was fitted to; see `fit_threshold`.
     Raises UserError for a threshold that is not finite.
     """
 
@@ -93,11 +96,7 @@ class DecisionRule:
     evidence: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "pixel_threshold"):
-            value = getattr(self, name)
-            # isfinite would raise for a whole number beyond all floats.
-            if not (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
-                raise UserError(f"`decision_rule.{name}` (={value!r}) must be finite; calibrate again")
+        _check_thresholds({name: getattr(self, name) for name in THRESHOLDS_SCHEMA})
 
     def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """True where an image is defective, bool in the shape of ``scores``.
@@ -111,78 +110,19 @@ class DecisionRule:
         return np.asarray(values >= self.threshold)
 
     def to_json(self) -> str:
-        """The rule as JSON text; numbers survive the way there and back exactly."""
+        """The thresholds as JSON text; numbers survive the way there and back exactly."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> DecisionRule:
-        """The rule written by `to_json`. Raises UserError for text that is no such rule."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            reason = f"must be JSON: {error.msg}; calibrate again"
-            raise UserError(f"`decision_rule` ({text[:40]!r}) {reason}") from None
-        return cls.from_values(values)
-
-    @classmethod
-    def from_values(cls, values: Any) -> DecisionRule:
-        """The rule of these JSON values, which may be a stranger's. Raises UserError for values that are no rule."""
-        names = [item.name for item in fields(cls)]
-        if not isinstance(values, dict) or sorted(values) != sorted(names):
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise UserError(f"`decision_rule` (={found}) must hold {', '.join(names)}; calibrate again")
-        return cls(**values)
+    def from_values(cls, values: Any) -> Thresholds:
+        """The thresholds in JSON values, which may be a stranger's; raises UserError."""
+        _check_thresholds(values)
+        return cls(**{name: values[name] for name in THRESHOLDS_SCHEMA})
 
 
-# --- the score ----------------------------------------------------------------------------------------------
-
-
-def smooth_map(values: ArrayLike, smoothing_px: float) -> NDArray[np.float32]:
-    """The map [h w] under a Gaussian of sigma ``smoothing_px``, float32; unchanged for 0.
-
-    Weights exp(-d²/2σ²), cut at int(4σ + 0.5) px and normalised, applied along rows and columns; borders
-    are mirrored with the edge pixel repeated (numpy's "symmetric", scipy's "reflect").
-    """
-    image = np.asarray(values, dtype=np.float32)
-    if smoothing_px == 0:
-        return image
-    smoothed: NDArray[np.float32] = ndimage.gaussian_filter(image, smoothing_px, mode="reflect", truncate=4.0)
-    return smoothed
-
-
-def gaussian_weights(smoothing_px: float) -> FloatArray:
-    """The weights that `smooth_map` gives to a pixel and its neighbours along an axis: float64 [2·int(4σ + .5) + 1]."""
-    radius = int(4 * smoothing_px + 0.5)
-    weights = np.exp(-((np.arange(-radius, radius + 1) / smoothing_px) ** 2) / 2)
-    return np.asarray(weights / weights.sum())
-
-
-def image_score(smoothed: NDArray[np.float32], config: VerdictConfig) -> float:
-    """The score of one image from its smoothed map [h w]: higher = more defective.
-
-    "max" is the highest pixel, "top_mean" the mean of the highest max(1, round(top_fraction·h·w)) pixels.
-    """
-    if config.score == "max":
-        return float(smoothed.max())
-    num_top = max(1, round(config.top_fraction * smoothed.size))
-    return float(np.mean(np.partition(smoothed.ravel(), -num_top)[-num_top:], dtype=np.float64))
-
-
-def slices_score(slice_scores: ArrayLike, config: VerdictConfig) -> float:
-    """The score of one image from those of its slices [n]: the highest, or the mean of the top_slices highest."""
-    values = np.sort(np.asarray(slice_scores, dtype=np.float64))
-    return float(values[-1] if config.score == "max" else values[-config.top_slices :].mean())
-
-
-def deviation_map(smoothed: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far each pixel of the map [h w] lies from the image's own usual level: |m - median(m)|, float32.
-
-    Two-sided, because a defect may be redrawn better than the texture round it: class 1's is smooth.
-    """
-    return np.asarray(np.abs(smoothed - np.median(smoothed)), np.float32)
-
-
-# --- the threshold ------------------------------------------------------------------------------------------
+def _check_thresholds(values: Any) -> None:
+    if fault := find_fault(values, THRESHOLDS_SCHEMA):
+        raise UserError(f"`decision_rule`: {fault}; calibrate again")
 
 
 def spread_scores(scores: ArrayLike) -> FloatArray:

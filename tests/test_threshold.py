@@ -14,18 +14,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from dagm_jax.types import UserError
-from dagm_jax.verdict import (
-    DecisionRule,
+from dagm_jax.evaluation.threshold import (
+    Thresholds,
     VerdictConfig,
-    deviation_map,
     fit_threshold,
-    image_score,
     normals_threshold,
-    slices_score,
-    smooth_map,
     spread_scores,
 )
+from dagm_jax.types import UserError
 
 F1 = VerdictConfig(calibration="f1")
 COST = VerdictConfig(calibration="expected_cost")
@@ -175,7 +171,7 @@ def test_no_false_alarm_allowed_lies_above_all_good_images() -> None:
     threshold, evidence = fit_threshold([0, 0, 0], [0.1, 0.4, 1.0], config)
     assert threshold > 1.0 and evidence["fp"] == 0 and evidence["lowest_defective_score"] is None
     assert fit_threshold([0, 0], [2.0, 7.0], config)[0] > 7.0
-    DecisionRule(threshold, 0.5, "false_alarm_rate", evidence).to_json()
+    Thresholds(threshold, 0.5, "false_alarm_rate", evidence).to_json()
 
 
 def test_false_alarm_rate_on_whole_counts() -> None:
@@ -223,57 +219,28 @@ def test_fit_errors_are_one_line() -> None:
 def test_rule_decides_and_survives_json() -> None:
     """Catches > for >= at the threshold itself, digits lost in the file, and NaN passed as good."""
     threshold, evidence = fit_threshold([0, 1], [0.1, 0.9 + 1e-9], F1)
-    rule = DecisionRule(threshold, 1 / 3, "f1", evidence)
-    assert DecisionRule.from_json(rule.to_json()) == rule
+    rule = Thresholds(threshold, 1 / 3, "f1", evidence)
+    assert Thresholds.from_values(json.loads(rule.to_json())) == rule
     below = np.nextafter(threshold, 0)
     np.testing.assert_array_equal(rule.decide([below, threshold, 1.0]), [False, True, True])
     with pytest.raises(UserError, match=r"`scores` \(1 of 2 NaN\) must be numbers"):
         rule.decide([0.5, np.nan])
 
 
-def test_broken_rules_are_refused() -> None:
-    """Catches a rule file of another version, or a cut one, read with defaults filled in."""
-    with pytest.raises(UserError, match=r"`decision_rule` \('\{\"thresh'\) must be JSON"):
-        DecisionRule.from_json('{"thresh')
-    with pytest.raises(
-        UserError, match=r"`decision_rule` \(=\['threshold'\]\) must hold threshold, pixel_thr"
+def test_broken_thresholds_are_refused() -> None:
+    """Would catch: a file of another version, or a cut one, read with defaults filled in."""
+    whole = {"threshold": 0.5, "pixel_threshold": 0.5, "calibration": "f1", "evidence": {}}
+    for values, match in (
+        ({"threshold": 0.5}, r"`decision_rule`: pixel_threshold is missing; calibrate again"),
+        ([], r"`decision_rule`: .* must be an object"),
+        (whole | {"pixel_threshold": "x"}, r"pixel_threshold \(='x'\) must be a finite number"),
     ):
-        DecisionRule.from_json('{"threshold": 0.5}')
-    with pytest.raises(UserError, match=r"`decision_rule` \(=list\) must hold"):
-        DecisionRule.from_json("[]")
-    with pytest.raises(UserError, match=r"`decision_rule.threshold` \(=nan\) must be finite"):
-        DecisionRule(math.nan, 0.5, "f1")
-    with pytest.raises(UserError, match=r"`decision_rule.pixel_threshold` \(='x'\) must be finite"):
-        DecisionRule.from_json(
-            '{"threshold": 1, "pixel_threshold": "x", "calibration": "f1", "evidence": {}}'
-        )
-
-
-def test_image_score_by_hand() -> None:
-    """Catches the mean of the wrong end, a fraction that takes no pixel, and smoothing left out."""
-    values = np.arange(16, dtype=np.float32).reshape(4, 4)
-    assert image_score(values, VerdictConfig(smoothing_px=0)) == 15
-    top = VerdictConfig(score="top_mean", top_fraction=0.25, smoothing_px=0)
-    assert image_score(values, top) == (12 + 13 + 14 + 15) / 4
-    assert image_score(values, VerdictConfig(score="top_mean", top_fraction=1e-6, smoothing_px=0)) == 15
-    whole = VerdictConfig(score="top_mean", top_fraction=1.0, smoothing_px=0)
-    assert image_score(values, whole) == 7.5
-    assert image_score(smooth_map(values, 2), VerdictConfig()) < 15
-
-
-def test_smoothing_is_the_formula() -> None:
-    """Catches another kernel, cut or border: weights written out, and the map mirrored."""
-    rng = np.random.default_rng(0)
-    values, sigma = rng.random((20, 24), dtype=np.float32), 2.0
-    radius = int(4 * sigma + 0.5)
-    weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
-    weights /= weights.sum()
-    padded = np.pad(values.astype(np.float64), radius, mode="symmetric")
-    columns = np.apply_along_axis(np.convolve, 0, padded, weights, mode="valid")
-    expected = np.apply_along_axis(np.convolve, 1, columns, weights, mode="valid")
-    np.testing.assert_allclose(smooth_map(values, sigma), expected, atol=1e-6)
-    np.testing.assert_array_equal(smooth_map(values, 0), values)
-    assert smooth_map(values, sigma).dtype == np.float32
+        with pytest.raises(UserError, match=match):
+            Thresholds.from_values(values)
+    with pytest.raises(UserError, match=r"threshold \(=nan\) must be a finite number"):
+        Thresholds(math.nan, 0.5, "f1")
+    with pytest.raises(UserError, match=r"`verdict\.top_slices` \(=0\)"):
+        VerdictConfig(top_slices=0)
 
 
 # --- good images alone ---
@@ -309,22 +276,3 @@ def test_normals_look_at_good_images_alone() -> None:
         fit_threshold([1], [0.5], config)
     with pytest.raises(UserError, match=r"`verdict\.max_false_alarm_rate` \(=0\)"):
         VerdictConfig(calibration="normals", max_false_alarm_rate=0)
-
-
-def test_slices_score_is_the_highest_or_the_mean_of_the_highest() -> None:
-    """Would catch: a mean over all slices, in which one defect drowns, and the lowest instead of the highest."""
-    scores = [0.1, 0.9, 0.3, 0.6]
-    assert slices_score(scores, VerdictConfig()) == 0.9
-    assert slices_score(scores, VerdictConfig(score="top_mean")) == pytest.approx(0.6)
-    assert slices_score(scores, VerdictConfig(score="top_mean", top_slices=9)) == pytest.approx(0.475)
-    with pytest.raises(UserError, match=r"`verdict\.top_slices` \(=0\)"):
-        VerdictConfig(top_slices=0)
-
-
-def test_deviation_is_two_sided_and_from_the_median() -> None:
-    """Would catch: "high residual = defect", which misses patches smoother than the texture."""
-    values = np.full((10, 10), 0.5, np.float32)
-    values[0, 0], values[9, 9] = 0.2, 0.9
-    got = deviation_map(values)
-    assert got.dtype == np.float32
-    assert (got[0, 0], got[9, 9], got[5, 5]) == (pytest.approx(0.3), pytest.approx(0.4), 0)

@@ -1,4 +1,4 @@
-"""A trained detector without the data that it was trained on: what a run builds, and what its workdir gives back."""
+"""Trained models: networks as a run builds them, and as they are loaded from its workdir."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dagm_jax import evaluate
 from dagm_jax.config import RunConfig
-from dagm_jax.data.images.files import is_image_shape, is_white_level
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
+from dagm_jax.evaluation.postprocess import postprocess
+from dagm_jax.evaluation.predictor import Predictor
+from dagm_jax.evaluation.step import make_eval_step, most_slices
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.schema import GREY, IMAGE_SHAPE, STEP, WHITE_LEVEL, find_fault
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.parallel import Devices
-from dagm_jax.train.step import Network, make_judge, make_network, make_state, most_slices
+from dagm_jax.train.step import Network, make_network, make_state
 from dagm_jax.types import UserError, written_by
-from dagm_jax.verdict import DecisionRule
 
-# Of images that are judged at a time; 1,024 of DAGM's.
+# Limit of pixels of a batch of images (1,024 DAGM images): a stranger's report could ask for any amount of memory.
 MOST_JUDGED_PIXELS = 1 << 28
-# How far trained weights shrink when they are packed: not at all, and the optimiser's zeros to nothing.
+# Limit of the state's size in memory over that of its checkpoints: weights do not compress, an optimiser's zeros do.
 MOST_PACKED = 50
+# Schemas of what is read of report.json and of a checkpoint's metadata.
+REPORT_SCHEMA = {"training": {"best_step": STEP}, "data": {"largest_px": IMAGE_SHAPE, "white": WHITE_LEVEL}}
+META_SCHEMA = {"mean": GREY, "std": GREY}
 
 
 def build_network(
@@ -69,7 +74,7 @@ def make_slicers(config: RunConfig, height_px: int, width_px: int) -> tuple[Slic
     return slicer, slicer.crossed() if config.augment.rotate90 else slicer
 
 
-def compile_judge(
+def compile_predictor(
     config: RunConfig,
     network: Network,
     params: Any,
@@ -77,14 +82,18 @@ def compile_judge(
     slicer: Slicer,
     devices: Devices,
     batch_size: int,
-) -> evaluate.Judge:
+) -> Predictor:
     """The network with these weights, compiled to judge ``batch_size`` images of the slicer's size at a time."""
     shape = (batch_size, slicer.height_px, slicer.width_px)
     empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
     most = most_slices(devices.platform, slicer, -(-batch_size // devices.num_devices))
-    function = make_judge(network.on(devices.platform), config.task, slicer, most)
+    function = make_eval_step(network.on(devices.platform), config.task, slicer, most)
     compiled = devices.compile_judge(function, params, stats, *devices.shard_batch(empty))
-    return evaluate.Judge(
+    # Compiled by one call, so that the first batch does not wait for it.
+    maps, slice_scores = np.zeros(shape, np.float32), np.zeros((batch_size, slicer.num_slices), np.float32)
+    arguments = devices.shard_batch((maps, slice_scores, np.ones((batch_size, 2), np.int32)))
+    postprocess(*arguments, config.verdict, config.task.evidence)
+    return Predictor(
         compiled,
         params,
         stats,
@@ -97,8 +106,8 @@ def compile_judge(
 
 
 @dataclass(frozen=True)
-class Detector:
-    """The weights of a finished run, which its report speaks of, with all that is needed to judge with them.
+class TrainedModel:
+    """The weights of a finished run that its report speaks of, with all that prediction needs.
 
     shape: (h, w) in px of the largest training image. white: what was white in 16-bit images, None where
     there can be none. model_id: 12 hex digits that any other weights, configuration or rule change.
@@ -110,26 +119,29 @@ class Detector:
     stats: Any
     shape: tuple[int, int]
     white: int | None
-    rule: DecisionRule
+    rule: Thresholds
     model_id: str
 
-    def compile_judge(
+    def compile_predictor(
         self, devices: Devices, batch_size: int, shape: tuple[int, int] | None = None
-    ) -> evaluate.Judge:
+    ) -> Predictor:
         """Compiled for images of up to ``shape`` (h, w) px, by default the training data's."""
         slicer = make_slicers(self.config, *(shape or self.shape))[1]
         params, stats = devices.replicate((self.params, self.stats))
-        return compile_judge(self.config, self.network, params, stats, slicer, devices, batch_size)
+        return compile_predictor(self.config, self.network, params, stats, slicer, devices, batch_size)
 
 
-def load_detector(path: Path) -> Detector:
-    """The detector that the finished run in the workdir ``path`` has judged its test side with.
+def load_trained_model(path: Path) -> TrainedModel:
+    """The trained model that the finished run in the workdir ``path`` was tested with.
 
     Raises UserError where there is no finished run, or a part of it is missing or damaged.
     """
     workdir = Workdir(path, "model")
     report = workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
-    step, shape, white = _read_report(workdir, report)
+    if fault := find_fault(report, REPORT_SCHEMA):
+        raise UserError(f"`model` (={workdir}): report.json: {fault}; restore it from a copy")
+    step, data = report["training"]["best_step"], report["data"]
+    shape, white = (data["largest_px"][0], data["largest_px"][1]), data["white"]
     config = workdir.read_config()
     rule = workdir.read_rule()
     network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
@@ -152,35 +164,15 @@ def load_detector(path: Path) -> Detector:
                 f"`model` (={workdir}): the checkpoint of step {step}, which its report speaks of, cannot be read "
                 f"({type(error).__name__}); written by {written_by(report)}; restore it from a copy or train again"
             ) from error
-    greys = [meta.get(name) if isinstance(meta, dict) else None for name in ("mean", "std")]
-    if not all(isinstance(value, int | float) and 0 <= value <= 255 for value in greys):
+    if fault := find_fault(meta, META_SCHEMA):
         raise UserError(
-            f"`model` (={workdir}): the checkpoint of step {step} has a mean or spread of grey that is none; "
-            "restore it from a copy or train again"
+            f"`model` (={workdir}): the checkpoint of step {step}: {fault}; restore it from a copy or train again"
         )
-    mean, std = (float(value) for value in greys if value is not None)
+    mean, std = float(meta["mean"]), float(meta["std"])
     network = replace(network, mean=mean, std=std if std > 0 else 1.0)
     params, stats = state.judged
     model_id = _digest(config, params, stats, rule)
-    return Detector(config, network, params, stats, shape, white, rule, model_id)
-
-
-def _read_report(workdir: Workdir, report: Any) -> tuple[int, tuple[int, int], int | None]:
-    """(step of the weights, (h, w) in px of the largest image, white level) of a report, maybe a stranger's."""
-    try:
-        step, data = report["training"]["best_step"], report["data"]
-        shape, white = data["largest_px"], data["white"]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"`model` (={workdir}): report.json lacks {error}, which reports of this version have; "
-            "restore it from a copy"
-        ) from error
-    if type(step) is not int or step < 0 or not is_image_shape(shape) or not is_white_level(white):
-        raise UserError(
-            f"`model` (={workdir}): report.json has a training.best_step, data.largest_px or data.white that cannot "
-            "be; restore it from a copy"
-        )
-    return step, (shape[0], shape[1]), white
+    return TrainedModel(config, network, params, stats, shape, white, rule, model_id)
 
 
 def _check_size(workdir: Workdir, shapes: Any) -> None:
@@ -194,7 +186,7 @@ def _check_size(workdir: Workdir, shapes: Any) -> None:
         )
 
 
-def _digest(config: RunConfig, params: Any, stats: Any, rule: DecisionRule) -> str:
+def _digest(config: RunConfig, params: Any, stats: Any, rule: Thresholds) -> str:
     digest = hashlib.sha256(f"{config}{rule.to_json()}".encode())
     for leaf in jax.tree.leaves((params, stats)):
         digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from dagm_jax.metrics import ImageCounts
+from dagm_jax.evaluation.metrics import ImageCounts
 
 WINDOW_PX = 15
 

@@ -1,0 +1,264 @@
+"""Counts that add up across batches and devices, and the rates that are computed from them once, at the end.
+
+Adding counts and dividing last makes a mean of means impossible: any batching of the same images gives the
+same numbers. Positive means defective. A ratio whose denominator is zero is ``None`` (null in JSON), never
+0 or NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+class Rate(NamedTuple):
+    """A share in [0, 1] and the ends of its confidence interval; all three None without trials."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class RocCurve(NamedTuple):
+    """Points of the ROC from (0, 0) to (1, 1), one per distinct score; decision: score >= threshold."""
+
+    false_alarm_rate: FloatArray
+    recall: FloatArray
+    thresholds: FloatArray
+
+
+class PrecisionRecallCurve(NamedTuple):
+    """Points in falling threshold order, one per distinct score; decision: score >= threshold."""
+
+    precision: FloatArray
+    recall: FloatArray
+    thresholds: FloatArray
+
+
+# --- rates of image decisions -------------------------------------------------------------------------------
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float] | None:
+    """The ends of Wilson's score interval for a binomial share, None for no trials.
+
+    (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes/trials and z the normal quantile
+    of (1 + confidence)/2. Inside [0, 1], and of positive width at shares of 0 and 1, where the textbook
+    (Wald) interval collapses to a point.
+
+    Raises ValueError unless 0 <= successes <= trials and 0 < confidence < 1.
+    Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"`successes` (={successes}) must lie in [0, `trials` (={trials})]")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` (={confidence}) must lie in (0, 1)")
+    if trials == 0:
+        return None
+    # Late, because it takes more than half a second.
+    from scipy import stats
+
+    interval = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def ratio(numerator: float, denominator: float) -> float | None:
+    """The quotient; None where the denominator is zero."""
+    return numerator / denominator if denominator else None
+
+
+def _rate(successes: int, trials: int, confidence: float) -> Rate:
+    interval = wilson_interval(successes, trials, confidence)
+    return Rate(None, None, None) if interval is None else Rate(successes / trials, *interval)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCounts:
+    """The four cells of a confusion matrix over images; they add up with ``+``."""
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+    tn: int = 0
+
+    @classmethod
+    def from_decisions(cls, labels: ArrayLike, decisions: ArrayLike) -> ImageCounts:
+        """The counts of ``decisions`` (True = called defective) [n] against ``labels`` (1 = defective) [n].
+
+        Raises ValueError for different lengths and for any value but 0 and 1.
+        """
+        truth, called = _binary(labels, "labels"), _binary(decisions, "decisions")
+        if truth.shape != called.shape:
+            raise ValueError(f"`decisions` {called.shape} must have the shape of `labels` {truth.shape}")
+        return cls(
+            tp=int(np.sum(truth & called)),
+            fp=int(np.sum(~truth & called)),
+            fn=int(np.sum(truth & ~called)),
+            tn=int(np.sum(~truth & ~called)),
+        )
+
+    def __add__(self, other: ImageCounts) -> ImageCounts:
+        return ImageCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
+
+    @property
+    def num_images(self) -> int:
+        """The number of images counted."""
+        return self.tp + self.fp + self.fn + self.tn
+
+    @property
+    def accuracy(self) -> float | None:
+        """(TP + TN) / N."""
+        return ratio(self.tp + self.tn, self.num_images)
+
+    @property
+    def precision(self) -> float | None:
+        """TP / (TP + FP); None where nothing was called defective."""
+        return ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float | None:
+        """TP / (TP + FN), the true positive rate; None without defective images."""
+        return ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float | None:
+        """2·TP / (2·TP + FP + FN): the harmonic mean of precision and recall wherever both are defined.
+
+        With defects present and nothing called defective, precision is None but F1 is 0.
+        """
+        return ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def specificity(self) -> float | None:
+        """TN / (TN + FP), the true negative rate; None without good images."""
+        return ratio(self.tn, self.tn + self.fp)
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """The mean of recall and specificity; None where either is."""
+        if self.recall is None or self.specificity is None:
+            return None
+        return (self.recall + self.specificity) / 2
+
+    def cost(self, fp: float = 1.0, fn: float = 20.0) -> float:
+        """fp·FP + fn·FN; the defaults are the DAGM 2007 competition's (a miss weighs as 20 false alarms)."""
+        return fp * self.fp + fn * self.fn
+
+    def rates(self, confidence: float = 0.95) -> dict[str, dict[str, float | None]]:
+        """{name: {"value", "low", "high"}} of accuracy, precision, recall, specificity; Wilson's interval.
+
+        F1 is absent: it is no share of independent trials, so no binomial interval belongs to it.
+        """
+        trials = {
+            "accuracy": (self.tp + self.tn, self.num_images),
+            "precision": (self.tp, self.tp + self.fp),
+            "recall": (self.tp, self.tp + self.fn),
+            "specificity": (self.tn, self.tn + self.fp),
+        }
+        return {name: _rate(*pair, confidence)._asdict() for name, pair in trials.items()}
+
+
+# --- ranking of image scores --------------------------------------------------------------------------------
+
+
+def _binary(values: ArrayLike, name: str) -> BoolArray:
+    array = np.asarray(values)
+    if array.ndim != 1 or not np.all((array == 0) | (array == 1)):
+        raise ValueError(f"`{name}` (shape {array.shape}) must be one row of values 0 and 1")
+    return array.astype(bool)
+
+
+def _truth_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatArray]:
+    truth, values = _binary(labels, "labels"), np.asarray(scores, dtype=np.float64)
+    if truth.shape != values.shape:
+        raise ValueError(f"`scores` {values.shape} must have the shape of `labels` {truth.shape}")
+    if np.isnan(values).any():
+        raise ValueError(f"`scores` hold {int(np.isnan(values).sum())} NaN; a NaN has no rank")
+    return truth, values
+
+
+def _counts_per_score(truth: BoolArray, scores: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """(positives, negatives, score) of each distinct score, the highest score first."""
+    distinct, place = np.unique(scores, return_inverse=True)
+    positive = np.bincount(place[truth], minlength=distinct.size)
+    negative = np.bincount(place[~truth], minlength=distinct.size)
+    return positive[::-1].astype(np.int64), negative[::-1].astype(np.int64), distinct[::-1]
+
+
+def auroc_of_counts(positive: IntArray, negative: IntArray) -> float | None:
+    """Share of (positive, negative) pairs in order, ties one half; counts run from the highest score."""
+    num_pairs = float(positive.sum()) * float(negative.sum())
+    if num_pairs == 0:
+        return None
+    negative_below = negative.sum() - np.cumsum(negative)
+    return float(np.sum(positive * (negative_below + 0.5 * negative)) / num_pairs)
+
+
+def average_precision_of_counts(positive: IntArray, negative: IntArray) -> float | None:
+    """Σ (recall step)·(precision at that step); counts run from the highest score."""
+    if positive.sum() == 0 or negative.sum() == 0:
+        return None
+    true_positive = np.cumsum(positive)
+    called = true_positive + np.cumsum(negative)
+    precision = true_positive / np.maximum(called, 1)
+    return float(np.sum(positive * precision) / positive.sum())
+
+
+def auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """The area under the ROC curve, None where one class is missing.
+
+    The probability that a random defective image outscores a random good one, a tie counting one half
+    (Mann-Whitney's U over the number of pairs); exact under any number of ties.
+    labels: {0, 1} [n]; scores: [n], infinities allowed. Raises ValueError for NaN and unequal lengths.
+    """
+    positive, negative, _ = _counts_per_score(*_truth_and_scores(labels, scores))
+    return auroc_of_counts(positive, negative)
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """The average precision Σ (R_k - R_{k-1})·P_k over falling thresholds, None where a class is missing.
+
+    One step per distinct score, no interpolation: scikit-learn's ``average_precision_score``.
+    labels: {0, 1} [n]; scores: [n]. Raises ValueError for NaN and unequal lengths.
+    """
+    positive, negative, _ = _counts_per_score(*_truth_and_scores(labels, scores))
+    return average_precision_of_counts(positive, negative)
+
+
+def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
+    """False-alarm rate, recall, threshold, [k + 1] each for k distinct scores; first threshold infinite.
+
+    Raises ValueError where one class is missing, besides what `auroc` raises.
+    """
+    truth, values = _truth_and_scores(labels, scores)
+    _need_both_classes(truth)
+    positive, negative, distinct = _counts_per_score(truth, values)
+    false_alarms = np.concatenate([[0], np.cumsum(negative)]) / negative.sum()
+    hits = np.concatenate([[0], np.cumsum(positive)]) / positive.sum()
+    return RocCurve(false_alarms, hits, np.concatenate([[np.inf], distinct]))
+
+
+def precision_recall_curve(labels: ArrayLike, scores: ArrayLike) -> PrecisionRecallCurve:
+    """Precision, recall and threshold, each [k] for k distinct scores, from the highest threshold down.
+
+    No invented point at recall 0: precision is not defined before the first call.
+    Raises ValueError where one class is missing, besides what `average_precision` raises.
+    """
+    truth, values = _truth_and_scores(labels, scores)
+    _need_both_classes(truth)
+    positive, negative, distinct = _counts_per_score(truth, values)
+    hits = np.cumsum(positive)
+    return PrecisionRecallCurve(hits / (hits + np.cumsum(negative)), hits / positive.sum(), distinct)
+
+
+def _need_both_classes(truth: BoolArray) -> None:
+    if truth.all() or not truth.any():
+        raise ValueError(f"`labels` ({int(truth.sum())} of {truth.size} defective) must hold both classes")
+
+

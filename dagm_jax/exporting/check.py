@@ -1,0 +1,118 @@
+"""The check of an exported file before it gets its name: real images, judged by the file alone, against the run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dagm_jax.data.dataset import find_images
+from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.photos import with_white
+from dagm_jax.data.slicing import pad
+from dagm_jax.exporting import runners
+from dagm_jax.train.parallel import make_devices
+from dagm_jax.trained_model import TrainedModel
+from dagm_jax.types import Record, UserError
+
+# Limit of the difference of two scores, which lie in [0, 1]: float32 sums in another order move them by less than 1e-5,
+# another program by more than this.
+TOLERANCE = 1e-4
+RUNTIME_NAMES = {"stablehlo": "jax", "onnx": "onnxruntime"}
+
+
+def check(model: TrainedModel, workdir: Path, format: str, file: Path, num_checked: int) -> dict[str, Any]:
+    """Largest difference between the file's scores and the run's, as JSON values; raises UserError beyond TOLERANCE.
+
+    Decisions must be equal, and the mask must be the map at the pixel threshold. The run's scores are those of
+    predictions.csv; images smaller than the file takes are judged with their mirror images by the run's network.
+    """
+    names, images, scores = expected(model, workdir, num_checked)
+    found = run_apart(format, file, images)
+    differences = np.abs(found["score"] - scores)
+    worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
+    decisions = model.rule.decide(scores)
+    wrong = np.flatnonzero(found["defective"] != decisions)
+    problem = ""
+    if not differences[worst] <= TOLERANCE:
+        problem = f"scores {found['score'][worst]:.7g} for {names[worst]}, the run {scores[worst]:.7g}"
+    elif wrong.size:
+        decided = bool(found["defective"][wrong[0]])
+        problem = f"decides {decided} for {names[wrong[0]]}, the run {not decided}"
+    elif not np.array_equal(found["mask"], found["map"] >= model.rule.pixel_threshold):
+        problem = "gives a mask that is not its map at the pixel threshold"
+    if problem:
+        raise UserError(f"`--format` (={format}): the file {problem}; it is not kept")
+    return {
+        "runtime": RUNTIME_NAMES[format],
+        "num_images": len(names),
+        "num_defective": int(decisions.sum()),
+        "largest_difference": float(differences[worst]),
+        "tolerance": TOLERANCE,
+    }
+
+
+def run_apart(format: str, file: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The file's outputs for uint8 images [n h w], from a process that knows its runtime alone. Raises UserError."""
+    with tempfile.TemporaryDirectory() as folder:
+        pixels, outputs = Path(folder) / "images.npy", Path(folder) / "outputs.npz"
+        np.save(pixels, images)
+        # -I: without this package, whose folder would otherwise be searched first.
+        command = [sys.executable, "-I", runners.__file__, format, str(file), str(pixels), str(outputs)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(f"`--format` (={format}): the file does not run in a process of its own: {last}")
+        with np.load(outputs, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+def expected(
+    model: TrainedModel, workdir: Path, num_checked: int
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """(names, uint8 images [n h w], float64 scores [n]) of test images, half of them defective if there are enough."""
+    records, shape = chosen_records(model, workdir, num_checked)
+    try:
+        images = [load(record, shape)[0] for record, _ in records]
+    except BadImage as error:
+        raise UserError(f"`--model` (={workdir}): a test image cannot be read again: {error}") from error
+    scores = np.array([score for _, score in records])
+    small = [i for i, image in enumerate(images) if image.shape != model.shape]
+    images = [pad(image, model.shape) for image in images]
+    if small:
+        devices = make_devices(model.config.parallel, os.environ.get("XLA_FLAGS", ""))
+        predictor = model.compile_predictor(devices, devices.num_devices)
+        pixels = ((images[i], np.zeros(model.shape, bool)) for i in small)
+        scores[small] = [prediction.score for prediction in predictor(pixels)]
+    return [record.image_id for record, _ in records], np.stack(images), scores
+
+
+def chosen_records(
+    model: TrainedModel, workdir: Path, num_checked: int
+) -> tuple[list[tuple[Record, float]], tuple[int, int] | None]:
+    """((record, the run's score) of the test images to check with, the size that all must have). Raises UserError."""
+    path = workdir / "predictions.csv"
+    try:
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except OSError as error:
+        raise UserError(f"`--model` (={workdir}) lacks {path.name} ({error.strerror})") from error
+    manifest, shape = find_images(model.config.data, model.config.seed)
+    known = {record.image_id: record for record in with_white(manifest.records, model.white)}
+    defective = [row for row in rows if row["label"] == "1"]
+    good = [row for row in rows if row["label"] == "0"]
+    num_defective = max(min(len(defective), -(-num_checked // 2)), num_checked - len(good))
+    chosen = (defective[:num_defective] + good)[:num_checked]
+    if missing := [row["image"] for row in chosen if row["image"] not in known]:
+        raise UserError(
+            f"`--model` (={workdir}): its test image {missing[0]} is not in `data.root` "
+            f"(={model.config.data.root}) any more; put the images back"
+        )
+    return [(known[row["image"]], float(row["score"])) for row in chosen], shape
