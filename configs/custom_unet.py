@@ -8,9 +8,8 @@ Expected:  image AUROC 1.00 on either; Dice on defective images .83 built-in, .7
 
 from ml_collections import ConfigDict
 
-from dagm_jax.config import to_config_dict
+from dagm_jax.config import compose, to_config_dict
 from dagm_jax.models.config import CustomUNetConfig
-from dagm_jax.recipes import compose
 
 
 def get_config(options: str = "segmentation") -> ConfigDict:

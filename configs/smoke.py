@@ -10,10 +10,9 @@ from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from dagm_jax.config import to_config_dict
+from dagm_jax.config import compose, to_config_dict
 from dagm_jax.data.config import DataConfig, SlicingConfig
 from dagm_jax.models.config import CustomUNetConfig
-from dagm_jax.recipes import compose
 from dagm_jax.train.optim import OptimConfig
 
 

@@ -8,9 +8,8 @@ Measured:  segmentation,small on two CPU cores: AUROC 1.00 and Dice on defective
 
 from ml_collections import ConfigDict
 
-from dagm_jax.config import to_config_dict
+from dagm_jax.config import compose, to_config_dict
 from dagm_jax.models.config import UNet3PlusConfig
-from dagm_jax.recipes import compose
 from dagm_jax.tasks.segmentation import SegmentationConfig
 
 SEGMENTATION = SegmentationConfig(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dagm_jax.inspector import Inspector
+    from dagm_jax.inspection.inspector import Inspector
 
 __all__ = ["Inspector"]
 
@@ -11,7 +11,7 @@ __all__ = ["Inspector"]
 def __getattr__(name: str) -> Any:
     """``Inspector``, imported when it is first asked for: the package's own import must not cost jax's seconds."""
     if name == "Inspector":
-        from dagm_jax.inspector import Inspector
+        from dagm_jax.inspection.inspector import Inspector
 
         return Inspector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

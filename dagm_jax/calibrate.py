@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagm_jax.command_line import flag, parse_request
-from dagm_jax.main import guarded
-from dagm_jax.types import UserError, load_json
+from dagm_jax.command_line import flag, guarded, parse_request
+from dagm_jax.errors import UserError
+from dagm_jax.storage import load_json
 
 if TYPE_CHECKING:
     from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
@@ -54,8 +54,9 @@ def parse_flags(argv: Sequence[str]) -> Request:
 def main(argv: Sequence[str]) -> int:
     """Stores the rule that the command line asks for; the exit status."""
     request = parse_flags(argv)
+    from dagm_jax.console import console
     from dagm_jax.experiment.workdir import Workdir
-    from dagm_jax.train.progress import console, write_atomically
+    from dagm_jax.storage import write_atomically
 
     workdir = Workdir(request.model, "model")
     workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
@@ -133,5 +134,10 @@ def comparison(rules: dict[str, Thresholds], labels: list[int], scores: list[flo
     return table
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs the command line; ends the process with the exit status."""
     sys.exit(guarded(main, sys.argv))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,12 +1,12 @@
 """The script ``dagm-jax VERB …``: each verb is a command of the package, with that command's flags.
 
-  train      train and test a detector: --config=custom_unet --config.data.root=DIR --workdir=DIR
-  predict    inspect images by a trained model: --model=WORKDIR --images=DIR --output=DIR
-  calibrate  choose another threshold: --model=WORKDIR --rule=escape_rate --target=0.05
-  export     write one file for other runtimes: --model=WORKDIR --format=onnx --output=FILE
-  prepare    download and verify DAGM 2007: --classes=8 --output=DIR
-  checks     print versions, devices and settings, for a bug report
-  benchmark  needs a checkout: python -m launch.benchmark
+train      train and test a detector: --config=custom_unet --config.data.root=DIR --workdir=DIR
+predict    inspect images by a trained model: --model=WORKDIR --images=DIR --output=DIR
+calibrate  choose another threshold: --model=WORKDIR --rule=escape_rate --target=0.05
+export     write one file for other runtimes: --model=WORKDIR --format=onnx --output=FILE
+prepare    download and verify DAGM 2007: --classes=8 --output=DIR
+checks     print versions, devices and settings, for a bug report
+benchmark  needs a checkout: python -m launch.benchmark
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import os
 import platform
 import sys
 
-from dagm_jax.experiment.report import PACKAGES, package_versions
-from dagm_jax.main import guarded
-from dagm_jax.types import UserError, nearest
-from dagm_jax.versions import OPTIONAL_PACKAGES
+from dagm_jax.command_line import guarded
+from dagm_jax.errors import UserError, nearest
+from dagm_jax.versions import OPTIONAL_PACKAGES, PACKAGES, package_versions
 
 COMMANDS = {
     "train": "dagm_jax.main",
@@ -69,7 +68,9 @@ def checks() -> str:
         "devices": ", ".join(f"{device.device_kind} ({device.platform})" for device in jax.devices()),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
     }
-    chosen = {name: os.environ[name] for name in sorted(os.environ) if name in SETTINGS or name.startswith("JAX_")}
+    chosen = {
+        name: os.environ[name] for name in sorted(os.environ) if name in SETTINGS or name.startswith("JAX_")
+    }
     return "\n".join(f"{name:20} {value}" for name, value in (rows | chosen).items())
 
 

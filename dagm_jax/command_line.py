@@ -1,18 +1,25 @@
-"""Command lines as dataclasses: a field is a flag; mistakes are one line."""
+"""Command lines: flags as dataclasses, configurations by name, and mistakes as one line with an exit status."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import MISSING, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import FrameType, UnionType
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from absl import flags
+from ml_collections import config_flags
 
-from dagm_jax.main import one_line
-from dagm_jax.types import UserError, nearest
+from dagm_jax.config import RunConfig
+from dagm_jax.distributed.processes import Processes
+from dagm_jax.errors import UserError, nearest
 
 T = TypeVar("T")
 
@@ -109,28 +116,146 @@ def _whole(name: str, text: str) -> int:
         raise UserError(f"`--{name}` (={text}) must be whole numbers, such as --{name}=1,2") from None
 
 
-# Until the last command has become a dataclass.
+EXIT_USER_ERROR = 2
+EXIT_PEER_LOST = 75
+EXIT_INTERRUPTED = 130
+# Seconds that process 0, with which jax's service ends, waits before it leaves a failed job of several.
+LAST_WORDS_S = 3.0
 
 
-def make_flags() -> flags.FlagValues:
-    """An empty set of flags with ``--help``; a set of its own, because dagm_jax.main has flags too."""
-    values = flags.FlagValues()  # type: ignore[no-untyped-call]
-    flags.DEFINE_bool("help", False, "Show this text.", flag_values=values)
-    return values
+def find_config(path: str) -> str:
+    """``path`` (FILE or FILE:TASK, or the name of a shipped configuration) with FILE as an absolute path.
 
-
-def parse(values: flags.FlagValues, argv: Sequence[str], text: str | None) -> Any:
-    """``values`` with what the command line says; ``--help`` prints ``text`` and ends the process.
-
-    Raises UserError for an unknown flag, a value that it does not take, and words that are no flags.
+    FILE is found from the current folder, beside this package (a checkout) or inside of it (an installed wheel).
     """
+    name, colon, task = path.partition(":")
+    package = Path(__file__).resolve().parent
+    shipped = [folder / file for folder in (package.parent, package) for file in (name, f"configs/{name}.py")]
+    for candidate in (Path(name), *shipped):
+        if candidate.is_file():
+            return f"{candidate.resolve()}{colon}{task}"
+    raise UserError(
+        f"`--config` (={name}) is neither a file nor a shipped configuration; those are custom_unet, conv_autoencoder, "
+        "unet3plus and smoke"
+    )
+
+
+def read_config(path: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of ``path`` (FILE or FILE:OPTIONS) with ``--config.x.y=value`` overrides, as `main` reads it.
+
+    Raises UserError for every mistake in them.
+    """
+    from dagm_jax.config import from_config_dict
+
+    values = flags.FlagValues()
+    argv = ["read_config", f"--config={path}", *overrides]
+    config = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    parse_config_flags(argv, values)
+    return from_config_dict(config.value)
+
+
+def parse_config_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the flags into ``values``; every mistake in them becomes a UserError of one line."""
+    resolved = list(argv)
+    for i, argument in enumerate(argv):
+        for start in ("--config=", "-config="):
+            if argument.startswith(start):
+                resolved[i] = start + find_config(argument.removeprefix(start))
+        if argument in ("--config", "-config") and i + 1 < len(argv):
+            resolved[i + 1] = find_config(argv[i + 1])
     try:
-        rest = values(list(argv))
+        rest: list[str] = values(resolved)
     except flags.Error as error:
         raise UserError(f"command line: {one_line(error)}") from error
-    if values.help:
-        print(text, values.get_help(), sep="\n")
-        sys.exit(0)
+    except (AttributeError, KeyError) as error:
+        # config_flags looks an overridden field up in the locked ConfigDict, which answers with a suggestion.
+        raise UserError(f"command line: {unknown_field(resolved, error)}") from error
     if len(rest) > 1:
         raise UserError(f"command line: {rest[1]!r} is not a flag; values are given as --name=value")
-    return values
+    if values["config"].value is None:
+        raise UserError("`--config` is missing; --config=configs/custom_unet.py is the usual one")
+    return rest
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error on one line."""
+    return " ".join(str(error.args[0] if error.args else error).replace('"', "").split())
+
+
+def unknown_field(argv: Sequence[str], error: BaseException) -> str:
+    """Error text for the ``--config.x.y`` of the command line that is no field, with the nearest that is."""
+    from dagm_jax.config import describe_unknown
+
+    for argument in argv:
+        if argument.startswith("--config."):
+            message = describe_unknown(argument.removeprefix("--config.").partition("=")[0])
+            if message:
+                return message
+    return one_line(error)
+
+
+def leave(error: BaseException, processes: Processes) -> NoReturn:
+    """Says why, and ends this process at once.
+
+    An orderly end would wait for the others, who may be waiting for this one; and jax aborts where one does not come.
+    """
+    from dagm_jax.distributed.processes import speaks_of_a_lost_process
+
+    if (known := explain(error)) is not None:
+        line, status = known
+    elif speaks_of_a_lost_process(error):
+        first_line = (str(error).splitlines() or [""])[0]
+        line = f"stopped: another process of the job is gone ({first_line}); the same command goes on from what was "
+        line, status = f"{line}saved last", EXIT_PEER_LOST
+    else:
+        line, status = "".join(traceback.format_exception(error)).rstrip(), 1
+    end_at_once(line, status, LAST_WORDS_S if processes.is_first and processes.count > 1 else 0.0)
+
+
+def end_at_once(line: str, status: int, after_s: float = 0.0) -> NoReturn:
+    """Prints the line and ends the process and its workers, whatever its other threads wait for."""
+    print(line, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(after_s)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(status)
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """(line, exit status) of a user's mistake, a lost process or an interruption; None for any other error."""
+    from dagm_jax.errors import Interrupted, ProcessLost
+
+    if isinstance(error, UserError):
+        return f"error: {error}", EXIT_USER_ERROR
+    if isinstance(error, ProcessLost):
+        return f"stopped: {error}", EXIT_PEER_LOST
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return f"stopped: {str(error) or 'interrupted'}", EXIT_INTERRUPTED
+    return None
+
+
+def ignore_late_futures(unraisable: Any) -> None:
+    """As Python's own hook, less the traces of tensorstore's futures that come when orbax has failed, and said so."""
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def guarded(function: Any, argv: Sequence[str]) -> Any:
+    """``function(argv)``; a user's mistake or an interruption becomes one line and an exit status."""
+    from dagm_jax.errors import Interrupted
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("terminated; the same command goes on from what was saved last")
+
+    # The training loop has a handler of its own, which saves first.
+    signal.signal(signal.SIGTERM, interrupt)
+    sys.unraisablehook = ignore_late_futures
+    try:
+        return function(argv)
+    except BaseException as error:
+        if (known := explain(error)) is None:
+            raise
+        print(known[0], file=sys.stderr)
+        sys.exit(known[1])

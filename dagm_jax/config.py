@@ -10,22 +10,22 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
 from dagm_jax.data.config import AugmentConfig, DataConfig, SlicingConfig
+from dagm_jax.distributed.devices import ParallelConfig
+from dagm_jax.errors import UserError, nearest
 from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.loop import TrainConfig
 from dagm_jax.train.optim import OptimConfig
-from dagm_jax.train.parallel import ParallelConfig
-from dagm_jax.types import UserError, nearest
+from dagm_jax.train.schedule import TrainConfig
 
 ModelConfig = CustomUNetConfig | ConvAutoencoderConfig | UNet3PlusConfig
 TaskConfig = SegmentationConfig | ReconstructionConfig | ClassificationConfig
@@ -195,3 +195,64 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     if hint in (bool, int, float, str) and type(value) is not hint:
         raise UserError(f"`config.{path}` (={value!r}) must be of type {hint.__name__}")
     return value
+
+
+TASKS: dict[str, TaskConfig] = {
+    task.name: task for task in (SegmentationConfig(), ReconstructionConfig(), ClassificationConfig())
+}
+OPTIONS = ("equal_width", "small")
+EQUAL_WIDTH = 16
+SMALL_WIDTH = 8
+
+
+def compose(options: str, model: ModelConfig, segmentation: SegmentationConfig | None = None) -> RunConfig:
+    """The configuration of ``model`` for the task and the options of ``TASK[,OPTION…]``.
+
+    ``segmentation``: what that task is for this network, if not its defaults. Raises UserError for an unknown word.
+    """
+    name, *chosen = options.split(",")
+    for words, known, what in (([name], TASKS, "the task"), (chosen, OPTIONS, "options")):
+        for word in words:
+            if word not in known:
+                words_known, close = ", ".join(known), nearest(word, known)
+                raise UserError(
+                    f"`--config=FILE:{options}`: {what} must be of {words_known}, not {word!r}{close}"
+                )
+    if len(chosen) > 1:
+        raise UserError(
+            f"`--config=FILE:{options}`: {' and '.join(chosen)} set one width each; choose one of them"
+        )
+    task = TASKS[name]
+    if isinstance(task, SegmentationConfig):
+        task = segmentation or task
+    config = for_task(RunConfig(model=model, task=task))
+    if "equal_width" in chosen:
+        config = replace(config, model=replace(config.model, base_channels=EQUAL_WIDTH))
+    return make_small(config) if "small" in chosen else config
+
+
+def for_task(config: RunConfig) -> RunConfig:
+    """``config`` with the settings of its task that are not the package's defaults."""
+    if isinstance(config.task, SegmentationConfig):
+        return config
+    if isinstance(config.task, ClassificationConfig):
+        # Quality is made of AUROC and slice accuracy here, which end higher than Dice against loose ellipses.
+        return replace(config, train=replace(config.train, target_quality=0.995))
+    # Quality is 1/(1 + loss) here: no value of it says that the network is good enough. The threshold may not be
+    # fitted to defects either. Residuals are noisier than probabilities and want a wider window.
+    return replace(
+        config,
+        train=replace(config.train, target_quality=1.0),
+        verdict=VerdictConfig(calibration="normals", smoothing_px=4.0),
+    )
+
+
+def make_small(config: RunConfig) -> RunConfig:
+    """``config`` cut down to minutes on two CPU cores: narrow networks, few images, fewer slices and steps."""
+    return replace(
+        config,
+        model=replace(config.model, base_channels=SMALL_WIDTH),
+        data=DataConfig(procedural_defective=50, procedural_good=70),
+        slicing=SlicingConfig(num_slices=12),
+        train=replace(config.train, num_steps=300, max_validation_images=10),
+    )

@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagm_jax.command_line import flag, parse_request
+from dagm_jax.command_line import flag, guarded, parse_request
+from dagm_jax.errors import UserError
 from dagm_jax.exporting.runners import RUNTIMES
-from dagm_jax.main import guarded
-from dagm_jax.types import UserError
 
 if TYPE_CHECKING:
-    from dagm_jax.trained_model import TrainedModel
+    from dagm_jax.experiment.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,10 @@ class Request:
 def main(argv: Sequence[str]) -> int:
     """Writes the file that the command line asks for; the exit status."""
     request = parse_request(Request, argv, __doc__)
+    from dagm_jax.console import console
+    from dagm_jax.experiment.trained_model import load_trained_model
     from dagm_jax.exporting.check import check
     from dagm_jax.exporting.inference_fn import to_onnx, to_stablehlo
-    from dagm_jax.train.progress import console
-    from dagm_jax.trained_model import load_trained_model
 
     model = load_trained_model(request.model)
     console.print(f"model {model.model_id}: writing {request.format}")
@@ -78,12 +77,12 @@ def main(argv: Sequence[str]) -> int:
 
 def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any], file: Path) -> None:
     """Writes the contract and the model card of ``file``, which will be called as the request says."""
-    from dagm_jax.evaluate import finite_or_none
+    from dagm_jax.evaluation.evaluate import finite_or_none
     from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.exporting.exported_model import card_path, contract_path, file_digest
     from dagm_jax.exporting.inference_fn import OPSET, PLATFORMS
     from dagm_jax.exporting.model_card import make_card, make_contract
-    from dagm_jax.train.progress import write_atomically
+    from dagm_jax.storage import write_atomically
 
     workdir = Workdir(request.model, "model")
     report = workdir.read_report("finish the run first")
@@ -100,5 +99,10 @@ def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any],
     write_atomically(card_path(request.output), make_card(contract, request.output.name))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs the command line; ends the process with the exit status."""
     sys.exit(guarded(main, sys.argv))
+
+
+if __name__ == "__main__":
+    command()

@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dagm_jax.command_line import flag, parse_request
-from dagm_jax.main import guarded
-from dagm_jax.types import UserError
+from dagm_jax.command_line import flag, guarded, parse_request
+from dagm_jax.errors import UserError
 
 EXIT_UNREADABLE = 3
 
@@ -64,12 +63,12 @@ def parse_flags(argv: Sequence[str]) -> Request:
 def main(argv: Sequence[str]) -> int:
     """Predicts what the command line names; the exit status."""
     request = parse_flags(argv)
-    from dagm_jax.data.layouts import printable
+    from dagm_jax.console import console
+    from dagm_jax.errors import printable
     from dagm_jax.experiment.workdir import locked
     from dagm_jax.inspection.folder import Watching, predict_folder
+    from dagm_jax.inspection.inspector import Inspector
     from dagm_jax.inspection.scan import make_source
-    from dagm_jax.inspector import Inspector
-    from dagm_jax.train.progress import console
 
     source = make_source(request.images, request.output)
     console.print(f"images: {printable(source.description)}")
@@ -81,5 +80,10 @@ def main(argv: Sequence[str]) -> int:
     return 0 if is_complete else EXIT_UNREADABLE
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Runs the command line; ends the process with the exit status."""
     sys.exit(guarded(main, sys.argv))
+
+
+if __name__ == "__main__":
+    command()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagm_jax.data.images.files import MAX_PIXELS
+from dagm_jax.types import MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -7,81 +7,11 @@ Labels: 1 = defective, 0 = defect-free; for slices also -1 = neither (too little
 
 from __future__ import annotations
 
-import difflib
-import errno
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
-
-# A report that lists 100,000 files left out takes 30 MB.
-MOST_JSON_BYTES = 256 << 20
-# What an OSError says of a disk that is full, or may not be written, or fails.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# Transient OS errors: the checkpoint may be intact, so do not fall back to an older one.
-PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT)
-
-
-class UserError(Exception):
-    """A mistake that the user can mend; its text is one line: argument, value, rule, remedy."""
-
-
-class DiskError(UserError):
-    """The disk is full, or may not be written."""
-
-
-class ProcessLost(Exception):
-    """A process that this one works with is dead; its text is one line. The same command goes on from what is saved."""
-
-
-def load_json(path: Path) -> Any:
-    """What a JSON file holds; raises OSError, and ValueError for what is no JSON, nested too deeply, or too large."""
-    with path.open("rb") as stream:
-        data = stream.read(MOST_JSON_BYTES + 1)
-    if len(data) > MOST_JSON_BYTES:
-        raise ValueError(f"more than {MOST_JSON_BYTES} bytes")
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def written_by(content: Any) -> str:
-    """Which releases wrote a report or a contract, such as "dagm-jax 0.1.0 and jax 0.10.2"; it may be a stranger's."""
-    versions = content.get("versions") if isinstance(content, dict) else None
-    known = versions if isinstance(versions, dict) else {}
-    return " and ".join(
-        f"{name} {ascii(known.get(name, 'unknown'))[:40]}" for name in ("dagm-jax", "jax")
-    ).replace("'", "")
-
-
-class Interrupted(BaseException):
-    """SIGTERM or SIGINT came; what was done is saved and the same command goes on from it.
-
-    Like KeyboardInterrupt no Exception: a signal that comes while a checkpoint is read is no damage to it.
-    """
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` for the closest of the known words, or nothing: the end of an error message."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def check_choices(group: str, config: Any) -> None:
-    """Raises UserError if a field annotated with ``Literal[…]`` of the dataclass ``config`` holds another value."""
-    hints = get_type_hints(type(config))
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if get_origin(hints[field.name]) is Literal and value not in get_args(hints[field.name]):
-            choices = get_args(hints[field.name])
-            raise UserError(
-                f"`{group}.{field.name}` (={value}) must be one of {', '.join(map(str, choices))}"
-                f"{nearest(str(value), map(str, choices))}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,3 +165,8 @@ class Batch(TypedDict):
     label: np.ndarray
     valid: np.ndarray
     image_index: np.ndarray
+
+
+# (height, width) of every image of DAGM 2007.
+DAGM_SHAPE = (512, 512)
+MAX_PIXELS = 64 * 1024 * 1024

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from dagm_jax.command_line import parse_request
-from dagm_jax.main import guarded
+from dagm_jax.command_line import guarded, parse_request
 from launch.bench.plan import Request
 
 OVERRIDE = "--config."

@@ -26,9 +26,15 @@ from types import FrameType
 
 from absl import app, flags
 
-from dagm_jax.command_line import flag, parse_request
-from dagm_jax.main import EXIT_INTERRUPTED, EXIT_PEER_LOST, EXIT_USER_ERROR, guarded
-from dagm_jax.types import UserError
+from dagm_jax.command_line import (
+    EXIT_INTERRUPTED,
+    EXIT_PEER_LOST,
+    EXIT_USER_ERROR,
+    flag,
+    guarded,
+    parse_request,
+)
+from dagm_jax.errors import UserError
 
 # Time for the others to end by themselves when one has failed, and again to obey SIGTERM.
 GRACE_S = 8.0

@@ -22,9 +22,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from dagm_jax.command_line import flag, parse_request
-from dagm_jax.main import guarded
-from dagm_jax.types import UserError
+from dagm_jax.command_line import flag, guarded, parse_request
+from dagm_jax.errors import UserError
 
 PROCEDURAL_ONLY = ("num_defective", "num_good", "seed")
 

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from dagm_jax.command_line import parse_request
-from dagm_jax.main import guarded
+from dagm_jax.command_line import guarded, parse_request
 from launch.paper.cells import Grid, Plan, check_overrides
 
 OVERRIDE = "--config."

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dagm_jax.data.images.image_reader import ImageReader
 from dagm_jax.evaluation.threshold import Thresholds
-from dagm_jax.inspector import Inspector
+from dagm_jax.inspection.inspector import Inspector
 
 
 class Bright:
@@ -48,7 +48,7 @@ def load(model: str, threshold: float | None = None, xla_flags: str = "") -> Ins
 
 if __name__ == "__main__":
     from dagm_jax import predict
-    from dagm_jax.main import guarded
+    from dagm_jax.command_line import guarded
 
     replaced: Any = Inspector
     replaced.load = staticmethod(load)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from threading import Barrier
 from typing import Any, TypeVar
 
-from dagm_jax.processes import Processes
+from dagm_jax.distributed.processes import Processes
 
 T = TypeVar("T")
 TIMEOUT_S = 60

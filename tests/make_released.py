@@ -20,9 +20,9 @@ import small_run
 from PIL import Image
 
 from dagm_jax import export
+from dagm_jax.command_line import read_config
 from dagm_jax.experiment.run import run
-from dagm_jax.inspector import Inspector
-from dagm_jax.main import read_config
+from dagm_jax.inspection.inspector import Inspector
 
 RELEASED = Path(__file__).resolve().parent / "data" / "released"
 RUN, PROGRAM, IMAGES, EXPECTED = "run.zip", "inspector.stablehlo", "images", "expected.json"

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from dagm_jax.train.parallel import Devices
+from dagm_jax.distributed.devices import Devices
 
 
 @dataclass(frozen=True)

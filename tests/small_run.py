@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dagm_jax.command_line import read_config
 from dagm_jax.experiment.run import run
-from dagm_jax.main import read_config
 
 SMALL = (
     "--config.model.base_channels=1",

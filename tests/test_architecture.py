@@ -195,7 +195,7 @@ def test_commands_do_not_import_what_takes_long_before_they_use_it() -> None:
     """Would catch: seconds for figures, statistics, and PyTorch, which tensorboardX imports where it is, that every
     command and every mistake would wait for."""
     code = (
-        "import sys, dagm_jax.experiment.run, dagm_jax.predict, dagm_jax.inspector, dagm_jax.export;"
+        "import sys, dagm_jax.experiment.run, dagm_jax.predict, dagm_jax.inspection.inspector, dagm_jax.export;"
         "sys.exit(', '.join({'tensorboardX', 'matplotlib', 'scipy.stats'} & sys.modules.keys()) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
@@ -310,7 +310,7 @@ def test_no_file_of_a_stranger_is_run() -> None:
     paths = [path for name in ("dagm_jax", "configs", "launch") for path in (ROOT / name).rglob("*.py")]
     found = {path.relative_to(ROOT).as_posix(): dangers(ast.parse(path.read_text())) for path in paths}
     assert {path: sorted(what) for path, what in found.items() if what} == {
-        "dagm_jax/processes.py": ["pickle", "pickle.dumps", "pickle.loads"]
+        "dagm_jax/distributed/processes.py": ["pickle", "pickle.dumps", "pickle.loads"]
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dagm_jax.command_line import flag, parse_request
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 
 
 @dataclass(frozen=True)

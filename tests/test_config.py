@@ -16,7 +16,10 @@ from ml_collections import ConfigDict
 
 import dagm_jax
 from dagm_jax.config import (
+    OPTIONS,
+    TASKS,
     RunConfig,
+    compose,
     describe_unknown,
     differences,
     from_config_dict,
@@ -25,16 +28,15 @@ from dagm_jax.config import (
     to_json,
 )
 from dagm_jax.data.config import AugmentConfig, DataConfig
+from dagm_jax.distributed.devices import ParallelConfig
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
-from dagm_jax.recipes import OPTIONS, TASKS, compose
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.loop import TrainConfig
 from dagm_jax.train.optim import OptimConfig
-from dagm_jax.train.parallel import ParallelConfig
-from dagm_jax.types import UserError
+from dagm_jax.train.schedule import TrainConfig
 
 PACKAGE = Path(dagm_jax.__file__).parent
 CONFIGS = sorted(path for path in (PACKAGE.parent / "configs").glob("*.py") if path.name != "__init__.py")

@@ -12,8 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError, printable
 
 # Limits of an archive: files, bytes in all, and bytes for each packed byte. A class of DAGM 2007 has at most 2,612
 # files and 0.6 GB; its pictures, being packed already, hardly shrink.

@@ -22,8 +22,9 @@ from dagm_jax.data.images.decode import BadMask, load_all
 from dagm_jax.data.images.files import BadImage, is_white_level
 from dagm_jax.data.images.photos import find_white, with_white
 from dagm_jax.data.leakage import content_digest, find_copies
-from dagm_jax.data.replacing import replacing
-from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored, UserError, load_json
+from dagm_jax.errors import UserError
+from dagm_jax.storage import load_json, replacing
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored
 
 # Version of the listing and its pixels; part of their name.
 FORMAT = 6

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dagm_jax.types import UserError, check_choices
+from dagm_jax.errors import UserError, check_choices
 
 SplitRule = Literal["random80_20", "official"]
 SliceMode = Literal["strips", "two_orientations", "tiles", "squeeze", "whole"]

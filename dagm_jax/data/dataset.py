@@ -10,8 +10,8 @@ from dagm_jax.data.config import DataConfig
 from dagm_jax.data.formats import own_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.tfds_reader import is_prepared, read_prepared
-from dagm_jax.data.layouts import DAGM_SHAPE, printable
-from dagm_jax.types import Drawn, Manifest, Record, UserError
+from dagm_jax.errors import UserError, printable
+from dagm_jax.types import DAGM_SHAPE, Drawn, Manifest, Record
 
 
 def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int] | None]:

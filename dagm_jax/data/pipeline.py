@@ -24,7 +24,8 @@ from dagm_jax.data.cache import ImageCache, MaskSums
 from dagm_jax.data.config import AugmentConfig
 from dagm_jax.data.sampling import BalancedSampler, Epochs, SampleSpec, pick_slice
 from dagm_jax.data.slicing import Slicer, pad, slice_labels
-from dagm_jax.types import Batch, ProcessLost, UserError
+from dagm_jax.errors import ProcessLost, UserError
+from dagm_jax.types import Batch
 
 # Beginning of grain's message when a worker process has ended by itself.
 WORKER_LOST = "Worker process was terminated unexpectedly"

@@ -10,7 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from dagm_jax.data.config import SplitRule
-from dagm_jax.types import Record, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Record
 
 TEST_SHARE = 0.2
 

@@ -16,8 +16,8 @@ import numpy as np
 from dagm_jax.data.images.decode import in_threads, load
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.png import read_image
-from dagm_jax.data.layouts import DAGM_SHAPE, printable
-from dagm_jax.types import Manifest, Record, UserError
+from dagm_jax.errors import UserError, printable
+from dagm_jax.types import DAGM_SHAPE, Manifest, Record
 
 _TABLE = Path(__file__).parent / "dagm2007" / "truth.json"
 _MAX_NAMED = 5  # names of one kind of difference in a message

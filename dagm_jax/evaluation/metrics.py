@@ -260,5 +260,3 @@ def precision_recall_curve(labels: ArrayLike, scores: ArrayLike) -> PrecisionRec
 def _need_both_classes(truth: BoolArray) -> None:
     if truth.all() or not truth.any():
         raise ValueError(f"`labels` ({int(truth.sum())} of {truth.size} defective) must hold both classes")
-
-

@@ -12,12 +12,13 @@ import jax
 import numpy as np
 
 from dagm_jax.data.slicing import full_batch, pad
+from dagm_jax.distributed.devices import Devices
+from dagm_jax.distributed.processes import ALONE, Processes
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.threshold import VerdictConfig
-from dagm_jax.processes import ALONE, Processes
 from dagm_jax.tasks.base import Evidence
-from dagm_jax.train.parallel import Devices
-from dagm_jax.types import Pixels, UserError
+from dagm_jax.types import Pixels
 
 
 class NonFiniteOutput(UserError):

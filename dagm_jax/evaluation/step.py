@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dagm_jax.data.slicing import Slicer, slice_labels
+from dagm_jax.models.network import Network
 from dagm_jax.tasks.base import Judgement, Task
-from dagm_jax.train.step import Network, count_right
+from dagm_jax.train.step import count_right
 
 # Limit of slices of one image that go through the network together.
 MOST_SLICES = 32

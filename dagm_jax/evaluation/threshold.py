@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from dagm_jax.errors import UserError
 from dagm_jax.schema import FINITE, OBJECT, TEXT, find_fault
-from dagm_jax.types import UserError
 
 Calibration = Literal["f1", "false_alarm_rate", "expected_cost", "normals"]
 Score = Literal["max", "top_mean"]

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from dagm_jax.config import RunConfig, to_json
+from dagm_jax.console import console, show
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.images.files import MAX_PIXELS
 from dagm_jax.data.slicing import Slicer
 from dagm_jax.data.split import Split, split_records
+from dagm_jax.distributed.processes import ALONE, Processes
+from dagm_jax.errors import UserError
+from dagm_jax.experiment.trained_model import MOST_JUDGED_PIXELS, make_slicers
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.processes import ALONE, Processes
-from dagm_jax.train.progress import console, show
-from dagm_jax.trained_model import MOST_JUDGED_PIXELS, make_slicers
-from dagm_jax.types import Manifest, Photo, UserError
+from dagm_jax.types import MAX_PIXELS, Manifest, Photo
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dagm_jax.evaluate import NUM_THREADS, TestChunk, is_marked
+from dagm_jax.distributed.processes import Processes, interleave
+from dagm_jax.evaluation.evaluate import NUM_THREADS, TestChunk, is_marked
 from dagm_jax.evaluation.predictor import Prediction
 from dagm_jax.evaluation.threshold import Thresholds, spread_scores
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.processes import Processes, interleave
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Record
 from dagm_jax.visualization.page import PICTURE_QUALITY, PICTURE_SIDE_PX, PageEntry, draw_pictures
 

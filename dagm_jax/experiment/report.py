@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import io
 import json
 import platform
@@ -15,10 +14,11 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, to_dict
+from dagm_jax.console import console
 from dagm_jax.data.augment import augment
 from dagm_jax.data.slicing import Slicer, pad
+from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.evaluation.predictor import Prediction
 from dagm_jax.evaluation.threshold import Thresholds
@@ -26,12 +26,12 @@ from dagm_jax.experiment.data import Data, describe_data
 from dagm_jax.experiment.pictures import TestPictures
 from dagm_jax.experiment.setup import Setup, forward_gflop
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.train.loop import Position
-from dagm_jax.train.progress import console, read_history, write_atomically
+from dagm_jax.storage import write_atomically
+from dagm_jax.train.history import read_history
+from dagm_jax.train.schedule import Position
 from dagm_jax.train.step import TrainState
+from dagm_jax.versions import package_versions
 from dagm_jax.visualization.page import PageEntry, write_page
-
-PACKAGES = ("dagm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def write_report(
@@ -183,17 +183,6 @@ def scores_csv(names: Sequence[str], labels: Sequence[int], scores: Sequence[flo
     writer.writerow(["image", "label", "score"])
     writer.writerows((n, label, repr(float(s))) for n, label, s in zip(names, labels, scores, strict=True))
     return stream.getvalue()
-
-
-def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """The installed versions of these packages, by default of those that a result depends on."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed as a package"
-    return versions
 
 
 def print_report(report: dict[str, Any], workdir: Workdir) -> None:

@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 from dagm_jax.config import RunConfig, differences
+from dagm_jax.console import console
+from dagm_jax.errors import UserError
 from dagm_jax.experiment.data import Data
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.train.loop import Position, TrainConfig
-from dagm_jax.train.progress import console
-from dagm_jax.types import UserError, written_by
+from dagm_jax.train.schedule import Position, TrainConfig
+from dagm_jax.versions import written_by
 
 # Fields whose change does not make another run of a workdir's run.
 FREE_FIELDS = frozenset(

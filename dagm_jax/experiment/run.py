@@ -15,23 +15,27 @@ from typing import Any
 
 from absl import logging
 
-from dagm_jax import evaluate
 from dagm_jax.config import RunConfig, to_json
+from dagm_jax.console import console
+from dagm_jax.distributed.devices import make_devices
+from dagm_jax.distributed.processes import ALONE, Processes
+from dagm_jax.errors import UserError
+from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictures
-from dagm_jax.experiment.report import package_versions, print_report, scores_csv, write_report
+from dagm_jax.experiment.report import print_report, scores_csv, write_report
 from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_position
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.processes import ALONE, Processes
+from dagm_jax.storage import write_atomically
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.loop import Loop, Position
-from dagm_jax.train.parallel import make_devices
-from dagm_jax.train.progress import MetricLogger, console, write_atomically
+from dagm_jax.train.history import MetricLogger
+from dagm_jax.train.loop import Loop
+from dagm_jax.train.schedule import Position
 from dagm_jax.train.step import TrainState
-from dagm_jax.types import UserError
+from dagm_jax.versions import package_versions
 
 
 def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes = ALONE) -> dict[str, Any]:

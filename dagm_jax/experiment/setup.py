@@ -15,17 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dagm_jax import evaluate
 from dagm_jax.config import RunConfig
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer
+from dagm_jax.distributed.devices import Devices, count_flop
+from dagm_jax.distributed.processes import ALONE, Processes
+from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.experiment.data import Data
-from dagm_jax.processes import ALONE, Processes
+from dagm_jax.experiment.trained_model import compile_predictor
+from dagm_jax.models.network import Network, build_network
 from dagm_jax.train.optim import learning_rate, make_optimizer
-from dagm_jax.train.parallel import Devices, count_flop
-from dagm_jax.train.step import Carry, Network, TrainState, make_state, make_train_step, skip_non_finite
-from dagm_jax.trained_model import build_network, compile_predictor
+from dagm_jax.train.step import Carry, TrainState, make_state, make_train_step, skip_non_finite
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from dagm_jax.config import RunConfig, from_config_dict
-from dagm_jax.data.layouts import printable
+from dagm_jax.errors import DISK_ERRORS, PASSING_ERRORS, DiskError, UserError, printable
 from dagm_jax.evaluation.threshold import Thresholds
-from dagm_jax.types import DISK_ERRORS, PASSING_ERRORS, DiskError, UserError, load_json, written_by
+from dagm_jax.storage import load_json
+from dagm_jax.versions import written_by
 
 # Remedies for a disk that refuses writes without being full.
 REMEDIES = {errno.EROFS: "make it writable", errno.EIO: "check the disk"}

@@ -17,10 +17,11 @@ from dagm_jax.data.images.decode import load
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.photos import with_white
 from dagm_jax.data.slicing import pad
+from dagm_jax.distributed.devices import make_devices
+from dagm_jax.errors import UserError
+from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting import runners
-from dagm_jax.train.parallel import make_devices
-from dagm_jax.trained_model import TrainedModel
-from dagm_jax.types import Record, UserError
+from dagm_jax.types import Record
 
 # Limit of the difference of two scores, which lie in [0, 1]: float32 sums in another order move them by less than 1e-5,
 # another program by more than this.

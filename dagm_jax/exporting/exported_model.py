@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagm_jax.data.images.image_reader import ImageReader
-from dagm_jax.data.layouts import DAGM_SHAPE
 from dagm_jax.data.slicing import pad
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import THRESHOLDS_SCHEMA, Thresholds
 from dagm_jax.exporting.runners import OUTPUTS, RUNTIMES, Program
 from dagm_jax.schema import BATCH_SHAPE, FINITE_LIST, MODEL_ID, SHA256, WHITE_LEVEL, Rule, Schema, find_fault
-from dagm_jax.types import UserError, load_json, written_by
+from dagm_jax.storage import load_json
+from dagm_jax.types import DAGM_SHAPE
+from dagm_jax.versions import written_by
 
 # Package that each format needs, and the command that installs it.
 NEEDED = {

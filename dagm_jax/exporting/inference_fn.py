@@ -13,11 +13,11 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Bool, Float, UInt8
 
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.postprocess import mirrored, postprocess
 from dagm_jax.evaluation.step import make_eval_step
+from dagm_jax.experiment.trained_model import TrainedModel, make_slicers
 from dagm_jax.exporting.runners import INPUT, OUTPUTS
-from dagm_jax.trained_model import TrainedModel, make_slicers
-from dagm_jax.types import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 OPSET = 23

@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dagm_jax.console import console, show
 from dagm_jax.data.images.decode import in_threads
 from dagm_jax.data.images.files import BadImage, read_bytes
-from dagm_jax.data.layouts import printable
-from dagm_jax.evaluate import finite_or_none
+from dagm_jax.errors import Interrupted, UserError, printable
+from dagm_jax.evaluation.evaluate import finite_or_none
 from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspection.drift import WARNING, describe_drift
+from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.predictions import (
     NUM_RECENT,
     Prediction,
@@ -37,9 +39,8 @@ from dagm_jax.inspection.predictions import (
     write_table,
 )
 from dagm_jax.inspection.scan import ImageFile, Source, stamp_of
-from dagm_jax.inspector import Inspector
-from dagm_jax.train.progress import console, show, write_atomically
-from dagm_jax.types import Interrupted, UserError, Verdict
+from dagm_jax.storage import write_atomically
+from dagm_jax.types import Verdict
 from dagm_jax.visualization.overlay import boxes_of, write_overlay
 from dagm_jax.visualization.page import PageEntry, Pictures, draw_pictures, write_page
 

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from dagm_jax.data.layouts import printable
-from dagm_jax.data.replacing import replacing
+from dagm_jax.console import console
+from dagm_jax.errors import UserError, printable
 from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.inspection.drift import WARNING, describe_drift, score_drift
 from dagm_jax.inspection.scan import LINES, ORIGIN, ImageFile, Stamp
-from dagm_jax.train.progress import console, write_atomically
-from dagm_jax.types import UserError
+from dagm_jax.storage import replacing, write_atomically
 
 # Latest predictions kept in memory, from which a watcher computes drift.
 NUM_RECENT = 500

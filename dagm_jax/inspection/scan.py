@@ -13,8 +13,8 @@ from typing import Literal
 from dagm_jax.data.formats import own_images
 from dagm_jax.data.formats.dagm_layouts import class_numbers, read_tree
 from dagm_jax.data.formats.listing import is_litter
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import Manifest, UserError
+from dagm_jax.errors import UserError, printable
+from dagm_jax.types import Manifest
 
 Label = Literal[0, 1] | None
 Parts = tuple[str, ...]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dagm_jax.types import ComputeDtype, UserError, check_choices
+from dagm_jax.errors import UserError, check_choices
+from dagm_jax.types import ComputeDtype
 
 if TYPE_CHECKING:
     from flax import nnx

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from dagm_jax.errors import UserError
 from dagm_jax.tasks.base import (
     Evidence,
     Forward,
@@ -21,7 +22,7 @@ from dagm_jax.tasks.base import (
     guidance_loss,
     mean_over_outputs,
 )
-from dagm_jax.types import NetworkOutput, UserError
+from dagm_jax.types import NetworkOutput
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from dagm_jax.errors import UserError, check_choices
 from dagm_jax.tasks.base import Evidence, Forward, Judgement, Lesson, Slices, mean_over_outputs
 from dagm_jax.tasks.losses import ssim_map
-from dagm_jax.types import UserError, check_choices
 
 Corruption = Literal["mask", "stain", "gaussian", "none"]
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from dagm_jax.errors import UserError
 from dagm_jax.tasks.base import (
     Evidence,
     Forward,
@@ -21,7 +22,7 @@ from dagm_jax.tasks.base import (
     mean_over_outputs,
 )
 from dagm_jax.tasks.losses import binary_cross_entropy, focal, soft_dice, soft_iou, ssim
-from dagm_jax.types import NetworkOutput, UserError
+from dagm_jax.types import NetworkOutput
 
 TERMS = ("bce", "dice", "focal", "ssim", "iou")
 

@@ -20,8 +20,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from dagm_jax.processes import ALONE, Processes
-from dagm_jax.types import DISK_ERRORS, PASSING_ERRORS, UserError, load_json
+from dagm_jax.distributed.processes import ALONE, Processes
+from dagm_jax.errors import DISK_ERRORS, PASSING_ERRORS, UserError
+from dagm_jax.storage import load_json
 
 NUM_LATEST = 2
 # The parts of a checkpoint, and what its JSON part holds.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 
 FINAL_SHARE = 0.01
 

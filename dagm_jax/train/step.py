@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
-from jaxtyping import Array, UInt8
+from jaxtyping import Array
 
 from dagm_jax.models.blocks import global_place
-from dagm_jax.models.convolution import convolve, convolve_on_cpu
-from dagm_jax.tasks.base import Forward, Lesson, Slices, Task
-from dagm_jax.types import NetworkOutput
+from dagm_jax.models.network import Network
+from dagm_jax.tasks.base import Lesson, Task
 
 Metrics = dict[str, Array]
 
@@ -44,67 +42,6 @@ class TrainState:
     def judged(self) -> tuple[Any, Any]:
         """(parameters, norm statistics) to judge with: the averages where they are kept."""
         return self.average or (self.params, self.stats)
-
-
-@dataclass(frozen=True)
-class Network:
-    """The structure of a network without its arrays, and what its input looks like.
-
-    ``mean`` and ``std`` standardise grey values in [0, 255]; they come from the training side. convolve: how the
-    layers that leave it open convolve, which only `on` changes.
-    """
-
-    graphdef: nnx.GraphDef[Any]
-    in_channels: int
-    mean: float
-    std: float
-    convolve: Callable[[Array, Array], Array] = convolve
-
-    def show(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
-        """Grey slices as the network and its task see them: standardised, in ``in_channels`` equal channels."""
-        # float32, or float64 where that is switched on.
-        x = (image.astype(jnp.result_type(float)) - self.mean) / self.std
-        x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
-        return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
-
-    def on(self, platform: str) -> Network:
-        """The network in the form that runs well on ``platform``; on any but "cpu" as it is written."""
-        return replace(self, convolve=convolve_on_cpu if platform == "cpu" else convolve)
-
-    def bind(self, params: Any, stats: Any, *, train: bool) -> tuple[Forward, Callable[[], Any]]:
-        """(forward, a function that gives the norm statistics as the calls of forward have left them)."""
-        # copy=True: the merged module gets variables of this trace, so that its statistics may be written.
-        model = nnx.merge(self.graphdef, params, stats, copy=True)
-        model.set_attributes(convolve=self.convolve, raise_if_not_found=False)
-
-        def forward(x: Array, key: Array | None) -> NetworkOutput:
-            output: NetworkOutput = model(x, train=train, key=key)
-            return output
-
-        return forward, lambda: nnx.state(model, nnx.BatchStat)
-
-
-def make_network(
-    build: Callable[[nnx.Rngs], nnx.Module],
-    *,
-    seed: int,
-    in_channels: int,
-    mean: float,
-    std: float,
-    drawn: bool = True,
-) -> tuple[Network, Any, Any]:
-    """(network, parameters, norm statistics) initialised from ``seed``; not ``drawn``: their shapes and types instead.
-
-    Drawing compiles a program for each shape, which is lost on weights that are about to be read from a file.
-    """
-
-    def initial() -> nnx.Module:
-        return build(nnx.Rngs(seed))
-
-    module = initial() if drawn else nnx.eval_shape(initial)
-    graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-    # A training side of one grey level has no spread; 1 leaves it finite.
-    return Network(graphdef, in_channels, mean, std if std > 0 else 1.0), params, stats
 
 
 def make_state(

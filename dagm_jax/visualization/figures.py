@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.special import expit, logit
 
-from dagm_jax.data.replacing import replacing
 from dagm_jax.evaluation import metrics
+from dagm_jax.storage import replacing
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem
 from dagm_jax.visualization.overlay import draw_overlay
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import expit
 
-from dagm_jax.data.replacing import replacing
 from dagm_jax.evaluation import metrics
 from dagm_jax.evaluation.threshold import spread_scores
+from dagm_jax.storage import replacing
 from dagm_jax.visualization.overlay import Mask, UInt8, draw_layers
 
 THUMBNAIL_SIDE_PX = 176

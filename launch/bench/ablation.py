@@ -23,11 +23,10 @@ from unittest.mock import patch
 import jax
 from rich.table import Table
 
-from dagm_jax.command_line import flag, parse_request
+from dagm_jax.command_line import flag, guarded, parse_request, read_config
 from dagm_jax.config import RunConfig
-from dagm_jax.main import guarded, read_config
+from dagm_jax.console import console
 from dagm_jax.models import convolution, moments
-from dagm_jax.train.progress import console
 from launch.bench.plan import Cell
 from launch.bench.subject import Subject, Subjects
 from launch.bench.timing import time_alternately

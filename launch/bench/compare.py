@@ -14,7 +14,7 @@ from typing import Any
 from flax import nnx
 
 from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 from launch.bench import peer_data
 from launch.bench.arithmetic import over
 from launch.bench.measure import Options, Values, latencies, pipeline_rates

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from dagm_jax.experiment.report import package_versions
+from dagm_jax.versions import package_versions
 from launch.bench.arithmetic import Number
 from launch.bench.timing import repeat, time_blocks
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
+from dagm_jax.errors import UserError
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.types import UserError
 from launch.bench import hardware
 from launch.bench.arithmetic import Number, all_reduce_bytes, over
 from launch.bench.plan import Cell, Request

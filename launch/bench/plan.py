@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dagm_jax.command_line import flag
-from dagm_jax.types import UserError, nearest
+from dagm_jax.errors import UserError, nearest
 
 SETTINGS = ("modes", "precisions", "batch_sizes", "devices")
 # Kind of cell → the flags that it is measured over.

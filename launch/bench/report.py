@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dagm_jax.train.progress import write_atomically
+from dagm_jax.storage import write_atomically
 from launch import tiny_unet
 from launch.bench.hardware import VENDOR_SOURCE
 from launch.bench.measure import Values

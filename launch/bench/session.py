@@ -14,11 +14,11 @@ from typing import Any
 import jax
 
 from dagm_jax.config import RunConfig
+from dagm_jax.console import console, show
+from dagm_jax.distributed.devices import make_devices
+from dagm_jax.errors import UserError
 from dagm_jax.experiment.workdir import locked
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.parallel import make_devices
-from dagm_jax.train.progress import console, show
-from dagm_jax.types import UserError
 from launch.bench import hardware, report
 from launch.bench.measure import Options, Values, measure
 from launch.bench.plan import ON_FILES, PEER, Cell, Request

@@ -14,18 +14,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.pipeline import iterate
 from dagm_jax.data.split import Split
+from dagm_jax.distributed.devices import Devices, count_flop, make_devices
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.step import in_parts, most_slices
 from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.main import read_config
-from dagm_jax.train.parallel import Devices, count_flop, make_devices
-from dagm_jax.train.step import Network
-from dagm_jax.types import Batch, UserError
+from dagm_jax.models.network import Network
+from dagm_jax.types import Batch
 from launch import tiny_unet
 from launch.bench.plan import TINY_UNET, Cell, settings
 from launch.bench.timing import Run, repeat, seconds_of

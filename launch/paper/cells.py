@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagm_jax.command_line import flag
-from dagm_jax.main import read_config
-from dagm_jax.types import UserError, nearest
+from dagm_jax.command_line import flag, read_config
+from dagm_jax.errors import UserError, nearest
 from launch.paper.printed import TABLE_1
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Plan:
     ablation: bool = flag("Also custom_unet with one thing taken away at a time.", False)
 
     def __post_init__(self) -> None:
-        from dagm_jax.recipes import TASKS
+        from dagm_jax.config import TASKS
 
         for name in ("models", "classes", "tasks", "seeds"):
             values = getattr(self, name)
@@ -162,7 +161,7 @@ class Grid:
 
 def ablations(task: str) -> tuple[Variant, ...]:
     """The variants that are meaningful in a task."""
-    from dagm_jax.recipes import TASKS
+    from dagm_jax.config import TASKS
 
     return tuple(v for v in ABLATIONS if TASKS[task].learns_from_defects or not v.needs_defects)
 

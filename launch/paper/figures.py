@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dagm_jax.train.progress import read_history
+from dagm_jax.train.history import read_history
 from dagm_jax.visualization.figures import BLUE, ORANGE, draw_confusion, series, style_axes
 from launch.paper.cells import BASE, Cell, Grid, Plan, Report
 from launch.paper.rows import counts_of

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from dagm_jax.data.replacing import replacing
-from dagm_jax.recipes import TASKS
-from dagm_jax.train.progress import console, write_atomically
+from dagm_jax.config import TASKS
+from dagm_jax.console import console
+from dagm_jax.storage import replacing, write_atomically
 from dagm_jax.visualization.figures import write_figure
 from launch.paper import tables
 from launch.paper.cells import BASE, Cell, Grid

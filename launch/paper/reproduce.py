@@ -14,10 +14,10 @@ from statistics import fmean
 import jax
 
 from dagm_jax.config import RunConfig, differences
+from dagm_jax.console import console
+from dagm_jax.errors import UserError
 from dagm_jax.experiment.resume import check_same_run
 from dagm_jax.experiment.workdir import Workdir, locked
-from dagm_jax.train.progress import console
-from dagm_jax.types import UserError
 from launch.paper.cells import BASE, Cell, Grid, Report
 from launch.paper.pages import print_summary, remove_pages, write_pages
 

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from dagm_jax.config import from_config_dict
 from dagm_jax.evaluation.metrics import wilson_interval
-from dagm_jax.trained_model import make_slicers
+from dagm_jax.experiment.trained_model import make_slicers
 from launch.paper.cells import ABLATED_MODEL, BASE, Cell, Grid, Plan, Report, ablations
 from launch.paper.printed import TABLE_1, TABLE_1_MEANS, TABLE_2, printed_mean, remarks
 from launch.paper.rows import (

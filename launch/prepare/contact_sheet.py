@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from dagm_jax.data.images.decode import load
-from dagm_jax.data.layouts import DAGM_SHAPE
-from dagm_jax.data.replacing import replacing
-from dagm_jax.types import Record
+from dagm_jax.storage import replacing
+from dagm_jax.types import DAGM_SHAPE, Record
 
 CELL_PX = 128
 _GAP_PX = 4

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from dagm_jax.console import Bar, console, show
 from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
 from dagm_jax.data.formats.tfds_reader import DATASET_NAME, INCOMPLETE, VERSION, read_prepared
-from dagm_jax.data.layouts import printable
 from dagm_jax.data.verify import check_whole
-from dagm_jax.train.progress import Bar, console, show
-from dagm_jax.types import Manifest, UserError
+from dagm_jax.errors import UserError, printable
+from dagm_jax.types import Manifest
 
 POLL_S = 1.0
 

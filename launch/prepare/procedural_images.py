@@ -14,8 +14,7 @@ import numpy as np
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.dagm_writer import Numbered, write_half
 from dagm_jax.data.formats.tfds_reader import DATASET_NAME
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError, printable
 
 _RECIPE_FILE = "procedural.json"
 

@@ -12,7 +12,7 @@ import pytest
 
 from dagm_jax.data import archive as module
 from dagm_jax.data.archive import extract
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 
 
 def archive(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:

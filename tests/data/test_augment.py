@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from dagm_jax.data.augment import Move, augment, dihedral, rotate_and_crop
 from dagm_jax.data.config import AugmentConfig
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 
 ALL_MOVES = [(turns, flip) for turns in range(4) for flip in (False, True)]
 OFF = AugmentConfig(rotate90=False, flip=False)

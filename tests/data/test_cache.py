@@ -17,7 +17,8 @@ from dagm_jax.data import cache as cache_module
 from dagm_jax.data import procedural
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record
 
 SHAPE = (24, 37)  # 888 pixels: a mask of whole bytes in a row that is no multiple of 8
 FULL = r"`data\.cache_dir` \(=.*\): the disk is full: .* MB are needed .* MB are free; make room"

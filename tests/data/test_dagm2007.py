@@ -20,7 +20,7 @@ from PIL import Image
 
 from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder, box_of
 from dagm_jax.data.verify import read_truth
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 
 DUMMY_TRUTH = read_truth(small_dagm.DUMMY_DATA / "truth.json")
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dagm_jax.data.formats.dagm_layouts import read_tree
-from dagm_jax.types import Ellipse, Manifest, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Ellipse, Manifest
 
 SPLITS = {"Train": (576, 4, (577, 579)), "Test": (1, 3, (2,))}  # first number, images, defective numbers
 ELLIPSES = "1\t  60.24\t  37.55\t   0.65\t  69.04\t  87.60\n2\t  41.34\t  35.83\t  -0.37\t 315.40\t 172.29\n"

@@ -16,9 +16,9 @@ from png_files import chunk, png
 
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.decode import load
-from dagm_jax.data.images.files import MAX_PIXELS, BadImage
+from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.png import read_image, read_mask
-from dagm_jax.types import Drawn, Ellipse, Record
+from dagm_jax.types import MAX_PIXELS, Drawn, Ellipse, Record
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
 PIXELS = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)

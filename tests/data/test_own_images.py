@@ -13,7 +13,8 @@ from dagm_jax.data.cache import build_cache
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.own_images import read_csv, read_mvtec, read_plain, reader_of
-from dagm_jax.types import Manifest, Photo, Record, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Manifest, Photo, Record
 
 
 def touch(root: Path, *names: str) -> Path:

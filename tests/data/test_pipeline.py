@@ -20,7 +20,8 @@ from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.pipeline import iterate, make_training_stream
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape, slice_labels
 from dagm_jax.data.split import split_records
-from dagm_jax.types import Manifest, Record, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Manifest, Record
 
 SIZE_PX = 64
 # zlib.crc32 of the first slices' pixels.
@@ -382,10 +383,10 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
     """Would catch: a stream over the whole manifest, or one that gets defaults in the place of `augment`, the seed, the
     batch size or the balance; all of it looks right to a run that is compared with itself."""
     from dagm_jax.config import RunConfig
+    from dagm_jax.distributed.devices import make_devices
     from dagm_jax.experiment.data import Data
     from dagm_jax.experiment.setup import Setup
-    from dagm_jax.train.loop import TrainConfig
-    from dagm_jax.train.parallel import make_devices
+    from dagm_jax.train.schedule import TrainConfig
 
     manifest, cache = images
     split = split_records(manifest.records, "random80_20", 0.15, 0)
@@ -406,8 +407,8 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
 def test_grey_statistics_are_those_of_what_is_trained_on(tmp_path: Path, task: str) -> None:
     """Would catch: mean and spread of all sides, which lets test images into the weights' scale; defective images
     counted by a task that learns from good ones alone."""
+    from dagm_jax.command_line import read_config
     from dagm_jax.experiment.data import prepare_data
-    from dagm_jax.main import read_config
 
     root = tmp_path / "own"
     for folder in ("good", "defect", "masks"):

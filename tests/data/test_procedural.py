@@ -12,7 +12,7 @@ import pytest
 from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.procedural import drawing
 from dagm_jax.data.procedural.drawing import CLASSES, Drawing, draw, draw_with_twin
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 
 
 def _pair(class_id: int, index: int) -> list[Drawing]:

@@ -25,7 +25,7 @@ from dagm_jax.data.slicing import (
     padded_shape,
     slice_labels,
 )
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 
 # round(k·448/29) for k = 0…29, worked out by hand.
 # fmt: off

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagm_jax.data.split import Split, split_records
-from dagm_jax.types import Drawn, Record, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Drawn, Record
 
 Half = Literal["train", "test"]
 

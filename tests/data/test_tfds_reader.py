@@ -21,7 +21,8 @@ from dagm_jax.data.formats.tfds_reader import is_prepared, read_example
 from dagm_jax.data.images.decode import load, load_all
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.verify import read_truth
-from dagm_jax.types import Manifest, Stored, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Manifest, Stored
 
 SHAPE = (512, 512)
 SHARD = "dagm2007-train.array_record-00000-of-00001"

@@ -17,7 +17,8 @@ from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.verify import Truth, check_pixels, check_whole, read_truth
-from dagm_jax.types import Ellipse, Record, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Ellipse, Record
 
 # The table of the data set's facts, by hand: (train images, defective, test images, defective).
 COUNTS = {

@@ -13,18 +13,19 @@ from small_dagm import layout_a
 from small_run import write_own
 from tiny_network import replace_unet
 
+from dagm_jax.command_line import read_config
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.tfds_reader import Example
 from dagm_jax.data.images import decode
 from dagm_jax.data.split import split_records
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation import baselines
 from dagm_jax.experiment.data import describe_data, prepare_data
 from dagm_jax.experiment.run import run
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.main import read_config
-from dagm_jax.types import Manifest, Record, Stored, UserError
+from dagm_jax.types import Manifest, Record, Stored
 
 Label = Literal[0, 1]
 SHAPE = (12, 17)

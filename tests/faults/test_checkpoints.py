@@ -22,11 +22,13 @@ import pytest
 import quick
 from shell import REPOSITORY
 
+from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.data.slicing import Slicer, make_slicer
+from dagm_jax.errors import UserError
 from dagm_jax.experiment.resume import (
     check_images,
     check_length,
@@ -36,10 +38,8 @@ from dagm_jax.experiment.resume import (
 )
 from dagm_jax.experiment.run import choose_state, train
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.main import read_config
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.loop import Position, TrainConfig
-from dagm_jax.types import UserError
+from dagm_jax.train.schedule import Position, TrainConfig
 
 QUALITIES = {1: 0.9, 2: 0.3, 3: 0.4}
 
@@ -382,7 +382,7 @@ from functools import partial
 from dataclasses import asdict
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
-from dagm_jax.trained_model import build_network
+from dagm_jax.experiment.trained_model import build_network
 from dagm_jax.main import read_config
 from dagm_jax.train import parallel
 from dagm_jax.train.checkpoint import Checkpoints

@@ -21,15 +21,17 @@ from shell import Shell, make_shell
 from test_kill import assert_same, finish
 
 from dagm_jax import calibrate, main, predict
+from dagm_jax.command_line import read_config
 from dagm_jax.data.cache import build_cache
+from dagm_jax.errors import DiskError, UserError
 from dagm_jax.experiment.run import run
 from dagm_jax.experiment.workdir import locked
+from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.predictions import Prediction, write_table
-from dagm_jax.inspector import Inspector
-from dagm_jax.main import read_config
+from dagm_jax.storage import write_atomically
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.progress import MetricLogger, write_atomically
-from dagm_jax.types import DiskError, Manifest, Photo, Record, UserError
+from dagm_jax.train.history import MetricLogger
+from dagm_jax.types import Manifest, Photo, Record
 from launch import prepare_data
 
 

@@ -31,7 +31,8 @@ from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.photos import read_photo, read_photo_mask
 from dagm_jax.data.images.png import read_image
-from dagm_jax.types import Ellipse, Manifest, Photo, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Ellipse, Manifest, Photo
 
 SEED = os.environ.get("HYPOTHESIS_SEED")
 

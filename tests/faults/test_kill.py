@@ -19,7 +19,7 @@ import tiny
 import victim
 from shell import REPOSITORY, Shell, await_end_of_session, make_shell
 
-from dagm_jax.train.progress import read_history
+from dagm_jax.train.history import read_history
 
 NUM_KILLS = 30
 
@@ -114,7 +114,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import victim
-from dagm_jax.train.progress import write_atomically
+from dagm_jax.console import write_atomically
 
 victim.writing("report.json")()
 write_atomically(Path(sys.argv[2], "other.json"), "whole")

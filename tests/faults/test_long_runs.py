@@ -22,11 +22,11 @@ from absl import flags
 from shell import REPOSITORY, Shell, await_end_of_session, make_shell, stop_session
 
 from dagm_jax import main, predict
+from dagm_jax.command_line import read_config
+from dagm_jax.errors import ProcessLost
 from dagm_jax.experiment import run
-from dagm_jax.inspector import Inspector
-from dagm_jax.main import read_config
-from dagm_jax.train.progress import MetricLogger, read_history
-from dagm_jax.types import ProcessLost
+from dagm_jax.inspection.inspector import Inspector
+from dagm_jax.train.history import MetricLogger, read_history
 
 
 @dataclass(frozen=True)

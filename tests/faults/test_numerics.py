@@ -16,21 +16,22 @@ import pytest
 from small_run import own_run, write_own
 from tiny_network import replace_unet
 
+from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.dataset import find_images
+from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.evaluation.metrics import auroc
 from dagm_jax.evaluation.predictor import NonFiniteOutput, Predictor
 from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.experiment.run import run
-from dagm_jax.main import read_config
+from dagm_jax.experiment.trained_model import TrainedModel, load_trained_model
+from dagm_jax.models.network import build_network
 from dagm_jax.tasks import losses
 from dagm_jax.tasks.base import Lesson
 from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.train.history import read_history
 from dagm_jax.train.loop import NonFinite
-from dagm_jax.train.parallel import ParallelConfig, make_devices
-from dagm_jax.train.progress import read_history
-from dagm_jax.trained_model import TrainedModel, build_network, load_trained_model
 
 real_learn = SegmentationConfig.learn
 

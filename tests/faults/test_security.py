@@ -22,18 +22,19 @@ from jax import export
 from PIL import Image
 from rich.console import Console
 
+from dagm_jax import console
 from dagm_jax.calibrate import read_history
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.archive import extract
-from dagm_jax.data.replacing import replacing
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import Thresholds
+from dagm_jax.experiment.trained_model import load_trained_model
 from dagm_jax.experiment.workdir import Workdir, locked
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.models.config import CustomUNetConfig
-from dagm_jax.train import progress
+from dagm_jax.storage import load_json, replacing
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.trained_model import load_trained_model
-from dagm_jax.types import GalleryItem, UserError, load_json
+from dagm_jax.types import GalleryItem
 from dagm_jax.visualization import figures
 
 DEEP = "[" * 200_000
@@ -419,9 +420,9 @@ def test_names_are_only_names_to_terminal_and_figures(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Would catch: a file name that is markup to the terminal or a formula to a figure, at worst a traceback."""
-    progress.console.print(f"data: 1 left out ({name}: file is empty)")
+    console.console.print(f"data: 1 left out ({name}: file is empty)")
     assert f"({name}: file is empty)" in capsys.readouterr().out
-    assert isinstance(progress.console, Console)
+    assert isinstance(console.console, Console)
     pixels = np.zeros((8, 8), np.uint8)
     item = GalleryItem(pixels, pixels / 255, pixels > 0, f"{name}\ngood", True)
     figures.plot_gallery([item], 0.5, tmp_path / "hardest.png")

@@ -41,7 +41,7 @@ def during_data() -> None:
 
 def during_compilation() -> None:
     """While the training step is being compiled."""
-    from dagm_jax.train.parallel import Devices
+    from dagm_jax.distributed.devices import Devices
 
     def make(plain: Any) -> Any:
         def compile_step(*arguments: Any) -> Any:
@@ -55,7 +55,7 @@ def during_compilation() -> None:
 
 def during_a_step() -> None:
     """When the fifth step has been started and its result is not there."""
-    from dagm_jax.train.parallel import Devices
+    from dagm_jax.distributed.devices import Devices
 
     def make(plain: Any) -> Any:
         def compile_step(*arguments: Any) -> Any:

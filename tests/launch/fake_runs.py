@@ -10,7 +10,7 @@ from typing import Any
 from sklearn import metrics as sk
 
 from dagm_jax.config import RunConfig, to_json
-from dagm_jax.data.layouts import DAGM_SHAPE
+from dagm_jax.types import DAGM_SHAPE
 
 Counts = tuple[int, int, int, int]
 HISTORY = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from reading_devices import ReadingDevices
 
-from dagm_jax.main import read_config
+from dagm_jax.command_line import read_config
 from launch.bench import ablation, subject, timing
 
 NARROW = [

@@ -18,8 +18,8 @@ import pytest
 from flax import nnx
 from reading_devices import ReadingDevices
 
+from dagm_jax.errors import UserError
 from dagm_jax.experiment.setup import forward_gflop
-from dagm_jax.types import UserError
 from launch import benchmark, tiny_unet
 from launch.bench import hardware, session, subject, timing
 from launch.bench.arithmetic import all_reduce_bytes

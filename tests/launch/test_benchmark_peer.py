@@ -21,20 +21,22 @@ from PIL import Image
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
 
-from dagm_jax.config import RunConfig  # noqa: E402
-from dagm_jax.data.augment import dihedral  # noqa: E402
-from dagm_jax.data.config import SlicingConfig  # noqa: E402
-from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE, make_slicer, slice_labels  # noqa: E402
-from dagm_jax.main import read_config  # noqa: E402
-from dagm_jax.models import unet3plus  # noqa: E402
-from dagm_jax.tasks.segmentation import SegmentationConfig  # noqa: E402
-from dagm_jax.train.loop import TrainConfig  # noqa: E402
-from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer  # noqa: E402
-from dagm_jax.train.step import NEVER, Network, make_state, make_train_step  # noqa: E402
-from dagm_jax.types import NetworkOutput, UserError  # noqa: E402
-from launch import benchmark  # noqa: E402
-from launch.bench import compare, measure, peer_step, session, timing  # noqa: E402
-from launch.bench.peer_data import (  # noqa: E402
+from dagm_jax.command_line import read_config
+from dagm_jax.config import RunConfig
+from dagm_jax.data.augment import dihedral
+from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE, make_slicer, slice_labels
+from dagm_jax.errors import UserError
+from dagm_jax.models import unet3plus
+from dagm_jax.models.network import Network
+from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+from dagm_jax.train.schedule import TrainConfig
+from dagm_jax.train.step import NEVER, make_state, make_train_step
+from dagm_jax.types import NetworkOutput
+from launch import benchmark
+from launch.bench import compare, measure, peer_step, session, timing
+from launch.bench.peer_data import (
     BalancedSampler,
     StripDataset,
     StripSource,

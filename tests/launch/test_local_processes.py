@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
 from launch import local_processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -19,9 +19,9 @@ from flax import nnx
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
 
-from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig  # noqa: E402
-from dagm_jax.types import NetworkOutput  # noqa: E402
-from launch import peer  # noqa: E402
+from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
+from dagm_jax.types import NetworkOutput
+from launch import peer
 
 SMALL = (2, 64, 32)
 STRIP = (1, 512, 64)

@@ -17,6 +17,7 @@ import pytest
 import small_dagm
 from PIL import Image
 
+from dagm_jax import console
 from dagm_jax.data import procedural
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
@@ -24,8 +25,8 @@ from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.decode import load
 from dagm_jax.data.verify import read_truth
-from dagm_jax.train import progress
-from dagm_jax.types import Record, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Record
 from launch.prepare import prepared_sets
 from launch.prepare.contact_sheet import CELL_PX, choose, draw_cell, draw_sheet
 from launch.prepare.procedural_images import Recipe, number_halves, write_class
@@ -44,8 +45,8 @@ def source(tmp_path: Path) -> Path:
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """The lines that are printed."""
     stream = io.StringIO()
-    monkeypatch.setattr(progress.console, "_file", stream)
-    monkeypatch.setattr(progress.console, "_width", 200)
+    monkeypatch.setattr(console.console, "_file", stream)
+    monkeypatch.setattr(console.console, "_width", 200)
     return stream
 
 
@@ -207,7 +208,7 @@ def test_a_download_s_size_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shown: list[tuple[int, str]] = []
     monkeypatch.setattr(prepared_sets, "POLL_S", 0.01)
 
-    class Witness(progress.Bar):
+    class Witness(console.Bar):
         def advance(self, count: int = 1, figures: str = "") -> None:
             shown.append((count, figures))
 
@@ -230,7 +231,7 @@ def test_what_is_printed_is_ours(tmp_path: Path, source: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "contact sheet: " in printed and "written" in printed
     assert "Downloading" not in printed and "Subsequent" not in printed
-    assert progress.console._file is None
+    assert console.console._file is None
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path, source: Path) -> None:

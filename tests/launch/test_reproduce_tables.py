@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from fake_runs import FakeRuns
 
-from dagm_jax.data.layouts import DAGM_SHAPE
-from dagm_jax.trained_model import make_slicers
-from dagm_jax.types import Interrupted, UserError
+from dagm_jax.errors import Interrupted, UserError
+from dagm_jax.experiment.trained_model import make_slicers
+from dagm_jax.types import DAGM_SHAPE
 from launch.paper import pages
 from launch.paper.cells import ABLATIONS, BASE, Cell, Grid, Plan
 from launch.paper.figures import shown_class

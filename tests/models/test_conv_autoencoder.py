@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 from random_weights import numbers, randomised
 
+from dagm_jax.errors import UserError
 from dagm_jax.models.config import ConvAutoencoderConfig, NormKind
 from dagm_jax.models.conv_autoencoder import ConvAutoencoder
-from dagm_jax.types import UserError
 
 NORMS = get_args(NormKind)
 SIZE = (48, 32)

@@ -12,7 +12,7 @@ import pytest
 from dagm_jax.models import convolution as module
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.models.convolution import convolve_by_rows, convolve_in_blocks, convolve_on_cpu
-from dagm_jax.train.step import make_network
+from dagm_jax.models.network import make_network
 
 # (batch, height, width, channels in, channels out, edge of the kernel) and the form that a CPU gives them.
 FORMS = {

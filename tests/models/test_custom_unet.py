@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dagm_jax.errors import UserError
 from dagm_jax.models.config import CustomUNetConfig, ExtraSkips, NormKind, UpKind
 from dagm_jax.models.custom_unet import CustomUNet
-from dagm_jax.types import UserError
 
 EXTRA_SKIPS, NORMS, UPS = get_args(ExtraSkips), get_args(NormKind), get_args(UpKind)
 WIDTH = 2

@@ -12,10 +12,11 @@ import pytest
 from flax import nnx
 from random_weights import numbers, randomised
 
+from dagm_jax.errors import UserError
 from dagm_jax.models.blocks import upsample, upsample_bilinear
 from dagm_jax.models.config import UNet3PlusConfig
 from dagm_jax.models.unet3plus import UNet3Plus, dropout, upsampled_conv3x3
-from dagm_jax.types import NetworkOutput, UserError
+from dagm_jax.types import NetworkOutput
 
 BASE = 2
 SIZE = (32, 48)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
+from dagm_jax.errors import UserError
 from dagm_jax.tasks.base import Slices, gate, guidance_loss, mean_over_outputs
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.losses import binary_cross_entropy, focal, soft_dice, soft_iou, ssim
 from dagm_jax.tasks.reconstruction import ReconstructionConfig, checkerboard, draw_stain
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.types import NetworkOutput, UserError
+from dagm_jax.types import NetworkOutput
 
 B, H, W = 3, 64, 48
 MEAN, STD = 0.4, 0.1

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagm_jax.processes import Processes
+from dagm_jax.distributed.processes import Processes
+from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import OptimConfig, make_optimizer
 from dagm_jax.train.step import TrainState, make_state
-from dagm_jax.types import Interrupted, UserError
 
 META = {"position": {"step": 3, "end_step": None, "quality": 0.1 + 0.2}, "names": ["é", ""], "big": 2**40}
 

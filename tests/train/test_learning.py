@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dagm_jax.config import RunConfig
-from dagm_jax.main import read_config
-from dagm_jax.recipes import TASKS
+from dagm_jax.command_line import read_config
+from dagm_jax.config import TASKS, RunConfig
+from dagm_jax.models.network import make_network
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
-from dagm_jax.train.step import TrainState, make_network, make_state, make_train_step
+from dagm_jax.train.step import TrainState, make_state, make_train_step
 
 NETWORKS = ("custom_unet", "conv_autoencoder", "unet3plus")
 NUM_STEPS = 12

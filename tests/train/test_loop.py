@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from fake_processes import run_as_processes
 
-from dagm_jax.processes import Processes
+from dagm_jax.distributed.processes import Processes
+from dagm_jax.errors import Interrupted, UserError
+from dagm_jax.storage import write_atomically
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.loop import Loop, NonFinite, Position, TrainConfig
-from dagm_jax.train.progress import MetricLogger, read_history, write_atomically
+from dagm_jax.train.history import MetricLogger, read_history
+from dagm_jax.train.loop import Loop, NonFinite
+from dagm_jax.train.schedule import Position, TrainConfig
 from dagm_jax.train.step import NEVER, TrainState, skip_non_finite
-from dagm_jax.types import Interrupted, UserError
 
 Event = tuple[Any, ...]
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dagm_jax.errors import UserError
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.step import NEVER
-from dagm_jax.types import UserError
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=4)
 

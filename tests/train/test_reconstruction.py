@@ -18,9 +18,10 @@ from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.step import make_eval_step
 from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.config import CustomUNetConfig
+from dagm_jax.models.network import make_network
 from dagm_jax.tasks.reconstruction import Corruption, ReconstructionConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
-from dagm_jax.train.step import make_network, make_state, make_train_step
+from dagm_jax.train.step import make_state, make_train_step
 
 SIDE, NUM_STEPS, BATCH = 96, 60, 8
 SMOOTHING_PX = 4.0

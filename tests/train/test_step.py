@@ -17,25 +17,18 @@ import pytest
 import quick
 from flax import nnx
 
+from dagm_jax.command_line import read_config
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer, slice_labels
+from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.evaluation.step import MOST_SLICES, make_eval_step, most_slices
-from dagm_jax.main import read_config
 from dagm_jax.models.blocks import FLOAT32, Block, Conv
 from dagm_jax.models.config import NormKind
+from dagm_jax.models.network import Network, make_network
 from dagm_jax.tasks.base import Judgement, Lesson, Task
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
-from dagm_jax.train.parallel import ParallelConfig, make_devices
-from dagm_jax.train.step import (
-    NEVER,
-    Network,
-    TrainState,
-    _in_parts,
-    make_network,
-    make_state,
-    make_train_step,
-)
+from dagm_jax.train.step import NEVER, TrainState, _in_parts, make_state, make_train_step
 from dagm_jax.types import NetworkOutput
 
 REPOSITORY = Path(__file__).resolve().parents[2]

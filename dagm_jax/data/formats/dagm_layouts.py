@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from dagm_jax.data.formats.listing import Skips, list_folder, make_dagm_manifest, root_error
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import Ellipse, Manifest, Record, UserError
+from dagm_jax.errors import UserError, printable
+from dagm_jax.types import Ellipse, Manifest, Record
 
 # At most six digits, ASCII only: int() raises on very long numbers and on digits such as "²".
 _NUMBER = "([0-9]{1,6})"

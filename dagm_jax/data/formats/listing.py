@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import Manifest, Record, Skip, UserError
+from dagm_jax.errors import UserError, printable
+from dagm_jax.types import Manifest, Record, Skip
 
 _LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"})
 

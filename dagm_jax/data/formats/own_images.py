@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from dagm_jax.data.formats.listing import Skips, list_folder, root_error
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import Manifest, Photo, Record, Skip, UserError, nearest
+from dagm_jax.errors import UserError, nearest, printable
+from dagm_jax.types import Manifest, Photo, Record, Skip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 GOOD = "good"

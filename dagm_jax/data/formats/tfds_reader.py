@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagm_jax.data.formats.listing import make_dagm_manifest, root_error
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import Manifest, Record, Stored, UserError
+from dagm_jax.errors import UserError, printable
+from dagm_jax.types import Manifest, Record, Stored
 
 DATASET_NAME = "dagm2007"
 VERSION = "1.0.0"

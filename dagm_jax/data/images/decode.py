@@ -17,7 +17,7 @@ from dagm_jax.data.formats.tfds_reader import read_example
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.photos import read_photo, read_photo_mask
 from dagm_jax.data.images.png import decode_image, decode_mask, read_image, read_mask
-from dagm_jax.data.layouts import printable
+from dagm_jax.errors import printable
 from dagm_jax.types import Drawn, Ellipse, Photo, Record, Stored
 
 DECODE_THREADS = 4

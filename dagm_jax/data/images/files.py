@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dagm_jax.data.layouts import printable
+from dagm_jax.errors import printable
+from dagm_jax.types import MAX_PIXELS
 
-MAX_PIXELS = 64 * 1024 * 1024
 MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from dagm_jax.data.images.files import BadImage, read_bytes
 from dagm_jax.data.images.photos import decode_photo, shape_of, to_8_bits
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import Photo, UserError
+from dagm_jax.errors import UserError, printable
+from dagm_jax.types import Photo
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from PIL import Image, UnidentifiedImageError
 
 from dagm_jax.data.images.files import (
     MAX_BYTES,
-    MAX_PIXELS,
     BadImage,
     check_num_pixels,
     check_shape,
@@ -23,8 +22,8 @@ from dagm_jax.data.images.files import (
     refusing_damage,
 )
 from dagm_jax.data.images.png import SIGNATURE, SIZE_OF_IMAGE, SIZE_OF_SET, check_png
-from dagm_jax.data.layouts import printable
-from dagm_jax.types import Photo, Record
+from dagm_jax.errors import printable
+from dagm_jax.types import MAX_PIXELS, Photo, Record
 
 _WHITE_16 = 65535
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")

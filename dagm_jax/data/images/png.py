@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dagm_jax.data.images.files import BadImage, check_num_pixels, check_shape, read_bytes, refusing_damage
-from dagm_jax.data.layouts import printable
+from dagm_jax.errors import printable
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SIZE_OF_SET, SIZE_OF_IMAGE = "the size of this data set's images", "the size of its image"

@@ -27,7 +27,8 @@ from dagm_jax.data.procedural import (
     class_10,
 )
 from dagm_jax.data.procedural.relief import keep_frame
-from dagm_jax.types import Ellipse, UserError
+from dagm_jax.errors import UserError
+from dagm_jax.types import Ellipse
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,17 @@ import pytest
 import small_run
 from fake_processes import CountingProcesses, run_as_processes
 
-from dagm_jax.evaluate import ImageResult, TestResult
+from dagm_jax.command_line import read_config
+from dagm_jax.distributed.devices import make_devices
+from dagm_jax.distributed.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
+from dagm_jax.errors import DiskError, UserError
+from dagm_jax.evaluation.evaluate import ImageResult, TestResult
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import report as report_module
 from dagm_jax.experiment.data import prepare_data
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir, plain_disk_errors
-from dagm_jax.main import read_config
-from dagm_jax.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
-from dagm_jax.train.loop import Position
-from dagm_jax.train.parallel import make_devices
-from dagm_jax.types import DiskError, UserError
+from dagm_jax.train.schedule import Position
 from launch.local_processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dagm_jax.types import DISK_ERRORS, UserError
+from dagm_jax.errors import DISK_ERRORS, UserError
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ import pytest
 import quick
 import tiny
 
-from dagm_jax.train.progress import read_history
+from dagm_jax.train.history import read_history
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Far above what a job needs on a machine that does nothing else.

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagm_jax.data.images.image_reader import ImageReader
-from dagm_jax.data.layouts import DAGM_SHAPE
+from dagm_jax.distributed.devices import Devices, make_devices
 from dagm_jax.evaluation.predictor import NonFiniteOutput, Predictor
 from dagm_jax.evaluation.threshold import Thresholds
+from dagm_jax.experiment.trained_model import TrainedModel, load_trained_model
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.train.parallel import Devices, make_devices
-from dagm_jax.trained_model import TrainedModel, load_trained_model
+from dagm_jax.types import DAGM_SHAPE
 
 # Limit of either edge of an image in multiples of the largest training image's: sixteen times the area takes as much
 # memory as a usual batch.

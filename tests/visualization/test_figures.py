@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dagm_jax.command_line import read_config
 from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.evaluation.predictor import Prediction
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.report import draw_pipeline
+from dagm_jax.experiment.trained_model import make_slicers
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.main import read_config
-from dagm_jax.trained_model import make_slicers
 from dagm_jax.types import GalleryItem
 from dagm_jax.visualization import figures
 from dagm_jax.visualization.figures import ImagePath

@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from dagm_jax.config import RunConfig
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
+from dagm_jax.distributed.devices import Devices
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.step import make_eval_step, most_slices
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.models.network import Network, build_network
 from dagm_jax.schema import GREY, IMAGE_SHAPE, STEP, WHITE_LEVEL, find_fault
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
-from dagm_jax.train.parallel import Devices
-from dagm_jax.train.step import Network, make_network, make_state
-from dagm_jax.types import UserError, written_by
+from dagm_jax.train.step import make_state
+from dagm_jax.versions import written_by
 
 # Limit of pixels of a batch of images (1,024 DAGM images): a stranger's report could ask for any amount of memory.
 MOST_JUDGED_PIXELS = 1 << 28
@@ -35,31 +35,6 @@ MOST_PACKED = 50
 # Schemas of what is read of report.json and of a checkpoint's metadata.
 REPORT_SCHEMA = {"training": {"best_step": STEP}, "data": {"largest_px": IMAGE_SHAPE, "white": WHITE_LEVEL}}
 META_SCHEMA = {"mean": GREY, "std": GREY}
-
-
-def build_network(
-    config: RunConfig, mean: float, std: float, axis_name: str | None = None, drawn: bool = True
-) -> tuple[Network, Any, Any]:
-    """(network, initial parameters, initial norm statistics) of a configuration.
-
-    mean, std: of the training side's grey levels in [0, 255]. axis_name: the mapped axis that a batch is spread over.
-    drawn: whether there are initial values, or only shapes and types (see `make_network`).
-    Raises UserError for float64 where JAX has not switched it on.
-    """
-    if config.model.compute_dtype == "float64" and jnp.result_type(float) != jnp.float64:
-        raise UserError(
-            "`model.compute_dtype` (=float64) needs JAX_ENABLE_X64=1 in the environment; set it, or use float32"
-        )
-
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        out_channels = config.task.out_channels(config.in_channels)
-        return config.model.build(
-            in_channels=config.in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
-
-    return make_network(
-        build, seed=config.seed, in_channels=config.in_channels, mean=mean, std=std, drawn=drawn
-    )
 
 
 def make_slicers(config: RunConfig, height_px: int, width_px: int) -> tuple[Slicer, Slicer]:

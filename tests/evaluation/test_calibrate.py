@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dagm_jax import calibrate
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import (
     Thresholds,
     VerdictConfig,
@@ -23,7 +24,6 @@ from dagm_jax.evaluation.threshold import (
     fit_threshold,
     images_to_promise,
 )
-from dagm_jax.types import UserError
 
 OLD = Thresholds(0.3, 0.25, "f1", {"tp": 1})
 

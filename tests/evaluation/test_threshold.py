@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import (
     Thresholds,
     VerdictConfig,
@@ -21,7 +22,6 @@ from dagm_jax.evaluation.threshold import (
     normals_threshold,
     spread_scores,
 )
-from dagm_jax.types import UserError
 
 F1 = VerdictConfig(calibration="f1")
 COST = VerdictConfig(calibration="expected_cost")

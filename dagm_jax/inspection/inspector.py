@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagm_jax.data.images.image_reader import ImageReader
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.exporting.exported_model import load_exported_model
-from dagm_jax.types import UserError, Verdict
+from dagm_jax.types import Verdict
 
 # An image: an array [h w], [h w 1] or [h w 3], or the path of a file.
 ImageLike = NDArray[Any] | str | Path
@@ -76,7 +77,7 @@ class Inspector:
         if os.path.isfile(path):
             return cls.of_backend(load_exported_model(path), threshold)
         # Late: an exported file is judged without jax.
-        from dagm_jax.trained_backend import TrainedModelBackend
+        from dagm_jax.inspection.trained_backend import TrainedModelBackend
 
         return cls.of_backend(TrainedModelBackend.load(path, xla_flags), threshold)
 

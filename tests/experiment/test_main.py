@@ -29,6 +29,7 @@ from dagm_jax.config import RunConfig, from_config_dict
 from dagm_jax.data import procedural
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer
+from dagm_jax.distributed.devices import make_devices
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.experiment import setup as experiment_setup
@@ -36,9 +37,8 @@ from dagm_jax.experiment.run import choose_state
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.loop import Position
-from dagm_jax.train.parallel import make_devices
-from dagm_jax.train.progress import read_history
+from dagm_jax.train.history import read_history
+from dagm_jax.train.schedule import Position
 
 pytestmark = pytest.mark.timeout(1200)
 CONFIG = "--config=configs/smoke.py"
@@ -461,7 +461,7 @@ def test_every_command_imports_without_fcntl() -> None:
         "import sys, tempfile, types, pathlib\n"
         "sys.modules['fcntl'] = None\n"
         "import dagm_jax.main, dagm_jax.predict, dagm_jax.calibrate, dagm_jax.export, dagm_jax.experiment.run\n"
-        "import dagm_jax.inspector, dagm_jax.folder, launch.prepare_data, launch.reproduce_tables, launch.benchmark\n"
+        "import dagm_jax.inspection.inspector, dagm_jax.folder, launch.prepare_data, launch.reproduce_tables, launch.benchmark\n"
         "calls = []\n"
         "def locking(*arguments): calls.append(arguments[1:])\n"
         "sys.modules['msvcrt'] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)\n"

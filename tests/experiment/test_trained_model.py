@@ -12,14 +12,15 @@ import pytest
 import small_run
 from reading_devices import ReadingDevices
 
+from dagm_jax.command_line import read_config
 from dagm_jax.config import from_config_dict
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images.decode import load
+from dagm_jax.distributed.devices import ParallelConfig, make_devices
+from dagm_jax.errors import UserError
+from dagm_jax.experiment.trained_model import load_trained_model
 from dagm_jax.exporting.inference_fn import make_inference_fn
-from dagm_jax.main import read_config
-from dagm_jax.train.parallel import ParallelConfig, make_devices
-from dagm_jax.trained_model import build_network, load_trained_model
-from dagm_jax.types import UserError
+from dagm_jax.models.network import build_network
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,12 @@ from dagm_jax.data import procedural
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images.files import BadImage
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.predictor import NonFiniteOutput
-from dagm_jax.inspector import Inspector
-from dagm_jax.trained_backend import NUM_PROGRAMS, TrainedModelBackend, densely_sliced, shape_for
-from dagm_jax.trained_model import load_trained_model
-from dagm_jax.types import Drawn, UserError
+from dagm_jax.experiment.trained_model import load_trained_model
+from dagm_jax.inspection.inspector import Inspector
+from dagm_jax.inspection.trained_backend import NUM_PROGRAMS, TrainedModelBackend, densely_sliced, shape_for
+from dagm_jax.types import Drawn
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +325,7 @@ def test_the_package_gives_the_inspector_without_importing_jax_before() -> None:
     code = (
         "import sys, dagm_jax\n"
         "assert 'jax' not in sys.modules\n"
-        "from dagm_jax.inspector import Inspector\n"
+        "from dagm_jax.inspection.inspector import Inspector\n"
         "assert dagm_jax.Inspector is Inspector\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

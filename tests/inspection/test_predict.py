@@ -27,13 +27,13 @@ from PIL import Image
 
 from dagm_jax import predict
 from dagm_jax.data.images.files import BadImage, read_bytes
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspection.drift import score_drift
 from dagm_jax.inspection.folder import FolderPredictor, Watching, watch
+from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.predictions import Prediction, Predictions, print_summary, summarise, write_table
 from dagm_jax.inspection.scan import make_source
-from dagm_jax.inspector import Inspector
-from dagm_jax.types import UserError
 from dagm_jax.visualization.overlay import write_overlay
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import small_run
 
+from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
-from dagm_jax.evaluate import ImageResult, TestResult
+from dagm_jax.distributed.devices import make_devices
+from dagm_jax.distributed.processes import ALONE
+from dagm_jax.evaluation.evaluate import ImageResult, TestResult
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import data as run_data
 from dagm_jax.experiment import report, run, setup
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.main import read_config
-from dagm_jax.processes import ALONE
-from dagm_jax.train.loop import Position
-from dagm_jax.train.parallel import make_devices
+from dagm_jax.train.schedule import Position
 
 TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 TRAIN, VALIDATION, TEST = range(12), range(12, 32), range(32, 60)

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from dagm_jax.train import parallel
-from dagm_jax.train.parallel import Devices, ParallelConfig, make_devices
-from dagm_jax.types import UserError
+from dagm_jax.distributed import devices
+from dagm_jax.distributed.devices import Devices, ParallelConfig, make_devices
+from dagm_jax.errors import UserError
 
 needs_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is read on CPUs only")
 
@@ -76,7 +76,7 @@ def test_batches_are_on_their_way_before_they_are_needed() -> None:
 @needs_cpu
 def test_eigen_convolutions_are_the_default() -> None:
     """Catches the slow default of the compiler coming back unnoticed."""
-    assert make_devices(ParallelConfig()).compiler_options == parallel.EIGEN_CONVOLUTIONS
+    assert make_devices(ParallelConfig()).compiler_options == devices.EIGEN_CONVOLUTIONS
     assert make_devices(ParallelConfig(cpu_convolutions="default")).compiler_options is None
 
 
@@ -91,7 +91,7 @@ def test_the_users_flags_win() -> None:
 @needs_cpu
 def test_an_option_that_this_compiler_does_not_know_is_a_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a trace back from deep inside the compiler after an upgrade that dropped the option."""
-    monkeypatch.setattr(parallel, "EIGEN_CONVOLUTIONS", {"xla_cpu_no_such_option": ""})
+    monkeypatch.setattr(devices, "EIGEN_CONVOLUTIONS", {"xla_cpu_no_such_option": ""})
     message = r"`parallel.cpu_convolutions` \(=eigen\) needs .*xla_cpu_no_such_option; set it to default"
     with pytest.raises(UserError, match=message):
         make_devices(ParallelConfig())
@@ -116,8 +116,8 @@ def test_batches_are_split_and_states_copied_over_the_devices() -> None:
 def test_devices_are_in_the_order_of_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: blocks of a batch that go to other processes than made them, and processes of unequal size."""
     devices = [SimpleNamespace(process_index=p, id=i) for i, p in enumerate([1, 0, 1, 0])]
-    monkeypatch.setattr(parallel.jax, "devices", lambda: devices)
-    monkeypatch.setattr(parallel, "_mesh_of", lambda chosen: SimpleNamespace(devices=np.array(chosen)))
+    monkeypatch.setattr(devices.jax, "devices", lambda: devices)
+    monkeypatch.setattr(devices, "_mesh_of", lambda chosen: SimpleNamespace(devices=np.array(chosen)))
     made = make_devices(ParallelConfig(cpu_convolutions="default"))
     assert [(d.process_index, d.id) for d in made.mesh.devices.flat] == [(0, 1), (0, 3), (1, 0), (1, 2)]
     assert (made.num_devices, made.num_processes) == (4, 2)

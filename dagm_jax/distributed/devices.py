@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dagm_jax.types import UserError, check_choices
+from dagm_jax.errors import UserError, check_choices
 
 BATCH_AXIS = "batch"
 # Batches on their way to the devices while a step runs; two hide the transfer behind the computation.

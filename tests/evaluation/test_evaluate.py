@@ -18,12 +18,16 @@ from flax import nnx
 from PIL import Image
 from sklearn import metrics as sk
 
-from dagm_jax import calibrate, evaluate
+from dagm_jax import calibrate
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.images import decode
 from dagm_jax.data.images.decode import load
 from dagm_jax.data.slicing import make_slicer
-from dagm_jax.evaluate import ImageResult, TestResult, validate
+from dagm_jax.distributed.devices import ParallelConfig, make_devices
+from dagm_jax.distributed.processes import ALONE, Processes
+from dagm_jax.errors import UserError
+from dagm_jax.evaluation import evaluate
+from dagm_jax.evaluation.evaluate import ImageResult, TestResult, validate
 from dagm_jax.evaluation.predictor import Prediction, Predictor
 from dagm_jax.evaluation.step import make_eval_step
 from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
@@ -33,11 +37,9 @@ from dagm_jax.experiment.run import judge_test_side
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.models.custom_unet import CustomUNet
-from dagm_jax.processes import ALONE, Processes
+from dagm_jax.models.network import make_network
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.parallel import ParallelConfig, make_devices
-from dagm_jax.train.step import make_network
-from dagm_jax.types import MAX_GALLERY_ITEMS, Record, UserError
+from dagm_jax.types import MAX_GALLERY_ITEMS, Record
 
 # Classes of the package, no tests.
 TestResult.__test__ = TestPictures.__test__ = False  # type: ignore[attr-defined]

@@ -13,8 +13,8 @@ import pytest
 from make_released import EXPECTED, IMAGES, PROGRAM, RELEASED, RUN
 
 from dagm_jax import calibrate
-from dagm_jax.inspector import Inspector
-from dagm_jax.types import UserError
+from dagm_jax.errors import UserError
+from dagm_jax.inspection.inspector import Inspector
 
 RELEASES = sorted(path.name for path in RELEASED.iterdir())
 MOST_BYTES = 300_000

@@ -23,19 +23,20 @@ from dagm_jax import export as command
 from dagm_jax import predict
 from dagm_jax.config import RunConfig
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
+from dagm_jax.distributed.devices import make_devices
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import (
     Thresholds,
 )
+from dagm_jax.experiment.trained_model import TrainedModel, load_trained_model
 from dagm_jax.exporting import check, inference_fn
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
-from dagm_jax.inspector import Inspector
+from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.models.config import CustomUNetConfig
+from dagm_jax.models.network import build_network
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.parallel import make_devices
-from dagm_jax.trained_model import TrainedModel, build_network, load_trained_model
-from dagm_jax.types import UserError
 
 TASKS = {task.name: task for task in (SegmentationConfig(), ReconstructionConfig(), ClassificationConfig())}
 needs_onnx = pytest.mark.skipif(

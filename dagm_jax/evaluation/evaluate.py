@@ -12,23 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from dagm_jax.console import show
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.images.decode import load_all
 from dagm_jax.data.images.files import BadImage
+from dagm_jax.distributed.processes import Processes, interleave
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation import baselines
 from dagm_jax.evaluation.metrics import ImageCounts, auroc, average_precision
 from dagm_jax.evaluation.pixel_metrics import DiceCurve, OverlapCounts, PixelHistogram, dice
 from dagm_jax.evaluation.predictor import Prediction, Predictor
 from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig, fit_threshold
-from dagm_jax.processes import Processes, interleave
-from dagm_jax.train.progress import show
-from dagm_jax.types import Pixels, Record, UserError
+from dagm_jax.types import Pixels, Record
 
 # Pixels of test images per timed chunk (64 DAGM images): chunked so that nothing decodes while the timer is stopped.
 CHUNK_PX = 1 << 24
 # Threads that draw pictures of test images and score baselines: most of that work holds no interpreter lock.
 NUM_THREADS = 8
-
 
 
 @dataclass(frozen=True)
