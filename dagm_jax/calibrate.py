@@ -103,11 +103,11 @@ def fit(
         changes["max_false_alarm_rate"] = target
     if request.rule == "escape_rate":
         assert target is not None, "the command line has one"
-        threshold, evidence = fit_escape_rate(labels, scores, target)
+        threshold, fit_stats = fit_escape_rate(labels, scores, target)
     else:
-        threshold, evidence = fit_threshold(labels, scores, replace(verdict, **changes))
-    evidence |= {"rule": request.rule, "target": target}
-    return Thresholds(threshold, old.pixel_threshold, request.rule, evidence)
+        threshold, fit_stats = fit_threshold(labels, scores, replace(verdict, **changes))
+    fit_stats |= {"rule": request.rule, "target": target}
+    return Thresholds(threshold, old.pixel_threshold, request.rule, fit_stats)
 
 
 def comparison(rules: dict[str, Thresholds], labels: list[int], scores: list[float]) -> Any:

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from types import FrameType, UnionType
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from absl import flags
 from ml_collections import config_flags
 
-from dagm_jax.config import RunConfig
-from dagm_jax.distributed.processes import Processes
 from dagm_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from dagm_jax.config import RunConfig
+    from dagm_jax.distributed.processes import Processes
 
 T = TypeVar("T")
 

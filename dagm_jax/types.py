@@ -56,7 +56,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Sample:
     """One source image. ``image_id`` is unique in a manifest.
 
     mask: None for defect-free images, and for defective ones of which nobody has marked where the defect is.
@@ -86,7 +86,7 @@ class Skip:
 class Manifest:
     """All source images of a run in a fixed order, what was left out, and one plain line about the source."""
 
-    records: tuple[Record, ...]
+    samples: tuple[Sample, ...]
     skipped: tuple[Skip, ...]
     description: str
 

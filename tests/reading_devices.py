@@ -23,4 +23,4 @@ class ReadingDevices(Devices):
     def compile_step(self, step: Any, *example: Any) -> Any:
         return str(jax.make_jaxpr(step)(*example))
 
-    compile_judge = compile_step
+    compile_eval_step = compile_step

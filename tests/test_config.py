@@ -549,7 +549,7 @@ def test_every_class_of_the_data_set_has_built_in_images_and_no_other() -> None:
     from dagm_jax.data.dataset import draw_manifest
 
     manifest = draw_manifest(DataConfig(classes=tuple(range(1, 11))), 0)
-    assert {record.class_id for record in manifest.records} == set(range(1, 11))
+    assert {sample.class_id for sample in manifest.samples} == set(range(1, 11))
     with pytest.raises(
         UserError, match=r"the built-in images show classes 1, 2, .*, 10 only; set data\.root to a"
     ):
@@ -559,11 +559,11 @@ def test_every_class_of_the_data_set_has_built_in_images_and_no_other() -> None:
 def test_the_fewest_procedural_images_can_be_split() -> None:
     """Would catch: a lower bound that promises an image for each side of the split, and a split that then refuses."""
     from dagm_jax.data.dataset import draw_manifest
-    from dagm_jax.data.split import split_records
+    from dagm_jax.data.split import split_samples
 
     fewest = 5
     config = DataConfig(procedural_defective=fewest, procedural_good=fewest)
-    split_records(draw_manifest(config, 0).records, config.split, config.validation_share, 0)
+    split_samples(draw_manifest(config, 0).samples, config.split, config.validation_share, 0)
 
 
 # --- tasks and shipped configurations ---

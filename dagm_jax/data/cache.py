@@ -24,7 +24,7 @@ from dagm_jax.data.images.photos import find_white, with_white
 from dagm_jax.data.leakage import content_digest, find_copies
 from dagm_jax.errors import UserError
 from dagm_jax.storage import load_json, replacing
-from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record, Skip, Stored
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Sample, Skip, Stored
 
 # Version of the listing and its pixels; part of their name.
 FORMAT = 6
@@ -152,21 +152,21 @@ def build_cache(
     """
     stem = directory / fingerprint(manifest, shape, masks_for)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
-    listing = _read_listing(pixels, index, manifest.records)
+    listing = _read_listing(pixels, index, manifest.samples)
     if listing is None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             photos = [
-                r.image for r in manifest.records if isinstance(r.image, Photo) and r.image.white is None
+                r.image for r in manifest.samples if isinstance(r.image, Photo) and r.image.white is None
             ]
             white = find_white(photos, beat) if photos else None
             listing = _write(manifest, white, pixels, index, shape, on_image, masks_for)
         except OSError as error:
-            needed = len(manifest.records) * row_bytes(shape) if shape else None
+            needed = len(manifest.samples) * row_bytes(shape) if shape else None
             raise _disk_error(error, directory, needed) from error
-    kept = with_white([manifest.records[i] for i in listing.kept], listing.white)
+    kept = with_white([manifest.samples[i] for i in listing.kept], listing.white)
     _check_classes(manifest, kept, listing.skipped)
-    whole = replace(manifest, records=kept, skipped=manifest.skipped + listing.skipped)
+    whole = replace(manifest, samples=kept, skipped=manifest.skipped + listing.skipped)
     return whole, ImageCache(pixels, listing.shapes)
 
 
@@ -182,39 +182,39 @@ class _Listing:
     skipped: tuple[Skip, ...]
     white: int | None
 
-    def is_of(self, records: Sequence[Record], num_bytes: int) -> bool:
+    def is_of(self, samples: Sequence[Sample], num_bytes: int) -> bool:
         """Whether it can list these records, each once, and a file of so many bytes."""
-        needs_white = any(isinstance(r.image, Photo) and r.image.white is None for r in records)
+        needs_white = any(isinstance(r.image, Photo) and r.image.white is None for r in samples)
         if not is_white_level(self.white) or (self.white is None) == needs_white:
             return False
-        in_range = all(type(i) is int and 0 <= i < len(records) for i in self.kept)
+        in_range = all(type(i) is int and 0 <= i < len(samples) for i in self.kept)
         if not in_range or list(self.kept) != sorted(set(self.kept)) or len(self.kept) != len(self.shapes):
             return False
         if not all(type(edge) is int and edge > 0 for shape in self.shapes for edge in shape):
             return False
         if not all(isinstance(skip.reason, str) and isinstance(skip.leaks, bool) for skip in self.skipped):
             return False
-        named = [records[i].image_id for i in self.kept] + [skip.what for skip in self.skipped]
-        return Counter(named) == Counter(record.image_id for record in records) and num_bytes == sum(
+        named = [samples[i].image_id for i in self.kept] + [skip.what for skip in self.skipped]
+        return Counter(named) == Counter(sample.image_id for sample in samples) and num_bytes == sum(
             map(row_bytes, self.shapes)
         )
 
 
-def _read_listing(pixels: Path, index: Path, records: Sequence[Record]) -> _Listing | None:
+def _read_listing(pixels: Path, index: Path, samples: Sequence[Sample]) -> _Listing | None:
     """The listing, if it and its pixels are there and whole; None where they must be decoded (anew)."""
     try:
         found = load_json(index)
         shapes = tuple((h, w) for h, w in found["shapes"])
         skipped = tuple(Skip(**skip) for skip in found["skipped"])
         listing = _Listing(tuple(found["kept"]), shapes, skipped, found["white"])
-        return listing if listing.is_of(records, pixels.stat().st_size) else None
+        return listing if listing.is_of(samples, pixels.stat().st_size) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence[Skip]) -> None:
-    class_of = {record.image_id: record.class_id for record in manifest.records}
-    for lacking in sorted(set(class_of.values()) - {record.class_id for record in kept}):
+def _check_classes(manifest: Manifest, kept: Sequence[Sample], skipped: Sequence[Skip]) -> None:
+    class_of = {sample.image_id: sample.class_id for sample in manifest.samples}
+    for lacking in sorted(set(class_of.values()) - {sample.class_id for sample in kept}):
         own = [skip for skip in skipped if class_of[skip.what] == lacking]
         raise UserError(
             f"`data.classes`: no image of class {lacking} could be read; the first of {len(own)}: "
@@ -225,11 +225,11 @@ def _check_classes(manifest: Manifest, kept: Sequence[Record], skipped: Sequence
 def fingerprint(manifest: Manifest, shape: tuple[int, int] | None, masks_for: str = "") -> str:
     """A name that changes whenever a file of the manifest, its label, its half, the wanted shape or task does."""
     digest = hashlib.sha256(json.dumps([FORMAT, shape, masks_for]).encode())
-    folders = {record.image.folder for record in manifest.records if isinstance(record.image, Stored)}
+    folders = {sample.image.folder for sample in manifest.samples if isinstance(sample.image, Stored)}
     stamps = {folder: [_stamp(path) for path in shards(folder)] for folder in folders}
-    for record in manifest.records:
-        parts: list[object] = [record.image_id, record.label, record.half]
-        for source in (record.image, record.mask):
+    for sample in manifest.samples:
+        parts: list[object] = [sample.image_id, sample.label, sample.half]
+        for source in (sample.image, sample.mask):
             if isinstance(source, Path):
                 parts.append(_stamp(source))
             elif isinstance(source, Photo):
@@ -265,8 +265,8 @@ def _write(
     """Decodes into the two files; returns the listing."""
     # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
     with replacing(pixels, "x+b") as stream:
-        records = with_white(manifest.records, white)
-        kept, shapes, skipped = _write_rows(records, stream, shape, on_image, masks_for)
+        samples = with_white(manifest.samples, white)
+        kept, shapes, skipped = _write_rows(samples, stream, shape, on_image, masks_for)
     listing = _Listing(tuple(kept), tuple(shapes), tuple(skipped), white)
     with replacing(index) as stream:
         stream.write(json.dumps(asdict(listing)))
@@ -274,7 +274,7 @@ def _write(
 
 
 def _write_rows(
-    records: Sequence[Record],
+    samples: Sequence[Sample],
     stream: BinaryIO,
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
@@ -285,11 +285,11 @@ def _write_rows(
     shapes: list[tuple[int, int]] = []
     skips: dict[int, Skip] = {}
     digests: dict[int, bytes] = {}
-    for place, (record, loaded) in enumerate(zip(records, load_all(records, shape), strict=True)):
+    for place, (sample, loaded) in enumerate(zip(samples, load_all(samples, shape), strict=True)):
         if isinstance(loaded, BadImage):
-            skips[place] = Skip(record.image_id, str(loaded))
-        elif masks_for and record.label and record.mask is None:
-            skips[place] = Skip(record.image_id, f"defective and without a mask, which {masks_for} needs")
+            skips[place] = Skip(sample.image_id, str(loaded))
+        elif masks_for and sample.label and sample.mask is None:
+            skips[place] = Skip(sample.image_id, f"defective and without a mask, which {masks_for} needs")
         if isinstance(loaded, BadMask):
             digests[place] = content_digest(loaded.image)
         elif not isinstance(loaded, BadImage):
@@ -301,7 +301,7 @@ def _write_rows(
                 stream.write(image.tobytes())
                 stream.write(np.packbits(mask).tobytes())
         on_image()
-    skips |= find_copies(records, digests, frozenset(skips))
+    skips |= find_copies(samples, digests, frozenset(skips))
     kept = [row for row, place in enumerate(written) if place not in skips]
     _keep_rows(stream, shapes, kept)
     return [written[row] for row in kept], [shapes[row] for row in kept], [skips[k] for k in sorted(skips)]

@@ -11,7 +11,7 @@ from dagm_jax.data.formats import own_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.tfds_reader import is_prepared, read_prepared
 from dagm_jax.errors import UserError, printable
-from dagm_jax.types import DAGM_SHAPE, Drawn, Manifest, Record
+from dagm_jax.types import DAGM_SHAPE, Drawn, Manifest, Sample
 
 
 def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int] | None]:
@@ -42,7 +42,7 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
 
 def draw_manifest(config: DataConfig, seed: int) -> Manifest:
     """The built-in images' manifest; nothing is drawn yet. Raises UserError for a class that cannot be drawn."""
-    records = []
+    samples = []
     for class_id in config.classes:
         if class_id not in procedural.CLASSES:
             raise UserError(
@@ -56,9 +56,9 @@ def draw_manifest(config: DataConfig, seed: int) -> Manifest:
             for index in range(count):
                 drawn = Drawn(seed, class_id, index)
                 name = f"builtin/class{class_id}/{kind}{index:04d}"
-                records.append(Record(name, class_id, label, None, drawn, drawn if label else None))
+                samples.append(Sample(name, class_id, label, None, drawn, drawn if label else None))
     description = (
         f"built-in procedural images (data.root is empty), classes {config.classes}: per class "
         f"{config.procedural_defective} defective, {config.procedural_good} good; set data.root to use your own"
     )
-    return Manifest(tuple(records), (), description)
+    return Manifest(tuple(samples), (), description)

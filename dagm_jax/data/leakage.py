@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
-from dagm_jax.types import Record, Skip
+from dagm_jax.types import Sample, Skip
 
 
 def content_digest(image: np.ndarray) -> bytes:
@@ -17,7 +17,7 @@ def content_digest(image: np.ndarray) -> bytes:
 
 
 def find_copies(
-    records: Sequence[Record], digests: Mapping[int, bytes], unusable: Container[int]
+    samples: Sequence[Sample], digests: Mapping[int, bytes], unusable: Container[int]
 ) -> dict[int, Skip]:
     """Place → why it is left out, for the images whose pixels are those of another one.
 
@@ -34,24 +34,24 @@ def find_copies(
     for places in copies.values():
         used = next((place for place in places if place not in unusable), None)
         for place in places:
-            record = records[place]
-            contrary = next((records[k] for k in places if records[k].label != record.label), None)
+            sample = samples[place]
+            contrary = next((samples[k] for k in places if samples[k].label != sample.label), None)
             if contrary is not None:
-                skips[place] = _skip_copy(record, contrary)
+                skips[place] = _skip_copy(sample, contrary)
             elif used is not None and place != used and place not in unusable:
-                skips[place] = _skip_copy(record, records[used])
+                skips[place] = _skip_copy(sample, samples[used])
     return skips
 
 
-def _skip_copy(record: Record, other: Record) -> Skip:
+def _skip_copy(sample: Sample, other: Sample) -> Skip:
     """The line on an image that has the same pixels as another one."""
     same = f"has the same pixels as {other.image_id}"
-    if record.label != other.label:
+    if sample.label != other.label:
         label = "defective" if other.label else "good"
         return Skip(
-            record.image_id, f"{same}, which is labelled {label}: one label is wrong, so neither is used"
+            sample.image_id, f"{same}, which is labelled {label}: one label is wrong, so neither is used"
         )
-    if {record.half, other.half} == {"train", "test"}:
-        told = f"leakage: {same} of the {other.half} half, and is itself of the {record.half} half; left out here"
-        return Skip(record.image_id, told, leaks=True)
-    return Skip(record.image_id, same)
+    if {sample.half, other.half} == {"train", "test"}:
+        told = f"leakage: {same} of the {other.half} half, and is itself of the {sample.half} half; left out here"
+        return Skip(sample.image_id, told, leaks=True)
+    return Skip(sample.image_id, same)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dagm_jax.data.config import SplitRule
 from dagm_jax.errors import UserError
-from dagm_jax.types import Record
+from dagm_jax.types import Sample
 
 TEST_SHARE = 0.2
 
@@ -25,8 +25,8 @@ class Split:
     test: tuple[int, ...]
 
 
-def split_records(
-    records: Sequence[Record],
+def split_samples(
+    samples: Sequence[Sample],
     rule: SplitRule,
     validation_share: float,
     seed: int,
@@ -43,7 +43,7 @@ def split_records(
     Validation is ``validation_share`` of each label of the rest. Raises UserError where a side would lack a label
     that the manifest has, or (official) where the halves are not both there.
     """
-    halves = Counter(record.half for record in records)
+    halves = Counter(sample.half for sample in samples)
     if rule == "official" and halves.keys() != {"train", "test"}:
         there = ", ".join(
             f"{halves[half]} of {half or 'neither'}" for half in ("train", "test", None) if halves[half]
@@ -53,8 +53,8 @@ def split_records(
             "add the missing half (of a table: fill its column `split`) or use random80_20"
         )
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, record in enumerate(records):
-        groups[record.class_id, record.label].append(place)
+    for place, sample in enumerate(samples):
+        groups[sample.class_id, sample.label].append(place)
     train: list[int] = []
     validation: list[int] = []
     test: list[int] = []
@@ -65,7 +65,7 @@ def split_records(
             # A stable sort: images of one size, such as all good ones, stay in random order.
             by_size.sort(key=lambda place: mask_px[place])
         if rule == "official":
-            tested = [place for place in by_size if records[place].half == "test"]
+            tested = [place for place in by_size if samples[place].half == "test"]
         else:
             tested = pick_evenly(by_size, round(TEST_SHARE * len(by_size)), rng)
         rest = without(by_size, tested)

@@ -17,7 +17,7 @@ from dagm_jax.data.images.decode import in_threads, load
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.png import read_image
 from dagm_jax.errors import UserError, printable
-from dagm_jax.types import DAGM_SHAPE, Manifest, Record
+from dagm_jax.types import DAGM_SHAPE, Manifest, Sample
 
 _TABLE = Path(__file__).parent / "dagm2007" / "truth.json"
 _MAX_NAMED = 5  # names of one kind of difference in a message
@@ -54,24 +54,24 @@ def read_truth(path: Path = _TABLE) -> Truth:
     return truth
 
 
-def check_whole(manifest: Manifest, class_id: int, truth: Truth) -> tuple[Record, ...]:
+def check_whole(manifest: Manifest, class_id: int, truth: Truth) -> tuple[Sample, ...]:
     """The records of the class under their official ids and splits: train before test, by number.
 
     ``manifest`` is ``read_tree``'s of this one class. Images of layout B are given the numbers that layout A has for
     them. Raises one UserError that names the differences from the truth.
     """
     expected = truth[class_id]
-    places = _places_in_layout_b(class_id, expected) if manifest.records[0].half is None else None
-    found: dict[int, Record] = {}
+    places = _places_in_layout_b(class_id, expected) if manifest.samples[0].half is None else None
+    found: dict[int, Sample] = {}
     strangers = []
-    for record in manifest.records:
-        number = int(record.image_id.rpartition("/")[2])
+    for sample in manifest.samples:
+        number = int(sample.image_id.rpartition("/")[2])
         if places is not None:
-            number = places.get((record.label, number), -1)
-        if number in expected and record.half in (None, expected[number].split):
-            found[number] = record
+            number = places.get((sample.label, number), -1)
+        if number in expected and sample.half in (None, expected[number].split):
+            found[number] = sample
         else:
-            strangers.append(record.image_id)
+            strangers.append(sample.image_id)
     ids = {n: f"Class{class_id}/{image.split.capitalize()}/{n:04d}" for n, image in expected.items()}
     words = ("good", "defective")
     differences = {
@@ -117,31 +117,31 @@ def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def check_pixels(records: Sequence[Record], on_image: Callable[[], None] = lambda: None) -> None:
+def check_pixels(samples: Sequence[Sample], on_image: Callable[[], None] = lambda: None) -> None:
     """Decodes every image and mask: 512x512, 8-bit grey, masks in {0, 255} with some 255.
 
     ``on_image`` is called once for each record, in this thread. Raises one UserError that names the files at fault.
     """
     problems = []
-    for problem in in_threads(_find_problem, records):
+    for problem in in_threads(_find_problem, samples):
         if problem is not None:
             problems.append(problem)
         on_image()
     if problems:
         raise UserError(
-            f"{len(problems)} of {len(records)} images differ from the published data set: {_first_few(problems)};"
+            f"{len(problems)} of {len(samples)} images differ from the published data set: {_first_few(problems)};"
             " unpack them again"
         )
 
 
-def _find_problem(record: Record) -> str | None:
+def _find_problem(sample: Sample) -> str | None:
     """The fault of a record's files, or None."""
     try:
-        load(record, DAGM_SHAPE)
-        if isinstance(record.mask, Path):
-            between = np.setdiff1d(read_image(record.mask, DAGM_SHAPE), (0, 255))
+        load(sample, DAGM_SHAPE)
+        if isinstance(sample.mask, Path):
+            between = np.setdiff1d(read_image(sample.mask, DAGM_SHAPE), (0, 255))
             if between.size:
-                return f"{printable(record.mask)}: mask holds {between[0]}, should hold 0 and 255 alone"
+                return f"{printable(sample.mask)}: mask holds {between[0]}, should hold 0 and 255 alone"
     except BadImage as error:
         return str(error)
     return None

@@ -162,10 +162,10 @@ class Devices:
             compiler_options=self.compiler_options,
         )
 
-    def compile_judge(self, judge: Callable[..., Any], *example: Any) -> jax.stages.Compiled:
-        """``judge(params, stats, *images)`` compiled for the example's shapes, images split over the mesh."""
+    def compile_eval_step(self, eval_step: Callable[..., Any], *example: Any) -> jax.stages.Compiled:
+        """``eval_step(params, stats, *images)`` compiled for the example's shapes, images split over the mesh."""
         jitted = jax.jit(
-            judge,
+            eval_step,
             in_shardings=(self.replicated, self.replicated, *[self.split] * (len(example) - 2)),
             out_shardings=self.split,
             compiler_options=self.compiler_options,

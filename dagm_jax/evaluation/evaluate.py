@@ -23,7 +23,7 @@ from dagm_jax.evaluation.metrics import ImageCounts, auroc, average_precision
 from dagm_jax.evaluation.pixel_metrics import DiceCurve, OverlapCounts, PixelHistogram, dice
 from dagm_jax.evaluation.predictor import Prediction, Predictor
 from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig, fit_threshold
-from dagm_jax.types import Pixels, Record
+from dagm_jax.types import Pixels, Sample
 
 # Pixels of test images per timed chunk (64 DAGM images): chunked so that nothing decodes while the timer is stopped.
 CHUNK_PX = 1 << 24
@@ -43,25 +43,30 @@ class _ImageScore:
     curve: DiceCurve
 
 
-def _judge_validation(
-    judge: Predictor, cache: ImageCache, indices: Sequence[int], on_image: Callable[[], None] = lambda: None
+def _predict_validation(
+    predictor: Predictor,
+    cache: ImageCache,
+    indices: Sequence[int],
+    on_image: Callable[[], None] = lambda: None,
 ) -> tuple[list[_ImageScore], DiceCurve]:
     """(one `_ImageScore` for each of these images in order, the Dice curve of them all).
 
     Each is judged once over all processes; ``on_image`` is called at those of this one.
     """
     scored = []
-    for judged in judge(cache[i] for i in judge.processes.share(indices)):
-        marked = is_marked(judged.mask)
-        curve = DiceCurve.from_map(judged.map, judged.mask) if marked else DiceCurve()
-        counts = judged.num_right, judged.num_counted
-        scored.append(_ImageScore(int(judged.mask.any()), judged.score, judged.loss, *counts, curve))
+    for prediction in predictor(cache[i] for i in predictor.processes.share(indices)):
+        marked = is_marked(prediction.mask)
+        curve = DiceCurve.from_map(prediction.map, prediction.mask) if marked else DiceCurve()
+        counts = prediction.num_right, prediction.num_counted
+        scored.append(
+            _ImageScore(int(prediction.mask.any()), prediction.score, prediction.loss, *counts, curve)
+        )
         on_image()
-    scored = interleave(judge.processes.gather(scored))
+    scored = interleave(predictor.processes.gather(scored))
     return scored, sum((one.curve for one in scored), DiceCurve())
 
 
-def validate(judge: Predictor, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
+def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
     """Loss, slice accuracy, image AUROC, balanced Dice, and the quality in [0, 1] that training is steered by.
 
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty. It is taken at
@@ -72,7 +77,7 @@ def validate(judge: Predictor, cache: ImageCache, indices: Sequence[int]) -> dic
     are, and 1/(1 + loss on good images) where the task may not know of defects: there all else is for the reader alone.
     Figures that need a label which is not there, or decisions that the task does not make, are left out.
     """
-    scored, curve = _judge_validation(judge, cache, indices)
+    scored, curve = _predict_validation(predictor, cache, indices)
     labels, scores, losses = ([getattr(one, name) for one in scored] for name in ("label", "score", "loss"))
     figures = {"loss": float(np.mean(losses))}
     if counted := sum(one.num_counted for one in scored):
@@ -86,17 +91,17 @@ def validate(judge: Predictor, cache: ImageCache, indices: Sequence[int]) -> dic
             "dice_defective": float(defective[best]),
             "balanced_dice": float(balanced[best]),
         }
-    if judge.evidence == "deviation":
+    if predictor.score_kind == "deviation":
         loss_of_good = float(np.mean([loss for loss, label in zip(losses, labels, strict=True) if not label]))
         return figures | {"quality": 1 / (1 + loss_of_good)}
-    second = "balanced_dice" if judge.evidence == "probability" else "accuracy"
+    second = "balanced_dice" if predictor.score_kind == "probability" else "accuracy"
     if "auroc" not in figures or second not in figures:
         raise UserError("`data`: validation needs images of both labels, the defective ones with masks")
     return figures | {"quality": (figures["auroc"] + figures[second]) / 2}
 
 
 def calibrate(
-    judge: Predictor, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
+    predictor: Predictor, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
 ) -> tuple[Thresholds, list[float]]:
     """(the rule fitted to the validation images, their scores in order).
 
@@ -105,16 +110,16 @@ def calibrate(
     Where defects may not be known of, or only which slices hold them, the image threshold, which is on the same scale,
     is that of the pixels too.
     """
-    with show("calibrating on validation images", len(judge.processes.share(indices))) as bar:
-        scored, curve = _judge_validation(judge, cache, indices, bar.advance)
+    with show("calibrating on validation images", len(predictor.processes.share(indices))) as bar:
+        scored, curve = _predict_validation(predictor, cache, indices, bar.advance)
     scores = [one.score for one in scored]
-    threshold, evidence = fit_threshold(labels, scores, judge.verdict)
-    pixel_threshold = threshold if judge.evidence == "deviation" else curve.best_threshold()
-    if pixel_threshold is None and judge.evidence == "slices":
+    threshold, fit_stats = fit_threshold(labels, scores, predictor.verdict)
+    pixel_threshold = threshold if predictor.score_kind == "deviation" else curve.best_threshold()
+    if pixel_threshold is None and predictor.score_kind == "slices":
         pixel_threshold = threshold
     if pixel_threshold is None:
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
-    return Thresholds(threshold, pixel_threshold, judge.verdict.calibration, evidence), scores
+    return Thresholds(threshold, pixel_threshold, predictor.verdict.calibration, fit_stats), scores
 
 
 def is_marked(mask: np.ndarray) -> bool:
@@ -130,8 +135,8 @@ def is_marked(mask: np.ndarray) -> bool:
 class TestChunk:
     """Test images judged in one go, and the wall time of that: from files to decisions, in seconds."""
 
-    records: Sequence[Record]
-    judged: Sequence[Prediction]
+    samples: Sequence[Sample]
+    predictions: Sequence[Prediction]
     decisions: Sequence[bool]
     seconds: float
 
@@ -171,17 +176,19 @@ class TestResult:
     def add(self, chunk: TestChunk, rule: Thresholds) -> None:
         """Adds the images of a chunk; pixels count as predicted from the rule's pixel threshold on."""
         self.executing_time_s += chunk.seconds
-        for record, judged, decision in zip(chunk.records, chunk.judged, chunk.decisions, strict=True):
+        for sample, prediction, decision in zip(
+            chunk.samples, chunk.predictions, chunk.decisions, strict=True
+        ):
             overlap = defect = None
-            if is_marked(judged.mask):
-                prediction = judged.map >= rule.pixel_threshold
-                self.pixels += PixelHistogram.from_map(judged.map, judged.mask)
-                overlap = OverlapCounts.from_masks(prediction, judged.mask)
-                if record.label:
-                    areas = {"mask_px": int(judged.mask.sum()), "predicted_px": int(prediction.sum())}
-                    defect = {"image": record.image_id, **areas, "dice": dice(prediction, judged.mask)}
+            if is_marked(prediction.mask):
+                predicted = prediction.map >= rule.pixel_threshold
+                self.pixels += PixelHistogram.from_map(prediction.map, prediction.mask)
+                overlap = OverlapCounts.from_masks(predicted, prediction.mask)
+                if sample.label:
+                    areas = {"mask_px": int(prediction.mask.sum()), "predicted_px": int(predicted.sum())}
+                    defect = {"image": sample.image_id, **areas, "dice": dice(predicted, prediction.mask)}
             self.images.append(
-                ImageResult(record.image_id, record.label, judged.score, decision, overlap, defect)
+                ImageResult(sample.image_id, sample.label, prediction.score, decision, overlap, defect)
             )
 
     def gathered(self, processes: Processes) -> TestResult:
@@ -226,8 +233,8 @@ class TestResult:
         }
 
 
-def judge_test_side(
-    judge: Predictor, records: Sequence[Record], shape: tuple[int, int] | None, rule: Thresholds
+def evaluate_test_split(
+    predictor: Predictor, samples: Sequence[Sample], shape: tuple[int, int] | None, rule: Thresholds
 ) -> Iterator[TestChunk]:
     """This process's share of the records, each judged once from its file on, chunk by chunk.
 
@@ -235,31 +242,31 @@ def judge_test_side(
     network, stitching, scoring and deciding. Nothing is read while the caller works on a chunk. Raises UserError for a
     file that has become unreadable.
     """
-    records = judge.processes.share(records)
-    size = _chunk_size(judge)
-    images = judge(_readable(records, shape, size))
-    with show("judging test images", len(records)) as bar:
-        for start in range(0, len(records), size):
-            chunk = records[start : start + size]
-            judged, decisions = [], []
+    samples = predictor.processes.share(samples)
+    size = _chunk_size(predictor)
+    images = predictor(_readable(samples, shape, size))
+    with show("judging test images", len(samples)) as bar:
+        for start in range(0, len(samples), size):
+            chunk = samples[start : start + size]
+            prediction, decisions = [], []
             start_s = time.perf_counter()
             for one in islice(images, len(chunk)):
-                judged.append(one)
+                prediction.append(one)
                 decisions.append(bool(rule.decide([one.score])[0]))
                 bar.advance()
-            yield TestChunk(chunk, judged, decisions, time.perf_counter() - start_s)
+            yield TestChunk(chunk, prediction, decisions, time.perf_counter() - start_s)
 
 
-def _chunk_size(judge: Predictor) -> int:
+def _chunk_size(predictor: Predictor) -> int:
     """Number of test images in a chunk: whole batches, of CHUNK_PX if one fits."""
-    height, width = judge.shape
-    return max(1, CHUNK_PX // (height * width) // judge.batch_size) * judge.batch_size
+    height, width = predictor.shape
+    return max(1, CHUNK_PX // (height * width) // predictor.batch_size) * predictor.batch_size
 
 
-def _readable(records: Sequence[Record], shape: tuple[int, int] | None, chunk_size: int) -> Iterator[Pixels]:
+def _readable(samples: Sequence[Sample], shape: tuple[int, int] | None, chunk_size: int) -> Iterator[Pixels]:
     """The pixels of the records in order; no chunk is begun before the one before it has been taken."""
-    for start in range(0, len(records), chunk_size):
-        for loaded in load_all(records[start : start + chunk_size], shape):
+    for start in range(0, len(samples), chunk_size):
+        for loaded in load_all(samples[start : start + chunk_size], shape):
             if isinstance(loaded, BadImage):
                 raise UserError(
                     f"{loaded} (it could be read when the run began; restore it and run the command again)"
@@ -267,7 +274,7 @@ def _readable(records: Sequence[Record], shape: tuple[int, int] | None, chunk_si
             yield loaded
 
 
-def judge_baselines(
+def evaluate_baselines(
     cache: ImageCache,
     validation: Sequence[int],
     test: Sequence[int],

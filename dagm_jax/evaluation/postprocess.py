@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dagm_jax.evaluation.threshold import VerdictConfig
-from dagm_jax.tasks.base import Evidence
+from dagm_jax.tasks.base import ScoreKind
 
 # Reach of the Gaussian in multiples of sigma, that of scipy.ndimage.
 TRUNCATE = 4.0
@@ -22,13 +22,13 @@ TRUNCATE = 4.0
 BISECTIONS = 24
 
 
-@partial(jax.jit, static_argnames=("config", "evidence"))
+@partial(jax.jit, static_argnames=("config", "score_kind"))
 def postprocess(
     maps: Float[Array, "b h w"],
     slice_scores: Float[Array, "b n"],
     size: Int[Array, "b 2"] | None,
     config: VerdictConfig,
-    evidence: Evidence,
+    score_kind: ScoreKind,
 ) -> tuple[Float[Array, "b h w"], Float[Array, " b"]]:
     """(final maps float32, image scores float32), of maps whose images fill the upper left ``size`` of the frame.
 
@@ -37,9 +37,9 @@ def postprocess(
     """
     valid = valid_pixels(maps.shape, size)
     maps = smooth(maps.astype(jnp.float32), size, config.smoothing_px)
-    if evidence == "deviation":
+    if score_kind == "deviation":
         maps = jnp.abs(maps - median(maps, valid)[:, None, None])
-    if evidence == "slices":
+    if score_kind == "slices":
         num_top = 1 if config.score == "max" else min(config.top_slices, slice_scores.shape[1])
         return maps, jax.lax.top_k(slice_scores.astype(jnp.float32), num_top)[0].mean(axis=1)
     return maps, image_score(maps, valid, config)
@@ -88,7 +88,10 @@ def mirrored(
     place = np.arange(-before, x.shape[dim] + after)
     if length is None:
         return x.take(_reflected(place, x.shape[dim]), axis=dim, mode="clip") if before or after else x
-    return jax.vmap(lambda one, end: one.take(_reflected(place, end), axis=dim - 1, mode="clip"))(x, length)
+    continued: Array = jax.vmap(lambda one, end: one.take(_reflected(place, end), axis=dim - 1, mode="clip"))(
+        x, length
+    )
+    return continued
 
 
 def _reflected(place: Any, length: Any) -> Any:
@@ -124,7 +127,8 @@ def median(maps: Float[Array, "b h w"], valid: Bool[Array, "b h w"] | None) -> F
     lower = jax.lax.fori_loop(0, BISECTIONS, halve, ends)[1]
     above = jnp.where(values > lower[:, None], values, 2.0).min(axis=1)
     upper = jnp.where(num_up_to(lower) > count // 2, lower, above)
-    return (lower + upper) / 2
+    middle: Array = (lower + upper) / 2
+    return middle
 
 
 def image_score(

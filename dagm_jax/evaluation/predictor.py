@@ -17,7 +17,7 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.threshold import VerdictConfig
-from dagm_jax.tasks.base import Evidence
+from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import Pixels
 
 
@@ -69,7 +69,7 @@ class Predictor:
     batch_size: int
     shape: tuple[int, int]
     verdict: VerdictConfig
-    evidence: Evidence = "probability"
+    score_kind: ScoreKind = "probability"
     processes: Processes = ALONE
 
     def with_weights(self, params: Any, stats: Any) -> Predictor:
@@ -93,7 +93,7 @@ class Predictor:
             batch = self.devices.shard_batch((images, masks, mask_px))
             out = self.compiled(self.params, self.stats, *batch)
             (size,) = self.devices.shard_batch((size,))
-            map_score = postprocess(out["map"], out["slice_scores"], size, self.verdict, self.evidence)
+            map_score = postprocess(out["map"], out["slice_scores"], size, self.verdict, self.score_kind)
             figures = [out[name] for name in ("loss", "num_right", "num_counted")]
             maps, scores, losses, num_right, num_counted = jax.device_get((*map_score, *figures))
             self.processes.heartbeat()

@@ -11,8 +11,7 @@ from jaxtyping import Array
 
 from dagm_jax.data.slicing import Slicer, slice_labels
 from dagm_jax.models.network import Network
-from dagm_jax.tasks.base import Judgement, Task
-from dagm_jax.train.step import count_right
+from dagm_jax.tasks.base import SlicePrediction, Task, count_right
 
 # Limit of slices of one image that go through the network together.
 MOST_SLICES = 32
@@ -47,24 +46,24 @@ def make_eval_step(
             slices: Array = jax.vmap(lambda one: slicer.cut(one, jnp))(x[..., None])
             return slices.reshape(b * n, *slicer.slice_shape, 1)
 
-        def of_slices(slices: tuple[Array, Array, Array]) -> Judgement:
+        def of_slices(slices: tuple[Array, Array, Array]) -> SlicePrediction:
             image, mask, label = slices
-            forward, _ = network.bind(params, stats, train=False)
-            return task.judge(forward, network.show(image, mask, label, jnp.arange(label.shape[0])))
+            forward, _ = network.apply(params, stats, train=False)
+            return task.predict(forward, network.preprocess(image, mask, label, jnp.arange(label.shape[0])))
 
         held = jax.vmap(lambda one: slicer.held(one, jnp))(mask)
         label = slice_labels(held, mask_px[:, None], jnp).reshape(-1)
-        lesson, maps, scores = in_parts(of_slices, (cut(image), cut(mask), label), b, most)
-        weight = lesson.weight.reshape(b, n)
+        loss_output, maps, scores = in_parts(of_slices, (cut(image), cut(mask), label), b, most)
+        weight = loss_output.weight.reshape(b, n)
         right = counted = jnp.zeros((b * n,), jnp.int32)
-        if lesson.is_defective is not None:
-            right, counted = count_right(lesson.is_defective, label, jnp.ones_like(label))
+        if loss_output.is_defective is not None:
+            right, counted = count_right(loss_output.is_defective, label, jnp.ones_like(label))
         stitched = jax.vmap(lambda one: slicer.stitch(one, jnp))(maps.reshape(b, n, *maps.shape[1:]))
         return {
             # A weighted mean may leave the range of its parts by a rounding.
             "map": jnp.clip(stitched[..., 0], 0.0, 1.0),
             "slice_scores": scores.reshape(b, n),
-            "loss": (lesson.loss.reshape(b, n) * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0),
+            "loss": (loss_output.loss.reshape(b, n) * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0),
             "num_right": right.reshape(b, n).sum(1),
             "num_counted": counted.reshape(b, n).sum(1),
         }

@@ -86,17 +86,17 @@ class VerdictConfig:
 class Thresholds:
     """Fitted thresholds: score >= threshold is defective, map >= pixel_threshold is a defect pixel.
 
-    evidence: JSON values that the threshold was fitted to; see `fit_threshold`.
+    fit_stats: JSON values that the threshold was fitted to (see `fit_threshold`); "evidence" in files.
     Raises UserError for a threshold that is not finite.
     """
 
     threshold: float
     pixel_threshold: float
     calibration: str
-    evidence: dict[str, Any] = field(default_factory=dict)
+    fit_stats: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_thresholds({name: getattr(self, name) for name in THRESHOLDS_SCHEMA})
+        _check_thresholds(self.to_values())
 
     def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """True where an image is defective, bool in the shape of ``scores``.
@@ -109,15 +109,20 @@ class Thresholds:
             raise UserError(f"`scores` ({num_nan} of {values.size} NaN) must be numbers; no verdict on NaN")
         return np.asarray(values >= self.threshold)
 
+    def to_values(self) -> dict[str, Any]:
+        """The thresholds as JSON values, by the keys of decision_rule.json."""
+        values = asdict(self)
+        return values | {"evidence": values.pop("fit_stats")}
+
     def to_json(self) -> str:
         """The thresholds as JSON text; numbers survive the way there and back exactly."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+        return json.dumps(self.to_values(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_values(cls, values: Any) -> Thresholds:
         """The thresholds in JSON values, which may be a stranger's; raises UserError."""
         _check_thresholds(values)
-        return cls(**{name: values[name] for name in THRESHOLDS_SCHEMA})
+        return cls(*(values[name] for name in THRESHOLDS_SCHEMA))
 
 
 def _check_thresholds(values: Any) -> None:
@@ -237,10 +242,10 @@ def fit_threshold(
         threshold, num_equal = normals_threshold(values[~truth], config.max_false_alarm_rate), 1
     else:
         threshold, num_equal = _best_candidate(truth, values, config)
-    return threshold, _evidence(truth, values, threshold, num_equal)
+    return threshold, _fit_stats(truth, values, threshold, num_equal)
 
 
-def _evidence(
+def _fit_stats(
     truth: NDArray[np.bool_], values: FloatArray, threshold: float, num_equal: int
 ) -> dict[str, Any]:
     """What the validation images say of a threshold, as JSON values."""
@@ -289,8 +294,8 @@ def fit_escape_rate(labels: ArrayLike, scores: ArrayLike, target: float) -> tupl
         )
     chosen = int(kept[-1])
     threshold = float(candidates.threshold[chosen])
-    evidence = _evidence(truth, values, threshold, 1)
-    return threshold, evidence | {"escape_bound_95": float(bounds[chosen])}
+    fit_stats = _fit_stats(truth, values, threshold, 1)
+    return threshold, fit_stats | {"escape_bound_95": float(bounds[chosen])}
 
 
 def escape_bound(num_missed: int, num_defective: int) -> float:

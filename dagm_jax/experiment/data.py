@@ -14,7 +14,7 @@ from dagm_jax.console import console, show
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.slicing import Slicer
-from dagm_jax.data.split import Split, split_records
+from dagm_jax.data.split import Split, split_samples
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.trained_model import MOST_JUDGED_PIXELS, make_slicers
@@ -39,7 +39,7 @@ class Data:
 
     @cached_property
     def labels(self) -> list[int]:
-        return [record.label for record in self.manifest.records]
+        return [sample.label for sample in self.manifest.samples]
 
     def of_label(self, indices: Sequence[int], label: int) -> list[int]:
         """Those of ``indices`` whose image has this label."""
@@ -57,7 +57,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     if masks_for:
         check_masks(found, masks_for)
     directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir.cache
-    with show("decoding images", len(found.records)) as bar:
+    with show("decoding images", len(found.samples)) as bar:
 
         def on_image() -> None:
             processes.heartbeat()
@@ -66,7 +66,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
         manifest, cache = processes.in_turns(
             lambda: build_cache(found, directory, shape, on_image, masks_for, processes.heartbeat)
         )
-    ids = [[record.image_id, record.label] for record in manifest.records]
+    ids = [[sample.image_id, sample.label] for sample in manifest.samples]
     processes.check_same("the configuration", to_json(config))
     processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
     check_size(cache.largest, config)
@@ -82,15 +82,15 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
             "copy of each is left out, so that no image is tested on that was trained on"
         )
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
-    split = split_records(
-        manifest.records,
+    split = split_samples(
+        manifest.samples,
         config.data.split,
         config.data.validation_share,
         config.seed,
         mask_px,
         config.task.learns_from_defects,
     )
-    seen = [i for i in split.train if config.task.learns_from_defects or not manifest.records[i].label]
+    seen = [i for i in split.train if config.task.learns_from_defects or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
     slicer, judging_slicer = make_slicers(config, *cache.largest)
     data = Data(manifest, cache, split, slicer, judging_slicer, mean, std)
@@ -99,7 +99,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
         f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items()
     )
     console.print(f"data: {sizes}; split {config.data.split}")
-    if config.data.split != "official" and {record.half for record in manifest.records} >= {"train", "test"}:
+    if config.data.split != "official" and {sample.half for sample in manifest.samples} >= {"train", "test"}:
         console.print("data: the set's own halves are mixed; --config.data.split=official keeps them")
     if not config.task.learns_from_defects:
         console.print(f"data: {config.task.name} trains on the defect-free images alone")
@@ -135,8 +135,8 @@ def check_size(largest: tuple[int, int], config: RunConfig) -> None:
 
 def check_masks(manifest: Manifest, task: str) -> None:
     """Raises UserError where no defective image has a mask, of which ``task`` needs some."""
-    defective = [record for record in manifest.records if record.label]
-    if defective and all(record.mask is None for record in defective):
+    defective = [sample for sample in manifest.samples if sample.label]
+    if defective and all(sample.mask is None for sample in defective):
         raise UserError(
             f"`task` (={task}) learns from masks, and no defective image has one; add masks, or choose classification "
             "or reconstruction, such as --config=configs/custom_unet.py:classification"
@@ -165,5 +165,5 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
 
 def white_level(manifest: Manifest) -> int | None:
     """The value that was white in images of 16 bits; None where none of the images could have been of 16 bits."""
-    whites = {record.image.white or 0 for record in manifest.records if isinstance(record.image, Photo)}
+    whites = {sample.image.white or 0 for sample in manifest.samples if isinstance(sample.image, Photo)}
     return max(whites, default=None)

@@ -15,7 +15,7 @@ from dagm_jax.evaluation.evaluate import NUM_THREADS, TestChunk, is_marked
 from dagm_jax.evaluation.predictor import Prediction
 from dagm_jax.evaluation.threshold import Thresholds, spread_scores
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Record
+from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Sample
 from dagm_jax.visualization.page import PICTURE_QUALITY, PICTURE_SIDE_PX, PageEntry, draw_pictures
 
 # Full pictures of right, and of wrong, decisions that a run writes.
@@ -49,16 +49,16 @@ class PictureMaker:
     def add(self, chunk: TestChunk) -> None:
         """Draws the images of a chunk in threads, and returns when all are drawn."""
         names = []
-        for place, (record, judged, decision) in enumerate(
-            zip(chunk.records, chunk.judged, chunk.decisions, strict=True), start=len(self._entries)
+        for place, (sample, prediction, decision) in enumerate(
+            zip(chunk.samples, chunk.predictions, chunk.decisions, strict=True), start=len(self._entries)
         ):
-            names.append(self._name(decision == bool(record.label)))
-            self._hardest.offer(record, judged, decision)
-            rank = (0 if is_marked(judged.mask) else 1, place)
-            if record.label and rank < self._example_rank:
-                self._example, self._example_rank = judged, rank
+            names.append(self._name(decision == bool(sample.label)))
+            self._hardest.offer(sample, prediction, decision)
+            rank = (0 if is_marked(prediction.mask) else 1, place)
+            if sample.label and rank < self._example_rank:
+                self._example, self._example_rank = prediction, rank
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            self._entries += pool.map(self._draw, chunk.records, chunk.judged, names)
+            self._entries += pool.map(self._draw, chunk.samples, chunk.predictions, names)
 
     def gathered(self) -> TestPictures:
         """The pictures of all processes."""
@@ -77,11 +77,11 @@ class PictureMaker:
         self._num_written[is_right] += 1
         return name
 
-    def _draw(self, record: Record, judged: Prediction, name: str | None) -> PageEntry:
+    def _draw(self, sample: Sample, prediction: Prediction, name: str | None) -> PageEntry:
         """The image's entry, with thumbnails and, where it has a ``name``, with files."""
-        mask = judged.mask if is_marked(judged.mask) else None
-        draw = partial(draw_pictures, judged.image, judged.map, self._rule.pixel_threshold, mask)
-        entry = PageEntry(record.image_id, record.label, judged.score, draw())
+        mask = prediction.mask if is_marked(prediction.mask) else None
+        draw = partial(draw_pictures, prediction.image, prediction.map, self._rule.pixel_threshold, mask)
+        entry = PageEntry(sample.image_id, sample.label, prediction.score, draw())
         if name is None:
             return entry
         pictures = draw(side_px=PICTURE_SIDE_PX, quality=PICTURE_QUALITY)
@@ -99,17 +99,17 @@ class Hardest:
         # Label → (hardness, image id, item), hardest first.
         self._ranked: dict[int, list[tuple[float, str, GalleryItem]]] = {0: [], 1: []}
 
-    def offer(self, record: Record, judged: Prediction, decision: bool) -> None:
+    def offer(self, sample: Sample, prediction: Prediction, decision: bool) -> None:
         """Keeps the image if it is among the hardest of its label."""
-        score, threshold = spread_scores([judged.score, self._rule.threshold])
-        hardness = float(threshold - score) if record.label else float(score - threshold)
+        score, threshold = spread_scores([prediction.score, self._rule.threshold])
+        hardness = float(threshold - score) if sample.label else float(score - threshold)
         title = (
-            f"{record.image_id}\n{'defective' if record.label else 'good'}, "
-            f"judged {'defective' if decision else 'good'}, {judged.score:.4f}"
+            f"{sample.image_id}\n{'defective' if sample.label else 'good'}, "
+            f"judged {'defective' if decision else 'good'}, {prediction.score:.4f}"
         )
-        outlined = judged.mask if is_marked(judged.mask) else np.zeros_like(judged.mask)
-        item = GalleryItem(judged.image, judged.map, outlined, title, decision == bool(record.label))
-        self._ranked[record.label] = _first([*self._ranked[record.label], (hardness, record.image_id, item)])
+        outlined = prediction.mask if is_marked(prediction.mask) else np.zeros_like(prediction.mask)
+        item = GalleryItem(prediction.image, prediction.map, outlined, title, decision == bool(sample.label))
+        self._ranked[sample.label] = _first([*self._ranked[sample.label], (hardness, sample.image_id, item)])
 
     def gathered(self, processes: Processes) -> list[GalleryItem]:
         """Items of all processes: hardest first, defective images before good ones; only these are sent."""

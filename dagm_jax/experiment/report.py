@@ -28,7 +28,7 @@ from dagm_jax.experiment.setup import Setup, forward_gflop
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.storage import write_atomically
 from dagm_jax.train.history import read_history
-from dagm_jax.train.schedule import Position
+from dagm_jax.train.schedule import TrainProgress
 from dagm_jax.train.step import TrainState
 from dagm_jax.versions import package_versions
 from dagm_jax.visualization.page import PageEntry, write_page
@@ -38,7 +38,7 @@ def write_report(
     setup: Setup,
     state: TrainState,
     best_step: int,
-    position: Position,
+    progress: TrainProgress,
     rule: Thresholds,
     result: evaluate.TestResult,
     pictures: TestPictures,
@@ -55,7 +55,7 @@ def write_report(
             "threshold": rule.threshold,
             "pixel_threshold": rule.pixel_threshold,
             "calibration": rule.calibration,
-            **{f"validation_{name}": value for name, value in rule.evidence.items()},
+            **{f"validation_{name}": value for name, value in rule.fit_stats.items()},
         },
         "cost_of_running": {
             "executing_time_s": result.executing_time_s,
@@ -66,14 +66,14 @@ def write_report(
         },
         "training": {
             "best_step": best_step,
-            "last_step": position.step,
-            "skipped_steps": position.num_skipped,
-            "train_time_s": position.train_seconds,
+            "last_step": progress.step,
+            "skipped_steps": progress.num_skipped,
+            "train_time_s": progress.train_seconds,
             "seconds_per_1000_slices": 1000
-            * position.train_seconds
-            / (position.step * config.train.batch_size),
+            * progress.train_seconds
+            / (progress.step * config.train.batch_size),
         },
-        "baselines": evaluate.judge_baselines(
+        "baselines": evaluate.evaluate_baselines(
             data.cache,
             data.split.validation,
             data.split.test,

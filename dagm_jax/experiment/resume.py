@@ -10,7 +10,7 @@ from dagm_jax.console import console
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.data import Data
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.train.schedule import Position, TrainConfig
+from dagm_jax.train.schedule import TrainConfig, TrainProgress
 from dagm_jax.versions import written_by
 
 # Fields whose change does not make another run of a workdir's run.
@@ -59,7 +59,7 @@ def check_images(data: Data, meta: dict[str, Any], workdir: Workdir) -> None:
             )
 
 
-def check_length(config: TrainConfig, position: Position, num_steps: int, workdir: Workdir) -> None:
+def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, workdir: Workdir) -> None:
     """Raises UserError where a run of ``num_steps`` that has come so far would have gone another way with ``config``.
 
     Until the cool-down has begun, a run with another upper bound has taken the same steps, as long as it would not have
@@ -67,35 +67,35 @@ def check_length(config: TrainConfig, position: Position, num_steps: int, workdi
     """
     if config.num_steps == num_steps:
         return
-    if position.end_step is not None:
+    if progress.end_step is not None:
         raise UserError(
             f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} that "
-            f"cools down towards its end at step {position.end_step}, which can no longer move; use {num_steps}, or "
+            f"cools down towards its end at step {progress.end_step}, which can no longer move; use {num_steps}, or "
             "another workdir"
         )
     # At that step too: it has been validated as one that trains on, or is about to be saved a second time.
-    if position.step >= config.last_cooldown_begin:
+    if progress.step >= config.last_cooldown_begin:
         raise UserError(
             f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} at step "
-            f"{position.step}, at or past the {config.last_cooldown_begin} at which so short a one cools down; use "
+            f"{progress.step}, at or past the {config.last_cooldown_begin} at which so short a one cools down; use "
             f"{num_steps}, or another workdir"
         )
 
 
-def check_skips(config: TrainConfig, position: Position, workdir: Workdir) -> None:
+def check_skips(config: TrainConfig, progress: TrainProgress, workdir: Workdir) -> None:
     """Raises UserError where a run has skipped more steps than ``config`` allows for: none would move it any more."""
-    if position.num_skipped > config.skip_non_finite:
+    if progress.num_skipped > config.skip_non_finite:
         raise UserError(
             f"`train.skip_non_finite` (={config.skip_non_finite}): `workdir` (={workdir}) holds a run that has skipped "
-            f"{position.num_skipped} steps that were not finite; use at least {position.num_skipped}, or another "
+            f"{progress.num_skipped} steps that were not finite; use at least {progress.num_skipped}, or another "
             "workdir"
         )
 
 
-def read_position(meta: dict[str, Any], workdir: Workdir) -> Position:
+def read_progress(meta: dict[str, Any], workdir: Workdir) -> TrainProgress:
     """Position in a checkpoint's meta; raises UserError where another release wrote other fields."""
     try:
-        return Position(**meta["position"])
+        return TrainProgress(**meta["position"])
     except TypeError as error:
         raise UserError(
             f"`workdir` (={workdir}) holds an unfinished run written by {written_by(meta)}, whose position this "

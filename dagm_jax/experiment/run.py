@@ -26,14 +26,14 @@ from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictures
 from dagm_jax.experiment.report import print_report, scores_csv, write_report
-from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_position
+from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_progress
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.storage import write_atomically
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
-from dagm_jax.train.loop import Loop
-from dagm_jax.train.schedule import Position
+from dagm_jax.train.loop import Trainer
+from dagm_jax.train.schedule import TrainProgress
 from dagm_jax.train.step import TrainState
 from dagm_jax.versions import package_versions
 
@@ -67,42 +67,42 @@ def _run_stages(config: RunConfig, workdir: Workdir, xla_flags: str, processes: 
     data = prepare_data(config, workdir, processes)
     setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes)
     with Checkpoints(workdir.checkpoints, processes) as checkpoints:
-        position = train(setup, checkpoints, workdir)
-        best_step, state = choose_state(setup, checkpoints, position.step, workdir)
-    report = judge(setup, state, best_step, position, workdir)
+        progress = train(setup, checkpoints, workdir)
+        best_step, state = choose_state(setup, checkpoints, progress.step, workdir)
+    report = evaluate_model(setup, state, best_step, progress, workdir)
     if not config.data.cache_dir and processes.is_first:
         shutil.rmtree(workdir.cache, ignore_errors=True)
     return report
 
 
-def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> Position:
+def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProgress:
     """The position after the last step; goes on from the newest whole checkpoint of the workdir."""
-    config, position, state = setup.config, Position(), setup.initial_state()
+    config, progress, state = setup.config, TrainProgress(), setup.initial_state()
     restored = checkpoints.restore_latest(lambda: state)
     if restored is not None:
         step, state, meta = restored
-        position = read_position(meta, workdir)
+        progress = read_progress(meta, workdir)
         check_images(setup.data, meta, workdir)
-        check_length(config.train, position, meta["config"]["train"]["num_steps"], workdir)
-        check_skips(config.train, position, workdir)
+        check_length(config.train, progress, meta["config"]["train"]["num_steps"], workdir)
+        check_skips(config.train, progress, workdir)
         console.print(f"resuming from the checkpoint of step {step}")
     # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
     setup.processes.on_process_0(lambda: write_atomically(workdir.config, to_json(config) + "\n"))
-    if position.is_end(config.train):
-        return position
+    if progress.is_end(config.train):
+        return progress
     stream = setup.stream()
     start_s = time.perf_counter()
     for slicer in (setup.data.slicer.disjoint(), setup.data.judging_slicer):
-        setup.begin_to_compile_judge(state, slicer)
+        setup.begin_to_compile_predictor(state, slicer)
     step_function = setup.compile_step(state, stream[0])
-    watch, _ = setup.compile_judge(state, setup.data.slicer.disjoint())
+    watch, _ = setup.compile_predictor(state, setup.data.slicer.disjoint())
     logging.info("compiled in %.1f s", time.perf_counter() - start_s)
     sample = setup.validation_sample()
     with ExitStack() as stack:
         logger = None
         if setup.processes.is_first:
-            logger = stack.enter_context(closing(MetricLogger(workdir.path, position.step)))
-        loop = Loop(
+            logger = stack.enter_context(closing(MetricLogger(workdir.path, progress.step)))
+        trainer = Trainer(
             config=config.train,
             devices=setup.devices,
             step=step_function,
@@ -111,7 +111,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> Position:
             validate=lambda state: setup.validate(watch, state, sample),
             checkpoints=checkpoints,
             logger=logger,
-            image_ids=[r.image_id for r in setup.data.manifest.records],
+            image_ids=[r.image_id for r in setup.data.manifest.samples],
             meta={
                 "config": json.loads(to_json(config)),
                 "mean": setup.data.mean,
@@ -120,7 +120,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> Position:
             },
             processes=setup.processes,
         )
-        return loop.run(state, position)
+        return trainer.fit(state, progress)
 
 
 def choose_state(
@@ -148,49 +148,49 @@ def choose_state(
     if len(states) == 1:
         return next(iter(states.items()))
     data = setup.data
-    judge, _ = setup.compile_judge(states[best_step], data.judging_slicer)
+    predictor, _ = setup.compile_predictor(states[best_step], data.judging_slicer)
     quality = {}
     for step, state in states.items():
         console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
-        quality[step] = setup.validate(judge, state, data.split.validation)["quality"]
+        quality[step] = setup.validate(predictor, state, data.split.validation)["quality"]
     chosen = max(quality, key=quality.__getitem__)
     shown = ", ".join(f"{value:.4f} at step {step}" for step, value in quality.items())
     console.print(f"judged is step {chosen}; quality {shown}")
     return chosen, states[chosen]
 
 
-def judge(
-    setup: Setup, state: TrainState, best_step: int, position: Position, workdir: Workdir
+def evaluate_model(
+    setup: Setup, state: TrainState, best_step: int, progress: TrainProgress, workdir: Workdir
 ) -> dict[str, Any]:
     """The report of the best state: calibrated on validation, then the test side once; files in the workdir."""
     data, processes = setup.data, setup.processes
-    judge, compile_s = setup.compile_judge(state, data.judging_slicer)
+    predictor, compile_s = setup.compile_predictor(state, data.judging_slicer)
     validation = data.split.validation
     labels = [data.labels[i] for i in validation]
-    rule, scores = processes.broadcast(evaluate.calibrate(judge, data.cache, validation, labels))
-    names = [data.manifest.records[i].image_id for i in validation]
+    rule, scores = processes.broadcast(evaluate.calibrate(predictor, data.cache, validation, labels))
+    names = [data.manifest.samples[i].image_id for i in validation]
     table = scores_csv(names, labels, scores)
     processes.on_process_0(lambda: write_atomically(workdir.validation_scores, table))
     processes.on_process_0(lambda: write_atomically(workdir.rule, rule.to_json()))
-    result, pictures = judge_test_side(judge, data, rule, workdir)
+    result, pictures = evaluate_test_split(predictor, data, rule, workdir)
     return processes.on_process_0(
-        lambda: write_report(setup, state, best_step, position, rule, result, pictures, compile_s, workdir)
+        lambda: write_report(setup, state, best_step, progress, rule, result, pictures, compile_s, workdir)
     )
 
 
-def judge_test_side(
-    judge: Predictor, data: Data, rule: Thresholds, workdir: Workdir
+def evaluate_test_split(
+    predictor: Predictor, data: Data, rule: Thresholds, workdir: Workdir
 ) -> tuple[evaluate.TestResult, TestPictures]:
     """Figures and pictures of the test side, the same on all processes; pictures of images lie in the workdir."""
-    processes = judge.processes
+    processes = predictor.processes
     processes.on_process_0(lambda: clear_pictures(workdir))
-    records = [data.manifest.records[i] for i in data.split.test]
+    samples = [data.manifest.samples[i] for i in data.split.test]
     result, pictures = evaluate.TestResult(), PictureMaker(rule, workdir, processes)
 
-    def judge_share() -> None:
-        for chunk in evaluate.judge_test_side(judge, records, data.cache.shape, rule):
+    def predict_share() -> None:
+        for chunk in evaluate.evaluate_test_split(predictor, samples, data.cache.shape, rule):
             result.add(chunk, rule)
             pictures.add(chunk)
 
-    processes.all_or_raise(judge_share)
+    processes.all_or_raise(predict_share)
     return result.gathered(processes), pictures.gathered()

@@ -23,8 +23,8 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.experiment.data import Data
-from dagm_jax.experiment.trained_model import compile_predictor
-from dagm_jax.models.network import Network, build_network
+from dagm_jax.experiment.trained_model import build_network, compile_predictor
+from dagm_jax.models.network import Network
 from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.step import Carry, TrainState, make_state, make_train_step, skip_non_finite
 
@@ -91,7 +91,7 @@ class Setup:
         optimizer = make_optimizer(self.config.optim)
         schedule = partial(learning_rate, self.config.optim)
         step = make_train_step(
-            self.network.on(self.devices.platform),
+            self.network.for_platform(self.devices.platform),
             self.config.task,
             optimizer,
             schedule,
@@ -111,43 +111,45 @@ class Setup:
         return Carry(state, self.devices.replicate(np.int32(0)))
 
     @cached_property
-    def _judges(self) -> dict[Slicer, Future[tuple[Predictor, float]]]:
+    def _predictors(self) -> dict[Slicer, Future[tuple[Predictor, float]]]:
         return {}
 
     @cached_property
     def _compiling(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(thread_name_prefix="compile")
 
-    def begin_to_compile_judge(self, state: TrainState, slicer: Slicer) -> None:
+    def begin_to_compile_predictor(self, state: TrainState, slicer: Slicer) -> None:
         """Has `compile_judge` done its work by the time that it is called, in another thread."""
-        if slicer in self._judges:
+        if slicer in self._predictors:
             return
         # The arrays themselves may be gone before the thread has looked at them: the step takes its state over.
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-            self.devices.localize(state.judged),
+            self.devices.localize(state.eval_weights),
         )
-        self._judges[slicer] = self._compiling.submit(self._compile_judge, like, slicer)
+        self._predictors[slicer] = self._compiling.submit(self._compile_predictor, like, slicer)
 
-    def compile_judge(self, state: TrainState, slicer: Slicer) -> tuple[Predictor, float]:
+    def compile_predictor(self, state: TrainState, slicer: Slicer) -> tuple[Predictor, float]:
         """(compiled for this process's devices, with the state's weights; seconds that compiling took).
 
         Each slicer is compiled for once. Of several processes each judges its share of the images.
         """
-        self.begin_to_compile_judge(state, slicer)
-        judge, seconds = self._judges[slicer].result()
-        return judge.with_weights(*self.devices.localize(state.judged)), seconds
+        self.begin_to_compile_predictor(state, slicer)
+        predictor, seconds = self._predictors[slicer].result()
+        return predictor.with_weights(*self.devices.localize(state.eval_weights)), seconds
 
-    def _compile_judge(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[Predictor, float]:
+    def _compile_predictor(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[Predictor, float]:
         start_s = time.perf_counter()
         devices = self.devices.local()
-        judge = compile_predictor(self.config, self.network, *like, slicer, devices, self.judge_batch_size)
-        return replace(judge, processes=self.processes), time.perf_counter() - start_s
+        predictor = compile_predictor(
+            self.config, self.network, *like, slicer, devices, self.judge_batch_size
+        )
+        return replace(predictor, processes=self.processes), time.perf_counter() - start_s
 
-    def validate(self, judge: Predictor, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
+    def validate(self, predictor: Predictor, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
         """The figures of the state's weights on these images, the same on all processes."""
-        params, stats = self.devices.localize(state.judged)
-        figures = evaluate.validate(judge.with_weights(params, stats), self.data.cache, indices)
+        params, stats = self.devices.localize(state.eval_weights)
+        figures = evaluate.validate(predictor.with_weights(params, stats), self.data.cache, indices)
         return self.processes.broadcast(figures)
 
     @property
@@ -169,7 +171,7 @@ def forward_gflop(setup: Setup, state: TrainState) -> float:
     shape = (1, *setup.data.slicer.slice_shape, setup.config.in_channels)
 
     def forward(params: Any, stats: Any, x: Any) -> Any:
-        return setup.network.bind(params, stats, train=False)[0](x, None).logits
+        return setup.network.apply(params, stats, train=False)[0](x, None).logits
 
     x = jax.ShapeDtypeStruct(shape, np.float32)
     flop = count_flop(forward, state.params, state.stats, x)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from dagm_jax.config import RunConfig
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
@@ -21,7 +23,7 @@ from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.step import make_eval_step, most_slices
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.models.network import Network, build_network
+from dagm_jax.models.network import Network, make_network
 from dagm_jax.schema import GREY, IMAGE_SHAPE, STEP, WHITE_LEVEL, find_fault
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
@@ -62,12 +64,12 @@ def compile_predictor(
     shape = (batch_size, slicer.height_px, slicer.width_px)
     empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
     most = most_slices(devices.platform, slicer, -(-batch_size // devices.num_devices))
-    function = make_eval_step(network.on(devices.platform), config.task, slicer, most)
-    compiled = devices.compile_judge(function, params, stats, *devices.shard_batch(empty))
+    function = make_eval_step(network.for_platform(devices.platform), config.task, slicer, most)
+    compiled = devices.compile_eval_step(function, params, stats, *devices.shard_batch(empty))
     # Compiled by one call, so that the first batch does not wait for it.
     maps, slice_scores = np.zeros(shape, np.float32), np.zeros((batch_size, slicer.num_slices), np.float32)
     arguments = devices.shard_batch((maps, slice_scores, np.ones((batch_size, 2), np.int32)))
-    postprocess(*arguments, config.verdict, config.task.evidence)
+    postprocess(*arguments, config.verdict, config.task.score_kind)
     return Predictor(
         compiled,
         params,
@@ -76,7 +78,7 @@ def compile_predictor(
         batch_size,
         (slicer.height_px, slicer.width_px),
         config.verdict,
-        config.task.evidence,
+        config.task.score_kind,
     )
 
 
@@ -145,7 +147,7 @@ def load_trained_model(path: Path) -> TrainedModel:
         )
     mean, std = float(meta["mean"]), float(meta["std"])
     network = replace(network, mean=mean, std=std if std > 0 else 1.0)
-    params, stats = state.judged
+    params, stats = state.eval_weights
     model_id = _digest(config, params, stats, rule)
     return TrainedModel(config, network, params, stats, shape, white, rule, model_id)
 
@@ -166,3 +168,28 @@ def _digest(config: RunConfig, params: Any, stats: Any, rule: Thresholds) -> str
     for leaf in jax.tree.leaves((params, stats)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:12]
+
+
+def build_network(
+    config: RunConfig, mean: float, std: float, axis_name: str | None = None, drawn: bool = True
+) -> tuple[Network, Any, Any]:
+    """(network, initial parameters, initial norm statistics) of a configuration.
+
+    mean, std: of the training side's grey levels in [0, 255]. axis_name: the mapped axis that a batch is spread over.
+    drawn: whether there are initial values, or only shapes and types (see `make_network`).
+    Raises UserError for float64 where JAX has not switched it on.
+    """
+    if config.model.compute_dtype == "float64" and jnp.result_type(float) != jnp.float64:
+        raise UserError(
+            "`model.compute_dtype` (=float64) needs JAX_ENABLE_X64=1 in the environment; set it, or use float32"
+        )
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        out_channels = config.task.out_channels(config.in_channels)
+        return config.model.build(
+            in_channels=config.in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
+        )
+
+    return make_network(
+        build, seed=config.seed, in_channels=config.in_channels, mean=mean, std=std, drawn=drawn
+    )

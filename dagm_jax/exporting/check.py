@@ -21,7 +21,7 @@ from dagm_jax.distributed.devices import make_devices
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting import runners
-from dagm_jax.types import Record
+from dagm_jax.types import Sample
 
 # Limit of the difference of two scores, which lie in [0, 1]: float32 sums in another order move them by less than 1e-5,
 # another program by more than this.
@@ -79,12 +79,12 @@ def expected(
     model: TrainedModel, workdir: Path, num_checked: int
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """(names, uint8 images [n h w], float64 scores [n]) of test images, half of them defective if there are enough."""
-    records, shape = chosen_records(model, workdir, num_checked)
+    samples, shape = chosen_records(model, workdir, num_checked)
     try:
-        images = [load(record, shape)[0] for record, _ in records]
+        images = [load(sample, shape)[0] for sample, _ in samples]
     except BadImage as error:
         raise UserError(f"`--model` (={workdir}): a test image cannot be read again: {error}") from error
-    scores = np.array([score for _, score in records])
+    scores = np.array([score for _, score in samples])
     small = [i for i, image in enumerate(images) if image.shape != model.shape]
     images = [pad(image, model.shape) for image in images]
     if small:
@@ -92,12 +92,12 @@ def expected(
         predictor = model.compile_predictor(devices, devices.num_devices)
         pixels = ((images[i], np.zeros(model.shape, bool)) for i in small)
         scores[small] = [prediction.score for prediction in predictor(pixels)]
-    return [record.image_id for record, _ in records], np.stack(images), scores
+    return [sample.image_id for sample, _ in samples], np.stack(images), scores
 
 
 def chosen_records(
     model: TrainedModel, workdir: Path, num_checked: int
-) -> tuple[list[tuple[Record, float]], tuple[int, int] | None]:
+) -> tuple[list[tuple[Sample, float]], tuple[int, int] | None]:
     """((record, the run's score) of the test images to check with, the size that all must have). Raises UserError."""
     path = workdir / "predictions.csv"
     try:
@@ -106,7 +106,7 @@ def chosen_records(
     except OSError as error:
         raise UserError(f"`--model` (={workdir}) lacks {path.name} ({error.strerror})") from error
     manifest, shape = find_images(model.config.data, model.config.seed)
-    known = {record.image_id: record for record in with_white(manifest.records, model.white)}
+    known = {sample.image_id: sample for sample in with_white(manifest.samples, model.white)}
     defective = [row for row in rows if row["label"] == "1"]
     good = [row for row in rows if row["label"] == "0"]
     num_defective = max(min(len(defective), -(-num_checked // 2)), num_checked - len(good))

@@ -52,7 +52,7 @@ def make_inference_fn(
         no_mask, no_px = jnp.zeros(padded.shape, bool), jnp.zeros(padded.shape[:1], jnp.int32)
         out = eval_step(params, stats, padded, no_mask, no_px)
         cut = out["map"][:, :height, :width]
-        map_, score = postprocess(cut, out["slice_scores"], None, config.verdict, config.task.evidence)
+        map_, score = postprocess(cut, out["slice_scores"], None, config.verdict, config.task.score_kind)
         return score, score >= threshold, map_, map_ >= pixel_threshold
 
     return infer

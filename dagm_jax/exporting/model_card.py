@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from dagm_jax.evaluation.threshold import Thresholds
@@ -97,7 +96,7 @@ def make_contract(
         ],
         "threshold": rule.threshold,
         "pixel_threshold": rule.pixel_threshold,
-        "rule": asdict(rule),
+        "rule": rule.to_values(),
         "validation_normal_scores": list(normal_scores),
         "training_data": {key: data[key] for key in TRAINING_DATA},
         "metrics": {key: value for key, value in report["test"].items() if key not in LEFT_OUT},

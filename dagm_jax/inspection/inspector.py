@@ -138,10 +138,10 @@ class Inspector:
     def predict(self, images: Sequence[NDArray[np.uint8]], batch_size: int) -> list[Verdict]:
         """The verdicts on at most ``batch_size`` images that `read` gave, by one call of the backend."""
         verdicts = []
-        for score, evidence in self.backend.predict(images, batch_size):
+        for score, score_map in self.backend.predict(images, batch_size):
             defective = bool(self.rule.decide([score])[0])
-            mask = evidence >= self.rule.pixel_threshold
-            verdicts.append(Verdict(defective, score, evidence, mask, self.rule.threshold, self.model_id))
+            mask = score_map >= self.rule.pixel_threshold
+            verdicts.append(Verdict(defective, score, score_map, mask, self.rule.threshold, self.model_id))
         return verdicts
 
     def check_batch_size(self, batch_size: int | None) -> int:

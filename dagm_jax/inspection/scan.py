@@ -190,8 +190,8 @@ def _table(root: Path) -> tuple[Mapping[Path, Label], str]:
     base = root.parent if root.name.lower() in _HALVES else root
     try:
         numbers = class_numbers(base)
-        records = read_tree(base, numbers).records if numbers else ()
+        samples = read_tree(base, numbers).samples if numbers else ()
     except (UserError, OSError) as error:
         return {}, f"labels are not known ({error})"
-    table = {record.image: record.label for record in records if isinstance(record.image, Path)}
+    table = {sample.image: sample.label for sample in samples if isinstance(sample.image, Path)}
     return table, "labels from DAGM's label files" if table else "labels are not known"

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, UInt8
 
-from dagm_jax.config import RunConfig
-from dagm_jax.errors import UserError
 from dagm_jax.models.convolution import convolve, convolve_on_cpu
 from dagm_jax.tasks.base import Forward, Slices
 from dagm_jax.types import NetworkOutput
@@ -22,7 +20,7 @@ class Network:
     """The structure of a network without its arrays, and what its input looks like.
 
     ``mean`` and ``std`` standardise grey values in [0, 255]; they come from the training side. convolve: how the
-    layers that leave it open convolve, which only `on` changes.
+    layers that leave it open convolve, which only `for_platform` changes.
     """
 
     graphdef: nnx.GraphDef[Any]
@@ -31,18 +29,18 @@ class Network:
     std: float
     convolve: Callable[[Array, Array], Array] = convolve
 
-    def show(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
+    def preprocess(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
         """Grey slices as the network and its task see them: standardised, in ``in_channels`` equal channels."""
         # float32, or float64 where that is switched on.
         x = (image.astype(jnp.result_type(float)) - self.mean) / self.std
         x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
         return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
 
-    def on(self, platform: str) -> Network:
+    def for_platform(self, platform: str) -> Network:
         """The network in the form that runs well on ``platform``; on any but "cpu" as it is written."""
         return replace(self, convolve=convolve_on_cpu if platform == "cpu" else convolve)
 
-    def bind(self, params: Any, stats: Any, *, train: bool) -> tuple[Forward, Callable[[], Any]]:
+    def apply(self, params: Any, stats: Any, *, train: bool) -> tuple[Forward, Callable[[], Any]]:
         """(forward, a function that gives the norm statistics as the calls of forward have left them)."""
         # copy=True: the merged module gets variables of this trace, so that its statistics may be written.
         model = nnx.merge(self.graphdef, params, stats, copy=True)
@@ -76,28 +74,3 @@ def make_network(
     graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     # A training side of one grey level has no spread; 1 leaves it finite.
     return Network(graphdef, in_channels, mean, std if std > 0 else 1.0), params, stats
-
-
-def build_network(
-    config: RunConfig, mean: float, std: float, axis_name: str | None = None, drawn: bool = True
-) -> tuple[Network, Any, Any]:
-    """(network, initial parameters, initial norm statistics) of a configuration.
-
-    mean, std: of the training side's grey levels in [0, 255]. axis_name: the mapped axis that a batch is spread over.
-    drawn: whether there are initial values, or only shapes and types (see `make_network`).
-    Raises UserError for float64 where JAX has not switched it on.
-    """
-    if config.model.compute_dtype == "float64" and jnp.result_type(float) != jnp.float64:
-        raise UserError(
-            "`model.compute_dtype` (=float64) needs JAX_ENABLE_X64=1 in the environment; set it, or use float32"
-        )
-
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        out_channels = config.task.out_channels(config.in_channels)
-        return config.model.build(
-            in_channels=config.in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
-
-    return make_network(
-        build, seed=config.seed, in_channels=config.in_channels, mean=mean, std=std, drawn=drawn
-    )

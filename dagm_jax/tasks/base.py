@@ -17,7 +17,7 @@ Forward = Callable[[Float[Array, "b h w c"], PRNGKeyArray | None], NetworkOutput
 
 # What an image's verdict is read off: the defect probability of its pixels; how far each pixel of the map lies from the
 # map's median, either way; or the scores of its slices.
-Evidence = Literal["probability", "deviation", "slices"]
+ScoreKind = Literal["probability", "deviation", "slices"]
 
 
 class Slices(TypedDict):
@@ -36,7 +36,7 @@ class Slices(TypedDict):
     std: float
 
 
-class Lesson(NamedTuple):
+class LossOutput(NamedTuple):
     """What a batch teaches. weight: by how much each slice counts in the batch's mean loss.
 
     is_defective: the decision on each slice, which the accuracy curves count; None where a task makes none.
@@ -47,10 +47,10 @@ class Lesson(NamedTuple):
     is_defective: Bool[Array, " b"] | None
 
 
-class Judgement(NamedTuple):
+class SlicePrediction(NamedTuple):
     """What is said of each slice without training on it: its lesson, its map in [0, 1], and one score for all of it."""
 
-    lesson: Lesson
+    loss_output: LossOutput
     map: Float[Array, "b h w 1"]
     score: Float[Array, " b"]
 
@@ -62,7 +62,7 @@ class Task(Protocol):
     """
 
     name: ClassVar[str]
-    evidence: ClassVar[Evidence]
+    score_kind: ClassVar[ScoreKind]
     learns_from_defects: ClassVar[bool]
     learns_from_masks: ClassVar[bool]
 
@@ -70,11 +70,11 @@ class Task(Protocol):
         """How many channels the network's logits have."""
         ...
 
-    def learn(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> Lesson:
+    def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """The lesson of a batch; ``key`` feeds what is drawn at random."""
         ...
 
-    def judge(self, forward: Forward, slices: Slices) -> Judgement:
+    def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
         """The judgement of each slice; nothing is random."""
         ...
 
@@ -108,3 +108,10 @@ def gate(output: NetworkOutput) -> Float[Array, "b 1 1 1"]:
         return jnp.ones((output.logits.shape[0], 1, 1, 1), jnp.float32)
     probability: Array = jax.nn.softmax(output.class_logits)[:, 1, None, None, None]
     return probability
+
+
+def count_right(is_defective: Array, label: Array, valid: Array) -> tuple[Array, Array]:
+    """(right decisions, decisions that count), one int32 per slice; label -1 and padding do not count."""
+    counted = valid.astype(bool) & (label >= 0)
+    right = counted & (is_defective == (label == 1))
+    return right.astype(jnp.int32), counted.astype(jnp.int32)

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.errors import UserError
 from dagm_jax.tasks.base import (
-    Evidence,
     Forward,
-    Judgement,
-    Lesson,
+    LossOutput,
+    ScoreKind,
+    SlicePrediction,
     Slices,
     gate,
     guidance_loss,
@@ -32,7 +32,7 @@ class ClassificationConfig:
     pooling_sharpness: float = 5.0
 
     name: ClassVar[str] = "classification"
-    evidence: ClassVar[Evidence] = "slices"
+    score_kind: ClassVar[ScoreKind] = "slices"
     learns_from_defects: ClassVar[bool] = True
     learns_from_masks: ClassVar[bool] = False
 
@@ -47,37 +47,37 @@ class ClassificationConfig:
         del in_channels
         return 1
 
-    def learn(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> Lesson:
+    def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """Binary cross-entropy on the slice label; slices that hold too little of a defect do not count."""
-        return self._lesson(forward(slices["x"], key), slices)
+        return self._loss_output(forward(slices["x"], key), slices)
 
-    def judge(self, forward: Forward, slices: Slices) -> Judgement:
+    def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
         """The score of a slice is its probability; the map spreads it by the evidence of its pixels, σ(z)."""
         output = forward(slices["x"], None)
         probability = self.probability(output)
         spread = probability[:, None, None, None] * jax.nn.sigmoid(output.logits)
-        return Judgement(self._lesson(output, slices), spread, probability)
+        return SlicePrediction(self._loss_output(output, slices), spread, probability)
 
     def probability(self, output: NetworkOutput) -> Float[Array, " b"]:
         """That a slice holds a defect: of the pooled evidence, times the guided module's where the network has one."""
         return gate(output)[:, 0, 0, 0] * jax.nn.sigmoid(self.pool(output.logits))
 
-    def pool(self, evidence: Float[Array, "b h w 1"]) -> Float[Array, " b"]:
+    def pool(self, logits: Float[Array, "b h w 1"]) -> Float[Array, " b"]:
         """log-mean-exp(r·z)/r over the pixels, between their mean and their maximum.
 
         Pinheiro and Collobert 2015, section 3.1: every pixel gets a gradient, those that speak for a defect the most
         of it. A mean would drown a scratch of 50 px in 32,768; a maximum teaches one pixel at a time.
         """
-        r, (_, h, w, _) = self.pooling_sharpness, evidence.shape
-        return (jax.nn.logsumexp(r * evidence, axis=(1, 2, 3)) - math.log(h * w)) / r
+        r, (_, h, w, _) = self.pooling_sharpness, logits.shape
+        return (jax.nn.logsumexp(r * logits, axis=(1, 2, 3)) - math.log(h * w)) / r
 
-    def _lesson(self, output: NetworkOutput, slices: Slices) -> Lesson:
+    def _loss_output(self, output: NetworkOutput, slices: Slices) -> LossOutput:
         label = slices["label"]
         target = (label == 1).astype(jnp.float32)
 
-        def loss(evidence: Array) -> Array:
-            per_slice: Array = optax.losses.sigmoid_binary_cross_entropy(self.pool(evidence), target)
+        def loss(logits: Array) -> Array:
+            per_slice: Array = optax.losses.sigmoid_binary_cross_entropy(self.pool(logits), target)
             return per_slice
 
         total = mean_over_outputs(output, loss) + guidance_loss(output, label)
-        return Lesson(total, (label >= 0).astype(jnp.float32), self.probability(output) > 0.5)
+        return LossOutput(total, (label >= 0).astype(jnp.float32), self.probability(output) > 0.5)

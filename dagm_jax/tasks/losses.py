@@ -123,7 +123,8 @@ def _ssim_inside(
     c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
     luminance = 1 - 2 * mean_d**2 / (mean_s**2 + mean_d**2 + 2 * c1)
     structure = 1 - 2 * variance_d / (variance_s + variance_d + 2 * c2)
-    return (luminance * structure).reshape(b, h - 2 * SSIM_RADIUS_PX, w - 2 * SSIM_RADIUS_PX, c)
+    similarity: Array = (luminance * structure).reshape(b, h - 2 * SSIM_RADIUS_PX, w - 2 * SSIM_RADIUS_PX, c)
+    return similarity
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

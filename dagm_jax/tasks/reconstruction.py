@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dagm_jax.errors import UserError, check_choices
-from dagm_jax.tasks.base import Evidence, Forward, Judgement, Lesson, Slices, mean_over_outputs
+from dagm_jax.tasks.base import Forward, LossOutput, ScoreKind, SlicePrediction, Slices, mean_over_outputs
 from dagm_jax.tasks.losses import ssim_map
 
 Corruption = Literal["mask", "stain", "gaussian", "none"]
@@ -42,7 +42,7 @@ class ReconstructionConfig:
     dssim_weight: float = 1.0
 
     name: ClassVar[str] = "reconstruction"
-    evidence: ClassVar[Evidence] = "deviation"
+    score_kind: ClassVar[ScoreKind] = "deviation"
     learns_from_defects: ClassVar[bool] = False
     learns_from_masks: ClassVar[bool] = False
 
@@ -60,15 +60,15 @@ class ReconstructionConfig:
         """As many as the input has; the mean of the channels is the grey that is drawn."""
         return in_channels
 
-    def learn(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> Lesson:
+    def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """The loss of redrawing each slice from a corrupted copy of it. Masks and labels are not looked at."""
         corruption_key, network_key = jax.random.split(key)
         x, weight = self.corrupt(slices["x"], corruption_key, slices["place"])
         output = forward(x, network_key)
-        loss = mean_over_outputs(output, lambda logits: self.loss(drawn_grey(logits), slices, weight))
-        return Lesson(loss, jnp.ones_like(loss), None)
+        loss = mean_over_outputs(output, lambda logits: self.slice_loss(drawn_grey(logits), slices, weight))
+        return LossOutput(loss, jnp.ones_like(loss), None)
 
-    def judge(self, forward: Forward, slices: Slices) -> Judgement:
+    def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
         """The map is the DSSIM, (1 - SSIM)/2, of the slice and what is drawn of it, between 0 and 1."""
         x = slices["x"]
         if self.corruption == "mask":
@@ -80,12 +80,12 @@ class ReconstructionConfig:
         else:
             drawn = drawn_grey(forward(x, None).logits)
         # Every pixel was hidden once, or none was.
-        loss = self.loss(drawn, slices, jnp.ones_like(x[..., :1]))
+        loss = self.slice_loss(drawn, slices, jnp.ones_like(x[..., :1]))
         residual = jnp.clip((1 - _similarity(drawn, slices)) / 2, 0.0, 1.0)
-        lesson = Lesson(loss, jnp.ones_like(loss), None)
-        return Judgement(lesson, residual, residual.max(axis=(1, 2, 3)))
+        loss_output = LossOutput(loss, jnp.ones_like(loss), None)
+        return SlicePrediction(loss_output, residual, residual.max(axis=(1, 2, 3)))
 
-    def loss(
+    def slice_loss(
         self, drawn: Float[Array, "b h w 1"], slices: Slices, weight: Float[Array, "b h w 1"]
     ) -> Float[Array, " b"]:
         """The loss of each slice; ``weight`` is that of its pixels."""

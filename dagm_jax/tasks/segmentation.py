@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.errors import UserError
 from dagm_jax.tasks.base import (
-    Evidence,
     Forward,
-    Judgement,
-    Lesson,
+    LossOutput,
+    ScoreKind,
+    SlicePrediction,
     Slices,
     gate,
     guidance_loss,
@@ -43,7 +43,7 @@ class SegmentationConfig:
     class_weight: float = 1.0
 
     name: ClassVar[str] = "segmentation"
-    evidence: ClassVar[Evidence] = "probability"
+    score_kind: ClassVar[ScoreKind] = "probability"
     learns_from_defects: ClassVar[bool] = True
     learns_from_masks: ClassVar[bool] = True
 
@@ -62,23 +62,23 @@ class SegmentationConfig:
         del in_channels
         return 1
 
-    def learn(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> Lesson:
+    def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """The loss over all pixels of all slices; every slice counts."""
-        return self._lesson(forward(slices["x"], key), slices)
+        return self._loss_output(forward(slices["x"], key), slices)
 
-    def judge(self, forward: Forward, slices: Slices) -> Judgement:
+    def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
         """The map is the probability of a defect, times that of the slice where the network guides itself."""
         output = forward(slices["x"], None)
         defect = gate(output) * jax.nn.sigmoid(output.logits)
-        return Judgement(self._lesson(output, slices), defect, defect.max(axis=(1, 2, 3)))
+        return SlicePrediction(self._loss_output(output, slices), defect, defect.max(axis=(1, 2, 3)))
 
-    def _lesson(self, output: NetworkOutput, slices: Slices) -> Lesson:
+    def _loss_output(self, output: NetworkOutput, slices: Slices) -> LossOutput:
         targets = slices["mask"].astype(jnp.float32)
         loss = mean_over_outputs(output, lambda logits: self.pixel_loss(logits, targets))
         loss += self.class_weight * guidance_loss(output, slices["label"])
         # Any pixel that is more likely defect than not: the decision behind the accuracy curves.
         decision = (gate(output) * jax.nn.sigmoid(output.logits)).max(axis=(1, 2, 3)) > 0.5
-        return Lesson(loss, jnp.ones_like(loss), decision)
+        return LossOutput(loss, jnp.ones_like(loss), decision)
 
     def pixel_loss(
         self, logits: Float[Array, "b h w 1"], targets: Float[Array, "b h w 1"]

@@ -135,8 +135,8 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the highest quality; the first of equals."""
-        judged = sorted(set(self._manager.all_steps()) & self._qualities.keys())
-        return max(judged, key=self._qualities.__getitem__, default=None)
+        prediction = sorted(set(self._manager.all_steps()) & self._qualities.keys())
+        return max(prediction, key=self._qualities.__getitem__, default=None)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """(state, meta) of that step; ``like`` gives the shapes, types and shardings of the arrays.

@@ -26,7 +26,7 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
-from dagm_jax.train.schedule import Position, TrainConfig
+from dagm_jax.train.schedule import TrainConfig, TrainProgress
 from dagm_jax.train.step import Carry, TrainState
 
 
@@ -35,7 +35,7 @@ class NonFinite(UserError):
 
 
 @dataclass(frozen=True)
-class Loop:
+class Trainer:
     """All that training needs besides the state and its position. logger: None on all processes but one."""
 
     config: TrainConfig
@@ -50,58 +50,63 @@ class Loop:
     meta: dict[str, Any]
     processes: Processes = ALONE
 
-    def run(self, state: TrainState, position: Position) -> Position:
+    def fit(self, state: TrainState, progress: TrainProgress) -> TrainProgress:
         """The position after the last step; state and position are saved along the way.
 
         Raises Interrupted after saving, NonFinite (before any state that it would harm is saved), and ProcessLost.
         """
         stopping_requested: list[int] = []
-        first_step = position.step
-        total = position.end_step or self.config.num_steps
+        first_step = progress.step
+        total = progress.end_step or self.config.num_steps
         with (
             on_signals(stopping_requested),
-            closing(iterate(self.stream, position.step, self.num_workers)) as host_batches,
-            show("training", total, position.step) as bar,
+            closing(iterate(self.stream, progress.step, self.num_workers)) as host_batches,
+            show("training", total, progress.step) as bar,
         ):
             batches = self.devices.prefetch(host_batches)
             while True:
-                if self._is_validation_due(position):
-                    state, position = self._validate_and_save(state, position)
-                    bar.set_total(position.end_step or self.config.num_steps)
+                if self._is_validation_due(progress):
+                    state, progress = self._validate_and_save(state, progress)
+                    bar.set_total(progress.end_step or self.config.num_steps)
                 # All processes stop at the same step, whichever was asked to; at the last one too, before judging.
                 if self.processes.any(bool(stopping_requested)):
-                    if not position.validated and position.step > first_step:
-                        self._save(state, position, None)
-                    raise Interrupted(f"at step {position.step}; the same command goes on from there")
-                if position.is_end(self.config):
-                    return position
-                state, position = self._advance(state, position, batches, bar, stopping_requested)
+                    if not progress.validated and progress.step > first_step:
+                        self._save(state, progress, None)
+                    raise Interrupted(f"at step {progress.step}; the same command goes on from there")
+                if progress.is_end(self.config):
+                    return progress
+                state, progress = self._advance(state, progress, batches, bar, stopping_requested)
 
-    def _validation_steps(self, position: Position) -> list[int]:
+    def _validation_steps(self, progress: TrainProgress) -> list[int]:
         """The next steps after which validation is due: the regular one and the ones that the schedule needs."""
         every = self.config.validate_every
-        fixed = (self.config.last_cooldown_begin, position.end_step or self.config.num_steps)
-        return [(position.step // every + 1) * every, *(step for step in fixed if step > position.step)]
+        fixed = (self.config.last_cooldown_begin, progress.end_step or self.config.num_steps)
+        return [(progress.step // every + 1) * every, *(step for step in fixed if step > progress.step)]
 
-    def _is_validation_due(self, position: Position) -> bool:
-        before = replace(position, step=position.step - 1)
+    def _is_validation_due(self, progress: TrainProgress) -> bool:
+        before = replace(progress, step=progress.step - 1)
         return (
-            position.step > 0 and not position.validated and position.step in self._validation_steps(before)
+            progress.step > 0 and not progress.validated and progress.step in self._validation_steps(before)
         )
 
     def _advance(
-        self, state: TrainState, position: Position, batches: Iterator[Any], bar: Bar, stopping: list[int]
-    ) -> tuple[TrainState, Position]:
+        self,
+        state: TrainState,
+        progress: TrainProgress,
+        batches: Iterator[Any],
+        bar: Bar,
+        stopping: list[int],
+    ) -> tuple[TrainState, TrainProgress]:
         """Steps up to the next line of the log, whose figures are means over them; fewer once ``stopping`` is filled.
 
         Several processes always go up to the line, so that all stop at the same step without asking at each.
         """
         start_s = time.monotonic()
         pending = []
-        log_step = (position.step // self.config.log_every + 1) * self.config.log_every
-        end = min(log_step, *self._validation_steps(position))
-        carry = Carry(state, self.devices.replicate(np.int32(position.num_skipped)))
-        for step in range(position.step + 1, end + 1):
+        log_step = (progress.step // self.config.log_every + 1) * self.config.log_every
+        end = min(log_step, *self._validation_steps(progress))
+        carry = Carry(state, self.devices.replicate(np.int32(progress.num_skipped)))
+        for step in range(progress.step + 1, end + 1):
             batch, on_devices = next(batches)
             carry, metrics = self.step(carry, on_devices)
             pending.append((step, metrics, batch["image_index"]))
@@ -111,7 +116,7 @@ class Loop:
                 self.processes.heartbeat()
             if stopping and self.processes.count == 1:
                 break
-        rows, num_skipped = list(position.unlogged), position.num_skipped
+        rows, num_skipped = list(progress.unlogged), progress.num_skipped
         for step, metrics, image_index in pending:
             row = {name: float(value) for name, value in metrics.items()}
             self.processes.heartbeat()
@@ -121,47 +126,49 @@ class Loop:
             else:
                 rows.append(row)
         elapsed_s = time.monotonic() - start_s
-        position = replace(
-            position,
+        progress = replace(
+            progress,
             step=step,
             validated=False,
-            train_seconds=position.train_seconds + elapsed_s,
+            train_seconds=progress.train_seconds + elapsed_s,
             num_skipped=num_skipped,
             unlogged=rows if step < end else [],
         )
         if step < end:
-            return carry.state, position
+            return carry.state, progress
         values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
         values |= {
             "slices_per_s": len(pending) * self.config.batch_size / elapsed_s,
             "skipped_steps": num_skipped,
         }
         self._log("train", end, values)
-        best = position.best_quality
+        best = progress.best_quality
         loss = f"loss {values['loss']:.3f}" if rows else "no step with a finite loss"
         figures = f"{loss}, {values['slices_per_s']:.1f} slices/s"
         bar.advance(len(pending), figures + (f", quality {best:.3f}" if best else ""))
-        return carry.state, position
+        return carry.state, progress
 
-    def _validate_and_save(self, state: TrainState, position: Position) -> tuple[TrainState, Position]:
+    def _validate_and_save(
+        self, state: TrainState, progress: TrainProgress
+    ) -> tuple[TrainState, TrainProgress]:
         values = self.validate(state)
-        self._log("validation", position.step, values)
-        was_cooling = position.end_step is not None
-        position = position.after_validation(values["quality"], self.config)
-        if position.end_step is not None and not was_cooling:
-            reason = position.reason_to_cool_down(self.config)
-            console.print(f"training cools down from step {position.step} to {position.end_step}: {reason}")
-            span = np.array([position.step, position.end_step], np.int32)
+        self._log("validation", progress.step, values)
+        was_cooling = progress.end_step is not None
+        progress = progress.after_validation(values["quality"], self.config)
+        if progress.end_step is not None and not was_cooling:
+            reason = progress.reason_to_cool_down(self.config)
+            console.print(f"training cools down from step {progress.step} to {progress.end_step}: {reason}")
+            span = np.array([progress.step, progress.end_step], np.int32)
             state = replace(state, cooldown=self.devices.replicate(span))
-        self._save(state, position, values["quality"])
-        return state, position
+        self._save(state, progress, values["quality"])
+        return state, progress
 
     def _log(self, kind: str, step: int, values: dict[str, float]) -> None:
         if self.logger is not None:
             self.logger.write(kind, step, values)
 
-    def _save(self, state: TrainState, position: Position, quality: float | None) -> None:
-        self.checkpoints.save(position.step, state, {**self.meta, "position": asdict(position)}, quality)
+    def _save(self, state: TrainState, progress: TrainProgress, quality: float | None) -> None:
+        self.checkpoints.save(progress.step, state, {**self.meta, "position": asdict(progress)}, quality)
 
     def _on_non_finite(
         self, step: int, row: dict[str, float], image_index: np.ndarray, num_skipped: int

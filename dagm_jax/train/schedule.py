@@ -68,7 +68,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainProgress:
     """Progress of a run, kept in its checkpoint beside the state.
 
     best_quality: of all validations so far; num_without_rise: validations since one rose by enough; end_step: where
@@ -84,7 +84,7 @@ class Position:
     num_skipped: int = 0
     unlogged: list[dict[str, float]] = field(default_factory=list)
 
-    def after_validation(self, quality: float, config: TrainConfig) -> Position:
+    def after_validation(self, quality: float, config: TrainConfig) -> TrainProgress:
         """The position with this validation counted, and the end set if it is time to cool down."""
         has_risen = quality > self.best_quality + config.min_rise
         counted = replace(

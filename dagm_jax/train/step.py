@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from dagm_jax.models.blocks import global_place
 from dagm_jax.models.network import Network
-from dagm_jax.tasks.base import Lesson, Task
+from dagm_jax.tasks.base import LossOutput, Task, count_right
 
 Metrics = dict[str, Array]
 
@@ -39,7 +39,7 @@ class TrainState:
     average: Any = ()
 
     @property
-    def judged(self) -> tuple[Any, Any]:
+    def eval_weights(self) -> tuple[Any, Any]:
         """(parameters, norm statistics) to judge with: the averages where they are kept."""
         return self.average or (self.params, self.stats)
 
@@ -83,13 +83,13 @@ def make_train_step(
 
     def sums_of(params: Any, stats: Any, batch: dict[str, Array], key: Array) -> tuple[Any, Any]:
         """(sums over a part of the batch of loss, counts and gradients; norm statistics after it)."""
-        slices = network.show(batch["image"], batch["mask"], batch["label"], batch["place"])
+        slices = network.preprocess(batch["image"], batch["mask"], batch["label"], batch["place"])
 
         def sum_of_losses(params: Any) -> tuple[Array, tuple[Any, _Sums]]:
-            forward, new_stats = network.bind(params, stats, train=True)
-            lesson = task.learn(forward, slices, key)
-            weight = batch["valid"] * lesson.weight
-            return (lesson.loss * weight).sum(), (new_stats(), _Sums.of(lesson, weight, batch))
+            forward, new_stats = network.apply(params, stats, train=True)
+            loss_output = task.loss(forward, slices, key)
+            weight = batch["valid"] * loss_output.weight
+            return (loss_output.loss * weight).sum(), (new_stats(), _Sums.of(loss_output, weight, batch))
 
         (loss, (stats, sums)), grads = jax.value_and_grad(sum_of_losses, has_aux=True)(params)
         return (loss, sums, grads), stats
@@ -170,10 +170,10 @@ class _Sums(NamedTuple):
     counted: Array | None
 
     @classmethod
-    def of(cls, lesson: Lesson, weight: Array, batch: dict[str, Array]) -> _Sums:
-        if lesson.is_defective is None:
+    def of(cls, loss_output: LossOutput, weight: Array, batch: dict[str, Array]) -> _Sums:
+        if loss_output.is_defective is None:
             return cls(weight.sum(), None, None)
-        right, counted = count_right(lesson.is_defective, batch["label"], batch["valid"])
+        right, counted = count_right(loss_output.is_defective, batch["label"], batch["valid"])
         return cls(weight.sum(), right.sum(), counted.sum())
 
 
@@ -193,10 +193,3 @@ def _follow(state: TrainState, new: tuple[Any, Any], decay: float) -> Any:
         return state.average
     share = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     return jax.tree.map(lambda old, x: share * old + (1 - share) * x, state.average, new)
-
-
-def count_right(is_defective: Array, label: Array, valid: Array) -> tuple[Array, Array]:
-    """(right decisions, decisions that count), one int32 per slice; label -1 and padding do not count."""
-    counted = valid.astype(bool) & (label >= 0)
-    right = counted & (is_defective == (label == 1))
-    return right.astype(jnp.int32), counted.astype(jnp.int32)

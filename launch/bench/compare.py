@@ -122,7 +122,7 @@ def make_dataset(subject: Subject) -> peer_data.StripDataset:
     Raises UserError where images are not one file each of one size, or are sliced or moved in ways that it has not.
     """
     data, augment = subject.setup.data, subject.setup.config.augment
-    records = [data.manifest.records[i] for i in data.split.train]
+    records = [data.manifest.samples[i] for i in data.split.train]
     paths = [(record.image, record.mask) for record in records]
     images = tuple(image for image, _ in paths if isinstance(image, Path))
     masks = tuple(mask for _, mask in paths if mask is None or isinstance(mask, Path))

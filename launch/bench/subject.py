@@ -155,16 +155,16 @@ class Subject:
 
     def maps_of(self, network: Network, params: Any, stats: Any, image: Any) -> Any:
         """Slices uint8 ``[b h w 1]`` → their maps float32 ``[b h w 1]``; to be traced."""
-        forward, _ = network.bind(params, stats, train=False)
+        forward, _ = network.apply(params, stats, train=False)
         b = image.shape[0]
         # Masks and labels go into losses alone, which the compiler leaves out.
         unused: Any = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
-        return self.setup.config.task.judge(forward, network.show(image, *unused)).map
+        return self.setup.config.task.predict(forward, network.preprocess(image, *unused)).map
 
-    def predict(self, params: Any, stats: Any, image: Any) -> Any:
+    def predict_maps(self, params: Any, stats: Any, image: Any) -> Any:
         """`maps_of` as the main job computes it: on CPUs in a form for them, the slices of one image at a time."""
         devices = self.setup.devices
-        maps = partial(self.maps_of, self.setup.network.on(devices.platform), params, stats)
+        maps = partial(self.maps_of, self.setup.network.for_platform(devices.platform), params, stats)
         is_cpu = devices.platform == "cpu"
         most = most_slices("cpu", self.setup.data.slicer, 1) if is_cpu else len(image)
         return in_parts(maps, image, devices.num_devices, most)
@@ -179,7 +179,7 @@ class Subject:
         """(compiled `predict`, parameters, statistics, images uint8 ``[b h w 1]``)."""
         state, image = self.setup.initial_state(), self.batches[0]["image"]
         example = self.setup.devices.shard_batch(image)
-        compiled = self.setup.devices.compile_judge(self.predict, state.params, state.stats, example)
+        compiled = self.setup.devices.compile_eval_step(self.predict_maps, state.params, state.stats, example)
         return compiled, state.params, state.stats, image
 
     def run_predictions(self) -> Run:
@@ -197,8 +197,8 @@ class Subject:
     def on_files(self, directory: Path) -> Subject:
         """The same with the training side alone, decoded from its files into a cache in ``directory``."""
         data = self.setup.data
-        records = tuple(data.manifest.records[i] for i in data.split.train)
-        manifest, cache = build_cache(replace(data.manifest, records=records), directory, data.cache.shape)
+        records = tuple(data.manifest.samples[i] for i in data.split.train)
+        manifest, cache = build_cache(replace(data.manifest, samples=records), directory, data.cache.shape)
         split = Split(train=tuple(range(len(cache))), validation=(), test=())
         alone = replace(data, manifest=manifest, cache=cache, split=split)
         return Subject(replace(self.setup, data=alone))

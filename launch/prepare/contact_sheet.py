@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from dagm_jax.data.images.decode import load
 from dagm_jax.storage import replacing
-from dagm_jax.types import DAGM_SHAPE, Record
+from dagm_jax.types import DAGM_SHAPE, Sample
 
 CELL_PX = 128
 _GAP_PX = 4
@@ -19,33 +19,33 @@ _OUTLINE = (255, 64, 32)
 NUM_DEFECTIVE, NUM_GOOD = 6, 2
 
 
-def choose(records: Sequence[Record]) -> list[Record]:
+def choose(samples: Sequence[Sample]) -> list[Sample]:
     """Up to six defective and two good records, evenly spread over those that there are."""
-    chosen: list[Record] = []
+    chosen: list[Sample] = []
     for label, count in ((1, NUM_DEFECTIVE), (0, NUM_GOOD)):
-        fitting = [record for record in records if record.label == label]
+        fitting = [sample for sample in samples if sample.label == label]
         places = np.linspace(0, len(fitting) - 1, min(count, len(fitting))).round().astype(int)
         chosen += [fitting[place] for place in places]
     return chosen
 
 
-def draw_sheet(rows: Mapping[str, Sequence[Record]]) -> Image.Image:
+def draw_sheet(rows: Mapping[str, Sequence[Sample]]) -> Image.Image:
     """The sheet, RGB: for each title a line of text and the records' images at a quarter of their size."""
-    columns = max(len(records) for records in rows.values())
+    columns = max(len(samples) for samples in rows.values())
     step = CELL_PX + _GAP_PX
     sheet = Image.new("RGB", (columns * step + _GAP_PX, len(rows) * (step + _TITLE_PX) + _GAP_PX), "white")
     pen = ImageDraw.Draw(sheet)
-    for row, (title, records) in enumerate(rows.items()):
+    for row, (title, samples) in enumerate(rows.items()):
         top = row * (step + _TITLE_PX) + _GAP_PX
         pen.text((_GAP_PX, top), title, fill="black")
-        for column, record in enumerate(records):
-            sheet.paste(draw_cell(record), (column * step + _GAP_PX, top + _TITLE_PX))
+        for column, sample in enumerate(samples):
+            sheet.paste(draw_cell(sample), (column * step + _GAP_PX, top + _TITLE_PX))
     return sheet
 
 
-def draw_cell(record: Record) -> Image.Image:
+def draw_cell(sample: Sample) -> Image.Image:
     """One image, RGB, with a line one px wide around its mask. Raises BadImage."""
-    image, mask = load(record, DAGM_SHAPE)
+    image, mask = load(sample, DAGM_SHAPE)
     cell = Image.fromarray(image).resize((CELL_PX, CELL_PX), Image.Resampling.BOX).convert("RGB")
     # Any pixel of the mask counts: the smallest mask of DAGM has two.
     inside = Image.fromarray(mask.astype(np.uint8) * 255)

@@ -54,12 +54,12 @@ def show_result(request: Request, manifests: Mapping[int, tuple[Manifest, bool]]
     for class_id, (manifest, written) in manifests.items():
         cells = []
         for half in ("train", "test"):
-            labels = [record.label for record in manifest.records if record.half == half]
+            labels = [sample.label for sample in manifest.samples if sample.half == half]
             cells += [str(len(labels)), str(sum(labels))]
         table.add_row(str(class_id), *cells, "written" if written else "was whole already")
     console.print(table)
     kind = "procedural" if request.procedural else "DAGM 2007, CC BY 4.0"
-    rows = {f"class {c} ({kind})": choose(manifest.records) for c, (manifest, _) in manifests.items()}
+    rows = {f"class {c} ({kind})": choose(manifest.samples) for c, (manifest, _) in manifests.items()}
     save(draw_sheet(rows), request.output / SHEET)
     console.print(f"contact sheet: {request.output / SHEET}")
     classes = "".join(f"{class_id}," for class_id in manifests)

@@ -18,15 +18,15 @@ from dagm_jax.data import procedural
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.errors import UserError
-from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Record
+from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Sample
 
 SHAPE = (24, 37)  # 888 pixels: a mask of whole bytes in a row that is no multiple of 8
 FULL = r"`data\.cache_dir` \(=.*\): the disk is full: .* MB are needed .* MB are free; make room"
 ODD_SHAPE = (5, 7)  # 35 pixels: the mask's last byte is half used
 
 
-def manifest_of(records: list[Record]) -> Manifest:
-    return Manifest(tuple(records), (), "test images")
+def manifest_of(samples: list[Sample]) -> Manifest:
+    return Manifest(tuple(samples), (), "test images")
 
 
 def noise(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
@@ -41,14 +41,14 @@ def blot(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 
 def png_record(
     folder: Path, name: str, seed: int, label: int = 0, class_id: int = 1, shape: tuple[int, int] = SHAPE
-) -> Record:
+) -> Sample:
     """A record whose PNG files are written; image noise(seed), mask blot(seed) if defective."""
     image, mask = folder / f"{name}.png", folder / f"{name}_label.png"
     Image.fromarray(noise(seed, shape)).save(image)
     if label:
         Image.fromarray(blot(seed, shape).astype(np.uint8) * 255).save(mask)
     kind: Any = label
-    return Record(name, class_id, kind, None, image, mask if label else None)
+    return Sample(name, class_id, kind, None, image, mask if label else None)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def four(folder: Path) -> list[Record]:
+def four(folder: Path) -> list[Sample]:
     return [png_record(folder, name, k, label=k % 2) for k, name in enumerate("abcd")]
 
 
@@ -67,9 +67,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
     load_all = cache_module.load_all
 
-    def counting(records: Any, shape: Any) -> Iterator[Any]:
-        calls.append([record.image_id for record in records])
-        return load_all(records, shape)
+    def counting(samples: Any, shape: Any) -> Iterator[Any]:
+        calls.append([sample.image_id for sample in samples])
+        return load_all(samples, shape)
 
     monkeypatch.setattr(cache_module, "load_all", counting)
     return calls
@@ -85,9 +85,9 @@ def files(directory: Path) -> list[str]:
 @pytest.mark.parametrize("shape", [SHAPE, ODD_SHAPE])
 def test_png_files_come_back(folder: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
     """Would catch: rows at wrong offsets, exchanged axes, mask bits in another order or lost in the last byte."""
-    records = [png_record(folder, f"image{k}", k, label=k % 2, shape=shape) for k in range(5)]
-    kept, cache = build_cache(manifest_of(records), tmp_path / "cache", shape)
-    assert kept.records == tuple(records)
+    samples = [png_record(folder, f"image{k}", k, label=k % 2, shape=shape) for k in range(5)]
+    kept, cache = build_cache(manifest_of(samples), tmp_path / "cache", shape)
+    assert kept.samples == tuple(samples)
     assert kept.skipped == ()
     assert len(cache) == 5
     for k in (3, 0, 4, 1, 2):
@@ -101,13 +101,13 @@ def test_png_files_come_back(folder: Path, tmp_path: Path, shape: tuple[int, int
 def test_drawn_images_come_back(tmp_path: Path) -> None:
     """Would catch: a procedural image cached under another index or label than its own."""
     drawn = [Drawn(0, 1, 0), Drawn(0, 1, 1), Drawn(0, 8, 0)]
-    records = [Record(f"d{k}", d.class_id, 1, None, d, d) for k, d in enumerate(drawn)]
-    records += [Record(f"g{k}", d.class_id, 0, None, d, None) for k, d in enumerate(drawn)]
-    _, cache = build_cache(manifest_of(records), tmp_path, (128, 128))
-    for k, record in enumerate(records):
+    samples = [Sample(f"d{k}", d.class_id, 1, None, d, d) for k, d in enumerate(drawn)]
+    samples += [Sample(f"g{k}", d.class_id, 0, None, d, None) for k, d in enumerate(drawn)]
+    _, cache = build_cache(manifest_of(samples), tmp_path, (128, 128))
+    for k, sample in enumerate(samples):
         place = drawn[k % 3]
         expected = procedural.draw(
-            place.class_id, place.index, seed=0, defective=record.label == 1, size_px=128
+            place.class_id, place.index, seed=0, defective=sample.label == 1, size_px=128
         )
         np.testing.assert_array_equal(cache[k][0], expected.image)
         np.testing.assert_array_equal(cache[k][1], expected.mask)
@@ -117,8 +117,8 @@ def test_ellipses_become_masks(folder: Path, tmp_path: Path) -> None:
     """Would catch: a mask from Labels.txt that is lost on the way to the cache."""
     ellipse = Ellipse(6.0, 3.0, 0.4, 20.0, 11.0)
     good = png_record(folder, "a", 0)
-    record = Record("a", 1, 1, None, good.image, ellipse)
-    _, cache = build_cache(manifest_of([record]), tmp_path / "cache", SHAPE)
+    sample = Sample("a", 1, 1, None, good.image, ellipse)
+    _, cache = build_cache(manifest_of([sample]), tmp_path / "cache", SHAPE)
     np.testing.assert_array_equal(cache[0][1], rasterise(ellipse, SHAPE))
 
 
@@ -141,9 +141,9 @@ def test_the_pickle_holds_a_path_and_no_pixels(folder: Path, tmp_path: Path) -> 
 
 def test_intensity_moments_equal_numpy(folder: Path, tmp_path: Path) -> None:
     """Would catch: moments over all images although only the training side was asked for; a mean of variances."""
-    records = four(folder)
-    Image.fromarray(noise(0) // 8).save(records[0].image)  # a darker one, so that the sides differ
-    _, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    samples = four(folder)
+    Image.fromarray(noise(0) // 8).save(samples[0].image)  # a darker one, so that the sides differ
+    _, cache = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
     for indices in ([0, 1, 2, 3], [0, 2], [1]):
         grey = np.stack([cache[i][0] for i in indices]).astype(np.float64)
         mean, deviation = cache.intensity_moments(indices)
@@ -157,15 +157,15 @@ def test_intensity_moments_equal_numpy(folder: Path, tmp_path: Path) -> None:
 def test_unusable_files_are_listed_and_the_rest_goes_on(folder: Path, tmp_path: Path) -> None:
     """Would catch: a run that dies of one bad file, later images moved against their records by one, and a defective
     image trained with an empty mask because its mask file is broken."""
-    records = [*four(folder), png_record(folder, "e", 4, label=1)]
+    samples = [*four(folder), png_record(folder, "e", 4, label=1)]
     whole = (folder / "b.png").read_bytes()
     (folder / "b.png").write_bytes(whole[: len(whole) // 2])
     (folder / "e_label.png").write_bytes(b"")
     progress: list[int] = []
     kept, cache = build_cache(
-        manifest_of(records), tmp_path / "cache", SHAPE, on_image=lambda: progress.append(1)
+        manifest_of(samples), tmp_path / "cache", SHAPE, on_image=lambda: progress.append(1)
     )
-    assert [r.image_id for r in kept.records] == ["a", "c", "d"]
+    assert [r.image_id for r in kept.samples] == ["a", "c", "d"]
     assert len(cache) == 3
     for place, seed in enumerate((0, 2, 3)):
         np.testing.assert_array_equal(cache[place][0], noise(seed))
@@ -186,21 +186,21 @@ def test_what_the_manifest_skipped_stays_listed(folder: Path, tmp_path: Path) ->
 
 def test_copies_are_found_by_their_pixels(folder: Path, tmp_path: Path) -> None:
     """Would catch: a copy under another name or encoding on the other side of the split."""
-    records = four(folder)
+    samples = four(folder)
     Image.fromarray(noise(0)).save(folder / "copy.png", compress_level=0)
-    assert isinstance(records[0].image, Path)
-    assert (folder / "copy.png").read_bytes() != records[0].image.read_bytes()
-    records.insert(2, Record("copy", 8, 0, None, folder / "copy.png", None))
-    records.append(png_record(folder, "other", 9, class_id=8))
-    kept, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
-    assert [r.image_id for r in kept.records] == ["a", "b", "c", "d", "other"]
+    assert isinstance(samples[0].image, Path)
+    assert (folder / "copy.png").read_bytes() != samples[0].image.read_bytes()
+    samples.insert(2, Sample("copy", 8, 0, None, folder / "copy.png", None))
+    samples.append(png_record(folder, "other", 9, class_id=8))
+    kept, cache = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
+    assert [r.image_id for r in kept.samples] == ["a", "b", "c", "d", "other"]
     np.testing.assert_array_equal(cache[4][0], noise(9))
     assert [(s.what, s.reason) for s in kept.skipped] == [("copy", "has the same pixels as a")]
 
 
 def test_a_class_with_nothing_readable_is_refused(folder: Path, tmp_path: Path) -> None:
     """Would catch: a run on classes (1, 8) that trains on class 1 alone without a word, or names a file of class 1."""
-    records = [*four(folder), png_record(folder, "x", 7, class_id=8), png_record(folder, "y", 8, class_id=8)]
+    samples = [*four(folder), png_record(folder, "x", 7, class_id=8), png_record(folder, "y", 8, class_id=8)]
     for name in ("a.png", "x.png"):
         (folder / name).write_bytes(b"")
     (folder / "y.png").unlink()
@@ -208,7 +208,7 @@ def test_a_class_with_nothing_readable_is_refused(folder: Path, tmp_path: Path) 
         UserError,
         match=r"`data\.classes`: no image of class 8 could be read; the first of 2: x: .*x\.png: file is empty",
     ):
-        build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+        build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
 
 
 # --- once, and whole ---
@@ -216,11 +216,11 @@ def test_a_class_with_nothing_readable_is_refused(folder: Path, tmp_path: Path) 
 
 def test_a_second_build_decodes_nothing(folder: Path, tmp_path: Path, decoded: list[list[str]]) -> None:
     """Would catch: a resumed run that decodes a thousand images again, or loses the list of skips."""
-    records = four(folder)
+    samples = four(folder)
     (folder / "c.png").write_bytes(b"")
-    first, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    first, cache = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
     assert decoded == [["a", "b", "c", "d"]]
-    again, same = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    again, same = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
     assert len(decoded) == 1
     assert (again, same) == (first, cache)
     assert [skip.what for skip in again.skipped] == ["c"]
@@ -232,14 +232,14 @@ def test_a_changed_file_is_decoded_again(
     folder: Path, tmp_path: Path, decoded: list[list[str]], changed: str
 ) -> None:
     """Would catch: a corrected image or mask that the run does not see, because a cache of old pixels is there."""
-    records = four(folder)
-    build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    samples = four(folder)
+    build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
     status = (folder / changed).stat()
     pixels = np.zeros(SHAPE, np.uint8)
     pixels[3, 4] = 255
     Image.fromarray(pixels).save(folder / changed)
     os.utime(folder / changed, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
-    _, cache = build_cache(manifest_of(records), tmp_path / "cache", SHAPE)
+    _, cache = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
     assert len(decoded) == 2
     seen = cache[0][0] if changed == "a.png" else cache[1][1]
     np.testing.assert_array_equal(np.flatnonzero(seen), [3 * SHAPE[1] + 4])
@@ -249,14 +249,14 @@ def test_other_records_and_shapes_have_their_own_cache(tmp_path: Path, decoded: 
     """Would catch: a shared cache folder that gives one run another run's seed, label, half, ellipse or size."""
     ellipses = [Ellipse(9.0, 5.0, 0.1, 60.0, 60.0), Ellipse(9.0, 5.0, 0.1, 61.0, 60.0)]
     variants = [
-        ([Record("a", 1, 0, None, Drawn(0, 1, 0), None)], 128),
-        ([Record("a", 1, 0, None, Drawn(1, 1, 0), None)], 128),
-        ([Record("a", 1, 0, "test", Drawn(0, 1, 0), None)], 128),
-        ([Record("a", 1, 1, None, Drawn(0, 1, 0), Drawn(0, 1, 0))], 128),
-        ([Record("a", 1, 1, None, Drawn(0, 1, 0), ellipses[0])], 128),
-        ([Record("a", 1, 1, None, Drawn(0, 1, 0), ellipses[1])], 128),
-        ([Record("a", 1, 1, None, Drawn(0, 1, 0), None)], 128),
-        ([Record("a", 1, 0, None, Drawn(0, 1, 0), None)], 144),
+        ([Sample("a", 1, 0, None, Drawn(0, 1, 0), None)], 128),
+        ([Sample("a", 1, 0, None, Drawn(1, 1, 0), None)], 128),
+        ([Sample("a", 1, 0, "test", Drawn(0, 1, 0), None)], 128),
+        ([Sample("a", 1, 1, None, Drawn(0, 1, 0), Drawn(0, 1, 0))], 128),
+        ([Sample("a", 1, 1, None, Drawn(0, 1, 0), ellipses[0])], 128),
+        ([Sample("a", 1, 1, None, Drawn(0, 1, 0), ellipses[1])], 128),
+        ([Sample("a", 1, 1, None, Drawn(0, 1, 0), None)], 128),
+        ([Sample("a", 1, 0, None, Drawn(0, 1, 0), None)], 144),
     ]
     caches = [build_cache(manifest_of(r), tmp_path, (px, px))[1] for r, px in variants]
     assert len({cache.path for cache in caches}) == len(decoded) == len(variants)
@@ -267,10 +267,10 @@ def test_drawings_of_another_version_are_drawn_anew(
     tmp_path: Path, decoded: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: images that an earlier release has drawn and kept, taken for those of this one."""
-    records = [Record("a", 1, 0, None, Drawn(0, 1, 0), None)]
+    samples = [Sample("a", 1, 0, None, Drawn(0, 1, 0), None)]
     for version in (procedural.VERSION, procedural.VERSION + 1):
         monkeypatch.setattr(procedural, "VERSION", version)
-        build_cache(manifest_of(records), tmp_path, (128, 128))
+        build_cache(manifest_of(samples), tmp_path, (128, 128))
     assert len(decoded) == 2
 
 
@@ -280,8 +280,8 @@ def test_a_build_that_dies_midway_leaves_nothing_behind(
     """Would catch: half a cache under its final name, which the next run would take for a whole one."""
     load_all = cache_module.load_all
 
-    def failing(records: Any, shape: Any) -> Iterator[Any]:
-        for count, loaded in enumerate(load_all(records, shape)):
+    def failing(samples: Any, shape: Any) -> Iterator[Any]:
+        for count, loaded in enumerate(load_all(samples, shape)):
             if count == 2:
                 assert not any(s in (".bin", ".json") for s in files(tmp_path / "cache"))
                 raise RuntimeError("decoder died")
@@ -437,8 +437,8 @@ def test_a_file_where_the_folder_should_be_is_one_line(folder: Path, tmp_path: P
 def test_images_of_many_sizes_come_out_as_they_went_in(folder: Path, tmp_path: Path) -> None:
     """Would catch: a row that begins where the first image's size would put it, exchanged edges, a mask of the next."""
     shapes = [(24, 37), (5, 7), (37, 24), (1, 3), (24, 37)]
-    records = [png_record(folder, f"{k}", k, k % 2, shape=shape) for k, shape in enumerate(shapes)]
-    _, cache = build_cache(manifest_of(records), tmp_path, None)
+    samples = [png_record(folder, f"{k}", k, k % 2, shape=shape) for k, shape in enumerate(shapes)]
+    _, cache = build_cache(manifest_of(samples), tmp_path, None)
     assert (len(cache), cache.shape, cache.largest) == (5, None, (37, 37))
     for again in (cache, pickle.loads(pickle.dumps(cache))):
         for k, shape in enumerate(shapes):
@@ -446,7 +446,7 @@ def test_images_of_many_sizes_come_out_as_they_went_in(folder: Path, tmp_path: P
             np.testing.assert_array_equal(image, noise(k, shape))
             np.testing.assert_array_equal(mask, blot(k, shape) & bool(k % 2))
             assert again.mask_px(k) == mask.sum()
-    _, whole = build_cache(manifest_of(records), tmp_path, None)
+    _, whole = build_cache(manifest_of(samples), tmp_path, None)
     assert whole == cache
 
 
@@ -457,19 +457,19 @@ def test_the_white_level_is_kept_and_belongs_to_all_images(
     before a brighter image joined it; records whose white level is not known when they are judged."""
     for name, value in (("a", 1000), ("b", 4000)):
         Image.fromarray(np.full(SHAPE, value, np.uint16)).save(folder / f"{name}.png")
-    records = [Record(name, 1, 0, None, Photo(folder / f"{name}.png"), None) for name in "ab"]
+    samples = [Sample(name, 1, 0, None, Photo(folder / f"{name}.png"), None) for name in "ab"]
     looked_into: list[int] = []
 
-    def build(some: list[Record]) -> tuple[set[int | None], int]:
+    def build(some: list[Sample]) -> tuple[set[int | None], int]:
         kept, cache = build_cache(
             manifest_of(some), tmp_path / "cache", None, beat=lambda: looked_into.append(1)
         )
-        whites = {record.image.white for record in kept.records if isinstance(record.image, Photo)}
+        whites = {sample.image.white for sample in kept.samples if isinstance(sample.image, Photo)}
         return whites, int(cache[0][0][0, 0])
 
-    first = [build(records[:1]), build(records)]
+    first = [build(samples[:1]), build(samples)]
     assert first == [({1023}, 249), ({4095}, 62)]
     assert (len(looked_into), len(decoded)) == (3, 2)
     monkeypatch.setattr(cache_module, "find_white", None)
-    assert [build(records[:1]), build(records)] == first
+    assert [build(samples[:1]), build(samples)] == first
     assert len(decoded) == 2

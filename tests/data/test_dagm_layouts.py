@@ -61,7 +61,7 @@ def layout_b(root: Path, class_id: int = 1, ellipses: str = ELLIPSES) -> Path:
 def essence(manifest: Manifest) -> list[tuple[object, ...]]:
     """The manifest without paths; of a good image it makes no difference whether there is an empty mask."""
     return [
-        (r.image_id, r.class_id, r.label, r.half, r.label == 0 or r.mask is None) for r in manifest.records
+        (r.image_id, r.class_id, r.label, r.half, r.label == 0 or r.mask is None) for r in manifest.samples
     ]
 
 
@@ -93,8 +93,8 @@ def test_layout_a_gives_labels_masks_splits_and_order(tmp_path: Path) -> None:
         ("Class1/Test/0002", 1, 1, "test", False),
         ("Class1/Test/0003", 1, 0, "test", True),
     ]
-    assert manifest.records[1].image == tmp_path / "Class1/Train/0577.PNG"
-    assert manifest.records[1].mask == tmp_path / "Class1/Train/Label/0577_label.PNG"
+    assert manifest.samples[1].image == tmp_path / "Class1/Train/0577.PNG"
+    assert manifest.samples[1].mask == tmp_path / "Class1/Train/Label/0577_label.PNG"
     assert manifest.skipped == ()
     expected = f"DAGM 2007, layout A, from {tmp_path}: class 1: 7 images (3 defective); 0 skipped"
     assert manifest.description == expected
@@ -210,7 +210,7 @@ def test_one_split_alone_and_gaps_are_legal(tmp_path: Path) -> None:
     (train / "0578.PNG").unlink()
     rewrite(lambda text: text.replace("578\t0\t0578.PNG\t0\t0\t\r\n", ""))(tmp_path)
     manifest = read_tree(tmp_path, (1,))
-    assert [r.image_id[-4:] for r in manifest.records] == ["0576", "0577", "0579"]
+    assert [r.image_id[-4:] for r in manifest.samples] == ["0576", "0577", "0579"]
     assert manifest.skipped == ()
 
 
@@ -230,7 +230,7 @@ def test_classes_are_sorted_numerically_and_only_the_given_ones_are_read(tmp_pat
         layout_a(tmp_path, class_id)
     picture(tmp_path / "Class3" / "Train" / "0001.PNG")
     manifest = read_tree(tmp_path, (10, 2, 10))
-    assert [r.class_id for r in manifest.records] == [2] * 7 + [10] * 7
+    assert [r.class_id for r in manifest.samples] == [2] * 7 + [10] * 7
     assert "class 2: 7 images (3 defective); class 10: 7 images (3 defective)" in manifest.description
 
 
@@ -264,7 +264,7 @@ def test_layout_b(tmp_path: Path, eol: str) -> None:
         ("Class1_def/1", 1, 1, None, False),
         ("Class1_def/2", 1, 1, None, False),
     ]
-    assert manifest.records[4].mask == Ellipse(41.34, 35.83, -0.37, 315.40, 172.29)
+    assert manifest.samples[4].mask == Ellipse(41.34, 35.83, -0.37, 315.40, 172.29)
     assert manifest.skipped == ()
     assert "layout B" in manifest.description
 
@@ -276,7 +276,7 @@ def test_one_side_of_layout_b_alone(tmp_path: Path, folder: str) -> None:
     (tmp_path / "part").mkdir()
     (tmp_path / "full" / folder).rename(tmp_path / "part" / folder)
     for root in (tmp_path / "part", tmp_path / "part" / folder):
-        labels = {r.label for r in read_tree(root, (1,)).records}
+        labels = {r.label for r in read_tree(root, (1,)).samples}
         assert labels == {int(folder.endswith("_def"))}
 
 
@@ -378,7 +378,7 @@ def test_files_of_layout_a_that_are_left_out(tmp_path: Path) -> None:
         what = f"Class1/{name[3:]}" if name.startswith("../") else f"Class1/Train/{name}"
         assert reason in found.pop(what), name
     assert found == {}
-    assert "Class1/Train/0579" not in [r.image_id for r in read_tree(tmp_path, (1,)).records]
+    assert "Class1/Train/0579" not in [r.image_id for r in read_tree(tmp_path, (1,)).samples]
 
 
 def test_rows_and_images_of_layout_b_that_are_left_out(tmp_path: Path) -> None:
@@ -569,8 +569,8 @@ def test_mutated_label_file(tmp_path: Path, edits: list[tuple[int, bytes]], end:
     (root / name).write_bytes(bytes(data[:end]))
     manifest = read_tree(root, (1,))
     left_out = {skip.what for skip in manifest.skipped if skip.what.lower().endswith(".png")}
-    assert len(manifest.records) + len(left_out) == (7 if layout == "A" else 5)
-    assert {r.image_id for r in manifest.records if r.label == 1 and r.mask is None} == set()
+    assert len(manifest.samples) + len(left_out) == (7 if layout == "A" else 5)
+    assert {r.image_id for r in manifest.samples if r.label == 1 and r.mask is None} == set()
 
 
 # --- the real images ---
@@ -583,11 +583,11 @@ def test_real_class_8() -> None:
         pytest.skip("DAGM_ROOT is not set: no real images here")
     manifest = read_tree(Path(root), (8,))
     truth = json.loads((Path(root) / "defective_index.json").read_text())["Class8"]["train_defective"]
-    assert len(manifest.records) == 500
+    assert len(manifest.samples) == 500
     assert manifest.skipped == ()
-    defective = {int(r.image_id[-4:]): r for r in manifest.records if r.label == 1}
+    defective = {int(r.image_id[-4:]): r for r in manifest.samples if r.label == 1}
     assert sorted(defective) == truth
     assert len(defective) == 150
-    assert all(r.half == "train" for r in manifest.records)
+    assert all(r.half == "train" for r in manifest.samples)
     assert {1502, 1827, 1951} <= set(defective)  # their masks are degenerate
     assert manifest.description.endswith("class 8: 500 images (150 defective); 0 skipped")

@@ -29,14 +29,14 @@ def test_what_is_written_is_read_back_pixel_for_pixel(tmp_path: Path) -> None:
     write_half(tmp_path / "Class4" / "Train", [(3, images[2], ~mask)])
     manifest = read_tree(tmp_path, (4,))
     assert manifest.skipped == ()
-    assert [(r.image_id, r.label, r.half) for r in manifest.records] == [
+    assert [(r.image_id, r.label, r.half) for r in manifest.samples] == [
         ("Class4/Train/0003", 1, "train"),
         ("Class4/Test/0001", 0, "test"),
         ("Class4/Test/0002", 1, "test"),
     ]
-    for record, image, expected in zip(
-        manifest.records, images[[2, 0, 1]], (~mask, mask & False, mask), strict=True
+    for sample, image, expected in zip(
+        manifest.samples, images[[2, 0, 1]], (~mask, mask & False, mask), strict=True
     ):
-        found, found_mask = load(record, None)
+        found, found_mask = load(sample, None)
         np.testing.assert_array_equal(found, image)
         np.testing.assert_array_equal(found_mask, expected)

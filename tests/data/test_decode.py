@@ -18,7 +18,7 @@ from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.decode import load
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.png import read_image, read_mask
-from dagm_jax.types import MAX_PIXELS, Drawn, Ellipse, Record
+from dagm_jax.types import MAX_PIXELS, Drawn, Ellipse, Sample
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
 PIXELS = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
@@ -190,7 +190,7 @@ def test_wrong_size(tmp_path: Path) -> None:
     refused(path, "size 24x32 .height x width., expected 32x24", (32, 24))
     mask = grey(tmp_path / "m.png", np.full((32, 24), 255, np.uint8))
     with pytest.raises(BadImage, match=r"m\.png: size 32x24 .*, expected 24x32, the size of its image"):
-        load(Record("x/1", 1, 1, None, path, mask), None)
+        load(Sample("x/1", 1, 1, None, path, mask), None)
 
 
 def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_animated(tmp_path: Path) -> None:
 
 def test_load_good_record(tmp_path: Path) -> None:
     """Would catch: a mask of other size or type where there is none."""
-    image, mask = load(Record("Class1/1", 1, 0, None, grey(tmp_path / "a.png"), None), SIZE)
+    image, mask = load(Sample("Class1/1", 1, 0, None, grey(tmp_path / "a.png"), None), SIZE)
     np.testing.assert_array_equal(image, PIXELS)
     assert mask.shape == SIZE
     assert mask.dtype == np.bool_
@@ -239,14 +239,14 @@ def test_load_with_mask_file(tmp_path: Path) -> None:
     pixels = np.zeros(SIZE, np.uint8)
     pixels[5, 6:8] = 255
     mask_path = grey(tmp_path / "m.png", pixels)
-    _, mask = load(Record("Class8/Train/1951", 8, 1, "train", grey(tmp_path / "a.png"), mask_path), None)
+    _, mask = load(Sample("Class8/Train/1951", 8, 1, "train", grey(tmp_path / "a.png"), mask_path), None)
     assert np.argwhere(mask).tolist() == [[5, 6], [5, 7]]
 
 
 def test_load_with_ellipse(tmp_path: Path) -> None:
     """Would catch: rows and columns of the ellipse exchanged."""
     ellipse = Ellipse(semi_a=6, semi_b=2, angle_rad=0, center_x=20, center_y=8)
-    _, mask = load(Record("Class1_def/1", 1, 1, None, grey(tmp_path / "a.png"), ellipse), SIZE)
+    _, mask = load(Sample("Class1_def/1", 1, 1, None, grey(tmp_path / "a.png"), ellipse), SIZE)
     assert mask.dtype == np.bool_
     rows, columns = np.nonzero(mask)
     assert (rows.mean(), columns.mean()) == (7, 19)
@@ -257,15 +257,15 @@ def test_load_with_ellipse(tmp_path: Path) -> None:
 def test_load_drawn(label: int) -> None:
     """Would catch: image and mask from different drawings, or the label not passed on."""
     drawn = Drawn(seed=3, class_id=8, index=5)
-    record = Record("drawn/5", 8, 1 if label else 0, None, drawn, drawn if label else None)
-    image, mask = load(record, (128, 128))
+    sample = Sample("drawn/5", 8, 1 if label else 0, None, drawn, drawn if label else None)
+    image, mask = load(sample, (128, 128))
     assert image.shape == mask.shape == (128, 128)
     assert image.dtype == np.uint8
     assert mask.dtype == np.bool_
     assert mask.any() == bool(label)
-    np.testing.assert_array_equal(image, load(record, (128, 128))[0])
+    np.testing.assert_array_equal(image, load(sample, (128, 128))[0])
     with pytest.raises(BadImage, match="square, not 64x128"):
-        load(record, (64, 128))
+        load(sample, (64, 128))
 
 
 def test_load_refuses_an_empty_mask_of_a_defective_image(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_load_refuses_an_empty_mask_of_a_defective_image(tmp_path: Path) -> None
     ones = grey(tmp_path / "m.png", np.ones(SIZE, np.uint8))
     for mask in (ones, Ellipse(3, 3, 0, 5000, 5000)):
         with pytest.raises(BadImage, match="x/1: labelled defective, but mask is empty"):
-            load(Record("x/1", 1, 1, None, image, mask), SIZE)
+            load(Sample("x/1", 1, 1, None, image, mask), SIZE)
 
 
 def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -296,11 +296,11 @@ def test_real_class_8() -> None:
         pytest.skip("DAGM_ROOT is not set: no real images here")
     manifest = read_tree(Path(root), (8,))
     area = {}
-    for record in manifest.records:
-        image, mask = load(record, (512, 512))
+    for sample in manifest.samples:
+        image, mask = load(sample, (512, 512))
         assert image.shape == mask.shape == (512, 512)
-        assert mask.any() == bool(record.label)
-        area[record.image_id] = int(mask.sum())
+        assert mask.any() == bool(sample.label)
+        area[sample.image_id] = int(mask.sum())
     assert len(area) == 500
     degenerate = {n: area[f"Class8/Train/{n}"] for n in (1502, 1827, 1951)}
     assert degenerate == {1502: 26, 1827: 250, 1951: 2}

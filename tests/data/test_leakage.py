@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dagm_jax.data.leakage import content_digest, find_copies
-from dagm_jax.types import Record
+from dagm_jax.types import Sample
 
 GOOD_TWIN = "which is labelled good: one label is wrong, so neither is used"
 DEFECTIVE_TWIN = "which is labelled defective: one label is wrong, so neither is used"
@@ -52,14 +52,14 @@ def test_copies_and_their_reasons(
 ) -> None:
     """Would catch: an image tested on that was trained on; the label of whichever copy comes first; a defective picture
     learned as good because its defective copy has no usable mask; a picture lost because its first copy has none."""
-    records = [
-        Record(name, 1, label, half, Path(name), None)
+    samples = [
+        Sample(name, 1, label, half, Path(name), None)
         for name, (_, label, half) in zip("abcd", images, strict=False)
     ]
     digests = {place: bytes([pixels]) for place, (pixels, _, _) in enumerate(images)}
-    skips = find_copies(records, digests, unusable)
-    assert {records[place].image_id: skip.reason for place, skip in skips.items()} == expected
-    assert all(skip.what == records[place].image_id for place, skip in skips.items())
+    skips = find_copies(samples, digests, unusable)
+    assert {samples[place].image_id: skip.reason for place, skip in skips.items()} == expected
+    assert all(skip.what == samples[place].image_id for place, skip in skips.items())
     assert [skip.leaks for skip in skips.values()] == [
         skip.reason.startswith("leakage") for skip in skips.values()
     ]

@@ -14,7 +14,7 @@ from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.own_images import read_csv, read_mvtec, read_plain, reader_of
 from dagm_jax.errors import UserError
-from dagm_jax.types import Manifest, Photo, Record
+from dagm_jax.types import Manifest, Photo, Sample
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -28,12 +28,12 @@ def touch(root: Path, *names: str) -> Path:
 def rows(manifest: Manifest, root: Path) -> list[tuple[object, ...]]:
     """(name, label, half, mask's path under the root) of each record."""
 
-    def relative(record: Record) -> str | None:
-        assert isinstance(record.image, Photo)
-        assert record.image.path == root / record.image_id
-        return record.mask.path.relative_to(root).as_posix() if isinstance(record.mask, Photo) else None
+    def relative(sample: Sample) -> str | None:
+        assert isinstance(sample.image, Photo)
+        assert sample.image.path == root / sample.image_id
+        return sample.mask.path.relative_to(root).as_posix() if isinstance(sample.mask, Photo) else None
 
-    return [(r.image_id, r.label, r.half, relative(r)) for r in manifest.records]
+    return [(r.image_id, r.label, r.half, relative(r)) for r in manifest.samples]
 
 
 def skips(manifest: Manifest) -> dict[str, str]:
@@ -86,7 +86,7 @@ def test_good_in_other_letters_is_one_line(tmp_path: Path, folder: str) -> None:
     assert "\n" not in str(caught.value)
     # What only begins so is a defect.
     (root / folder).rename(root / "test" / "goodness")
-    kinds = {record.image_id: record.label for record in read_mvtec(root).records}
+    kinds = {sample.image_id: sample.label for sample in read_mvtec(root).samples}
     assert kinds == {"train/good/0.png": 0, "test/hole/0.png": 1, "test/goodness/1.png": 1}
 
 
@@ -122,7 +122,7 @@ def test_two_masks_of_one_image_are_refused(tmp_path: Path) -> None:
     """Catches a mask chosen by the order in which the file system lists them."""
     names = ("good/a.png", "defect/a.png", "defect/b.png", "masks/a.png", "masks/a.bmp")
     manifest = read_plain(touch(tmp_path, *names))
-    assert [record.image_id for record in manifest.records] == ["good/a.png", "defect/b.png"]
+    assert [sample.image_id for sample in manifest.samples] == ["good/a.png", "defect/b.png"]
     assert skips(manifest) == {"defect/a.png": "has 2 masks: a.bmp, a.png"}
 
 
@@ -163,7 +163,7 @@ def test_csv(tmp_path: Path, newline: str, encoding: str) -> None:
 def test_csv_names_a_file_once(tmp_path: Path) -> None:
     """Catches one picture on two sides of the split, or with two labels."""
     manifest = read_csv(table(tmp_path, "path,label\na.png,0\nb.png,1\na.png,good\n"))
-    assert [(record.image_id, record.label) for record in manifest.records] == [("a.png", 0), ("b.png", 1)]
+    assert [(sample.image_id, sample.label) for sample in manifest.samples] == [("a.png", 0), ("b.png", 1)]
     assert skips(manifest) == {"list.csv:4": "same file as line 2"}
 
 
@@ -267,7 +267,7 @@ def test_own_images_come_in_any_size_with_one_white_for_all(tmp_path: Path) -> N
     found, shape = find_images(DataConfig(str(tmp_path)), 0)
     assert shape is None
     manifest, _ = build_cache(found, tmp_path / "cache", shape)
-    assert {record.image.white for record in manifest.records if isinstance(record.image, Photo)} == {4095}
+    assert {sample.image.white for sample in manifest.samples if isinstance(sample.image, Photo)} == {4095}
 
 
 def test_a_root_that_cannot_be_looked_at_is_one_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from png_files import png
 from dagm_jax.data.images.decode import load
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.photos import find_white, read_photo, read_photo_mask
-from dagm_jax.types import Photo, Record
+from dagm_jax.types import Photo, Sample
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
 PIXELS = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
@@ -233,8 +233,8 @@ def test_white_is_the_least_power_that_holds_every_16_bit_value(tmp_path: Path) 
 def test_defective_photo_without_mask_is_defective_all_over(tmp_path: Path) -> None:
     """Would catch: slices of a defective image that are taught as good, because nobody has marked where it is."""
     image = photo(tmp_path / "a.png", Image.fromarray(PIXELS))
-    assert load(Record("a", 1, 1, None, image, None), None)[1].all()
-    assert not load(Record("a", 1, 0, None, image, None), None)[1].any()
+    assert load(Sample("a", 1, 1, None, image, None), None)[1].all()
+    assert not load(Sample("a", 1, 0, None, image, None), None)[1].any()
 
 
 def test_label_and_mask_must_agree(tmp_path: Path) -> None:
@@ -242,5 +242,5 @@ def test_label_and_mask_must_agree(tmp_path: Path) -> None:
     image = photo(tmp_path / "a.png", Image.fromarray(PIXELS))
     mask = photo(tmp_path / "m.png", Image.fromarray((PIXELS > 250).astype(np.uint8) * 255))
     with pytest.raises(BadImage, match=rf"a: labelled good, but mask marks {(PIXELS > 250).sum()} px"):
-        load(Record("a", 1, 0, None, image, mask), None)
-    assert load(Record("a", 1, 1, None, image, mask), None)[1].sum() == (PIXELS > 250).sum()
+        load(Sample("a", 1, 0, None, image, mask), None)
+    assert load(Sample("a", 1, 1, None, image, mask), None)[1].sum() == (PIXELS > 250).sum()

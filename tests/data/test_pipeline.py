@@ -19,9 +19,9 @@ from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.pipeline import iterate, make_training_stream
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape, slice_labels
-from dagm_jax.data.split import split_records
+from dagm_jax.data.split import split_samples
 from dagm_jax.errors import UserError
-from dagm_jax.types import Manifest, Record
+from dagm_jax.types import Manifest, Sample
 
 SIZE_PX = 64
 # zlib.crc32 of the first slices' pixels.
@@ -50,7 +50,7 @@ Stream = grain.MapDataset
 def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ImageCache]:
     """Dark noise with a bright block where the mask is: pixels > 150 are the mask. The first ten are defective."""
     folder = tmp_path_factory.mktemp("images")
-    records = []
+    samples = []
     rng = np.random.default_rng(0)
     for k in EVERYTHING:
         image = rng.integers(0, 100, (SIZE_PX, SIZE_PX), np.uint8)
@@ -63,8 +63,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ImageCac
             Image.fromarray(np.where(image > 150, 255, 0).astype(np.uint8)).save(mask_path)
         Image.fromarray(image).save(folder / f"{k}.png")
         kind: Any = label
-        records.append(Record(str(k), 1, kind, None, folder / f"{k}.png", mask_path))
-    return build_cache(Manifest(tuple(records), (), "blocks"), folder / "cache", (SIZE_PX, SIZE_PX))
+        samples.append(Sample(str(k), 1, kind, None, folder / f"{k}.png", mask_path))
+    return build_cache(Manifest(tuple(samples), (), "blocks"), folder / "cache", (SIZE_PX, SIZE_PX))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def stream(images: tuple[Manifest, ImageCache]) -> Callable[..., Stream]:
         **options: Any,
     ) -> Stream:
         manifest, cache = images
-        by_label = [[i for i in indices if manifest.records[i].label == label] for label in (1, 0)]
+        by_label = [[i for i in indices if manifest.samples[i].label == label] for label in (1, 0)]
         defaults = dict(batch_size=4, num_batches=12, balance=True, seed=0)
         return make_training_stream(cache, *by_label, slicer, augment, **(defaults | options))
 
@@ -301,8 +301,8 @@ def test_a_mask_without_a_fitting_strip_still_gives_a_slice(
     """Would catch: a crash of step 317 when a defect touches every strip, so that no other slice is left."""
     Image.fromarray(np.full((64, 64), 7, np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "a_label.png")
-    record = Record("a", 1, 1, None, tmp_path / "a.png", tmp_path / "a_label.png")
-    _, cache = build_cache(Manifest((record,), (), ""), tmp_path / "cache", (64, 64))
+    sample = Sample("a", 1, 1, None, tmp_path / "a.png", tmp_path / "a_label.png")
+    _, cache = build_cache(Manifest((sample,), (), ""), tmp_path / "cache", (64, 64))
     made = make_training_stream(
         cache, [0], [], SLICER, AugmentConfig(), batch_size=2, num_batches=3, balance=True, seed=0
     )
@@ -342,7 +342,7 @@ def test_no_validation_or_test_image_reaches_training(
 ) -> None:
     """Would catch: a leak, by index and by content: a slice of a held-out image in any batch, however it is turned."""
     manifest, cache = images
-    split = split_records(manifest.records, "random80_20", 0.15, 0)
+    split = split_samples(manifest.samples, "random80_20", 0.15, 0)
     held_out = {h for i in split.validation + split.test for h in hashes_of(cache[i][0])}
     trained = {i: hashes_of(cache[i][0]) for i in split.train}
     assert not held_out & set().union(*trained.values())
@@ -389,13 +389,13 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
     from dagm_jax.train.schedule import TrainConfig
 
     manifest, cache = images
-    split = split_records(manifest.records, "random80_20", 0.15, 0)
+    split = split_samples(manifest.samples, "random80_20", 0.15, 0)
     for seed, balance in ((0, True), (3, False)):
         train = TrainConfig(batch_size=8, num_steps=12, balance=balance)
         config = RunConfig(train=train, augment=augment, seed=seed)
         data = Data(manifest, cache, split, SLICER, SLICER, 50.0, 30.0)
         made = Setup(config, data, make_devices(config.parallel)).stream()
-        defective, good = ([i for i in split.train if manifest.records[i].label == label] for label in (1, 0))
+        defective, good = ([i for i in split.train if manifest.samples[i].label == label] for label in (1, 0))
         options: Any = dict(batch_size=8, num_batches=12, balance=balance, seed=seed)
         expected = make_training_stream(cache, defective, good, SLICER, augment, **options)
         assert len(made) == 12
@@ -434,13 +434,13 @@ def test_grey_statistics_are_those_of_what_is_trained_on(tmp_path: Path, task: s
 def test_small_images_are_continued_by_their_mirror_images(tmp_path: Path) -> None:
     """Would catch: black borders, a mask that stays behind its image, and slices that miss what was added."""
     rng = np.random.default_rng(1)
-    records = []
+    samples = []
     for k, shape in enumerate([(40, 24), (16, 20), (33, 48)]):
         image = rng.integers(0, 256, shape, np.uint8)
         Image.fromarray(image).save(tmp_path / f"{k}.png")
         Image.fromarray(np.where(image > 200, 255, 0).astype(np.uint8)).save(tmp_path / f"{k}_label.png")
-        records.append(Record(f"{k}", 1, 1, None, tmp_path / f"{k}.png", tmp_path / f"{k}_label.png"))
-    _, cache = build_cache(Manifest(tuple(records), (), "sizes"), tmp_path / "cache", None)
+        samples.append(Sample(f"{k}", 1, 1, None, tmp_path / f"{k}.png", tmp_path / f"{k}_label.png"))
+    _, cache = build_cache(Manifest(tuple(samples), (), "sizes"), tmp_path / "cache", None)
     config = SlicingConfig(num_slices=6, slice_px=16)
     assert padded_shape(config, *cache.largest) == (48, 48)
     slicer = make_slicer(config, 48, 48)
@@ -464,8 +464,8 @@ def test_padding_does_not_make_a_defect_too_small_to_count(tmp_path: Path) -> No
     mask[20:36, 20:38] = 255
     Image.fromarray(mask // 2).save(tmp_path / "a.png")
     Image.fromarray(mask).save(tmp_path / "m.png")
-    record = Record("a", 1, 1, None, tmp_path / "a.png", tmp_path / "m.png")
-    _, cache = build_cache(Manifest((record,), (), "one"), tmp_path / "cache", None)
+    sample = Sample("a", 1, 1, None, tmp_path / "a.png", tmp_path / "m.png")
+    _, cache = build_cache(Manifest((sample,), (), "one"), tmp_path / "cache", None)
     slicer = make_slicer(SlicingConfig("tiles"), 512, 512)
     options: Any = dict(batch_size=4, num_batches=4, balance=True, seed=0)
     for batch in make_training_stream(cache, [0], [], slicer, OFF, **options):

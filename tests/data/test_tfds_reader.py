@@ -65,7 +65,7 @@ def find(root: Path, *classes: int) -> Manifest:
 
 def essence(manifest: Manifest) -> list[tuple[object, ...]]:
     """The manifest without places."""
-    return [(r.image_id, r.class_id, r.label, r.half, r.mask is None) for r in manifest.records]
+    return [(r.image_id, r.class_id, r.label, r.half, r.mask is None) for r in manifest.samples]
 
 
 # --- the same verdict as on folders ---
@@ -93,14 +93,14 @@ def test_pixels_are_those_of_the_source(whole: Path, source: Path, tmp_path: Pat
     manifest, cache = build_cache(find(whole), tmp_path / "a", SHAPE)
     expected, expected_cache = build_cache(find(source), tmp_path / "b", SHAPE)
     assert essence(manifest) == essence(expected)
-    for i in range(len(manifest.records)):
+    for i in range(len(manifest.samples)):
         for found, wanted in zip(cache[i], expected_cache[i], strict=True):
             np.testing.assert_array_equal(found, wanted)
 
 
 def test_records_are_read_alone_and_in_any_order(whole: Path) -> None:
     """Would catch: a stream in place of random access: wrong images when it is not read from the start."""
-    stored = [record.image for record in find(whole).records]
+    stored = [sample.image for sample in find(whole).samples]
     for place in (21, 0, 12, 11, 5, 21):
         one = stored[place]
         assert isinstance(one, Stored)
@@ -110,10 +110,10 @@ def test_records_are_read_alone_and_in_any_order(whole: Path) -> None:
 
 def test_threads_get_their_own_records(whole: Path) -> None:
     """Would catch: a reader with one position that several threads move."""
-    records = find(whole).records * 5
-    for record, loaded in zip(records, load_all(records, SHAPE), strict=True):
+    samples = find(whole).samples * 5
+    for sample, loaded in zip(samples, load_all(samples, SHAPE), strict=True):
         assert not isinstance(loaded, BadImage)
-        assert loaded[0][0, 0] == small_dagm.grey_of(8, int(record.image_id[-4:]))
+        assert loaded[0][0, 0] == small_dagm.grey_of(8, int(sample.image_id[-4:]))
 
 
 def test_a_class_can_come_from_the_set_of_all(tmp_path: Path) -> None:
@@ -135,11 +135,11 @@ def test_the_fingerprint_follows_the_shards(prepared: Path) -> None:
 
 def test_a_record_that_is_another_image_than_the_manifest_says_is_left_out(whole: Path) -> None:
     """Would catch: the wrong mask trained on after a set was replaced under a running job."""
-    record = find(whole).records[3]
-    assert isinstance(record.image, Stored)
-    moved = replace(record.image, index=4)
+    sample = find(whole).samples[3]
+    assert isinstance(sample.image, Stored)
+    moved = replace(sample.image, index=4)
     with pytest.raises(BadImage, match=r"record 4 holds Class8/Train/0015"):
-        load(replace(record, image=moved, mask=moved), SHAPE)
+        load(replace(sample, image=moved, mask=moved), SHAPE)
 
 
 @pytest.mark.parametrize("name", ["Class8", "dagm2007", "empty"])
@@ -235,7 +235,7 @@ def test_other_versions_beside_the_readable_one_are_passed_over(prepared: Path) 
     config = prepared / "dagm2007/class8"
     for version in ("2.0.0", "incomplete.AB12CD_1.0.0"):
         shutil.copytree(config / "1.0.0", config / version)
-    image = find(prepared).records[0].image
+    image = find(prepared).samples[0].image
     assert isinstance(image, Stored) and image.folder.name == "1.0.0"
 
 

@@ -18,7 +18,7 @@ from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.verify import Truth, check_pixels, check_whole, read_truth
 from dagm_jax.errors import UserError
-from dagm_jax.types import Ellipse, Record
+from dagm_jax.types import Ellipse, Sample
 
 # The table of the data set's facts, by hand: (train images, defective, test images, defective).
 COUNTS = {
@@ -48,7 +48,7 @@ def real() -> Path:
     return Path(root)
 
 
-def whole(root: Path, truth: Truth, class_id: int = 1) -> tuple[Record, ...]:
+def whole(root: Path, truth: Truth, class_id: int = 1) -> tuple[Sample, ...]:
     return check_whole(read_tree(root, (class_id,)), class_id, truth)
 
 
@@ -84,13 +84,13 @@ def test_the_shipped_table_is_the_reference_list(real: Path) -> None:
 
 def test_layout_a_comes_out_in_order_under_official_ids(tmp_path: Path, truth: Truth) -> None:
     """Would catch: splits swapped, test before train, images lost."""
-    records = whole(small_dagm.layout_a(tmp_path), truth)
-    assert [r.image_id for r in records] == [
+    samples = whole(small_dagm.layout_a(tmp_path), truth)
+    assert [r.image_id for r in samples] == [
         *(f"Class1/Train/{n:04d}" for n in range(11, 23)),
         *(f"Class1/Test/{n:04d}" for n in range(1, 11)),
     ]
-    assert {r.half for r in records[:12]} == {"train"} and {r.half for r in records[12:]} == {"test"}
-    assert [int(r.image_id[-4:]) for r in records if r.label] == [11, 14, 15, 16, 18, 21, 22, 2, 3, 5, 9]
+    assert {r.half for r in samples[:12]} == {"train"} and {r.half for r in samples[12:]} == {"test"}
+    assert [int(r.image_id[-4:]) for r in samples if r.label] == [11, 14, 15, 16, 18, 21, 22, 2, 3, 5, 9]
 
 
 def test_layout_b_gets_the_numbers_of_layout_a(tmp_path: Path, truth: Truth) -> None:
@@ -101,11 +101,11 @@ def test_layout_b_gets_the_numbers_of_layout_a(tmp_path: Path, truth: Truth) -> 
     a = whole(small_dagm.layout_a(tmp_path / "a"), truth)
     b = whole(small_dagm.layout_b(tmp_path / "b"), truth)
     assert [(r.image_id, r.label, r.half) for r in b] == [(r.image_id, r.label, r.half) for r in a]
-    for record in b:
-        assert isinstance(record.image, Path)
-        number = int(record.image_id[-4:])
-        assert np.asarray(Image.open(record.image))[0, 0] == small_dagm.grey_of(1, number)
-        assert record.mask == (small_dagm.ellipse_of(number) if record.label else None)
+    for sample in b:
+        assert isinstance(sample.image, Path)
+        number = int(sample.image_id[-4:])
+        assert np.asarray(Image.open(sample.image))[0, 0] == small_dagm.grey_of(1, number)
+        assert sample.mask == (small_dagm.ellipse_of(number) if sample.label else None)
 
 
 def test_layout_b_of_a_competition_class_is_refused(tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_a_gap_in_layout_b_is_named_by_its_official_number(tmp_path: Path, truth
 # --- pixels ---
 
 
-def records_with(root: Path, name: str, pixels: np.ndarray) -> tuple[Record, ...]:
+def records_with(root: Path, name: str, pixels: np.ndarray) -> tuple[Sample, ...]:
     small_dagm.layout_a(root)
     small_dagm.save(root / name, pixels)
-    return read_tree(root, (1,)).records
+    return read_tree(root, (1,)).samples
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_pixels_that_are_not_as_published_are_named(
 def test_pixels_of_a_whole_class_pass_and_each_is_counted(tmp_path: Path) -> None:
     """Would catch: a check that refuses official images, and progress that ends early."""
     done = []
-    check_pixels(read_tree(small_dagm.layout_a(tmp_path), (1,)).records, lambda: done.append(1))
+    check_pixels(read_tree(small_dagm.layout_a(tmp_path), (1,)).samples, lambda: done.append(1))
     assert len(done) == 22
 
 
@@ -227,7 +227,7 @@ def test_many_bad_files_make_a_short_message(tmp_path: Path) -> None:
     for number in range(1, 10):
         (tmp_path / f"Class1/Test/{number:04d}.PNG").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"9 of 22 images differ.*0001\.PNG.*and 4 more"):
-        check_pixels(read_tree(tmp_path, (1,)).records)
+        check_pixels(read_tree(tmp_path, (1,)).samples)
 
 
 # --- real images ---
@@ -236,7 +236,7 @@ def test_many_bad_files_make_a_short_message(tmp_path: Path) -> None:
 def test_half_of_real_class_8_is_no_data_set_but_fit_for_the_main_job(real: Path) -> None:
     """Would catch: a builder that calls part of a class the data set, and a main job that insists on whole ones."""
     manifest, _ = find_images(DataConfig(root=str(real), classes=(8,)), 0)
-    assert len(manifest.records) == 500
+    assert len(manifest.samples) == 500
     with pytest.raises(UserError, match=r"1800 missing: Class8/Test/0001, .* and 1,795 more"):
         check_whole(manifest, 8, read_truth())
 

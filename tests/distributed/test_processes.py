@@ -26,7 +26,7 @@ from dagm_jax.experiment import report as report_module
 from dagm_jax.experiment.data import prepare_data
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir, plain_disk_errors
-from dagm_jax.train.schedule import Position
+from dagm_jax.train.schedule import TrainProgress
 from launch.local_processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -310,7 +310,7 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     state: Any = SimpleNamespace(params={})
     pictures: Any = SimpleNamespace(example=None)
     report = report_module.write_report(
-        setup, state, 1, Position(step=1), rule, result, pictures, 0.0, Workdir(tmp_path)
+        setup, state, 1, TrainProgress(step=1), rule, result, pictures, 0.0, Workdir(tmp_path)
     )
     assert 0 <= report["baselines"]["local_energy_auroc"] <= 1
     assert len(processes.heartbeats) == len(data.split.validation) + len(data.split.test)

@@ -33,13 +33,13 @@ from dagm_jax.evaluation.step import make_eval_step
 from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
 from dagm_jax.experiment import run
 from dagm_jax.experiment.pictures import Hardest, TestPictures
-from dagm_jax.experiment.run import judge_test_side
+from dagm_jax.experiment.run import evaluate_test_split
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.models.custom_unet import CustomUNet
 from dagm_jax.models.network import make_network
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.types import MAX_GALLERY_ITEMS, Record
+from dagm_jax.types import MAX_GALLERY_ITEMS, Sample
 
 # Classes of the package, no tests.
 TestResult.__test__ = TestPictures.__test__ = False  # type: ignore[attr-defined]
@@ -106,9 +106,9 @@ class Cache:
 def test_each_image_once_in_order_without_the_padding(number: int) -> None:
     """Catches padding that comes out as an image, a last batch that is dropped, and an order by batch."""
     images = make_images(number)
-    judged = list(brightness_judge()(images))
-    assert len(judged) == number
-    for one, (image, mask) in zip(judged, images, strict=True):
+    prediction = list(brightness_judge()(images))
+    assert len(prediction) == number
+    for one, (image, mask) in zip(prediction, images, strict=True):
         np.testing.assert_array_equal(one.image, image)
         np.testing.assert_array_equal(one.mask, mask)
         np.testing.assert_allclose(one.map, image / 255, rtol=1e-6)
@@ -121,8 +121,8 @@ def test_score_is_that_of_the_smoothed_map() -> None:
     """Catches a score of the raw map: one noisy pixel would make an image defective."""
     image = np.zeros(SHAPE, np.uint8)
     image[16, 24] = 255
-    (judged,) = brightness_judge(1, VerdictConfig(smoothing_px=2.0))([(image, image > 0)])
-    assert judged.score == judged.map.max() < 0.1
+    (prediction,) = brightness_judge(1, VerdictConfig(smoothing_px=2.0))([(image, image > 0)])
+    assert prediction.score == prediction.map.max() < 0.1
 
 
 def test_each_evidence_scores_its_own_way() -> None:
@@ -130,11 +130,11 @@ def test_each_evidence_scores_its_own_way() -> None:
     image = np.full(SHAPE, 100, np.uint8)
     image[5, 3], image[9, 9] = 10, 150
     scores = {}
-    for evidence in ("probability", "deviation", "slices"):
-        judge = replace(brightness_judge(1), evidence=evidence)
-        (judged,) = judge([(image, image < 20)])
-        scores[evidence] = judged.score
-        assert judged.map[9, 9] == pytest.approx(50 / 255 if evidence == "deviation" else 150 / 255)
+    for score_kind in ("probability", "deviation", "slices"):
+        predictor = replace(brightness_judge(1), score_kind=score_kind)
+        (prediction,) = predictor([(image, image < 20)])
+        scores[score_kind] = prediction.score
+        assert prediction.map[9, 9] == pytest.approx(50 / 255 if score_kind == "deviation" else 150 / 255)
     expected = {"probability": 150 / 255, "deviation": 90 / 255, "slices": image[:, 0].max() / 255}
     assert scores == pytest.approx(expected)
 
@@ -149,8 +149,8 @@ def test_images_are_taken_as_they_are_needed() -> None:
             taken += 1
             yield pixels
 
-    judged = brightness_judge(4)(source())
-    next(judged)
+    prediction = brightness_judge(4)(source())
+    next(prediction)
     assert taken == 4
 
 
@@ -188,9 +188,9 @@ def test_a_real_network_judges_alike_in_every_batch_size() -> None:
         shape = (size, *SHAPE)
         empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(size, np.int32)
         pixels = devices.shard_batch(empty)
-        compiled = devices.compile_judge(function, params, stats, *pixels)
+        compiled = devices.compile_eval_step(function, params, stats, *pixels)
         results.append(list(Predictor(compiled, params, stats, devices, size, SHAPE, PLAIN)(images)))
-    assert len({judged.score for judged in results[0]}) == 5
+    assert len({prediction.score for prediction in results[0]}) == 5
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one.map, other.map, rtol=1e-5, atol=1e-6)
         assert one.loss == pytest.approx(other.loss, rel=1e-5)
@@ -237,12 +237,12 @@ def unmarked_images() -> list[Pixels]:
 def test_defects_without_masks_count_as_images_and_not_as_pixels() -> None:
     """Catches a Dice against a mask that stands for not knowing, and an AUROC that is lost with it."""
     images = unmarked_images()
-    judge = replace(brightness_judge(4), evidence="slices")
-    figures = validate(judge, cast(Any, Cache(images)), range(11))
+    predictor = replace(brightness_judge(4), score_kind="slices")
+    figures = validate(predictor, cast(Any, Cache(images)), range(11))
     assert set(figures) == {"loss", "accuracy", "auroc", "quality"}
     assert figures["quality"] == pytest.approx((figures["auroc"] + figures["accuracy"]) / 2)
     labels = [int(mask.any()) for _, mask in images]
-    rule, _ = calibrate(judge, cast(Any, Cache(images)), range(11), labels)
+    rule, _ = calibrate(predictor, cast(Any, Cache(images)), range(11), labels)
     assert rule.pixel_threshold == rule.threshold
     with pytest.raises(UserError, match="pixel threshold needs defective validation images with masks"):
         calibrate(brightness_judge(4), cast(Any, Cache(images)), range(11), labels)
@@ -252,27 +252,27 @@ def test_half_marked_images_are_measured_on_the_marked_ones() -> None:
     """Catches one image without a mask that spoils the Dice of all that have one."""
     marked = make_images(11)
     mixed = [*unmarked_images()[:2], *marked[2:]]
-    judge = brightness_judge(4)
-    of_mixed = validate(judge, cast(Any, Cache(mixed)), range(11))
-    of_marked = validate(judge, cast(Any, Cache(marked)), [*range(1, 11)])
+    predictor = brightness_judge(4)
+    of_mixed = validate(predictor, cast(Any, Cache(mixed)), range(11))
+    of_marked = validate(predictor, cast(Any, Cache(marked)), [*range(1, 11)])
     assert of_mixed["dice_defective"] == pytest.approx(of_marked["dice_defective"])
-    assert of_mixed["auroc"] == validate(judge, cast(Any, Cache(marked)), range(11))["auroc"]
+    assert of_mixed["auroc"] == validate(predictor, cast(Any, Cache(marked)), range(11))["auroc"]
 
 
 def test_quality_is_made_of_what_the_task_may_know() -> None:
     """Catches a reconstruction that is steered by defects, and slices that are judged by their maps' Dice."""
     images, cache = make_images(11), cast(Any, Cache(make_images(11)))
     indices = [7, 0, 3, 10, 4]
-    slices = validate(replace(brightness_judge(2), evidence="slices"), cache, indices)
+    slices = validate(replace(brightness_judge(2), score_kind="slices"), cache, indices)
     assert slices["quality"] == pytest.approx((slices["auroc"] + slices["accuracy"]) / 2)
-    residuals = validate(replace(brightness_judge(2), evidence="deviation"), cache, indices)
+    residuals = validate(replace(brightness_judge(2), score_kind="deviation"), cache, indices)
     loss = np.mean([images[i][0].mean() / 255 for i in indices if not images[i][1].any()])
     assert residuals["quality"] == pytest.approx(1 / (1 + loss), rel=1e-5)
-    good = validate(replace(brightness_judge(2), evidence="deviation"), cache, [1, 3])
+    good = validate(replace(brightness_judge(2), score_kind="deviation"), cache, [1, 3])
     assert not {"auroc", "balanced_dice"} & good.keys()
     rule, _ = calibrate(
         replace(
-            brightness_judge(2, VerdictConfig(smoothing_px=0, calibration="normals")), evidence="deviation"
+            brightness_judge(2, VerdictConfig(smoothing_px=0, calibration="normals")), score_kind="deviation"
         ),
         cache,
         [1, 3, 5],
@@ -302,9 +302,9 @@ def test_calibration_sees_the_given_images_only() -> None:
     assert scores == pytest.approx([0.8, 0.2, 0.8, 0.4, 0.2])
     assert rule.calibration == "f1"
     assert 0.4 < rule.threshold < 0.8
-    assert rule.evidence["highest_good_score"] == pytest.approx(0.4)
-    assert rule.evidence["lowest_defective_score"] == pytest.approx(0.8)
-    assert (rule.evidence["tp"], rule.evidence["tn"], rule.evidence["fp"], rule.evidence["fn"]) == (
+    assert rule.fit_stats["highest_good_score"] == pytest.approx(0.4)
+    assert rule.fit_stats["lowest_defective_score"] == pytest.approx(0.8)
+    assert (rule.fit_stats["tp"], rule.fit_stats["tn"], rule.fit_stats["fp"], rule.fit_stats["fn"]) == (
         2,
         3,
         0,
@@ -323,7 +323,7 @@ def test_calibration_sees_the_given_images_only() -> None:
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> list[Record]:
+def samples(tmp_path: Path) -> list[Sample]:
     """19 images in files, more than are decoded ahead; every other one is defective, with a mask in a file."""
     made = []
     for i, (image, mask) in enumerate(make_images(19)):
@@ -332,60 +332,60 @@ def records(tmp_path: Path) -> list[Record]:
         if mask.any():
             Image.fromarray(mask.astype(np.uint8) * 255).save(mask_path)
         label = int(mask.any())
-        made.append(Record(f"image{i:02d}", 1, cast(Any, label), None, path, mask_path if label else None))
+        made.append(Sample(f"image{i:02d}", 1, cast(Any, label), None, path, mask_path if label else None))
     return made
 
 
-def result_of(judge: Predictor, records: list[Record], rule: Thresholds = RULE) -> TestResult:
+def result_of(predictor: Predictor, samples: list[Sample], rule: Thresholds = RULE) -> TestResult:
     """The result of all chunks and processes."""
     result = TestResult()
 
-    def judge_share() -> None:
-        for chunk in judge_test_side(judge, records, SHAPE, rule):
+    def predict_share() -> None:
+        for chunk in evaluate_test_split(predictor, samples, SHAPE, rule):
             result.add(chunk, rule)
 
-    judge.processes.all_or_raise(judge_share)
-    return result.gathered(judge.processes)
+    predictor.processes.all_or_raise(predict_share)
+    return result.gathered(predictor.processes)
 
 
-def test_every_record_once_in_order(records: list[Record]) -> None:
+def test_every_record_once_in_order(samples: list[Sample]) -> None:
     """Catches an image that is counted twice or left out, a label beside another image, and a swapped decision."""
-    result = result_of(brightness_judge(4), records)
+    result = result_of(brightness_judge(4), samples)
     images = make_images(19)
-    assert [image.image_id for image in result.images] == [record.image_id for record in records]
-    assert result.labels == [record.label for record in records]
+    assert [image.image_id for image in result.images] == [sample.image_id for sample in samples]
+    assert result.labels == [sample.label for sample in samples]
     assert result.scores == pytest.approx([image.max() / 255 for image, _ in images])
     assert result.decisions == [score >= 0.5 for score in result.scores]
     assert all(type(decision) is bool for decision in result.decisions)
 
 
 def test_what_the_caller_does_is_outside_the_executing_time(
-    records: list[Record], monkeypatch: pytest.MonkeyPatch
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: pictures and pixel figures measured at the detector's expense."""
     now_s = [0.0]
     monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now_s[0])
-    for chunk in judge_test_side(brightness_judge(4), records, SHAPE, RULE):
+    for chunk in evaluate_test_split(brightness_judge(4), samples, SHAPE, RULE):
         now_s[0] += 1000
         assert chunk.seconds == 0
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(3, 6), (4, 8), (10, 10)])
 def test_no_image_is_read_while_the_clock_stands(
-    records: list[Record], monkeypatch: pytest.MonkeyPatch, batch_size: int, most: int
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch, batch_size: int, most: int
 ) -> None:
     """Would catch: threads that read ahead on unmeasured time, a test side held in memory, and scores that move."""
-    expected = result_of(brightness_judge(batch_size), records)
+    expected = result_of(brightness_judge(batch_size), samples)
     events: list[str] = []
 
     def tell_time() -> float:
         events.append("clock")
         return float(len(events))
 
-    def slow_load(record: Record, shape: tuple[int, int] | None) -> Pixels:
+    def slow_load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
         events.append("read")
         time.sleep(0.003)
-        pixels = load(record, shape)
+        pixels = load(sample, shape)
         events.append("read")
         return pixels
 
@@ -393,8 +393,8 @@ def test_no_image_is_read_while_the_clock_stands(
     monkeypatch.setattr(evaluate, "CHUNK_PX", 8 * SHAPE[0] * SHAPE[1])
     monkeypatch.setattr(decode, "load", slow_load)
     result = TestResult()
-    for chunk in judge_test_side(brightness_judge(batch_size), records, SHAPE, RULE):
-        for _ in chunk.records:
+    for chunk in evaluate_test_split(brightness_judge(batch_size), samples, SHAPE, RULE):
+        for _ in chunk.samples:
             # Long enough for a thread that has something left to read.
             time.sleep(0.003)
             events.append("draw")
@@ -411,24 +411,24 @@ def test_no_image_is_read_while_the_clock_stands(
     assert result.images == expected.images
 
 
-def test_decision_is_that_of_the_rule(records: list[Record]) -> None:
+def test_decision_is_that_of_the_rule(samples: list[Sample]) -> None:
     """Catches a fixed threshold in place of the calibrated one, and ">" where the rule says ">="."""
     score = float(np.float32(make_images(19)[3][0].max()) / np.float32(255))
     rule = Thresholds(threshold=score, pixel_threshold=0.5, calibration="f1")
-    result = result_of(brightness_judge(4), records, rule)
+    result = result_of(brightness_judge(4), samples, rule)
     assert result.decisions == [value >= score for value in result.scores]
     assert result.decisions[3]
 
 
-def test_file_that_broke_meanwhile_is_a_users_error(records: list[Record]) -> None:
+def test_file_that_broke_meanwhile_is_a_users_error(samples: list[Sample]) -> None:
     """Catches a test image that is dropped without a word after the split was drawn."""
-    path = cast(Path, records[9].image)
+    path = cast(Path, samples[9].image)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"9\.png.*could be read when the run began; restore it"):
-        result_of(brightness_judge(4), records)
+        result_of(brightness_judge(4), samples)
     path.unlink()
     with pytest.raises(UserError, match=r"9\.png: file is missing .*run the command again"):
-        result_of(brightness_judge(4), records)
+        result_of(brightness_judge(4), samples)
 
 
 # --- the report ---------------------------------------------------------------------------------------------
@@ -475,9 +475,9 @@ def test_report_against_scikit_learn(seed: int) -> None:
         assert 0 <= low <= report[name] <= high <= 1, name
 
 
-def test_report_holds_json_values(records: list[Record]) -> None:
+def test_report_holds_json_values(samples: list[Sample]) -> None:
     """Catches numpy numbers, which JSON refuses after an hour of training, and NaN, which is no JSON."""
-    report = result_of(brightness_judge(4), records).to_report(PLAIN)
+    report = result_of(brightness_judge(4), samples).to_report(PLAIN)
     for leaf in jax.tree.leaves(report):
         assert type(leaf) in (int, float, str), report
     assert json.loads(json.dumps(report, allow_nan=False)) == report
@@ -498,9 +498,9 @@ def test_the_hardest_are_kept_hardest_first() -> None:
     image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
     scores = {(label, i): float(rng.random()) for label in (0, 1) for i in range(12)}
     for (label, i), score in rng.permutation(np.array(list(scores.items()), dtype=object)):
-        record = Record(f"{label}-{i}", 1, label, None, Path(), None)
-        judged = Prediction(image, zeros > 0, zeros, score, 0.0, 0, 0)
-        hardest.offer(record, judged, score >= rule.threshold)
+        sample = Sample(f"{label}-{i}", 1, label, None, Path(), None)
+        prediction = Prediction(image, zeros > 0, zeros, score, 0.0, 0, 0)
+        hardest.offer(sample, prediction, score >= rule.threshold)
     items = hardest.gathered(ALONE)
     half = MAX_GALLERY_ITEMS // 2
     worst_defective = sorted((score, i) for (label, i), score in scores.items() if label)[:half]
@@ -513,12 +513,12 @@ def test_the_hardest_are_kept_hardest_first() -> None:
     assert [item.correct for item in items] == [s >= 0.6 for s, _ in worst_defective] + correct
 
 
-def test_few_images_are_all_hardest(records: list[Record]) -> None:
+def test_few_images_are_all_hardest(samples: list[Sample]) -> None:
     """Catches a gallery that needs a full heap; equal scores must not compare images."""
     hardest = Hardest(RULE)
     image, zeros = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
-    for record in records[:3]:
-        hardest.offer(record, Prediction(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
+    for sample in samples[:3]:
+        hardest.offer(sample, Prediction(image, zeros > 0, zeros, 0.5, 0.0, 0, 0), True)
     assert len(hardest.gathered(ALONE)) == 3
 
 
@@ -536,13 +536,13 @@ def test_several_processes_validate_and_calibrate_like_one(count: int) -> None:
     caches = [Cache(images) for _ in range(count)]
 
     def work(processes: Processes) -> Any:
-        judge = replace(brightness_judge(2), processes=processes)
+        predictor = replace(brightness_judge(2), processes=processes)
         cache = cast(Any, caches[processes.index])
-        return validate(judge, cache, indices), calibrate(judge, cache, indices, labels)
+        return validate(predictor, cache, indices), calibrate(predictor, cache, indices, labels)
 
     alone = cast(Any, Cache(images))
-    judge = brightness_judge(2)
-    expected = validate(judge, alone, indices), calibrate(judge, alone, indices, labels)
+    predictor = brightness_judge(2)
+    expected = validate(predictor, alone, indices), calibrate(predictor, alone, indices, labels)
     assert run_as_processes(count, work) == [expected] * count
     # Once to validate, once to calibrate.
     assert sorted(i for cache in caches for i in cache.asked) == sorted(indices * 2)
@@ -550,20 +550,20 @@ def test_several_processes_validate_and_calibrate_like_one(count: int) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 25])
 def test_several_processes_judge_the_test_side_like_one(
-    records: list[Record], count: int, tmp_path: Path
+    samples: list[Sample], count: int, tmp_path: Path
 ) -> None:
     """Would catch: scores or pictures beside another image, pixels counted twice, a gallery of one process's."""
 
     rule = Thresholds(0.78, 0.25, "f1")
     data = SimpleNamespace(
-        manifest=SimpleNamespace(records=records),
-        split=SimpleNamespace(test=range(len(records))),
+        manifest=SimpleNamespace(samples=samples),
+        split=SimpleNamespace(test=range(len(samples))),
         cache=SimpleNamespace(shape=SHAPE),
     )
 
     def work(processes: Processes) -> tuple[TestResult, TestPictures]:
-        judge = replace(brightness_judge(4), processes=processes)
-        return run.judge_test_side(judge, cast(Any, data), rule, Workdir(tmp_path))
+        predictor = replace(brightness_judge(4), processes=processes)
+        return run.evaluate_test_split(predictor, cast(Any, data), rule, Workdir(tmp_path))
 
     whole, expected = work(ALONE)
     assert [(entry.name, entry.score) for entry in expected.entries] == [
@@ -579,14 +579,14 @@ def test_several_processes_judge_the_test_side_like_one(
         np.testing.assert_array_equal(pictures.example.image, expected.example.image)
 
 
-def test_a_file_that_one_process_cannot_read_stops_all(records: list[Record]) -> None:
+def test_a_file_that_one_process_cannot_read_stops_all(samples: list[Sample]) -> None:
     """Would catch: processes that wait for ever for the one that met the broken file."""
-    cast(Path, records[9].image).write_bytes(b"")
+    cast(Path, samples[9].image).write_bytes(b"")
     stopped: list[int] = []
 
     def work(processes: Processes) -> None:
         with pytest.raises(UserError, match=r"9\.png"):
-            result_of(replace(brightness_judge(4), processes=processes), records)
+            result_of(replace(brightness_judge(4), processes=processes), samples)
         stopped.append(processes.index)
 
     run_as_processes(3, work)

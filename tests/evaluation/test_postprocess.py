@@ -17,23 +17,23 @@ FRAME = (24, 37)
 SIZES = st.lists(st.tuples(st.integers(1, FRAME[0]), st.integers(1, FRAME[1])), min_size=3, max_size=3)
 
 
-def by_numpy(image: np.ndarray, config: VerdictConfig, evidence: str) -> tuple[np.ndarray, float]:
+def by_numpy(image: np.ndarray, config: VerdictConfig, score_kind: str) -> tuple[np.ndarray, float]:
     """(map, score) of one map [h w]."""
     if config.smoothing_px:
         image = ndimage.gaussian_filter(image, config.smoothing_px, mode="reflect", truncate=4.0)
-    if evidence == "deviation":
+    if score_kind == "deviation":
         image = np.abs(image - np.median(image))
     num_top = 1 if config.score == "max" else max(1, round(config.top_fraction * image.size))
     return image, float(np.sort(image, axis=None)[-num_top:].mean(dtype=np.float64))
 
 
-@pytest.mark.parametrize("evidence", ["probability", "deviation"])
+@pytest.mark.parametrize("score_kind", ["probability", "deviation"])
 @pytest.mark.parametrize("score", ["max", "top_mean"])
 @pytest.mark.parametrize("sigma", [0.0, 0.6, 3.0])
 @settings(derandomize=True, max_examples=20, deadline=None)
 @given(sizes=SIZES, seed=st.integers(0, 99))
 def test_each_image_of_a_padded_batch_is_processed_as_alone(
-    sigma: float, score: Any, evidence: Any, sizes: list[tuple[int, int]], seed: int
+    sigma: float, score: Any, score_kind: Any, sizes: list[tuple[int, int]], seed: int
 ) -> None:
     """Would catch: padding that reaches a pixel, the median or the score; another border, kernel or median; a radius
     beyond the image; the size of one image used for another.
@@ -42,21 +42,21 @@ def test_each_image_of_a_padded_batch_is_processed_as_alone(
     rng = np.random.default_rng(seed)
     maps = rng.random((3, *FRAME), np.float32)
     size = np.array(sizes, np.int32)
-    found, scores = postprocess(maps, np.zeros((3, 2), np.float32), size, config, evidence)
+    found, scores = postprocess(maps, np.zeros((3, 2), np.float32), size, config, score_kind)
     for i, (height, width) in enumerate(sizes):
-        expected, expected_score = by_numpy(maps[i, :height, :width], config, evidence)
+        expected, expected_score = by_numpy(maps[i, :height, :width], config, score_kind)
         np.testing.assert_allclose(found[i, :height, :width], expected, atol=1e-5)
         assert float(scores[i]) == pytest.approx(expected_score, abs=1e-5)
 
 
-@pytest.mark.parametrize("evidence", ["probability", "deviation"])
+@pytest.mark.parametrize("score_kind", ["probability", "deviation"])
 @pytest.mark.parametrize("score", ["max", "top_mean"])
-def test_a_full_frame_needs_no_sizes(score: Any, evidence: Any) -> None:
+def test_a_full_frame_needs_no_sizes(score: Any, score_kind: Any) -> None:
     """Would catch: an exported file, whose images fill the frame, that scores otherwise than evaluation."""
     config = VerdictConfig(score=score, top_fraction=0.07)
     maps = np.random.default_rng(0).random((2, *FRAME), np.float32)
     size, nothing = np.array([FRAME] * 2, np.int32), np.zeros((2, 3), np.float32)
-    fixed, traced = (postprocess(maps, nothing, s, config, evidence) for s in (None, size))
+    fixed, traced = (postprocess(maps, nothing, s, config, score_kind) for s in (None, size))
     for one, other in zip(fixed, traced, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 

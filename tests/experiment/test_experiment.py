@@ -25,7 +25,7 @@ from dagm_jax.experiment import data as run_data
 from dagm_jax.experiment import report, run, setup
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.train.schedule import Position
+from dagm_jax.train.schedule import TrainProgress
 
 TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 TRAIN, VALIDATION, TEST = range(12), range(12, 32), range(32, 60)
@@ -51,30 +51,32 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     """Would catch: a threshold fitted on the test images or on labels of others, or scores of others kept."""
     asked: list[tuple[list[int], list[int]]] = []
 
-    def calibrate(judge: Any, cache: Any, indices: Any, labels: Any) -> tuple[Thresholds, list[float]]:
+    def calibrate(predictor: Any, cache: Any, indices: Any, labels: Any) -> tuple[Thresholds, list[float]]:
         asked.append((list(indices), list(labels)))
         return Thresholds(0.25, 0.5, "f1", {}), [0.5] * len(indices)
 
     tested: list[Thresholds] = []
 
-    def judge_test_side(judge: Any, data: Any, rule: Thresholds, workdir: Workdir) -> tuple[None, None]:
+    def evaluate_test_split(
+        predictor: Any, data: Any, rule: Thresholds, workdir: Workdir
+    ) -> tuple[None, None]:
         tested.append(rule)
         return None, None
 
     monkeypatch.setattr(run.evaluate, "calibrate", calibrate)
-    monkeypatch.setattr(run, "judge_test_side", judge_test_side)
+    monkeypatch.setattr(run, "judge_test_side", evaluate_test_split)
     monkeypatch.setattr(run, "write_report", lambda *_: {})
     slicer = object()
 
-    def compile_judge(state: Any, given: object) -> tuple[str, float]:
+    def compile_predictor(state: Any, given: object) -> tuple[str, float]:
         assert given is slicer
         return "judge", 0.0
 
     fake = SimpleNamespace(
-        data=make_data(judging_slicer=slicer), processes=ALONE, compile_judge=compile_judge
+        data=make_data(judging_slicer=slicer), processes=ALONE, compile_predictor=compile_predictor
     )
     workdir = Workdir(tmp_path)
-    run.judge(cast(Any, fake), cast(Any, None), 4, Position(), workdir)
+    run.evaluate_model(cast(Any, fake), cast(Any, None), 4, TrainProgress(), workdir)
     assert asked == [(list(VALIDATION), [i % 2 for i in VALIDATION])]
     assert tested == [workdir.read_rule()] and tested[0].threshold == 0.25
     with workdir.validation_scores.open(newline="") as stream:
@@ -161,7 +163,7 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
         fake,
         state,
         1,
-        Position(step=1),
+        TrainProgress(step=1),
         Thresholds(0.5, 0.5, "f1", {}),
         TestResult(images, executing_time_s=1.0),
         cast(Any, SimpleNamespace(example=None)),

@@ -38,7 +38,7 @@ from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import read_history
-from dagm_jax.train.schedule import Position
+from dagm_jax.train.schedule import TrainProgress
 
 pytestmark = pytest.mark.timeout(1200)
 CONFIG = "--config=configs/smoke.py"
@@ -208,9 +208,9 @@ def test_best_state_is_the_one_judged(whole: Run) -> None:
     """Catches a report on a state that is neither the best of training nor the last, and a choice that is not told."""
     rows = read_history(whole.workdir / "metrics.jsonl")
     quality = {row["step"]: row["quality"] for row in rows if row["kind"] == "validation"}
-    judged, best = whole.report["training"]["best_step"], max(quality, key=quality.__getitem__)
-    assert judged in (best, 12)
-    assert (best == 12) or f"judged is step {judged}" in whole.output
+    prediction, best = whole.report["training"]["best_step"], max(quality, key=quality.__getitem__)
+    assert prediction in (best, 12)
+    assert (best == 12) or f"judged is step {prediction}" in whole.output
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def test_best_and_last_state_are_compared_on_the_whole_validation_side(
     checkpoints = SimpleNamespace(best_step=lambda: 4, restore_or_warn=lambda step, like: (states[step], {}))
     slicer = object()
 
-    def compile_judge(state: Any, given: object) -> tuple[FakeJudge, float]:
+    def compile_predictor(state: Any, given: object) -> tuple[FakeJudge, float]:
         assert given is slicer
         return FakeJudge(state.params), 0.0
 
@@ -238,13 +238,13 @@ def test_best_and_last_state_are_compared_on_the_whole_validation_side(
         judging_slicer=slicer, cache=None, split=SimpleNamespace(validation=(3, 5)), slicer=None
     )
 
-    def validate(judge: FakeJudge, state: Any, indices: tuple[int, ...]) -> dict[str, float]:
+    def validate(predictor: FakeJudge, state: Any, indices: tuple[int, ...]) -> dict[str, float]:
         assert indices == (3, 5)
         return {"quality": state.params}
 
     setup = SimpleNamespace(
         data=data,
-        compile_judge=compile_judge,
+        compile_predictor=compile_predictor,
         initial_state=lambda: None,
         validate=validate,
     )
@@ -270,14 +270,14 @@ def test_a_judge_is_compiled_once_for_each_slicer_and_before_it_is_needed(
     setup = Setup(config, cast(Any, None), devices)
     monkeypatch.setattr(Setup, "network", None)
     states = [
-        SimpleNamespace(judged=devices.replicate(({"w": np.full(3, value)}, {}))) for value in (1.0, 2.0)
+        SimpleNamespace(prediction=devices.replicate(({"w": np.full(3, value)}, {}))) for value in (1.0, 2.0)
     ]
     slicers: list[Any] = [make_slicer(SlicingConfig(num_slices=n), 64, 64) for n in (2, 4)]
-    setup.begin_to_compile_judge(cast(Any, states[0]), slicers[0])
+    setup.begin_to_compile_predictor(cast(Any, states[0]), slicers[0])
     for state in states:
         for slicer in slicers:
-            judge, seconds = setup.compile_judge(cast(Any, state), slicer)
-            np.testing.assert_array_equal(judge.params["w"], state.judged[0]["w"])
+            predictor, seconds = setup.compile_predictor(cast(Any, state), slicer)
+            np.testing.assert_array_equal(predictor.params["w"], state.eval_weights[0]["w"])
             assert seconds >= 0
     assert compiled == slicers
 
@@ -313,9 +313,9 @@ def restored(workdir: Path) -> dict[str, Any]:
         for name, step in (("best", checkpoints.best_step()), ("latest", max(visible_steps(workdir)))):
             assert step is not None
             state, meta = checkpoints.restore(step, like)
-            position = replace(Position(**meta["position"]), train_seconds=0.0)
+            progress = replace(TrainProgress(**meta["position"]), train_seconds=0.0)
             arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-            found[name] = (step, position, meta["mean"], meta["std"], arrays)
+            found[name] = (step, progress, meta["mean"], meta["std"], arrays)
     return found
 
 
@@ -461,7 +461,8 @@ def test_every_command_imports_without_fcntl() -> None:
         "import sys, tempfile, types, pathlib\n"
         "sys.modules['fcntl'] = None\n"
         "import dagm_jax.main, dagm_jax.predict, dagm_jax.calibrate, dagm_jax.export, dagm_jax.experiment.run\n"
-        "import dagm_jax.inspection.inspector, dagm_jax.folder, launch.prepare_data, launch.reproduce_tables, launch.benchmark\n"
+        "import dagm_jax.inspection.inspector, dagm_jax.inspection.folder, "
+        "launch.prepare_data, launch.reproduce_tables, launch.benchmark\n"
         "calls = []\n"
         "def locking(*arguments): calls.append(arguments[1:])\n"
         "sys.modules['msvcrt'] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)\n"

@@ -18,9 +18,8 @@ from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images.decode import load
 from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.errors import UserError
-from dagm_jax.experiment.trained_model import load_trained_model
+from dagm_jax.experiment.trained_model import build_network, load_trained_model
 from dagm_jax.exporting.inference_fn import make_inference_fn
-from dagm_jax.models.network import build_network
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +32,11 @@ def test_the_detector_judges_as_its_run_did(workdir: Path) -> None:
     detector = load_trained_model(workdir)
     config = from_config_dict(json.loads((workdir / "config.json").read_text()))
     found, _ = find_images(config.data, config.seed)
-    records = {record.image_id: record for record in found.records}
+    samples = {sample.image_id: sample for sample in found.samples}
     rows = list(csv.DictReader((workdir / "predictions.csv").read_text().splitlines()))
-    judge = detector.compile_predictor(make_devices(config.parallel), 2)
-    judged = judge(load(records[row["image"]], None) for row in rows)
-    for row, one in zip(rows, judged, strict=True):
+    predictor = detector.compile_predictor(make_devices(config.parallel), 2)
+    prediction = predictor(load(samples[row["image"]], None) for row in rows)
+    for row, one in zip(rows, prediction, strict=True):
         assert one.score == pytest.approx(float(row["score"]), rel=1e-6)
         assert int(detector.rule.decide([one.score])[0]) == int(row["defective"])
 

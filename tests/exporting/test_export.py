@@ -28,12 +28,11 @@ from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import (
     Thresholds,
 )
-from dagm_jax.experiment.trained_model import TrainedModel, load_trained_model
+from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_trained_model
 from dagm_jax.exporting import check, inference_fn
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.models.config import CustomUNetConfig
-from dagm_jax.models.network import build_network
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
@@ -76,11 +75,11 @@ def untrained(task: str, shape: tuple[int, int]) -> tuple[TrainedModel, list[flo
     params = jax.tree.map(lambda x: x + 0.3 if x.ndim == 1 else x, params)
     detector = TrainedModel(config, network, params, stats, shape, None, Thresholds(0, 0, "f1"), "0" * 12)
     devices = make_devices(config.parallel)
-    judge = detector.compile_predictor(devices, devices.num_devices)
-    judged = list(judge((image, np.zeros(shape, bool)) for image in noise(shape)))
-    scores = [one.score for one in judged]
+    predictor = detector.compile_predictor(devices, devices.num_devices)
+    prediction = list(predictor((image, np.zeros(shape, bool)) for image in noise(shape)))
+    scores = [one.score for one in prediction]
     middle = sum(sorted(scores)[1:3]) / 2
-    return replace(detector, rule=Thresholds(middle, middle, "f1")), scores, [one.map for one in judged]
+    return replace(detector, rule=Thresholds(middle, middle, "f1")), scores, [one.map for one in prediction]
 
 
 def noise(shape: tuple[int, int]) -> np.ndarray:

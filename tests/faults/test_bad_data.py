@@ -19,13 +19,13 @@ from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.tfds_reader import Example
 from dagm_jax.data.images import decode
-from dagm_jax.data.split import split_records
+from dagm_jax.data.split import split_samples
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import baselines
 from dagm_jax.experiment.data import describe_data, prepare_data
 from dagm_jax.experiment.run import run
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.types import Manifest, Record, Stored
+from dagm_jax.types import Manifest, Sample, Stored
 
 Label = Literal[0, 1]
 SHAPE = (12, 17)
@@ -118,7 +118,7 @@ def test_copies_leave_no_gaps_among_those_that_are_used(tmp_path: Path, mask_of_
         save(root.parent / "mask_e.png", 0 * spot())
     found, shape = find_images(DataConfig(root=str(root)), 0)
     whole, cache = build_cache(found, tmp_path / "cache", shape, masks_for="segmentation")
-    assert [record.image_id for record in whole.records] == ["a.png", "c.png", "f.png"]
+    assert [sample.image_id for sample in whole.samples] == ["a.png", "c.png", "f.png"]
     for place, seed in enumerate((1, 3, 5)):
         np.testing.assert_array_equal(cache[place][0], picture(seed))
         np.testing.assert_array_equal(cache[place][1], (spot() > 0) & (seed != 1))
@@ -142,7 +142,7 @@ def test_layout_a_lists_labels_that_masks_contradict(tmp_path: Path) -> None:
     whole, listed = used_and_listed(root, tmp_path / "cache")
     assert "labelled defective, but mask is empty" in listed.pop("Class1/Train/0011")
     assert "labelled good, but mask marks 512 px" in listed.pop("Class1/Train/0012")
-    assert listed == {} and len(whole.records) == 20
+    assert listed == {} and len(whole.samples) == 20
 
 
 @pytest.mark.parametrize("convention", ["mvtec", "plain", "table"])
@@ -175,7 +175,7 @@ def test_own_images_list_labels_that_masks_contradict(tmp_path: Path, convention
     assert "labelled good, but mask marks 18 px" in listed.pop(f"{names[0]}0.png".removeprefix("./"))
     assert "labelled defective, but mask is empty" in listed.pop(f"{names[1]}2.png".removeprefix("./"))
     assert listed == {}
-    assert {Path(r.image_id).name for r in whole.records} - {"0.png"} == {"1.png", "3.png"}
+    assert {Path(r.image_id).name for r in whole.samples} - {"0.png"} == {"1.png", "3.png"}
 
 
 def test_prepared_sets_list_labels_that_masks_contradict(
@@ -187,7 +187,7 @@ def test_prepared_sets_list_labels_that_masks_contradict(
     image, mask = ((tmp_path / name).read_bytes() for name in ("x.png", "m.png"))
     monkeypatch.setattr(decode, "read_example", lambda stored: Example(image, mask, 0, 1, "x"))
     with pytest.raises(decode.BadImage, match="good, but mask marks 18 px"):
-        decode.load(Record("x", 1, 0, "train", Stored(tmp_path, "train", 0), None), None)
+        decode.load(Sample("x", 1, 0, "train", Stored(tmp_path, "train", 0), None), None)
 
 
 # --- sizes --------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_flat_images_and_nan_harm_no_statistic(tmp_path: Path) -> None:
     whole, cache = build_cache(found, tmp_path / "cache", shape)
     ((what, reason),) = ((skip.what, skip.reason) for skip in whole.skipped)
     assert what == "good/nan.tif" and "image of kind F" in reason
-    ids = [record.image_id for record in whole.records]
+    ids = [sample.image_id for sample in whole.samples]
     assert {"good/flat.png", "good/black.tif"} <= set(ids)
     pixels = np.concatenate([cache[i][0].ravel() for i in range(len(cache))]).astype(np.float64)
     assert cache.intensity_moments(range(len(cache))) == pytest.approx((pixels.mean(), pixels.std()))
@@ -247,8 +247,8 @@ def test_flat_images_and_nan_harm_no_statistic(tmp_path: Path) -> None:
     assert cache.intensity_moments([flat]) == (77, 0)
     scores = [baselines.local_energy_score(cache[i][0]) for i in range(len(cache))]
     assert np.isfinite(scores).all() and scores[flat] == 0
-    split = split_records(
-        whole.records, "random80_20", 0.25, 0, [cache.mask_px(i) for i in range(len(cache))]
+    split = split_samples(
+        whole.samples, "random80_20", 0.25, 0, [cache.mask_px(i) for i in range(len(cache))]
     )
     assert sorted([*split.train, *split.validation, *split.test]) == list(range(len(cache)))
 

@@ -34,12 +34,12 @@ from dagm_jax.experiment.resume import (
     check_length,
     check_same_run,
     check_skips,
-    read_position,
+    read_progress,
 )
 from dagm_jax.experiment.run import choose_state, train
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.schedule import Position, TrainConfig
+from dagm_jax.train.schedule import TrainConfig, TrainProgress
 
 QUALITIES = {1: 0.9, 2: 0.3, 3: 0.4}
 
@@ -138,7 +138,7 @@ def test_a_json_value_that_changed_costs_one_step_back(
         assert checkpoints.best_step() == 1
     assert step == 2
     assert_is((found[0], found[1]), 2)
-    assert any("checkpoint of step 3 cannot be read (Damaged" in r.getMessage() for r in caplog.records)
+    assert any("checkpoint of step 3 cannot be read (Damaged" in r.getMessage() for r in caplog.samples)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -277,25 +277,33 @@ def test_what_may_change_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("position", "num_steps", "match"),
     [
-        (Position(step=300), 2000, None),
-        (Position(step=299), 600, None),
-        (Position(step=300), 600, r"`train.num_steps` \(=600\).* at step 300, at or past the 300 at which"),
-        (Position(step=360, validated=False), 2000, None),
-        (Position(step=301), 600, r"at step 301, at or past the 300 at which"),
-        (Position(step=360, end_step=720), 2000, r"\(=2000\).*train.num_steps=720 .* its end at step 720"),
-        (Position(step=360, end_step=720), 720, None),
+        (TrainProgress(step=300), 2000, None),
+        (TrainProgress(step=299), 600, None),
+        (
+            TrainProgress(step=300),
+            600,
+            r"`train.num_steps` \(=600\).* at step 300, at or past the 300 at which",
+        ),
+        (TrainProgress(step=360, validated=False), 2000, None),
+        (TrainProgress(step=301), 600, r"at step 301, at or past the 300 at which"),
+        (
+            TrainProgress(step=360, end_step=720),
+            2000,
+            r"\(=2000\).*train.num_steps=720 .* its end at step 720",
+        ),
+        (TrainProgress(step=360, end_step=720), 720, None),
     ],
 )
 def test_a_run_may_become_longer_until_it_cools_down(
-    position: Position, num_steps: int, match: str | None, tmp_path: Path
+    progress: TrainProgress, num_steps: int, match: str | None, tmp_path: Path
 ) -> None:
     """Would catch: a length that changes when the learning rate already falls towards an end that moves away."""
     config = TrainConfig(num_steps=num_steps)
     if match is None:
-        check_length(config, position, 720, Workdir(tmp_path))
+        check_length(config, progress, 720, Workdir(tmp_path))
     else:
         with pytest.raises(UserError, match=match):
-            check_length(config, position, 720, Workdir(tmp_path))
+            check_length(config, progress, 720, Workdir(tmp_path))
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
@@ -303,7 +311,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     on the other's."""
     data = SimpleNamespace(mean=100.25, std=30.0)
     setup = cast(Any, SimpleNamespace(config=RunConfig(), data=data, initial_state=lambda: None))
-    kept = {"position": asdict(Position(step=3)), "config": {"train": {"num_steps": 720}}}
+    kept = {"position": asdict(TrainProgress(step=3)), "config": {"train": {"num_steps": 720}}}
     for greys in ({"mean": 100.26, "std": 30.0}, {"mean": 100.25, "std": 30.01}):
         found = (3, None, kept | greys)
         checkpoints = cast(Any, SimpleNamespace(restore_latest=lambda like, found=found: found))
@@ -318,9 +326,11 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
 def test_no_fewer_steps_may_be_skipped_than_have_been(tmp_path: Path) -> None:
     """Would catch: a run whose every step is over the bound: it moves nothing and reports good figures."""
     for allowed in (3, 4):
-        check_skips(TrainConfig(skip_non_finite=allowed), Position(step=9, num_skipped=3), Workdir(tmp_path))
+        check_skips(
+            TrainConfig(skip_non_finite=allowed), TrainProgress(step=9, num_skipped=3), Workdir(tmp_path)
+        )
     with pytest.raises(UserError, match=r"`train.skip_non_finite` \(=2\).* skipped 3 steps .*at least 3"):
-        check_skips(TrainConfig(skip_non_finite=2), Position(step=9, num_skipped=3), Workdir(tmp_path))
+        check_skips(TrainConfig(skip_non_finite=2), TrainProgress(step=9, num_skipped=3), Workdir(tmp_path))
 
 
 def test_what_another_release_wrote_is_named(tmp_path: Path) -> None:
@@ -335,7 +345,7 @@ def test_what_another_release_wrote_is_named(tmp_path: Path) -> None:
         check_same_run(RunConfig(), Workdir(tmp_path))
     meta = {"position": {"step": 3, "mood": 1}, "versions": {"dagm-jax": "9.8.7", "jax": "1.2.3"}}
     with pytest.raises(UserError, match=r"written by dagm-jax 9\.8\.7 and jax 1\.2\.3.*mood"):
-        read_position(meta, Workdir(tmp_path))
+        read_progress(meta, Workdir(tmp_path))
 
 
 class Drawn(ImageCache):

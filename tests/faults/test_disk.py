@@ -31,7 +31,7 @@ from dagm_jax.inspection.predictions import Prediction, write_table
 from dagm_jax.storage import write_atomically
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
-from dagm_jax.types import Manifest, Photo, Record
+from dagm_jax.types import Manifest, Photo, Sample
 from launch import prepare_data
 
 
@@ -187,8 +187,8 @@ def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
 
 
 def cached(folder: Path) -> None:
-    records = (Record("a", 1, 0, None, Photo(folder.parent / "a.png"), None),)
-    build_cache(Manifest(records, (), "one image"), folder, None)
+    samples = (Sample("a", 1, 0, None, Photo(folder.parent / "a.png"), None),)
+    build_cache(Manifest(samples, (), "one image"), folder, None)
 
 
 def tabulated(folder: Path) -> None:

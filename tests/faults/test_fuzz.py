@@ -257,15 +257,15 @@ def check_set(manifest: Manifest, folder: Path, truth: dict[str, int], touched: 
         assert str(error).isprintable()  # noqa: PT017
         assert touched == set(truth), "a good image was lost with the others"
         return
-    used = {record.image_id: place for place, record in enumerate(whole.records)}
+    used = {sample.image_id: place for place, sample in enumerate(whole.samples)}
     listed = [skip.what for skip in whole.skipped]
-    assert len(used) == len(whole.records) and not used.keys() & set(listed)
+    assert len(used) == len(whole.samples) and not used.keys() & set(listed)
     assert all(skip.what.isprintable() and skip.reason.isprintable() for skip in whole.skipped)
     assert truth.keys() == used.keys() | (set(listed) & truth.keys())
-    whites = {record.image.white for record in whole.records if isinstance(record.image, Photo)}
+    whites = {sample.image.white for sample in whole.samples if isinstance(sample.image, Photo)}
     assert len(whites) == 1 and whites <= {2**k - 1 for k in range(8, 17)}
     for name, place in used.items():
-        assert whole.records[place].label == truth[name]
+        assert whole.samples[place].label == truth[name]
         image, mask = stored[place]
         assert mask.any() == truth[name]
         if name not in touched:
@@ -433,13 +433,13 @@ def test_labels_of_layout_a(
     manifest, truth = read_or_one_line(layout_a), labels_a(data)
     # A defective image needs its mask.
     usable = {n: label for n, label in truth.items() if 1 <= n <= 6 and (label == 0 or n > 3)}
-    assert usable == ({int(r.image_id[-4:]): r.label for r in manifest.records} if manifest else {})
+    assert usable == ({int(r.image_id[-4:]): r.label for r in manifest.samples} if manifest else {})
     if manifest:
         listed = {skip.what for skip in manifest.skipped}
         assert all(f"Class1/Train/{n:04d}.PNG" in listed for n in set(range(1, 7)) - usable.keys())
-        for record in manifest.records:
-            assert Path(str(record.image)).stem == record.image_id[-4:]
-            assert record.label == 0 or Path(str(record.mask)).name == f"{record.image_id[-4:]}_label.PNG"
+        for sample in manifest.samples:
+            assert Path(str(sample.image)).stem == sample.image_id[-4:]
+            assert sample.label == 0 or Path(str(sample.mask)).name == f"{sample.image_id[-4:]}_label.PNG"
 
 
 def ellipses_b(data: bytes) -> dict[int, Ellipse]:
@@ -504,8 +504,8 @@ def test_ellipses_of_layout_b(
     manifest, truth = read_or_one_line(layout_b), ellipses_b(data)
     assert manifest is not None, "there are good images"
     usable = {n: ellipse for n, ellipse in truth.items() if n <= 4}
-    assert usable == {int(r.image_id.rpartition("/")[2]): r.mask for r in manifest.records if r.label}
-    assert [r.image_id for r in manifest.records if not r.label] == ["Class1/1", "Class1/2"]
+    assert usable == {int(r.image_id.rpartition("/")[2]): r.mask for r in manifest.samples if r.label}
+    assert [r.image_id for r in manifest.samples if not r.label] == ["Class1/1", "Class1/2"]
     listed = {skip.what for skip in manifest.skipped}
     assert all(f"Class1_def/{n}.png" in listed for n in set(range(1, 5)) - usable.keys())
 
@@ -568,20 +568,20 @@ def test_a_table_gives_its_own_labels(
         assert str(error).isprintable()  # noqa: PT017
         return
     files = [
-        (table_folder / record.image.path).resolve()
-        for record in whole.records
-        if isinstance(record.image, Photo)
+        (table_folder / sample.image.path).resolve()
+        for sample in whole.samples
+        if isinstance(sample.image, Photo)
     ]
-    assert len(files) == len(set(files)) == len(whole.records)
+    assert len(files) == len(set(files)) == len(whole.samples)
     assert all(skip.what.isprintable() and skip.reason.isprintable() for skip in whole.skipped)
-    for place, (record, file) in enumerate(zip(whole.records, files, strict=True)):
-        assert said[file] == {record.label}
+    for place, (sample, file) in enumerate(zip(whole.samples, files, strict=True)):
+        assert said[file] == {sample.label}
         image, mask = stored[place]
         number = re.fullmatch(r"([0-9])\.png", file.name)
         if number:
             np.testing.assert_array_equal(image, pixels_of(int(number[1])))
-        assert mask.any() == record.label
-    assert len(whole.records) + len(whole.skipped) >= len(rows)
+        assert mask.any() == sample.label
+    assert len(whole.samples) + len(whole.skipped) >= len(rows)
 
 
 @cases(250)
@@ -608,6 +608,6 @@ def test_a_damaged_table_is_one_line_or_a_table(
         assert str(error).isprintable()  # noqa: PT017
         return
     lines = bytes(data).decode("utf-8-sig")
-    for record in manifest.records:
-        word = {0: ("0", "good"), 1: ("1", "defective")}[record.label]
+    for sample in manifest.samples:
+        word = {0: ("0", "good"), 1: ("1", "defective")}[sample.label]
         assert any(w in lines.lower() for w in word)

@@ -94,7 +94,7 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MetricLogger, "write", write)
         # The stages after training take as long as the short form of this.
-        for name, result in (("choose_state", (0, None)), ("judge", {}), ("print_report", None)):
+        for name, result in (("choose_state", (0, None)), ("evaluate_model", {}), ("print_report", None)):
             patch.setattr(run, name, lambda *_, result=result: result)
         before = take()
         run.run(read_config(tiny.ARGUMENTS[0].partition("=")[2], overrides), folder / "run")
@@ -153,8 +153,8 @@ def test_predicting_holds_no_more_after_many_images(
         if tally.files % every == 0:
             samples.append(take())
 
-    def watched(judge: Any, source: Any, request: Any) -> Any:
-        return judge.judge(source.files(), on_file=watch), 0.0, 0
+    def watched(predictor: Any, source: Any, request: Any) -> Any:
+        return predictor.predict(source.files(), on_file=watch), 0.0, 0
 
     monkeypatch.setattr(predict, "judge_source", watched)
     files = len(list(Path("/proc/self/fd").iterdir()))

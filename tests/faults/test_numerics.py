@@ -25,23 +25,22 @@ from dagm_jax.evaluation.metrics import auroc
 from dagm_jax.evaluation.predictor import NonFiniteOutput, Predictor
 from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.experiment.run import run
-from dagm_jax.experiment.trained_model import TrainedModel, load_trained_model
-from dagm_jax.models.network import build_network
+from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_trained_model
 from dagm_jax.tasks import losses
-from dagm_jax.tasks.base import Lesson
+from dagm_jax.tasks.base import LossOutput
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.history import read_history
 from dagm_jax.train.loop import NonFinite
 
-real_learn = SegmentationConfig.learn
+real_learn = SegmentationConfig.loss
 
 
-def poisoned_learn(task: Any, forward: Any, slices: Any, key: jax.Array) -> Lesson:
+def poisoned_learn(task: Any, forward: Any, slices: Any, key: jax.Array) -> LossOutput:
     """The real lesson, but that the loss of the third slice is NaN in the second step of a run of seed 0."""
-    lesson = real_learn(task, forward, slices, key)
+    loss_output = real_learn(task, forward, slices, key)
     second = jax.random.key_data(jax.random.fold_in(jax.random.key(0), 1))
     is_bad = (slices["place"] == 2) & (jax.random.key_data(key) == second).all()
-    return lesson._replace(loss=lesson.loss * jnp.where(is_bad, jnp.nan, 1.0))
+    return loss_output._replace(loss=loss_output.loss * jnp.where(is_bad, jnp.nan, 1.0))
 
 
 def test_a_run_stops_at_nan_and_goes_on_by_skipping_it(
@@ -51,7 +50,7 @@ def test_a_run_stops_at_nan_and_goes_on_by_skipping_it(
 
     The log is looked at after four steps, when NaN would be in every weight.
     """
-    monkeypatch.setattr(SegmentationConfig, "learn", poisoned_learn)
+    monkeypatch.setattr(SegmentationConfig, "loss", poisoned_learn)
     replace_unet(monkeypatch)
     root = write_own(tmp_path / "own", num_good=16, num_defective=12)
     train = {"num_steps": 4, "validate_every": 3, "log_every": 4, "cooldown_share": 0.0}
@@ -73,8 +72,8 @@ def test_a_run_stops_at_nan_and_goes_on_by_skipping_it(
     assert b"train/skipped_steps" in events
 
 
-@pytest.mark.parametrize(("evidence", "name"), [("probability", "map"), ("slices", "slice_scores")])
-def test_weights_beyond_float32_end_in_one_line(evidence: Any, name: str) -> None:
+@pytest.mark.parametrize(("score_kind", "name"), [("probability", "map"), ("slices", "slice_scores")])
+def test_weights_beyond_float32_end_in_one_line(score_kind: Any, name: str) -> None:
     """Would catch: a validation whose scores are NaN shown as a traceback, or ranked as if they were scores.
 
     The last step's loss may be finite, and move the weights so far that what they give no longer is.
@@ -91,16 +90,16 @@ def test_weights_beyond_float32_end_in_one_line(evidence: Any, name: str) -> Non
         make_devices(ParallelConfig(cpu_convolutions="default")),
         cast(Any, lambda *arguments: out),
     )
-    judge = Predictor(fake, {}, {}, devices, 1, (8, 8), VerdictConfig(), evidence)
+    predictor = Predictor(fake, {}, {}, devices, 1, (8, 8), VerdictConfig(), score_kind)
     good = {key: np.zeros_like(value) for key, value in out.items()}
     answers = iter([good, good, out])
-    judge = replace(judge, compiled=cast(Any, lambda *arguments: next(answers)))
+    predictor = replace(predictor, compiled=cast(Any, lambda *arguments: next(answers)))
     pixels = [(np.zeros((h, 8), np.uint8), np.zeros((h, 8), bool)) for h in (8, 8, 5)]
     with pytest.raises(
         NonFiniteOutput,
         match=r"output for image 3 of those given, 5x8 px .* is not finite.*lower `optim.learn",
     ) as caught:
-        list(judge(pixels))
+        list(predictor(pixels))
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.place, str(again)) == (2, str(caught.value))
 
@@ -160,13 +159,13 @@ def test_bfloat16_judges_as_float32_does(tmp_path_factory: pytest.TempPathFactor
     detector = load_trained_model(own_run(tmp_path_factory))
     found, shape = find_images(detector.config.data, 0)
     manifest, cache = build_cache(found, tmp_path / "cache", shape)
-    labels = [record.label for record in manifest.records]
+    labels = [sample.label for sample in manifest.samples]
     config = in_bfloat16(detector.config)
     network, _, _ = build_network(config, detector.network.mean, detector.network.std, drawn=False)
 
     def scores(detector: TrainedModel) -> list[float]:
-        judge: Predictor = detector.compile_predictor(make_devices(detector.config.parallel), 4)
-        return [judged.score for judged in judge(cache[i] for i in range(len(cache)))]
+        predictor: Predictor = detector.compile_predictor(make_devices(detector.config.parallel), 4)
+        return [prediction.score for prediction in predictor(cache[i] for i in range(len(cache)))]
 
     single, half = scores(detector), scores(replace(detector, config=config, network=network))
     assert single != half

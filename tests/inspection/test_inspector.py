@@ -69,14 +69,14 @@ def test_strict_files_get_the_verdicts_of_their_run(
     """Would catch: images of a fixed size read as photos are, and a model of them that takes other sizes or depths."""
     workdir = small_run.built_in_run(tmp_path_factory)
     config = from_config_dict(json.loads((workdir / "config.json").read_text()))
-    records = {record.image_id: record for record in find_images(config.data, config.seed)[0].records}
+    samples = {sample.image_id: sample for sample in find_images(config.data, config.seed)[0].samples}
     inspector = Inspector.load(workdir)
     for row in rows_of(workdir)[:2]:
-        record = records[row["image"]]
-        drawn = record.image
+        sample = samples[row["image"]]
+        drawn = sample.image
         assert isinstance(drawn, Drawn)
         image = procedural.draw(
-            drawn.class_id, drawn.index, seed=drawn.seed, defective=bool(record.label), size_px=512
+            drawn.class_id, drawn.index, seed=drawn.seed, defective=bool(sample.label), size_px=512
         ).image
         Image.fromarray(image).save(tmp_path / "a.png")
         verdict = inspector.inspect(str(tmp_path / "a.png"))

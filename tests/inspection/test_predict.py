@@ -672,16 +672,16 @@ def test_an_output_that_is_not_finite_names_image_and_model(
 
     The first image that a model gets is a black one, while it is compiled.
     """
-    plain = bright.Bright.judge
+    plain = bright.Bright.predict
     bad = 0
 
-    def judge(self: bright.Bright, images: list[np.ndarray], batch_size: int) -> Any:
+    def predict(self: bright.Bright, images: list[np.ndarray], batch_size: int) -> Any:
         found = [place for place, image in enumerate(images) if image.max() == bad]
         if found:
             raise NonFiniteOutput(found[0], (20, 30))
         return plain(self, images, batch_size)
 
-    monkeypatch.setattr(bright.Bright, "judge", judge)
+    monkeypatch.setattr(bright.Bright, "predict", predict)
     for number in (0, 2, 3):
         save(tmp_path / "in" / f"{number}.png", 100 + number)
     (tmp_path / "in" / "1.png").write_bytes(b"x")

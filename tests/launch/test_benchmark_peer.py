@@ -154,7 +154,7 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
     def loss(arrays: Any) -> Any:
         output = NetworkOutput(arrays[0], tuple(arrays[1:3]), arrays[3])
         slices: Any = {"x": None, "mask": mask, "label": label}
-        return task.learn(lambda x, key: output, slices, jax.random.key(0)).loss.mean()
+        return task.loss(lambda x, key: output, slices, jax.random.key(0)).loss.mean()
 
     expected, gradients = jax.jit(jax.value_and_grad(loss))(arrays)
     leaves = [
@@ -215,9 +215,9 @@ def test_maps_are_ours(name: str) -> None:
     batch = batches(1)[0]
 
     def predict(params: Any, stats: Any) -> Any:
-        forward, _ = network.bind(params, stats, train=False)
-        slices = network.show(batch["image"], batch["mask"], batch["label"], jnp.arange(3))
-        return config.task.judge(forward, slices).map
+        forward, _ = network.apply(params, stats, train=False)
+        slices = network.preprocess(batch["image"], batch["mask"], batch["label"], jnp.arange(3))
+        return config.task.predict(forward, slices).map
 
     ours = jax.jit(predict)(params, stats)
     theirs = peer_step.make_predict(twin, compiled=False)(torch.from_numpy(batch["image"]))

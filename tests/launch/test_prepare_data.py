@@ -26,7 +26,7 @@ from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.decode import load
 from dagm_jax.data.verify import read_truth
 from dagm_jax.errors import UserError
-from dagm_jax.types import Record
+from dagm_jax.types import Sample
 from launch.prepare import prepared_sets
 from launch.prepare.contact_sheet import CELL_PX, choose, draw_cell, draw_sheet
 from launch.prepare.procedural_images import Recipe, number_halves, write_class
@@ -61,7 +61,7 @@ def run(*arguments: str) -> int:
 
 def essence(root: Path, class_id: int) -> list[tuple[object, ...]]:
     manifest, _ = find_images(DataConfig(root=str(root), classes=(class_id,)), 0)
-    return [(r.image_id, r.label, r.half, r.mask is None) for r in manifest.records]
+    return [(r.image_id, r.label, r.half, r.mask is None) for r in manifest.samples]
 
 
 def files(root: Path) -> dict[str, tuple[int, int]]:
@@ -339,12 +339,12 @@ def test_procedural_images_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     assert manifest.skipped == ()
     halves = number_halves(Recipe(1, 3, 4, 5))
     places = {f"Class1/{half}/{p.number:04d}": p for half, ps in halves.items() for p in ps}
-    assert set(places) == {record.image_id for record in manifest.records}
-    for record in manifest.records:
-        place = places[record.image_id]
+    assert set(places) == {sample.image_id for sample in manifest.samples}
+    for sample in manifest.samples:
+        place = places[sample.image_id]
         drawn = procedural.draw(1, place.index, seed=5, defective=place.defective)
-        image, mask = load(record, (512, 512))
-        assert record.label == int(place.defective)
+        image, mask = load(sample, (512, 512))
+        assert sample.label == int(place.defective)
         np.testing.assert_array_equal(image, drawn.image)
         np.testing.assert_array_equal(mask, drawn.mask)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.PNG")}
@@ -386,7 +386,7 @@ def test_a_kill_leaves_no_half_class_of_procedural_images(
         run(*arguments)
     assert not (tmp_path / "Class8").exists() and (tmp_path / ".Class8.partial").exists()
     run(*arguments)
-    assert len(read_tree(tmp_path, (8,)).records) == 4
+    assert len(read_tree(tmp_path, (8,)).samples) == 4
     assert not (tmp_path / ".Class8.partial").exists()
 
 
@@ -408,7 +408,7 @@ def test_the_outline_goes_around_the_mask_and_nowhere_else(tmp_path: Path) -> No
     mask[100:102, 400] = 255
     small_dagm.save(tmp_path / "image.png", np.full((512, 512), 90, np.uint8))
     small_dagm.save(tmp_path / "mask.png", mask)
-    cell = np.asarray(draw_cell(Record("x", 1, 1, "train", tmp_path / "image.png", tmp_path / "mask.png")))
+    cell = np.asarray(draw_cell(Sample("x", 1, 1, "train", tmp_path / "image.png", tmp_path / "mask.png")))
     rows, cols = np.nonzero((cell != 90).any(axis=-1))
     assert cell.shape == (CELL_PX, CELL_PX, 3) and rows.size
     assert set(rows) <= set(range(23, 29)) and set(cols) <= set(range(97, 104))
@@ -416,8 +416,8 @@ def test_the_outline_goes_around_the_mask_and_nowhere_else(tmp_path: Path) -> No
 
 def test_the_sheet_shows_defective_and_good_images_of_each_class(source: Path) -> None:
     """Would catch: a sheet of good images alone, which come first in a manifest; a sheet cut off on the right."""
-    chosen = choose(read_tree(source, (1,)).records)
+    chosen = choose(read_tree(source, (1,)).samples)
     assert [r.label for r in chosen] == [1] * 6 + [0] * 2 and len({r.image_id for r in chosen}) == 8
     sheet = np.asarray(draw_sheet({"a": chosen, "b": chosen[:3]}))
-    for record, place in ((chosen[7], (90, 7 * 132 + 90)), (chosen[0], (240, 30))):
-        assert set(sheet[place]) == {small_dagm.grey_of(1, int(record.image_id[-4:]))}
+    for sample, place in ((chosen[7], (90, 7 * 132 + 90)), (chosen[0], (240, 30))):
+        assert set(sheet[place]) == {small_dagm.grey_of(1, int(sample.image_id[-4:]))}

@@ -160,11 +160,14 @@ def test_a_network_on_each_platform() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(0, 1, (1, 32, 32, 3)), jnp.float32)
 
     def logits(network: Any) -> Any:
-        return jax.jit(lambda x: network.bind(params, stats, train=False)[0](x, None).logits)
+        return jax.jit(lambda x: network.apply(params, stats, train=False)[0](x, None).logits)
 
-    texts = [str(jax.make_jaxpr(logits(one))(x)) for one in (network, network.on("gpu"), network.on("cpu"))]
+    texts = [
+        str(jax.make_jaxpr(logits(one))(x))
+        for one in (network, network.for_platform("gpu"), network.for_platform("cpu"))
+    ]
     # Two to each of nine blocks, and the head; the one of 1x1 is in the same form on CPUs.
     assert [text.count("conv_general_dilated[") for text in texts[:2]] == [19, 19]
     assert [text.count("custom_vjp_call[") for text in texts] == [18, 18, 18 + 19]
-    assert texts[0] == texts[1] == str(jax.make_jaxpr(logits(network.on("cpu").on("tpu")))(x))
-    np.testing.assert_allclose(logits(network.on("cpu"))(x), logits(network)(x), atol=1e-5)
+    assert texts[0] == texts[1] == str(jax.make_jaxpr(logits(network.for_platform("cpu").on("tpu")))(x))
+    np.testing.assert_allclose(logits(network.for_platform("cpu"))(x), logits(network)(x), atol=1e-5)

@@ -103,11 +103,11 @@ def test_segmentation_weighs_its_terms() -> None:
     task = SegmentationConfig(**{f"{name}_weight": weight for name, weight in weights.items()})
 
     @jax.jit
-    def learn(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        lesson = task.learn(saying(NetworkOutput(logits)), slices, KEY)
-        return lesson.loss, lesson.weight
+    def loss(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        loss_output = task.loss(saying(NetworkOutput(logits)), slices, KEY)
+        return loss_output.loss, loss_output.weight
 
-    loss, weight_of_slices = learn(logits)
+    loss, weight_of_slices = loss(logits)
     expected = sum(
         weight * np.asarray(jax.jit(TERMS[name])(logits, targets)) for name, weight in weights.items()
     )
@@ -123,22 +123,22 @@ def test_segmentation_teaches_side_outputs_and_the_guided_module() -> None:
     targets = slices["mask"].astype(jnp.float32)
     expected = sum(np.asarray(task.pixel_loss(z, targets)) for z in stages) / 3
     expected = expected + 2 * np.asarray(guidance_loss(output, slices["label"]))
-    np.testing.assert_allclose(task.learn(saying(output), slices, KEY).loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(task.loss(saying(output), slices, KEY).loss, expected, rtol=1e-5)
 
 
 def test_segmentation_map_score_and_decision() -> None:
     """Catches a map of logits, one that is not gated, and a decision by the mean where one defect pixel must do."""
     logits = np.full((B, H, W, 1), -1.0, np.float32)
     logits[1, 2, 3] = 0.01
-    judgement = SegmentationConfig().judge(saying(NetworkOutput(jnp.asarray(logits))), make_slices())
-    np.testing.assert_allclose(judgement.map, sigmoid(logits), rtol=1e-5)
-    np.testing.assert_allclose(judgement.score, sigmoid(logits).max((1, 2, 3)), rtol=1e-5)
-    assert np.asarray(judgement.lesson.is_defective).tolist() == [False, True, False]
+    prediction = SegmentationConfig().predict(saying(NetworkOutput(jnp.asarray(logits))), make_slices())
+    np.testing.assert_allclose(prediction.map, sigmoid(logits), rtol=1e-5)
+    np.testing.assert_allclose(prediction.score, sigmoid(logits).max((1, 2, 3)), rtol=1e-5)
+    assert np.asarray(prediction.loss_output.is_defective).tolist() == [False, True, False]
     guided = NetworkOutput(jnp.asarray(logits), (), jnp.log(jnp.array([[1.0, 3.0], [3.0, 1.0], [1.0, 3.0]])))
-    judgement = SegmentationConfig().judge(saying(guided), make_slices())
+    prediction = SegmentationConfig().predict(saying(guided), make_slices())
     closed = sigmoid(logits) * np.array([0.75, 0.25, 0.75])[:, None, None, None]
-    np.testing.assert_allclose(judgement.map, closed, rtol=1e-5)
-    assert not np.asarray(judgement.lesson.is_defective).any()
+    np.testing.assert_allclose(prediction.map, closed, rtol=1e-5)
+    assert not np.asarray(prediction.loss_output.is_defective).any()
 
 
 @pytest.mark.parametrize(
@@ -174,24 +174,24 @@ def test_classification_learns_from_labels_that_count() -> None:
     """Catches slices of label -1 in the loss, labels that are exchanged, and a loss that looks at masks."""
     slices, evidence = make_slices(), jnp.asarray(noise(B, H, W, 1))
     task = ClassificationConfig()
-    lesson = task.learn(saying(NetworkOutput(evidence)), slices, KEY)
+    loss_output = task.loss(saying(NetworkOutput(evidence)), slices, KEY)
     p = sigmoid(task.pool(evidence))
-    np.testing.assert_allclose(lesson.loss[:2], [-np.log(p[0]), -np.log(1 - p[1])], rtol=1e-5)
-    np.testing.assert_array_equal(lesson.weight, [1, 1, 0])
-    unmasked = task.learn(
+    np.testing.assert_allclose(loss_output.loss[:2], [-np.log(p[0]), -np.log(1 - p[1])], rtol=1e-5)
+    np.testing.assert_array_equal(loss_output.weight, [1, 1, 0])
+    unmasked = task.loss(
         saying(NetworkOutput(evidence)), Slices(**{**slices, "mask": 1 - slices["mask"]}), KEY
     )
-    np.testing.assert_array_equal(unmasked.loss, lesson.loss)
+    np.testing.assert_array_equal(unmasked.loss, loss_output.loss)
 
 
 def test_classification_teaches_side_outputs_and_the_guided_module() -> None:
     """Catches deep supervision or guidance that this task leaves out."""
     slices, task = make_slices(), ClassificationConfig()
     stages = [jnp.asarray(noise(B, H, W, 1, seed=k)) for k in range(2)]
-    alone = [np.asarray(task.learn(saying(NetworkOutput(z)), slices, KEY).loss) for z in stages]
+    alone = [np.asarray(task.loss(saying(NetworkOutput(z)), slices, KEY).loss) for z in stages]
     output = NetworkOutput(stages[0], (stages[1],), jnp.asarray(noise(B, 2)))
     expected = (alone[0] + alone[1]) / 2 + np.asarray(guidance_loss(output, slices["label"]))
-    np.testing.assert_allclose(task.learn(saying(output), slices, KEY).loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(task.loss(saying(output), slices, KEY).loss, expected, rtol=1e-5)
 
 
 def test_classification_score_is_the_slice_probability() -> None:
@@ -199,18 +199,18 @@ def test_classification_score_is_the_slice_probability() -> None:
     evidence = np.full((B, H, W, 1), -2.0, np.float32)
     evidence[0, 5, 7] = 30.0
     task = ClassificationConfig()
-    judgement = task.judge(saying(NetworkOutput(jnp.asarray(evidence))), make_slices())
+    prediction = task.predict(saying(NetworkOutput(jnp.asarray(evidence))), make_slices())
     p = sigmoid(task.pool(jnp.asarray(evidence)))
-    np.testing.assert_allclose(judgement.score, p, rtol=1e-5)
-    np.testing.assert_allclose(judgement.map, p[:, None, None, None] * sigmoid(evidence), rtol=1e-5)
-    assert np.asarray(judgement.lesson.is_defective).tolist() == [True, False, False]
+    np.testing.assert_allclose(prediction.score, p, rtol=1e-5)
+    np.testing.assert_allclose(prediction.map, p[:, None, None, None] * sigmoid(evidence), rtol=1e-5)
+    assert np.asarray(prediction.loss_output.is_defective).tolist() == [True, False, False]
     guided = NetworkOutput(
         jnp.asarray(evidence), (), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0], [1.0, 3.0]]))
     )
-    gated = task.judge(saying(guided), make_slices())
+    gated = task.predict(saying(guided), make_slices())
     np.testing.assert_allclose(gated.score, p * [0.25, 0.75, 0.75], rtol=1e-5)
-    assert not np.asarray(gated.lesson.is_defective).any()
-    assert np.unravel_index(np.argmax(judgement.map[0]), (H, W)) == (5, 7)
+    assert not np.asarray(gated.loss_output.is_defective).any()
+    assert np.unravel_index(np.argmax(prediction.map[0]), (H, W)) == (5, 7)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, -1.0, math.nan, math.inf])
@@ -262,26 +262,26 @@ def test_two_passes_hide_every_pixel_once() -> None:
         seen.append(np.asarray(x))
         return NetworkOutput(x)
 
-    judgement = task.judge(watched, slices)
+    prediction = task.predict(watched, slices)
     assert len(seen) == 2
     shown = [(s == np.asarray(slices["x"])).all(-1) for s in seen]
     np.testing.assert_array_equal(shown[0], ~shown[1])
-    np.testing.assert_allclose(judgement.lesson.loss, np.abs(slices["x"]).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(prediction.loss_output.loss, np.abs(slices["x"]).mean((1, 2, 3)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("corruption", ["none", "gaussian", "stain"])
 def test_the_identity_redraws_everything_without_a_mask(corruption: Any) -> None:
     """Catches a corruption that stays on while judging: what was put there would be found as a defect."""
-    judgement = ReconstructionConfig(corruption=corruption).judge(identity, make_slices())
-    np.testing.assert_allclose(judgement.map, 0, atol=1e-6)
-    np.testing.assert_allclose(judgement.lesson.loss, 0, atol=1e-5)
-    assert judgement.lesson.is_defective is None
+    prediction = ReconstructionConfig(corruption=corruption).predict(identity, make_slices())
+    np.testing.assert_allclose(prediction.map, 0, atol=1e-6)
+    np.testing.assert_allclose(prediction.loss_output.loss, 0, atol=1e-5)
+    assert prediction.loss_output.is_defective is None
 
 
 def test_the_map_is_dssim_in_grey_levels() -> None:
     """Catches a similarity of standardised values, an inverted map, and channels that do not share one grey."""
     slices, drawn = make_slices(), noise(B, H, W, 3, seed=5)
-    judgement = ReconstructionConfig(corruption="none").judge(
+    prediction = ReconstructionConfig(corruption="none").predict(
         saying(NetworkOutput(jnp.asarray(drawn))), slices
     )
     for k in range(B):
@@ -289,8 +289,8 @@ def test_the_map_is_dssim_in_grey_levels() -> None:
         b = MEAN + STD * np.asarray(slices["x"])[k, ..., 0]
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
         _, similarity = structural_similarity(a, b, full=True, **options)
-        np.testing.assert_allclose(judgement.map[k, ..., 0], (1 - similarity) / 2, atol=2e-5)
-        assert judgement.score[k] == pytest.approx(((1 - similarity) / 2).max(), abs=2e-5)
+        np.testing.assert_allclose(prediction.map[k, ..., 0], (1 - similarity) / 2, atol=2e-5)
+        assert prediction.score[k] == pytest.approx(((1 - similarity) / 2).max(), abs=2e-5)
 
 
 @pytest.mark.parametrize(("kind", "power"), [("l1", 1), ("mse", 2)])
@@ -300,20 +300,20 @@ def test_reconstruction_loss_by_hand(kind: Any, power: int) -> None:
     task = ReconstructionConfig(pixel_loss=kind, pixel_weight=2.0, dssim_weight=0.0, visible_weight=0.25)
     _, weight = task.corrupt(slices["x"], jax.random.split(KEY)[0], slices["place"])
     drawn = noise(B, H, W, 3, seed=5)
-    lesson = task.learn(saying(NetworkOutput(jnp.asarray(drawn))), slices, KEY)
+    loss_output = task.loss(saying(NetworkOutput(jnp.asarray(drawn))), slices, KEY)
     error = np.abs(drawn.mean(-1) - np.asarray(slices["x"])[..., 0]) ** power
     w = np.asarray(weight)[..., 0]
-    np.testing.assert_allclose(lesson.loss, 2 * (error * w).sum((1, 2)) / w.sum((1, 2)), rtol=1e-5)
-    np.testing.assert_array_equal(lesson.weight, 1)
+    np.testing.assert_allclose(loss_output.loss, 2 * (error * w).sum((1, 2)) / w.sum((1, 2)), rtol=1e-5)
+    np.testing.assert_array_equal(loss_output.weight, 1)
 
 
 def test_reconstruction_never_looks_at_masks_or_labels() -> None:
     """Catches a task for defect-free images that learns from what it may not know."""
     slices, task = make_slices(), ReconstructionConfig()
     blind = Slices(**{**slices, "mask": 1 - slices["mask"], "label": -slices["label"]})
-    first, second = (task.learn(identity, s, KEY).loss for s in (slices, blind))
+    first, second = (task.loss(identity, s, KEY).loss for s in (slices, blind))
     np.testing.assert_array_equal(first, second)
-    first, second = (task.judge(identity, s).map for s in (slices, blind))
+    first, second = (task.predict(identity, s).map for s in (slices, blind))
     np.testing.assert_array_equal(first, second)
 
 
@@ -378,6 +378,6 @@ def test_every_example_is_judged_for_itself(task: Any) -> None:
     def mean_channel(x: Any, key: Any) -> NetworkOutput:
         return NetworkOutput(x[..., : task.out_channels(3)])
 
-    together, alone = (task.judge(mean_channel, s) for s in (slices, one))
+    together, alone = (task.predict(mean_channel, s) for s in (slices, one))
     np.testing.assert_allclose(together.map[1:2], alone.map, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(together.lesson.loss[1:2], alone.lesson.loss, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(together.loss_output.loss[1:2], alone.loss_output.loss, rtol=1e-5, atol=1e-6)

@@ -188,7 +188,7 @@ def test_damage_to_the_newest_costs_one_step_back(
         step, state, meta = checkpoints.restore_latest(make_arrays) or pytest.fail("none")
     assert (step, meta) == (1, {"step": 1})
     assert_same(state, make_arrays(1))
-    messages = [record.getMessage() for record in caplog.records]
+    messages = [sample.getMessage() for sample in caplog.samples]
     assert any("checkpoint of step 2 cannot be read" in message for message in messages)
 
 

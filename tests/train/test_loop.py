@@ -22,8 +22,8 @@ from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.storage import write_atomically
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger, read_history
-from dagm_jax.train.loop import Loop, NonFinite
-from dagm_jax.train.schedule import Position, TrainConfig
+from dagm_jax.train.loop import NonFinite, Trainer
+from dagm_jax.train.schedule import TrainConfig, TrainProgress
 from dagm_jax.train.step import NEVER, TrainState, skip_non_finite
 
 Event = tuple[Any, ...]
@@ -77,7 +77,7 @@ class World:
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         self.rows.append((kind, step, values))
 
-    def loop(self, **changes: Any) -> Loop:
+    def loop(self, **changes: Any) -> Trainer:
         parts: dict[str, Any] = {
             "config": self.config,
             "devices": SimpleNamespace(
@@ -92,12 +92,12 @@ class World:
             "image_ids": [f"image{i}" for i in range(5)],
             "meta": {"config": {"seed": 7}},
         }
-        return Loop(**(parts | changes))
+        return Trainer(**(parts | changes))
 
-    def resume(self, step: int) -> tuple[TrainState, Position]:
+    def resume(self, step: int) -> tuple[TrainState, TrainProgress]:
         """(state, position) of the checkpoint of that step."""
         state, meta = self.saved[step]
-        return state, Position(**meta["position"])
+        return state, TrainProgress(**meta["position"])
 
     def of_kind(self, kind: str) -> list[int]:
         return [event[1] for event in self.events if event[0] == kind]
@@ -106,12 +106,12 @@ class World:
 # --- when to stop -------------------------------------------------------------------------------------------
 
 
-def after(qualities: list[float], config: TrainConfig, every: int = 10) -> Position:
+def after(qualities: list[float], config: TrainConfig, every: int = 10) -> TrainProgress:
     """The position after validations with these qualities, every ten steps."""
-    position = Position()
+    progress = TrainProgress()
     for i, quality in enumerate(qualities, start=1):
-        position = replace(position, step=i * every, validated=False).after_validation(quality, config)
-    return position
+        progress = replace(progress, step=i * every, validated=False).after_validation(quality, config)
+    return progress
 
 
 FAR = TrainConfig(
@@ -126,14 +126,14 @@ FAR = TrainConfig(
 
 def test_patience_counts_validations_that_do_not_rise_enough() -> None:
     """Catches a rise by rounding that resets the count, and a best that a worse validation lowers."""
-    position = after([0.3, 0.305, 0.2], FAR)
-    assert (position.best_quality, position.num_without_rise, position.end_step) == (0.305, 2, None)
-    position = after([0.3, 0.305, 0.2, 0.33], FAR)
-    assert (position.best_quality, position.num_without_rise, position.end_step) == (0.33, 0, None)
-    position = after([0.3, 0.305, 0.2, 0.305], FAR)
-    assert position.num_without_rise == 3
-    assert "has not risen in 3 validations" in str(position.reason_to_cool_down(FAR))
-    assert position.end_step == 40 + 20
+    progress = after([0.3, 0.305, 0.2], FAR)
+    assert (progress.best_quality, progress.num_without_rise, progress.end_step) == (0.305, 2, None)
+    progress = after([0.3, 0.305, 0.2, 0.33], FAR)
+    assert (progress.best_quality, progress.num_without_rise, progress.end_step) == (0.33, 0, None)
+    progress = after([0.3, 0.305, 0.2, 0.305], FAR)
+    assert progress.num_without_rise == 3
+    assert "has not risen in 3 validations" in str(progress.reason_to_cool_down(FAR))
+    assert progress.end_step == 40 + 20
 
 
 def test_a_creeping_rise_is_measured_from_the_best() -> None:
@@ -143,10 +143,10 @@ def test_a_creeping_rise_is_measured_from_the_best() -> None:
 
 def test_target_starts_the_cool_down_once() -> None:
     """Catches a target that must be exceeded, the share of hard tasks, and an end that later validations push away."""
-    position = after([0.5, 0.8], FAR)
-    assert position.end_step == 20 + 5
-    assert "reached 0.800, target 0.8" in str(position.reason_to_cool_down(FAR))
-    later = replace(position, step=22, validated=False).after_validation(0.9, FAR)
+    progress = after([0.5, 0.8], FAR)
+    assert progress.end_step == 20 + 5
+    assert "reached 0.800, target 0.8" in str(progress.reason_to_cool_down(FAR))
+    later = replace(progress, step=22, validated=False).after_validation(0.9, FAR)
     assert later.end_step == 25
     assert later.best_quality == 0.9
 
@@ -208,22 +208,22 @@ def test_order_of_a_whole_run() -> None:
     The last cool-down begins at 4 of 6 steps: int(6 / 1.5).
     """
     world = World(SHORT, quality=lambda step: step / 100)
-    position = world.loop().run(start(), Position())
+    progress = world.loop().fit(start(), TrainProgress())
     expected: list[Event] = []
     for step in (2, 4, 6):
         expected += [("step", step - 2), ("step", step - 1), ("validate", step), ("save", step, step / 100)]
     assert world.events == expected
-    assert (position.step, position.validated, position.end_step) == (6, True, 6)
-    assert position.best_quality == 0.06
+    assert (progress.step, progress.validated, progress.end_step) == (6, True, 6)
+    assert progress.best_quality == 0.06
 
 
 def test_validation_falls_on_the_steps_that_the_schedule_needs() -> None:
     """Catches an end without validation, so that the annealed weights could not be the best ones."""
     world = World(replace(SHORT, num_steps=7, validate_every=3))  # the last cool-down begins at 4, ends at 6
-    position = world.loop().run(start(), Position())
+    progress = world.loop().fit(start(), TrainProgress())
     assert world.of_kind("validate") == [3, 4, 6]
     assert world.of_kind("step") == list(range(6))
-    assert position.end_step == 6
+    assert progress.end_step == 6
 
 
 def test_target_ends_the_run_early() -> None:
@@ -232,8 +232,8 @@ def test_target_ends_the_run_early() -> None:
         SHORT, num_steps=100, target_quality=0.5, cooldown_share_at_target=0.5, cooldown_share=0.1
     )
     world = World(config, quality=lambda step: 0.6 if step >= 4 else 0.1)
-    position = world.loop().run(start(), Position())
-    assert position.step == position.end_step == 6
+    progress = world.loop().fit(start(), TrainProgress())
+    assert progress.step == progress.end_step == 6
     assert world.of_kind("validate") == [2, 4, 6]
 
 
@@ -241,9 +241,9 @@ def test_patience_ends_the_run_early() -> None:
     """Catches a patience that counts steps, and one that the run ignores."""
     config = replace(SHORT, num_steps=100, patience=3, cooldown_share=0.25)
     world = World(config, quality=lambda step: 0.5)
-    position = world.loop().run(start(), Position())
+    progress = world.loop().fit(start(), TrainProgress())
     # Quality rises at 2, then not at 4, 6 and 8; a quarter of 8 steps follows.
-    assert position.step == 10
+    assert progress.step == 10
     assert world.of_kind("validate") == [2, 4, 6, 8, 10]
 
 
@@ -260,12 +260,12 @@ def test_the_step_is_told_where_the_cool_down_lies() -> None:
         spans[int(state.step)] = np.asarray(state.cooldown).tolist()
         return plain_step(state, batch)
 
-    world.loop(step=skip_non_finite(step, 0)).run(start(), Position())
+    world.loop(step=skip_non_finite(step, 0)).run(start(), TrainProgress())
     assert spans == {s: [NEVER, NEVER] for s in range(4)} | {4: [4, 6], 5: [4, 6]}
     spans.clear()
-    state, position = world.resume(4)
+    state, progress = world.resume(4)
     assert np.asarray(state.cooldown).tolist() == [4, 6]
-    world.loop(step=skip_non_finite(step, 0)).run(state, position)
+    world.loop(step=skip_non_finite(step, 0)).run(state, progress)
     assert spans == {4: [4, 6], 5: [4, 6]}
 
 
@@ -273,13 +273,13 @@ def test_cool_down_of_no_length_ends_at_once() -> None:
     """Catches a run that goes on for ever or divides by zero with `train.cooldown_share_at_target` = 0."""
     config = replace(SHORT, num_steps=100, target_quality=0.5, cooldown_share_at_target=0.0)
     world = World(config, quality=lambda step: 0.6)
-    assert world.loop().run(start(), Position()).step == 2
+    assert world.loop().fit(start(), TrainProgress()).step == 2
 
 
 def test_history_holds_means_between_its_rows() -> None:
     """Catches a row that shows the last step's figures only, or counts a step twice."""
     world = World(replace(SHORT, num_steps=12, validate_every=5, log_every=3, cooldown_share=0.0))
-    world.loop().run(start(), Position())
+    world.loop().fit(start(), TrainProgress())
     losses = {step: values["loss"] for kind, step, values in world.rows if kind == "train"}
     # Batch i has loss i; validation after 5, 10 and 12 cuts the rows short.
     assert losses == {3: 1.0, 5: 3.5, 6: 5.0, 9: 7.0, 10: 9.0, 12: 10.5}
@@ -293,12 +293,12 @@ def test_history_holds_means_between_its_rows() -> None:
 def test_resumed_run_takes_the_next_batch_and_does_not_validate_twice(step: int) -> None:
     """Catches a batch that is repeated or left out, and a validation that counts twice for the patience."""
     world = World(SHORT)
-    whole = world.loop().run(start(), Position())
+    whole = world.loop().fit(start(), TrainProgress())
     first = list(world.events)
     world.events.clear()
-    state, position = world.resume(step)
-    assert position.validated
-    again = world.loop().run(state, position)
+    state, progress = world.resume(step)
+    assert progress.validated
+    again = world.loop().fit(state, progress)
     assert world.events == first[first.index(("save", step, 0.1)) + 1 :]
     assert replace(again, train_seconds=0.0) == replace(whole, train_seconds=0.0)
 
@@ -306,11 +306,11 @@ def test_resumed_run_takes_the_next_batch_and_does_not_validate_twice(step: int)
 def test_meta_keeps_the_position_and_what_it_was_given() -> None:
     """Catches a position that does not survive JSON."""
     world = World(SHORT)
-    position = world.loop().run(start(), Position())
+    progress = world.loop().fit(start(), TrainProgress())
     _, meta = world.saved[6]
     assert meta["config"] == {"seed": 7}
-    assert Position(**meta["position"]) == position
-    assert asdict(position) == meta["position"]
+    assert TrainProgress(**meta["position"]) == progress
+    assert asdict(progress) == meta["position"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -318,7 +318,7 @@ def test_signal_saves_and_a_second_loop_goes_on(number: signal.Signals) -> None:
     """Catches work that a preemption costs, a step cut short, and a state saved under the wrong number."""
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     world = World(SHORT)
-    whole = world.loop().run(start(), Position())
+    whole = world.loop().fit(start(), TrainProgress())
     expected, final = world.of_kind("step"), world.saved[6][0].params["seen"]
     world.events.clear()
 
@@ -329,13 +329,13 @@ def test_signal_saves_and_a_second_loop_goes_on(number: signal.Signals) -> None:
 
     world.on_step = interrupt
     with pytest.raises(Interrupted, match="at step 3; the same command goes on from there"):
-        world.loop().run(start(), Position())
+        world.loop().fit(start(), TrainProgress())
     assert world.events[-1] == ("save", 3, None)
     assert {n: signal.getsignal(n) for n in before} == before
     world.on_step = lambda batch: {}
-    state, position = world.resume(3)
-    assert not position.validated
-    again = world.loop().run(state, position)
+    state, progress = world.resume(3)
+    assert not progress.validated
+    again = world.loop().fit(state, progress)
     assert world.of_kind("step") == expected
     assert world.of_kind("validate") == [2, 4, 6]
     assert replace(again, train_seconds=0.0) == replace(whole, train_seconds=0.0)
@@ -350,13 +350,13 @@ def test_signal_between_lines_of_the_log_costs_no_line_and_no_figure_of_one() ->
         return [(k, s, {n: v for n, v in row.items() if n != "slices_per_s"}) for k, s, row in world.rows]
 
     whole, world = World(config), World(config)
-    whole.loop().run(start(), Position())
+    whole.loop().fit(start(), TrainProgress())
     world.on_step = lambda batch: os.kill(os.getpid(), signal.SIGTERM) or {} if batch == 5 else {}
     with pytest.raises(Interrupted, match="at step 6;"):
-        world.loop().run(start(), Position())
+        world.loop().fit(start(), TrainProgress())
     assert world.events[-1] == ("save", 6, None)
     world.on_step = lambda batch: {}
-    world.loop().run(*world.resume(6))
+    world.loop().fit(*world.resume(6))
     assert world.of_kind("step") == whole.of_kind("step")
     assert logged(world) == logged(whole)
     assert [step for kind, step, _ in logged(whole) if kind == "train"] == [4, 8]
@@ -377,7 +377,7 @@ def test_every_step_is_a_heartbeat() -> None:
             heartbeats.append(1)
 
     world.on_step = lambda batch: seen.append(len(heartbeats)) or {}  # type: ignore[func-returns-value]
-    world.loop(processes=Counted()).run(start(), Position())
+    world.loop(processes=Counted()).run(start(), TrainProgress())
     assert seen == [0, 0, 1, 2, 3, 4]
 
 
@@ -386,9 +386,9 @@ def test_a_stop_before_the_first_step_saves_nothing_twice() -> None:
     world = World(SHORT)
     world.on_step = lambda batch: os.kill(os.getpid(), signal.SIGTERM) or {} if batch == 2 else {}
     with pytest.raises(Interrupted):
-        world.loop().run(start(), Position())
+        world.loop().fit(start(), TrainProgress())
     world.events.clear()
-    state, position = world.resume(3)
+    state, progress = world.resume(3)
 
     @dataclass(frozen=True)
     class Stopped:
@@ -400,7 +400,7 @@ def test_a_stop_before_the_first_step_saves_nothing_twice() -> None:
             return True
 
     with pytest.raises(Interrupted, match="at step 3"):
-        world.loop(processes=Stopped()).run(state, position)
+        world.loop(processes=Stopped()).run(state, progress)
     assert world.events == []
 
 
@@ -409,7 +409,7 @@ def test_signal_during_validation_saves_once() -> None:
     world = World(SHORT)
     world.on_validation = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 4 else None
     with pytest.raises(Interrupted, match="at step 4"):
-        world.loop().run(start(), Position())
+        world.loop().fit(start(), TrainProgress())
     assert [event for event in world.events if event[0] == "save"] == [("save", 2, 0.1), ("save", 4, 0.1)]
 
 
@@ -422,10 +422,10 @@ def test_signal_in_the_last_step_saves_and_the_next_command_goes_on_to_judging(d
     else:
         world.on_validation = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
     with pytest.raises(Interrupted, match="at step 6; the same command goes on from there"):
-        world.loop().run(start(), Position())
+        world.loop().fit(start(), TrainProgress())
     assert world.events[-1] == ("save", 6, 0.1)
-    _, position = world.resume(6)
-    assert position.is_end(SHORT)
+    _, progress = world.resume(6)
+    assert progress.is_end(SHORT)
 
 
 def test_all_processes_stop_at_the_step_at_which_one_was_asked_to() -> None:
@@ -446,7 +446,7 @@ def test_all_processes_stop_at_the_step_at_which_one_was_asked_to() -> None:
             count = 3
 
         with pytest.raises(Interrupted) as stopped:
-            world.loop(processes=Asked()).run(start(), Position())
+            world.loop(processes=Asked()).run(start(), TrainProgress())
         return str(stopped.value), world.events
 
     # Only the main thread may set handlers.
@@ -468,7 +468,7 @@ def test_second_signal_stops_at_once() -> None:
 
     world.on_step = interrupt_twice
     with pytest.raises(KeyboardInterrupt, match="asked twice"):
-        world.loop().run(start(), Position())
+        world.loop().fit(start(), TrainProgress())
     assert world.of_kind("save") == []
 
 
@@ -481,7 +481,7 @@ def test_non_finite_stops_and_says_where(bad: dict[str, float], shown: str, log_
     world = World(replace(SHORT, log_every=log_every, validate_every=5))
     world.on_step = lambda batch: bad if batch == 2 else {}
     with pytest.raises(NonFinite) as caught:
-        world.loop().run(start(), Position())
+        world.loop().fit(start(), TrainProgress())
     assert str(caught.value) == (
         f"training stopped at step 3: {shown}; learning rate 1.00e-03, images of the batch: image2, image3; lower "
         "`optim.learning_rate`, look at these images, or let `train.skip_non_finite` (=0) allow for more such steps"
@@ -494,8 +494,8 @@ def test_skipped_steps_are_counted_and_move_nothing(capsys: pytest.CaptureFixtur
     """Catches a skipped step that moves the weights, repeats a step's number, or whose NaN gets into the history."""
     world = World(replace(SHORT, log_every=2, skip_non_finite=3))
     world.on_step = lambda batch: {"loss": float("nan")} if batch in (1, 2, 3) else {}
-    position = world.loop().run(start(), Position())
-    assert (position.step, position.num_skipped) == (6, 3)
+    progress = world.loop().fit(start(), TrainProgress())
+    assert (progress.step, progress.num_skipped) == (6, 3)
     assert world.of_kind("step") == list(range(6))
     assert [float(world.saved[step][0].params["seen"]) for step in (2, 4, 6)] == [0, 0, 0 + 4 + 5]
     history = {step: values for kind, step, values in world.rows if kind == "train"}
@@ -510,13 +510,13 @@ def test_the_bound_on_skipped_steps_outlasts_a_restart() -> None:
     world = World(replace(SHORT, skip_non_finite=2))
     world.on_step = lambda batch: {"loss": float("inf")} if batch in (0, 2, 5) else {}
     with pytest.raises(NonFinite, match=r"at step 6: loss inf"):
-        world.loop().run(start(), Position())
-    state, position = world.resume(2)
-    assert position.num_skipped == 1
+        world.loop().fit(start(), TrainProgress())
+    state, progress = world.resume(2)
+    assert progress.num_skipped == 1
     with pytest.raises(NonFinite, match=r"at step 6: loss inf"):
-        world.loop().run(state, position)
+        world.loop().fit(state, progress)
     world.config = replace(world.config, skip_non_finite=3)
-    assert world.loop().run(state, position).num_skipped == 3
+    assert world.loop().fit(state, progress).num_skipped == 3
 
 
 def test_all_processes_stop_at_a_step_that_is_not_finite() -> None:
@@ -526,7 +526,7 @@ def test_all_processes_stop_at_a_step_that_is_not_finite() -> None:
         world = World(SHORT)
         world.on_step = lambda batch: {"loss": float("nan")} if batch == 2 else {}
         with pytest.raises(NonFinite) as stopped:
-            world.loop(processes=processes).run(start(), Position())
+            world.loop(processes=processes).run(start(), TrainProgress())
         return str(stopped.value)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -540,15 +540,15 @@ def test_with_real_checkpoints(tmp_path: Path) -> None:
     """Catches a meta or a state that orbax cannot write, and a resumed state with other numbers."""
     world = World(SHORT, quality=lambda step: step / 10)
     with Checkpoints(tmp_path) as checkpoints:
-        world.loop(checkpoints=checkpoints).run(start(), Position())
+        world.loop(checkpoints=checkpoints).run(start(), TrainProgress())
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.best_step() == 6
         state, meta = checkpoints.restore(4, start())
     assert int(state.step) == 4
     assert float(state.params["seen"]) == 0 + 1 + 2 + 3
     assert np.asarray(state.cooldown).tolist() == [4, 6]
-    position = Position(**meta["position"])
-    assert (position.step, position.validated, position.end_step) == (4, True, 6)
+    progress = TrainProgress(**meta["position"])
+    assert (progress.step, progress.validated, progress.end_step) == (4, True, 6)
 
 
 # --- the history --------------------------------------------------------------------------------------------

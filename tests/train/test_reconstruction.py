@@ -60,8 +60,8 @@ def trained_auroc(corruption: Corruption) -> float:
     rng = np.random.default_rng(0)
     labels = [0, 1] * 20
     images = np.stack([draw(rng, bool(label)) for label in labels])
-    judge = jax.jit(make_eval_step(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
-    out = judge(state.params, state.stats, images, jnp.zeros(images.shape, bool), jnp.zeros(len(images)))
+    predictor = jax.jit(make_eval_step(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
+    out = predictor(state.params, state.stats, images, jnp.zeros(images.shape, bool), jnp.zeros(len(images)))
     verdict = VerdictConfig(smoothing_px=SMOOTHING_PX)
     _, scores = postprocess(out["map"], out["slice_scores"], None, verdict, "deviation")
     return float(roc_auc_score(labels, scores))

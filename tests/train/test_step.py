@@ -25,7 +25,7 @@ from dagm_jax.evaluation.step import MOST_SLICES, make_eval_step, most_slices
 from dagm_jax.models.blocks import FLOAT32, Block, Conv
 from dagm_jax.models.config import NormKind
 from dagm_jax.models.network import Network, make_network
-from dagm_jax.tasks.base import Judgement, Lesson, Task
+from dagm_jax.tasks.base import LossOutput, SlicePrediction, Task
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.step import NEVER, TrainState, _in_parts, make_state, make_train_step
@@ -106,8 +106,8 @@ def logits_of(network: Network, *, train: bool) -> Any:
     """(parameters, statistics, image) -> logits, compiled."""
 
     def apply(params: Any, stats: Any, image: Any) -> Any:
-        forward, _ = network.bind(params, stats, train=train)
-        return forward(network.show(image, None, None, None)["x"], None).logits
+        forward, _ = network.apply(params, stats, train=train)
+        return forward(network.preprocess(image, None, None, None)["x"], None).logits
 
     return jax.jit(apply)
 
@@ -284,8 +284,8 @@ def test_batch_norm_sees_the_parts_one_after_the_other() -> None:
     new, _ = jax.jit(step)(sgd_state(params, stats), batch)
     expected = stats
     for part in (slice(0, 2), slice(2, 4)):
-        forward, after = network.bind(params, expected, train=True)
-        forward(network.show(batch["image"][part], None, None, None)["x"], None)
+        forward, after = network.apply(params, expected, train=True)
+        forward(network.preprocess(batch["image"][part], None, None, None)["x"], None)
         expected = after()
     assert_close(new.stats, expected, rtol=1e-4, atol=1e-5)
 
@@ -311,10 +311,12 @@ def test_averages_follow_parameters_and_statistics() -> None:
         )
     assert share == 0.15
     assert_close(state.average, average, rtol=1e-4, atol=1e-5)
-    assert_close(state.judged, average, rtol=1e-4, atol=1e-5)
-    assert any(np.any(a != b) for a, b in zip(leaves(state.judged[0]), leaves(state.params), strict=True))
+    assert_close(state.eval_weights, average, rtol=1e-4, atol=1e-5)
+    assert any(
+        np.any(a != b) for a, b in zip(leaves(state.eval_weights[0]), leaves(state.params), strict=True)
+    )
     without = make_state(params, stats, optax.identity())
-    assert without.judged == (without.params, without.stats)
+    assert without.eval_weights == (without.params, without.stats)
 
 
 # --- judging ------------------------------------------------------------------------------------------------
@@ -343,8 +345,8 @@ def test_judge_by_hand() -> None:
     params = nnx.State(head) if not isinstance(params, dict) else head
     logits = logits - shift
 
-    judge = jax.jit(make_eval_step(network, TASK, slicer))
-    out = jax.device_get(judge(params, stats, image, mask, mask.sum((1, 2))))
+    predictor = jax.jit(make_eval_step(network, TASK, slicer))
+    out = jax.device_get(predictor(params, stats, image, mask, mask.sum((1, 2))))
     total, count = np.zeros((3, h, w)), np.zeros(w)
     window = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
     for k, edge in enumerate(edges):
@@ -409,13 +411,13 @@ def test_slices_are_judged_by_the_labels_that_they_are_trained_with(mode: Any) -
     class Certain:
         """Sure of a defect everywhere."""
 
-        def judge(self, forward: Any, slices: Any) -> Judgement:
+        def predict(self, forward: Any, slices: Any) -> SlicePrediction:
             ones = jnp.ones(slices["mask"].shape, jnp.float32)
-            lesson = Lesson(ones[:, 0, 0, 0], ones[:, 0, 0, 0], ones[:, 0, 0, 0] > 0)
-            return Judgement(lesson, ones, ones[:, 0, 0, 0])
+            loss_output = LossOutput(ones[:, 0, 0, 0], ones[:, 0, 0, 0], ones[:, 0, 0, 0] > 0)
+            return SlicePrediction(loss_output, ones, ones[:, 0, 0, 0])
 
-    judge = jax.jit(make_eval_step(network, Certain(), slicer))  # type: ignore[arg-type]
-    out = jax.device_get(judge(params, stats, np.zeros(mask.shape, np.uint8), mask, mask.sum((1, 2))))
+    predictor = jax.jit(make_eval_step(network, Certain(), slicer))  # type: ignore[arg-type]
+    out = jax.device_get(predictor(params, stats, np.zeros(mask.shape, np.uint8), mask, mask.sum((1, 2))))
     assert out["num_counted"].tolist() == [int((label >= 0).sum()) for label in labels]
     assert out["num_right"].tolist() == [int((label == 1).sum()) for label in labels]
     assert out["map"].max() <= 1.0
@@ -427,10 +429,10 @@ def test_judging_uses_running_statistics() -> None:
     network, params, stats = make_tiny()
     slicer = make_slicer(SlicingConfig(num_slices=2, slice_px=16), 32, 32)
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32)).astype(np.uint8)
-    judge = jax.jit(make_eval_step(network, TASK, slicer))
-    one = judge(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
+    predictor = jax.jit(make_eval_step(network, TASK, slicer))
+    one = predictor(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
     image[1] //= 8
-    again = judge(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
+    again = predictor(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
     np.testing.assert_array_equal(one, again)
 
 

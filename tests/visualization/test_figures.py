@@ -242,8 +242,8 @@ def test_strips_are_those_of_training(tmp_path: Path, monkeypatch: pytest.Monkey
     shown: list[ImagePath] = []
     monkeypatch.setattr(figures, "plot_pipeline", lambda image, path, title: shown.append(image))
     source = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
-    judged = Prediction(source, source > 200, source / np.float32(255), 0.9, 0.1, 1, 1)
-    draw_pipeline(judged, Thresholds(0.4, 0.4, "f1"), slicer, config, Workdir(tmp_path))
+    prediction = Prediction(source, source > 200, source / np.float32(255), 0.9, 0.1, 1, 1)
+    draw_pipeline(prediction, Thresholds(0.4, 0.4, "f1"), slicer, config, Workdir(tmp_path))
     (image,) = shown
     expected = [image.turned[:, left : left + slicer.slice_px] for left in slicer.vertical_edges]
     np.testing.assert_array_equal(image.strips, expected)

@@ -19,7 +19,7 @@ from dagm_jax.data.formats.tfds_reader import VERSION as LATEST
 from dagm_jax.data.images.decode import load
 from dagm_jax.data.verify import Truth, check_pixels, check_whole, read_truth
 from dagm_jax.errors import UserError, printable
-from dagm_jax.types import DAGM_SHAPE, Record
+from dagm_jax.types import DAGM_SHAPE, Sample
 
 _SHAPE = (*DAGM_SHAPE, 1)
 
@@ -86,12 +86,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
         roots = self._roots(dl_manager)
-        records: list[Record] = []
+        samples: list[Sample] = []
         for class_id, root in roots.items():
-            records += check_whole(read_tree(root, (class_id,)), class_id, self.TRUTH)
-        check_pixels(records, self.on_image)
+            samples += check_whole(read_tree(root, (class_id,)), class_id, self.TRUTH)
+        check_pixels(samples, self.on_image)
         return {
-            half: self._generate_examples([record for record in records if record.half == half])
+            half: self._generate_examples([sample for sample in samples if sample.half == half])
             for half in ("train", "test")
         }
 
@@ -112,9 +112,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ) from error
         return {c: _unpacked(Path(archives[str(c)]), c) for c in self.classes}
 
-    def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for key, record in enumerate(records):
-            yield key, example(record)
+    def _generate_examples(self, samples: Sequence[Sample]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, sample in enumerate(samples):
+            yield key, example(sample)
             self.on_image()
 
 
@@ -129,15 +129,15 @@ def _unpacked(archive: Path, class_id: int) -> Path:
     return folder
 
 
-def example(record: Record) -> dict[str, Any]:
+def example(sample: Sample) -> dict[str, Any]:
     """The features of a record, image and mask as PNG bytes; ``ellipse_box`` is the mask's box, 0 without a mask."""
-    image, mask = load(record, DAGM_SHAPE)
+    image, mask = load(sample, DAGM_SHAPE)
     return {
-        "image": _png(image, record.image),
-        "mask": _png(mask.astype(np.uint8) * 255, record.mask),
-        "label": record.label,
-        "class_id": record.class_id,
-        "image_id": record.image_id,
+        "image": _png(image, sample.image),
+        "mask": _png(mask.astype(np.uint8) * 255, sample.mask),
+        "label": sample.label,
+        "class_id": sample.class_id,
+        "image_id": sample.image_id,
         "ellipse_box": box_of(mask),
     }
 

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 
 from dagm_jax.data.formats.listing import Skips, list_folder, make_dagm_manifest, root_error
 from dagm_jax.errors import UserError, printable
-from dagm_jax.types import Ellipse, Manifest, Record
+from dagm_jax.types import Ellipse, Manifest, Sample
 
 # At most six digits, ASCII only: int() raises on very long numbers and on digits such as "²".
 _NUMBER = "([0-9]{1,6})"
@@ -63,11 +63,11 @@ def read_tree(root: Path, classes: tuple[int, ...]) -> Manifest:
             f" (train/good, or good and defect); {remedy}, or the one that holds those, or a CSV table",
         )
     skips = Skips(root)
-    records = [
-        record for class_id in sorted(set(classes)) for record in _read_class(class_id, folders, skips)
+    samples = [
+        sample for class_id in sorted(set(classes)) for sample in _read_class(class_id, folders, skips)
     ]
-    layouts = sorted({"B" if record.half is None else "A" for record in records})
-    return make_dagm_manifest(f"layout {' and '.join(layouts)}", root, records, skips.found)
+    layouts = sorted({"B" if sample.half is None else "A" for sample in samples})
+    return make_dagm_manifest(f"layout {' and '.join(layouts)}", root, samples, skips.found)
 
 
 def class_numbers(root: Path) -> tuple[int, ...]:
@@ -192,7 +192,7 @@ def _skip_stranger(entry: Path, skips: Skips) -> None:
 # --- one class ---
 
 
-def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) -> list[Record]:
+def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) -> list[Sample]:
     """The records of one class; raises UserError for absent, doubled and unusable classes."""
     if class_id not in folders:
         raise UserError(
@@ -201,13 +201,13 @@ def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) 
             f" {', '.join(map(str, sorted(folders)))}"
         )
     num_skipped = len(skips.found)
-    records: list[Record] = []
+    samples: list[Sample] = []
     for part, folder in _find_parts(class_id, folders[class_id], skips).items():
         if part == "train" or part == "test":
-            records += _read_split(class_id, part, folder, skips)
+            samples += _read_split(class_id, part, folder, skips)
         else:
-            records += _read_layout_b(class_id, part, folder, skips)
-    if not records:
+            samples += _read_layout_b(class_id, part, folder, skips)
+    if not samples:
         own = skips.found[num_skipped:]
         first = f" (first of {len(own)} skipped: {own[0].what}: {own[0].reason})" if own else ""
         raise root_error(
@@ -215,17 +215,17 @@ def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) 
             f" holds no usable image of class {class_id}{first};"
             f" unpack Class{class_id} again or leave it out of `data.classes`",
         )
-    return records
+    return samples
 
 
-def _read_split(class_id: int, split: Literal["train", "test"], folder: Path, skips: Skips) -> list[Record]:
+def _read_split(class_id: int, split: Literal["train", "test"], folder: Path, skips: Skips) -> list[Sample]:
     """Records of layout A's Train or Test; labels from Labels.txt alone."""
     image_entries, label_entries = _entries_of_split(folder)
     images = _number_files(image_entries, _IMAGE_NAME, "image", skips)
     masks = _number_files(label_entries, _MASK_NAME, "mask", skips)
     label_file = _find_label_file(folder, "Label/Labels.txt", label_entries, skips)
     labels = _read_rows(label_file, _parse_label_row, images, skips)
-    records = []
+    samples = []
     for number, image in images.items():
         label = labels.get(number)
         if label is None:
@@ -237,21 +237,21 @@ def _read_split(class_id: int, split: Literal["train", "test"], folder: Path, sk
         else:
             image_id = f"Class{class_id}/{split.capitalize()}/{number:04d}"
             # The mask of a good image has to be empty, which is checked when it is decoded.
-            records.append(Record(image_id, class_id, label, split, image, masks.get(number)))
+            samples.append(Sample(image_id, class_id, label, split, image, masks.get(number)))
     for number, mask in masks.items():
         if number not in images:
             skips.add(mask, "mask without its image")
-    return records
+    return samples
 
 
 def _read_layout_b(
     class_id: int, part: Literal["good", "defective"], folder: Path, skips: Skips
-) -> list[Record]:
+) -> list[Sample]:
     """Records of layout B's ClassN, all defect-free, or of ClassN_def, all defective, with an ellipse for a mask."""
     entries = [entry for entry in list_folder(folder) if not isdir(entry)]
     images = _number_files(entries, _IMAGE_NAME, "image", skips)
     if part == "good":
-        return [Record(f"Class{class_id}/{n}", class_id, 0, None, path, None) for n, path in images.items()]
+        return [Sample(f"Class{class_id}/{n}", class_id, 0, None, path, None) for n, path in images.items()]
     label_file = _find_label_file(folder, "labels.txt", entries, skips)
     ellipses = _read_rows(label_file, _parse_ellipse_row, images, skips)
     for number in sorted(images.keys() - ellipses.keys()):
@@ -260,7 +260,7 @@ def _read_layout_b(
             f"no usable row in {label_file.name}, or contradictory ones; its ellipse is unknown",
         )
     return [
-        Record(f"Class{class_id}_def/{number}", class_id, 1, None, image, ellipses[number])
+        Sample(f"Class{class_id}_def/{number}", class_id, 1, None, image, ellipses[number])
         for number, image in images.items()
         if number in ellipses
     ]

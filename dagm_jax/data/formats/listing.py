@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dagm_jax.errors import UserError, printable
-from dagm_jax.types import Manifest, Record, Skip
+from dagm_jax.types import Manifest, Sample, Skip
 
 _LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"})
 
@@ -26,16 +26,16 @@ class Skips:
 
 
 def make_dagm_manifest(
-    source: str, root: Path, records: Sequence[Record], skipped: Sequence[Skip]
+    source: str, root: Path, samples: Sequence[Sample], skipped: Sequence[Skip]
 ) -> Manifest:
     """The manifest with its line: source, root, images and defective images of each class, number of skips."""
     parts = []
-    for class_id in dict.fromkeys(record.class_id for record in records):
-        labels = [record.label for record in records if record.class_id == class_id]
+    for class_id in dict.fromkeys(sample.class_id for sample in samples):
+        labels = [sample.label for sample in samples if sample.class_id == class_id]
         parts.append(f"class {class_id}: {len(labels)} images ({sum(labels)} defective)")
     head = f"DAGM 2007, {source}, from {printable(root)}"
     description = f"{head}: {'; '.join(parts)}; {len(skipped)} skipped"
-    return Manifest(tuple(records), tuple(skipped), description)
+    return Manifest(tuple(samples), tuple(skipped), description)
 
 
 def root_error(root: Path, text: str) -> UserError:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from dagm_jax.data.formats.listing import Skips, list_folder, root_error
 from dagm_jax.errors import UserError, nearest, printable
-from dagm_jax.types import Manifest, Photo, Record, Skip
+from dagm_jax.types import Manifest, Photo, Sample, Skip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 GOOD = "good"
@@ -133,13 +133,13 @@ class _Found:
     """Records and skips so far, under one root."""
 
     def __init__(self, root: Path) -> None:
-        self.records: list[Record] = []
+        self.samples: list[Sample] = []
         self.skips = Skips(root)
 
     def add(self, name: str, image: Path, label: Literal[0, 1], split: Split, mask: Path | None) -> None:
         """One image under its name, which is unique."""
         photo, mask_photo = Photo(image), Photo(mask) if mask else None
-        self.records.append(Record(printable(name), CLASS_ID, label, split, photo, mask_photo))
+        self.samples.append(Sample(printable(name), CLASS_ID, label, split, photo, mask_photo))
 
     def add_folder(
         self, folder: Path, label: Literal[0, 1], split: Split, masks: dict[str, list[Path]]
@@ -167,17 +167,17 @@ class _Found:
     def manifest(self, convention: str) -> Manifest:
         """The manifest of all that was found; raises UserError if that is no image."""
         root, skipped = self.skips.root, tuple(self.skips.found)
-        if not self.records:
+        if not self.samples:
             first = f"; the first of {len(skipped)} left out: {skipped[0].what}" if skipped else ""
             suffixes = ", ".join(SUFFIXES)
             raise root_error(root, f", {convention}, holds no image ({suffixes}){first}; add images")
-        defective = [record for record in self.records if record.label]
-        masked = sum(record.mask is not None for record in defective)
+        defective = [sample for sample in self.samples if sample.label]
+        masked = sum(sample.mask is not None for sample in defective)
         description = (
-            f"own images, {convention}, from {printable(root)}: {len(self.records)} images "
+            f"own images, {convention}, from {printable(root)}: {len(self.samples)} images "
             f"({len(defective)} defective, {masked} of them with masks); {len(skipped)} skipped"
         )
-        return Manifest(tuple(self.records), skipped, description)
+        return Manifest(tuple(self.samples), skipped, description)
 
 
 def _list_folders(parent: Path, found: _Found) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from dagm_jax.data.formats.listing import make_dagm_manifest, root_error
 from dagm_jax.errors import UserError, printable
-from dagm_jax.types import Manifest, Record, Stored
+from dagm_jax.types import Manifest, Sample, Stored
 
 DATASET_NAME = "dagm2007"
 VERSION = "1.0.0"
@@ -59,7 +59,7 @@ def read_prepared(root: Path, classes: tuple[int, ...]) -> Manifest:
     """
     sets = {class_id: _find_set(root, class_id) for class_id in sorted(classes)}
     found = {folder: _read_records(root, folder) for folder in set(sets.values())}
-    records: list[Record] = []
+    records: list[Sample] = []
     for class_id, folder in sets.items():
         own = [record for record in found[folder] if record.class_id == class_id]
         if not own:
@@ -126,7 +126,7 @@ def _damage(root: Path, folder: Path, what: str) -> UserError:
 # --- records ---
 
 
-def _read_records(root: Path, folder: Path) -> list[Record]:
+def _read_records(root: Path, folder: Path) -> list[Sample]:
     """The records of a set by class, then train before test, then place; raises UserError for a damaged set."""
     found = []
     try:
@@ -137,7 +137,7 @@ def _read_records(root: Path, folder: Path) -> list[Record]:
                 stored = Stored(folder, split, index)
                 example = read_example(stored)
                 mask = stored if example.label else None
-                found.append(Record(example.image_id, example.class_id, example.label, split, stored, mask))
+                found.append(Sample(example.image_id, example.class_id, example.label, split, stored, mask))
     except ValueError as error:
         raise _damage(root, folder, f"is damaged or foreign: {error}") from error
     return sorted(found, key=lambda record: record.class_id)  # stable: splits and places stay in order

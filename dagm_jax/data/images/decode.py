@@ -18,7 +18,7 @@ from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.photos import read_photo, read_photo_mask
 from dagm_jax.data.images.png import decode_image, decode_mask, read_image, read_mask
 from dagm_jax.errors import printable
-from dagm_jax.types import Drawn, Ellipse, Photo, Record, Stored
+from dagm_jax.types import Drawn, Ellipse, Photo, Sample, Stored
 
 DECODE_THREADS = 4
 _DRAWN_SIZE_PX = 512
@@ -34,69 +34,69 @@ class BadMask(BadImage):
         self.image = image
 
 
-def load(record: Record, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def load(sample: Sample, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Image uint8 [h w] and mask bool [h w] of a record, wherever they come from.
 
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
     be anywhere. Raises BadImage; BadMask where the image alone can be read, or label and mask contradict each other.
     """
     own_mask: NDArray[np.bool_] | None = None  # where image and mask come in one piece
-    match record.image:
+    match sample.image:
         case Path():
-            image = read_image(record.image, shape)
+            image = read_image(sample.image, shape)
         case Photo():
-            image = read_photo(record.image, shape)
+            image = read_photo(sample.image, shape)
         case Drawn():
-            image, own_mask = _draw(record.image, record.label, shape)
+            image, own_mask = _draw(sample.image, sample.label, shape)
         case Stored():
-            image, own_mask = _read_stored(record.image, record.image_id, shape)
+            image, own_mask = _read_stored(sample.image, sample.image_id, shape)
     try:
-        return image, _mask_of(record, image, own_mask)
+        return image, _mask_of(sample, image, own_mask)
     except BadImage as error:
         raise BadMask(str(error), image) from error
 
 
 def _mask_of(
-    record: Record, image: NDArray[np.uint8], own_mask: NDArray[np.bool_] | None
+    sample: Sample, image: NDArray[np.uint8], own_mask: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:
     """The mask bool [h w] of the record's ``image``, with which ``own_mask`` may have come; raises BadImage."""
     size = (image.shape[0], image.shape[1])
-    match record.mask:
+    match sample.mask:
         case None:
-            mask: NDArray[np.bool_] = np.full(size, record.label == 1) if own_mask is None else own_mask
+            mask: NDArray[np.bool_] = np.full(size, sample.label == 1) if own_mask is None else own_mask
         case Path():
-            mask = read_mask(record.mask, size)
+            mask = read_mask(sample.mask, size)
         case Photo():
-            mask = read_photo_mask(record.mask, size)
+            mask = read_photo_mask(sample.mask, size)
         case Ellipse():
-            mask = rasterise(record.mask, size)
+            mask = rasterise(sample.mask, size)
         case Drawn():
-            mask = _draw(record.mask, record.label, size)[1] if own_mask is None else own_mask
+            mask = _draw(sample.mask, sample.label, size)[1] if own_mask is None else own_mask
         case Stored():
-            mask = _read_stored(record.mask, record.image_id, size)[1] if own_mask is None else own_mask
-    if record.label == 1 and not mask.any():
-        raise BadImage(printable(f"{record.image_id}: labelled defective, but mask is empty ({record.mask})"))
-    if record.label == 0 and mask.any():
-        marked = f"mask marks {np.count_nonzero(mask)} px ({record.mask})"
-        raise BadImage(printable(f"{record.image_id}: labelled good, but {marked}"))
+            mask = _read_stored(sample.mask, sample.image_id, size)[1] if own_mask is None else own_mask
+    if sample.label == 1 and not mask.any():
+        raise BadImage(printable(f"{sample.image_id}: labelled defective, but mask is empty ({sample.mask})"))
+    if sample.label == 0 and mask.any():
+        marked = f"mask marks {np.count_nonzero(mask)} px ({sample.mask})"
+        raise BadImage(printable(f"{sample.image_id}: labelled good, but {marked}"))
     return mask
 
 
 def load_all(
-    records: Sequence[Record], shape: tuple[int, int] | None
+    samples: Sequence[Sample], shape: tuple[int, int] | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage]:
     """Decoded records in order, by threads and a bounded number ahead (``Executor.map`` would hold them all).
 
     A record that cannot be read comes out as its BadImage.
     """
 
-    def attempt(record: Record) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage:
+    def attempt(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage:
         try:
-            return load(record, shape)
+            return load(sample, shape)
         except BadImage as error:
             return error
 
-    return in_threads(attempt, records)
+    return in_threads(attempt, samples)
 
 
 def in_threads(

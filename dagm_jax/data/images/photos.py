@@ -23,7 +23,7 @@ from dagm_jax.data.images.files import (
 )
 from dagm_jax.data.images.png import SIGNATURE, SIZE_OF_IMAGE, SIZE_OF_SET, check_png
 from dagm_jax.errors import printable
-from dagm_jax.types import MAX_PIXELS, Photo, Record
+from dagm_jax.types import MAX_PIXELS, Photo, Sample
 
 _WHITE_16 = 65535
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
@@ -102,15 +102,15 @@ def find_white(photos: Sequence[Photo], beat: Callable[[], None] = lambda: None)
     return int(2 ** max(8, most.bit_length()) - 1) if most else _WHITE_16
 
 
-def with_white(records: Sequence[Record], white: int | None) -> tuple[Record, ...]:
+def with_white(samples: Sequence[Sample], white: int | None) -> tuple[Sample, ...]:
     """The records with this white level in those users' images whose own is not known yet."""
 
-    def completed(record: Record) -> Record:
-        if isinstance(record.image, Photo) and record.image.white is None:
-            return replace(record, image=replace(record.image, white=white))
-        return record
+    def completed(sample: Sample) -> Sample:
+        if isinstance(sample.image, Photo) and sample.image.white is None:
+            return replace(sample, image=replace(sample.image, white=white))
+        return sample
 
-    return tuple(map(completed, records))
+    return tuple(map(completed, samples))
 
 
 def _is_16_bit(path: Path) -> bool:
