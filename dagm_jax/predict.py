@@ -65,10 +65,10 @@ def main(argv: Sequence[str]) -> int:
     request = parse_flags(argv)
     from dagm_jax.console import console
     from dagm_jax.errors import printable
-    from dagm_jax.experiment.workdir import locked
     from dagm_jax.inspection.folder import Watching, predict_folder
     from dagm_jax.inspection.inspector import Inspector
     from dagm_jax.inspection.scan import make_source
+    from dagm_jax.storage import locked
 
     source = make_source(request.images, request.output)
     console.print(f"images: {printable(source.description)}")

@@ -1,13 +1,19 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are whole; the lock of a folder; errors of the disk as one line."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from dagm_jax.errors import DISK_ERRORS, PASSING_ERRORS, DiskError, UserError, printable
+
+# Remedies for a disk that refuses writes without being full.
+_REMEDIES = {errno.EROFS: "make it writable", errno.EIO: "check the disk"}
 
 
 @contextmanager
@@ -51,3 +57,67 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes ``text`` so that ``path`` holds the old or the new content, never half of it; see `replacing`."""
     with replacing(path) as stream:
         stream.write(text)
+
+
+@contextmanager
+def locked(folder: Path, option: str) -> Iterator[None]:
+    """Holds the folder, which the user named by ``option``, for this process; the lock ends with the process.
+
+    Raises UserError where another holds it, and where the disk refuses what is written into it within the block.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A workdir may come from a stranger, and this file in it may be a link to one of ours.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        stream = os.fdopen(os.open(folder / ".lock", flags, 0o666), "w")
+    except OSError as error:
+        raise UserError(
+            f"`{option}` (={folder}) cannot be written ({error.strerror}); name another"
+        ) from error
+    with stream:
+        if not _try_lock(stream):
+            raise UserError(f"`{option}` (={folder}) is in use by another run; wait for it or name another")
+        with plain_disk_errors(folder, option):
+            yield
+
+
+def _try_lock(stream: IO[str]) -> bool:
+    """Locks the open file for this process; False where another holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        # Windows.
+        import msvcrt
+
+        module: Any = msvcrt
+        try:
+            module.locking(stream.fileno(), module.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def plain_disk_errors(folder: Path, option: str) -> Iterator[None]:
+    """Within the block what the disk of ``folder`` refuses becomes a DiskError, and what may pass a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in PASSING_ERRORS:
+            where = f": {printable(error.filename)}" if error.filename else ""
+            raise UserError(
+                f"work in `{option}` (={folder}) met an error of the machine ({error.strerror}{where}); mend it, or "
+                "wait, and run the same command again, which goes on from what was saved last"
+            ) from error
+        if error.errno not in DISK_ERRORS:
+            raise
+        remedy = _REMEDIES.get(error.errno or 0, "make room")
+        raise DiskError(
+            f"`{option}` (={folder}) cannot be written ({error.strerror}); {remedy} and run the same command again, "
+            "which goes on from what was saved last"
+        ) from error

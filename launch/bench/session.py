@@ -17,7 +17,7 @@ from dagm_jax.config import RunConfig
 from dagm_jax.console import console, show
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.errors import UserError
-from dagm_jax.experiment.workdir import locked
+from dagm_jax.storage import locked
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from launch.bench import hardware, report
 from launch.bench.measure import Options, Values, measure

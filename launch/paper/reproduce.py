@@ -17,7 +17,8 @@ from dagm_jax.config import RunConfig, differences
 from dagm_jax.console import console
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.resume import check_same_run
-from dagm_jax.experiment.workdir import Workdir, locked
+from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.storage import locked
 from launch.paper.cells import BASE, Cell, Grid, Report
 from launch.paper.pages import print_summary, remove_pages, write_pages
 

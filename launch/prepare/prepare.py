@@ -10,7 +10,7 @@ from rich.table import Table
 from dagm_jax.console import console, show
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.errors import UserError, printable
-from dagm_jax.experiment.workdir import locked
+from dagm_jax.storage import locked
 from dagm_jax.types import Manifest
 from launch.prepare.contact_sheet import choose, draw_sheet, save
 from launch.prepare.procedural_images import Recipe, write_class

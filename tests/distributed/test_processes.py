@@ -25,7 +25,8 @@ from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import report as report_module
 from dagm_jax.experiment.data import prepare_data
 from dagm_jax.experiment.setup import Setup
-from dagm_jax.experiment.workdir import Workdir, plain_disk_errors
+from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.storage import plain_disk_errors
 from dagm_jax.train.schedule import TrainProgress
 from launch.local_processes import free_port
 

@@ -25,10 +25,9 @@ from dagm_jax.command_line import read_config
 from dagm_jax.data.cache import build_cache
 from dagm_jax.errors import DiskError, UserError
 from dagm_jax.experiment.run import run
-from dagm_jax.experiment.workdir import locked
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.predictions import Prediction, write_table
-from dagm_jax.storage import write_atomically
+from dagm_jax.storage import locked, write_atomically
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
 from dagm_jax.types import Manifest, Photo, Sample

@@ -29,10 +29,10 @@ from dagm_jax.data.archive import extract
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.trained_model import load_trained_model
-from dagm_jax.experiment.workdir import Workdir, locked
+from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.models.config import CustomUNetConfig
-from dagm_jax.storage import load_json, replacing
+from dagm_jax.storage import load_json, locked, replacing
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.types import GalleryItem
 from dagm_jax.visualization import figures
