@@ -12,11 +12,16 @@ benchmark  needs a checkout: python -m launch.benchmark
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import platform
 import sys
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
-from dagm_jax.command_line import guarded
+from dagm_jax.command_line import flag, guarded, parse_request
 from dagm_jax.errors import UserError, nearest
 from dagm_jax.versions import OPTIONAL_PACKAGES, PACKAGES, package_versions
 
@@ -25,9 +30,8 @@ COMMANDS = {
     "predict": "dagm_jax.predict",
     "calibrate": "dagm_jax.calibrate",
     "export": "dagm_jax.export",
-    "prepare": "dagm_jax.data.prepare",
 }
-VERBS = (*COMMANDS, "checks", "benchmark")
+VERBS = (*COMMANDS, "prepare", "checks", "benchmark")
 # Environment variables that change what jax does.
 SETTINGS = ("XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TF_CPP_MIN_LOG_LEVEL")
 
@@ -52,9 +56,61 @@ def run(arguments: list[str]) -> int:
     if verb == "checks":
         print(checks())
         return 0
+    if verb == "prepare":
+        prepare(rest)
+        return 0
     sys.argv = [f"dagm-jax {verb}", *rest]
     importlib.import_module(COMMANDS[verb]).command()
     return 0
+
+
+@dataclass(frozen=True)
+class PrepareRequest:
+    """DAGM 2007, downloaded or taken from a folder, checked, and written as TFDS sets: dagm-jax prepare --output=DIR.
+
+    Each class is compared with the published set (names, labels, size, depth, masks) and written to
+    DIR/dagm2007/classN, which appears when it is whole. The same command goes on after a kill, and writes damaged sets
+    anew. Downloads stay in DIR/downloads. Training takes DIR as --config.data.root.
+    """
+
+    output: Path = flag("The folder for the sets; a TFDS data_dir.", example="data")
+    source: Path | None = flag(
+        "A folder with the ClassN folders of DAGM 2007; without it they are downloaded.", None
+    )
+    classes: tuple[int, ...] = flag("Classes; all of them by default.", ())
+
+
+_Request = TypeVar("_Request", bound=PrepareRequest)
+
+
+def check_classes(request: _Request, drawn: Collection[int] = ()) -> _Request:
+    """The request with its classes rising, all where none is named; raises UserError for one that does not exist.
+
+    drawn: the classes of the built-in images, where these are asked for.
+    """
+    from dagm_jax.data.verify import read_truth
+
+    known, images = (drawn, "built-in images show") if drawn else (read_truth(), "data set has")
+    for class_id in request.classes:
+        if class_id not in known:
+            choices = ", ".join(map(str, known))
+            raise UserError(
+                f"`--classes` (={class_id}): the {images} the classes {choices}; choose among these"
+            )
+    return replace(request, classes=tuple(sorted(set(request.classes or known))))
+
+
+def prepare(arguments: list[str]) -> None:
+    """Writes the classes that are missing or damaged, and prints a table. Raises UserError."""
+    request = parse_request(PrepareRequest, ["dagm-jax prepare", *arguments], inspect.getdoc(PrepareRequest))
+    classes, output = check_classes(request).classes, request.output
+    from dagm_jax.data.prepare import prepare_class, show_prepared
+    from dagm_jax.storage import locked
+
+    with locked(output, "--output"):
+        show_prepared(
+            output, {class_id: prepare_class(class_id, output, request.source) for class_id in classes}
+        )
 
 
 def checks() -> str:

@@ -1,11 +1,8 @@
-"""DAGM 2007, downloaded or taken from a folder, verified and written as TFDS sets that the main job reads.
+"""Prepares DAGM 2007 as ``dagm-jax prepare`` does, or writes the built-in images to files; draws a contact sheet.
 
 ``python -m launch.prepare_data --output=DIR [--source=DIR] [--classes=1,8]``
 
-Without ``--source`` each class is downloaded from Zenodo; with it, it is taken from a folder in layout A or B. Each
-class is checked against the published set (names, labels, size, depth, masks) and written to ``DIR/dagm2007/classN``.
-A class appears when it is whole, never before; the same command goes on after a kill, and writes damaged sets anew.
-Downloads stay in ``DIR/downloads``, which can be removed afterwards.
+writes the TFDS sets of ``dagm-jax prepare``, whose help has the details.
 
 ``python -m launch.prepare_data --procedural --output=DIR [--classes=1,8] [--num_defective=75] [--num_good=125]
 [--seed=0]``
@@ -17,34 +14,32 @@ main job takes DIR as ``--config.data.root``. Exit status as of ``dagm_jax.main`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import app, flags
 
+from dagm_jax.cli import PrepareRequest, check_classes
 from dagm_jax.command_line import flag, guarded, parse_request
 from dagm_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from dagm_jax.types import Manifest
+
 PROCEDURAL_ONLY = ("num_defective", "num_good", "seed")
+NUM_DEFECTIVE, NUM_GOOD = 75, 125
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(PrepareRequest):
     """The flags; None for a number that is not given. Raises UserError for flags that exclude one another."""
 
-    output: Path = flag("The folder for the sets; a TFDS data_dir.", example="data")
-    source: Path | None = flag(
-        "A folder with the ClassN folders of DAGM 2007; without it they are downloaded.", None
-    )
-    classes: tuple[int, ...] = flag("Classes; all of them by default.", ())
     procedural: bool = flag("Write the built-in images, in layout A.", False)
     num_defective: int | None = flag(
-        "Defective images of each class (with --procedural); 75 by default.", None, least=2
+        "Defective images a class, with --procedural; default: 75.", None, least=2
     )
-    num_good: int | None = flag(
-        "Good images of each class (with --procedural); 125 by default.", None, least=2
-    )
-    seed: int | None = flag("Seed of the built-in images (with --procedural); 0 by default.", None, least=0)
+    num_good: int | None = flag("Good images a class, with --procedural; default: 125.", None, least=2)
+    seed: int | None = flag("Seed of the built-in images, with --procedural; default: 0.", None, least=0)
 
     def __post_init__(self) -> None:
         if self.procedural and self.source is not None:
@@ -64,25 +59,42 @@ def parse_flags(argv: Sequence[str]) -> Request:
     flags.FLAGS(argv[:1])
     request = parse_request(Request, argv, __doc__)
     from dagm_jax.data import procedural
-    from dagm_jax.data.verify import read_truth
 
-    known = tuple(procedural.CLASSES) if request.procedural else tuple(read_truth())
-    for class_id in request.classes:
-        if class_id not in known:
-            images = "built-in images show" if request.procedural else "data set has"
-            raise UserError(
-                f"`--classes` (={class_id}): the {images} the classes {', '.join(map(str, known))}; choose among these"
-            )
-    return replace(request, classes=tuple(sorted(set(request.classes or known))))
+    return check_classes(request, procedural.CLASSES) if request.procedural else check_classes(request)
 
 
 def main(request: Request) -> int:
-    """Prepares the classes and shows the result; returns the exit status."""
-    logging.set_verbosity(logging.ERROR)
-    from launch.prepare.prepare import prepare
+    """Prepares the classes, prints a table and writes the contact sheet; returns the exit status."""
+    from dagm_jax.data.prepare import prepare_class, show_prepared
+    from dagm_jax.storage import locked
+    from launch.prepare.contact_sheet import write_sheet
 
-    prepare(request)
+    output = request.output
+    with locked(output, "--output"):
+        prepared = {
+            class_id: draw_class(request, class_id)
+            if request.procedural
+            else prepare_class(class_id, output, request.source)
+            for class_id in request.classes
+        }
+        show_prepared(output, prepared)
+        kind = "procedural" if request.procedural else "DAGM 2007, CC BY 4.0"
+        rows = {f"class {c} ({kind})": manifest.samples for c, (manifest, _) in prepared.items()}
+        write_sheet(rows, output / "contact_sheet.png")
     return 0
+
+
+def draw_class(request: Request, class_id: int) -> tuple[Manifest, bool]:
+    """The manifest of the built-in images of a class, read back from the disk, and whether they were written now."""
+    from dagm_jax.console import show
+    from dagm_jax.data.formats.dagm_layouts import read_tree
+    from launch.prepare.procedural_images import Recipe, write_class
+
+    numbers = request.num_defective or NUM_DEFECTIVE, request.num_good or NUM_GOOD, request.seed or 0
+    recipe = Recipe(class_id, *numbers)
+    with show(f"class {class_id}: draw", recipe.num_images) as bar:
+        is_new = write_class(recipe, request.output, bar.advance)
+    return read_tree(request.output, (class_id,)), is_new
 
 
 if __name__ == "__main__":

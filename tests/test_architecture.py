@@ -58,7 +58,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 # The builder, which is a class of TFDS's, and the reader, which imports it when a set is read.
-TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/formats/tfds_reader"}
+TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/formats/tfds_reader", "data/prepare"}
 COMMANDS = {"main", "command_line"}
 # What no extra can name, because its pins contradict ours; docs/export.md has the command.
 UNDECLARABLE = {"jax2onnx"}

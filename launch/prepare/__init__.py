@@ -1,1 +1,1 @@
-"""The parts of ``python -m launch.prepare_data``: prepared sets, built-in images, the contact sheet."""
+"""Parts of ``python -m launch.prepare_data``: the built-in images as files, the contact sheet."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from dagm_jax.console import console
 from dagm_jax.data.images.decode import load
 from dagm_jax.storage import replacing
 from dagm_jax.types import DAGM_SHAPE, Sample
@@ -16,11 +17,20 @@ CELL_PX = 128
 _GAP_PX = 4
 _TITLE_PX = 16
 _OUTLINE = (255, 64, 32)
+# Images of a row.
 NUM_DEFECTIVE, NUM_GOOD = 6, 2
 
 
+def write_sheet(rows: Mapping[str, Sequence[Sample]], path: Path) -> None:
+    """Writes the sheet of some samples of each title as PNG, and prints where it is."""
+    sheet = draw_sheet({title: choose(samples) for title, samples in rows.items()})
+    with replacing(path, "xb") as stream:
+        sheet.save(stream, format="PNG")
+    console.print(f"contact sheet: {path}")
+
+
 def choose(samples: Sequence[Sample]) -> list[Sample]:
-    """Up to six defective and two good records, evenly spread over those that there are."""
+    """Up to six defective and two good samples, evenly spread over those that there are."""
     chosen: list[Sample] = []
     for label, count in ((1, NUM_DEFECTIVE), (0, NUM_GOOD)):
         fitting = [sample for sample in samples if sample.label == label]
@@ -30,7 +40,7 @@ def choose(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def draw_sheet(rows: Mapping[str, Sequence[Sample]]) -> Image.Image:
-    """The sheet, RGB: for each title a line of text and the records' images at a quarter of their size."""
+    """The sheet, RGB: for each title a line of text and the samples' images at a quarter of their size."""
     columns = max(len(samples) for samples in rows.values())
     step = CELL_PX + _GAP_PX
     sheet = Image.new("RGB", (columns * step + _GAP_PX, len(rows) * (step + _TITLE_PX) + _GAP_PX), "white")
@@ -53,9 +63,3 @@ def draw_cell(sample: Sample) -> Image.Image:
     around = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(3)), inside)
     cell.paste(_OUTLINE, mask=around)
     return cell
-
-
-def save(sheet: Image.Image, path: Path) -> None:
-    """Writes the sheet as PNG; the file appears only when it is whole."""
-    with replacing(path, "xb") as stream:
-        sheet.save(stream, format="PNG")

@@ -1,18 +1,18 @@
-"""The built-in images on disk, in layout A, with halves and numbers like the published ones."""
+"""The built-in images on disk, in layout A, with splits and numbers like the published ones."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dagm_jax.data import procedural
-from dagm_jax.data.formats.dagm_writer import Numbered, write_half
+from dagm_jax.data.formats.dagm_writer import Numbered, write_split
 from dagm_jax.data.formats.tfds_reader import DATASET_NAME
 from dagm_jax.errors import UserError, printable
 
@@ -42,23 +42,23 @@ class Place:
     index: int
 
 
-def number_halves(recipe: Recipe) -> dict[str, list[Place]]:
+def number_splits(recipe: Recipe) -> dict[str, list[Place]]:
     """Test and Train: the low and the high half of one gapless numbering, each with half of the defective images.
 
     Where a count is odd, Train gets one more. The defective numbers are drawn from seed and class.
     """
     rng = np.random.default_rng([recipe.seed, recipe.class_id])
-    num_test_defective, num_test_good = recipe.num_defective // 2, recipe.num_good // 2
-    num_test = num_test_defective + num_test_good
+    num_test_defective = recipe.num_defective // 2
+    num_test = num_test_defective + recipe.num_good // 2
     indices = {True: iter(range(recipe.num_defective)), False: iter(range(recipe.num_good))}
-    halves = {}
+    splits = {}
     for name, first, count, num_defective in (
         ("Test", 1, num_test, num_test_defective),
         ("Train", num_test + 1, recipe.num_images - num_test, recipe.num_defective - num_test_defective),
     ):
         defective = set(rng.permutation(count)[:num_defective].tolist())
-        halves[name] = [Place(first + i, i in defective, next(indices[i in defective])) for i in range(count)]
-    return halves
+        splits[name] = [Place(first + i, i in defective, next(indices[i in defective])) for i in range(count)]
+    return splits
 
 
 def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> bool:
@@ -68,28 +68,27 @@ def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> b
     """
     if (output / DATASET_NAME).exists():
         raise UserError(
-            f"`--output` (={printable(output)}) holds prepared sets of real images, which the main job would read "
+            f"`--output` (={printable(output)}) holds prepared sets of real images, which training would read "
             "instead; name another folder"
         )
     folder = output / f"Class{recipe.class_id}"
     if folder.exists():
         _check_same(recipe, folder)
         return False
+
+    def draw(place: Place) -> Numbered:
+        on_image()
+        picture = procedural.draw(recipe.class_id, place.index, seed=recipe.seed, defective=place.defective)
+        return place.number, picture.image, picture.mask if place.defective else None
+
     # The leading dot hides it from readers of layouts.
     scratch = output / f".Class{recipe.class_id}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
-    for half, places in number_halves(recipe).items():
-        write_half(scratch / half, _drawn(recipe, places, on_image))
+    for split, places in number_splits(recipe).items():
+        write_split(scratch / split, map(draw, places))
     (scratch / _RECIPE_FILE).write_text(json.dumps(asdict(recipe)) + "\n")
     os.replace(scratch, folder)
     return True
-
-
-def _drawn(recipe: Recipe, places: list[Place], on_image: Callable[[], None]) -> Iterator[Numbered]:
-    for place in places:
-        picture = procedural.draw(recipe.class_id, place.index, seed=recipe.seed, defective=place.defective)
-        yield place.number, picture.image, picture.mask if place.defective else None
-        on_image()
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:

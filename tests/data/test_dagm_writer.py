@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from dagm_jax.data.formats.dagm_layouts import read_tree
-from dagm_jax.data.formats.dagm_writer import write_half
+from dagm_jax.data.formats.dagm_writer import write_split
 from dagm_jax.data.images.decode import load
 
 
 def test_the_label_file_is_the_published_format_byte_for_byte(tmp_path: Path) -> None:
     """Would catch: LF, a missing first line or trailing tab, a mask named for a good image."""
     image = np.zeros((8, 8), np.uint8)
-    write_half(tmp_path / "Train", [(1151, image, None), (1152, image, image > 1)])
+    write_split(tmp_path / "Train", [(1151, image, None), (1152, image, image > 1)])
     assert (tmp_path / "Train/Label/Labels.txt").read_bytes() == (
         b"1\r\n1151\t0\t1151.PNG\t0\t0\t\r\n1152\t1\t1152.PNG\t0\t1152_label.PNG\r\n"
     )
@@ -25,8 +25,8 @@ def test_what_is_written_is_read_back_pixel_for_pixel(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 16, 16), np.uint8)
     mask = rng.random((16, 16)) < 0.3
-    write_half(tmp_path / "Class4" / "Test", [(1, images[0], None), (2, images[1], mask)])
-    write_half(tmp_path / "Class4" / "Train", [(3, images[2], ~mask)])
+    write_split(tmp_path / "Class4" / "Test", [(1, images[0], None), (2, images[1], mask)])
+    write_split(tmp_path / "Class4" / "Train", [(3, images[2], ~mask)])
     manifest = read_tree(tmp_path, (4,))
     assert manifest.skipped == ()
     assert [(r.image_id, r.label, r.half) for r in manifest.samples] == [

@@ -12,8 +12,8 @@ from PIL import Image
 Numbered = tuple[int, np.ndarray, np.ndarray | None]
 
 
-def write_half(folder: Path, images: Iterable[Numbered]) -> None:
-    """Writes one half (``ClassN/Train`` or ``ClassN/Test``) into the new folder ``folder``.
+def write_split(folder: Path, images: Iterable[Numbered]) -> None:
+    """Writes one split (``ClassN/Train`` or ``ClassN/Test``) into the new folder ``folder``.
 
     ``0576.PNG`` for each image, ``Label/0576_label.PNG`` (0 and 255) for each defective one, and ``Label/Labels.txt``
     with a row for each image in the order given: tab separated, CRLF, as in the official archives.

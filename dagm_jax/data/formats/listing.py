@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import Manifest, Sample, Skip
 
+SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 _LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"})
 
 

@@ -1,4 +1,4 @@
-"""Prepared TFDS sets of DAGM 2007 (``…/dagm2007/class8/1.0.0``) -> a manifest, and single records by their number.
+"""Prepared TFDS sets of DAGM 2007 (``DIR/dagm2007/class8/1.0.0``) -> a manifest, and single records by their number.
 
 The only reader of TFDS's files. tensorflow_datasets is imported when a set is read, TensorFlow never.
 """
@@ -6,14 +6,13 @@ The only reader of TFDS's files. tensorflow_datasets is imported when a set is r
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from dagm_jax.data.formats.listing import make_dagm_manifest, root_error
+from dagm_jax.data.formats.listing import SPLITS, make_dagm_manifest, root_error
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import Manifest, Sample, Stored
 
@@ -27,8 +26,8 @@ CONFIGS = {f"class{class_id}": (class_id,) for class_id in _CLASSES} | {"all": _
 INFO_FILE = "dataset_info.json"
 INCOMPLETE = "incomplete."  # how TFDS begins the name of a folder that it is writing
 _SHARDS = "*.array_record-*"
-_VERSION_NAME = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+", re.ASCII)
-_SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
+# Folders such as 1.0.0, and incomplete.AB12CD_1.0.0 of one that is being written.
+_VERSIONS = "*.[0-9]*.[0-9]*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +42,12 @@ class Example:
 
 
 def is_prepared(root: Path) -> bool:
-    """Whether ``root`` is meant as a prepared set: the folder of a version, configuration, data set, or all sets."""
-    try:
-        return bool(_configs(root))
-    except OSError:  # reported by the reader that is tried next
-        return False
+    """Whether ``root`` is a TFDS data folder with prepared sets, whole or not."""
+    return bool(_versions(root))
 
 
 def read_prepared(root: Path, classes: tuple[int, ...]) -> Manifest:
-    """The manifest of the classes in the prepared sets at ``root``: images, ids, labels, splits and order as
+    """The manifest of the classes in the TFDS data folder ``root``: images, ids, labels, splits and order as
     ``read_tree`` gives them for layout A.
 
     Labels and ids are read from the records; nothing is decoded. A class comes from its own configuration, or from
@@ -59,68 +55,41 @@ def read_prepared(root: Path, classes: tuple[int, ...]) -> Manifest:
     """
     sets = {class_id: _find_set(root, class_id) for class_id in sorted(classes)}
     found = {folder: _read_records(root, folder) for folder in set(sets.values())}
-    records: list[Sample] = []
+    samples: list[Sample] = []
     for class_id, folder in sets.items():
-        own = [record for record in found[folder] if record.class_id == class_id]
+        own = [sample for sample in found[folder] if sample.class_id == class_id]
         if not own:
             raise _damage(root, folder, f"holds no image of class {class_id}")
-        records += own
-    return make_dagm_manifest("prepared TFDS set", root, records, ())
+        samples += own
+    return make_dagm_manifest("prepared TFDS set", root, samples, ())
 
 
-# --- folders of sets ---
-
-
-def _configs(root: Path) -> dict[str, Path]:
-    """Configuration -> its folder, or the folder of one version of it where ``root`` is that."""
-    if _is_version(root):
-        return {root.resolve().parent.name: root}
-    for folders in (
-        [root],
-        [root / name for name in CONFIGS],
-        [root / DATASET_NAME / name for name in CONFIGS],
-    ):
-        found = {folder.resolve().name: folder for folder in folders if _is_config(folder)}
-        if found:
-            return found
-    return {}
-
-
-def _is_version(folder: Path) -> bool:
-    """Whether the folder is one version of a set, whole or not."""
-    return any(any(folder.glob(pattern)) for pattern in (INFO_FILE, "features.json", _SHARDS))
-
-
-def _is_config(folder: Path) -> bool:
-    """Whether the folder holds versions of a set, whole or not."""
-    return folder.is_dir() and any(
-        child.is_dir() and (_VERSION_NAME.fullmatch(child.name) or child.name.startswith(INCOMPLETE))
-        for child in folder.iterdir()
-    )
+def _versions(root: Path) -> dict[str, list[str]]:
+    """Configuration -> names of its versions, half-written ones among them; only configurations that have any."""
+    folders = {name: (root / DATASET_NAME / name).glob(_VERSIONS) for name in CONFIGS}
+    found = {name: sorted(folder.name for folder in below) for name, below in folders.items()}
+    return {name: versions for name, versions in found.items() if versions}
 
 
 def _find_set(root: Path, class_id: int) -> Path:
     """The folder of the version that the class is read from; raises UserError where there is none."""
-    configs = _configs(root)
-    for name, folder in configs.items():
-        if class_id in CONFIGS.get(name, (class_id,)):
-            if _is_version(folder):
-                return folder
-            versions = sorted(child.name for child in folder.iterdir())
-            if VERSION in versions:
+    found = _versions(root)
+    for name in (f"class{class_id}", "all"):
+        if name in found:
+            folder = root / DATASET_NAME / name
+            if VERSION in found[name]:
                 return folder / VERSION
-            found = ", ".join(versions)
-            raise _damage(root, folder, f"holds {found}: half-written, or not of version {VERSION}")
+            versions = ", ".join(found[name])
+            raise _damage(root, folder, f"holds {versions}: half-written, or not of version {VERSION}")
     raise UserError(
         f"`data.classes` (={class_id}): `data.root` (={printable(root)}) holds the prepared sets"
-        f" {', '.join(map(printable, configs))} alone; choose a class of these, or prepare it with"
-        f" python -m launch.prepare_data --classes={class_id}"
+        f" {', '.join(found)} alone; choose a class of these, or prepare it with dagm-jax prepare --classes={class_id}"
     )
 
 
 def _damage(root: Path, folder: Path, what: str) -> UserError:
-    where = "" if folder == root else f": {printable(folder.relative_to(root))}"
-    return root_error(root, f"{where} {printable(what)}; prepare it again with python -m launch.prepare_data")
+    name = printable(folder.relative_to(root))
+    return root_error(root, f": {name} {printable(what)}; prepare it again with dagm-jax prepare")
 
 
 # --- records ---
@@ -130,7 +99,7 @@ def _read_records(root: Path, folder: Path) -> list[Sample]:
     """The records of a set by class, then train before test, then place; raises UserError for a damaged set."""
     found = []
     try:
-        for split in _SPLITS:
+        for split in SPLITS:
             with _one_line_errors():
                 length = len(_open(folder, split, _stamp(folder)))
             for index in range(length):
