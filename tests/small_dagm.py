@@ -1,4 +1,4 @@
-"""DAGM 2007 with a few flat 512x512 images instead of thousands, in either layout, and the truth about it.
+"""DAGM 2007 with a few flat 512x512 images instead of thousands, in layout A, and the truth about it.
 
 ``python tests/small_dagm.py`` writes the builder's dummy data anew.
 """
@@ -24,14 +24,12 @@ from dagm_jax.types import Ellipse
 
 DUMMY_DATA = Path(__file__).parents[1] / "dagm_jax" / "data" / "dagm2007" / "dummy_data"
 
-# First number, number of images, defective numbers. Eleven defective and eleven good images in all, so that the names
-# "10" and "11" of layout B come before "2".
+# First number, number of images, defective numbers.
 HALVES: dict[Literal["test", "train"], tuple[int, int, tuple[int, ...]]] = {
     "test": (1, 10, (2, 3, 5, 9)),
     "train": (11, 12, (11, 14, 15, 16, 18, 21, 22)),
 }
 DEFECTIVE = sorted(number for _, _, numbers in HALVES.values() for number in numbers)
-GOOD = [number for number in range(1, 23) if number not in DEFECTIVE]
 
 
 def truth_table(classes: Iterable[int] = (1,)) -> dict[str, dict[str, dict[str, object]]]:
@@ -50,7 +48,7 @@ def write_truth(path: Path, classes: Iterable[int] = (1,)) -> Path:
 
 
 def grey_of(class_id: int, number: int) -> int:
-    """What the image of this number is filled with: tells the images of a class apart."""
+    """The grey value that fills the image of this number: tells the images of a class apart."""
     return 10 * number + class_id
 
 
@@ -85,24 +83,6 @@ def layout_a(root: Path, class_id: int = 1) -> Path:
                 save(folder / "Label" / mask, mask_of(number).astype(np.uint8) * 255)
             rows.append(f"{number}\t{int(number in defective)}\t{number:04d}.PNG\t0\t{mask}")
         (folder / "Label" / "Labels.txt").write_bytes(("\r\n".join(rows) + "\r\n").encode())
-    return root
-
-
-# The names of layout B's 11 images in lexicographic order, written out by hand.
-NAMES_B = ("1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
-
-
-def layout_b(root: Path, class_id: int = 1) -> Path:
-    """Writes the same images as ``layout_a`` under the names of layout B; returns ``root``."""
-    rows = []
-    for name, number in zip(NAMES_B, DEFECTIVE, strict=True):
-        save(root / f"Class{class_id}_def" / f"{name}.png", picture_of(class_id, number))
-        e = ellipse_of(number)
-        values = (e.semi_a, e.semi_b, e.angle_rad, e.center_x, e.center_y)
-        rows.append("\t".join([name, *(f"  {value}" for value in values)]))
-    (root / f"Class{class_id}_def" / "labels.txt").write_text("\n".join(rows) + "\n")
-    for name, number in zip(NAMES_B, GOOD, strict=True):
-        save(root / f"Class{class_id}" / f"{name}.png", picture_of(class_id, number))
     return root
 
 

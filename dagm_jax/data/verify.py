@@ -1,15 +1,13 @@
-"""The check of DAGM 2007 against the table of the published data set: each image's number, split and label.
+"""DAGM 2007 compared with the table of the published data set: each image's number, split and label.
 
-The main job takes a part of a class; what calls itself the data set has to be whole, and is checked here.
+Training takes a part of a class; what calls itself the data set has to be whole, and is checked here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -20,68 +18,50 @@ from dagm_jax.errors import UserError, printable
 from dagm_jax.types import DAGM_SHAPE, Manifest, Sample
 
 _TABLE = Path(__file__).parent / "dagm2007" / "truth.json"
-_MAX_NAMED = 5  # names of one kind of difference in a message
-# Classes published in layout B: the six of development; the four of the competition came out in layout A only.
-_CLASSES_IN_LAYOUT_B = range(1, 7)
-_SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
+# Names of one kind of difference in a message.
+_MAX_NAMED = 5
+_WORDS = ("good", "defective")
 
-
-class Published(NamedTuple):
-    """The split and the label of an image as published."""
-
-    split: Literal["train", "test"]
-    label: Literal[0, 1]
-
-
-# Number of an image -> its split and label, train before test, rising; both splits share one numbering.
-ClassTruth = Mapping[int, Published]
-Truth = Mapping[int, ClassTruth]
+# Class number -> id of each image, train before test, rising -> its label, 0 or 1.
+Truth = Mapping[int, Mapping[str, int]]
 
 
 def read_truth(path: Path = _TABLE) -> Truth:
-    """Class number -> truth from a JSON table ``{"1": {"test": {"first", "count", "defective"}, "train": …}, …}``.
+    """The truth in a JSON table ``{"1": {"test": {"first", "count", "defective"}, "train": …}, …}``.
 
     first, count: the split's numbers, without gaps; defective: those of defective images. Without an argument the
     published data set's: ten classes, 16,100 images.
     """
-    truth: dict[int, dict[int, Published]] = {}
+    truth: dict[int, dict[str, int]] = {}
     for class_id, splits in json.loads(path.read_text()).items():
-        images = truth[int(class_id)] = {}
-        for split in _SPLITS:
-            first, defective = splits[split]["first"], set(splits[split]["defective"])
-            for number in range(first, first + splits[split]["count"]):
-                images[number] = Published(split, 1 if number in defective else 0)
+        labels = truth[int(class_id)] = {}
+        for name in ("train", "test"):
+            split, defective = splits[name], set(splits[name]["defective"])
+            for number in range(split["first"], split["first"] + split["count"]):
+                labels[f"Class{class_id}/{name.capitalize()}/{number:04d}"] = int(number in defective)
     return truth
 
 
 def check_whole(manifest: Manifest, class_id: int, truth: Truth) -> tuple[Sample, ...]:
-    """The records of the class under their official ids and splits: train before test, by number.
+    """The samples of the class in the order of the truth: train before test, by number.
 
-    ``manifest`` is ``read_tree``'s of this one class. Images of layout B are given the numbers that layout A has for
-    them. Raises one UserError that names the differences from the truth.
+    ``manifest`` holds this class alone, in layout A or a prepared set. Raises one UserError that names the differences
+    from the truth, or refuses layout B, where images have other numbers.
     """
-    expected = truth[class_id]
-    places = _places_in_layout_b(class_id, expected) if manifest.samples[0].half is None else None
-    found: dict[int, Sample] = {}
-    strangers = []
-    for sample in manifest.samples:
-        number = int(sample.image_id.rpartition("/")[2])
-        if places is not None:
-            number = places.get((sample.label, number), -1)
-        if number in expected and sample.half in (None, expected[number].split):
-            found[number] = sample
-        else:
-            strangers.append(sample.image_id)
-    ids = {n: f"Class{class_id}/{image.split.capitalize()}/{n:04d}" for n, image in expected.items()}
-    words = ("good", "defective")
+    if manifest.samples[0].half is None:
+        raise UserError(
+            f"class {class_id} is there in layout B (Class{class_id}_def), whose numbers are not those of the published"
+            " splits; take layout A (Train, Test), or train on this folder without preparing it"
+        )
+    labels, found = truth[class_id], {sample.image_id: sample for sample in manifest.samples}
     differences = {
         "labelled otherwise": [
-            f"{ids[n]} (is {words[found[n].label]}, should be {words[expected[n].label]})"
-            for n in sorted(found)
-            if found[n].label != expected[n].label
+            f"{name} (is {_WORDS[found[name].label]}, should be {_WORDS[label]})"
+            for name, label in labels.items()
+            if name in found and found[name].label != label
         ],
-        "not part of the data set": strangers,
-        "missing": [ids[n] for n in sorted(expected.keys() - found.keys())],
+        "not part of the data set": [name for name in found if name not in labels],
+        "missing": [name for name in labels if name not in found],
     }
     if any(differences.values()):
         differences["left out"] = [f"{skip.what} ({skip.reason})" for skip in manifest.skipped]
@@ -90,26 +70,7 @@ def check_whole(manifest: Manifest, class_id: int, truth: Truth) -> tuple[Sample
             f"class {class_id} differs from the published data set ({manifest.description}): {'; '.join(parts)};"
             f" unpack Class{class_id} again, whole"
         )
-    return tuple(replace(found[n], image_id=ids[n], half=expected[n].split) for n in expected)
-
-
-def _places_in_layout_b(class_id: int, expected: ClassTruth) -> dict[tuple[int, int], int]:
-    """(label, number in layout B) -> official number.
-
-    The k-th official number of the defective images belongs to the k-th of their names in lexicographic order ("1",
-    "10", "100", "101", …), likewise for the good ones.
-    """
-    if class_id not in _CLASSES_IN_LAYOUT_B:
-        raise UserError(
-            f"class {class_id} was never released in layout B (Class{class_id}_def), so its images' official numbers"
-            " are unknown; use layout A (Train, Test)"
-        )
-    places: dict[tuple[int, int], int] = {}
-    for label in (0, 1):
-        numbers = sorted(number for number, image in expected.items() if image.label == label)
-        names = sorted(range(1, len(numbers) + 1), key=str)
-        places |= {(label, name): number for name, number in zip(names, numbers, strict=True)}
-    return places
+    return tuple(found[name] for name in labels)
 
 
 def _first_few(names: Sequence[str]) -> str:
@@ -120,7 +81,7 @@ def _first_few(names: Sequence[str]) -> str:
 def check_pixels(samples: Sequence[Sample], on_image: Callable[[], None] = lambda: None) -> None:
     """Decodes every image and mask: 512x512, 8-bit grey, masks in {0, 255} with some 255.
 
-    ``on_image`` is called once for each record, in this thread. Raises one UserError that names the files at fault.
+    ``on_image`` is called once for each sample, in this thread. Raises one UserError that names the files at fault.
     """
     problems = []
     for problem in in_threads(_find_problem, samples):
@@ -135,7 +96,7 @@ def check_pixels(samples: Sequence[Sample], on_image: Callable[[], None] = lambd
 
 
 def _find_problem(sample: Sample) -> str | None:
-    """The fault of a record's files, or None."""
+    """The fault of a sample's files, or None."""
     try:
         load(sample, DAGM_SHAPE)
         if isinstance(sample.mask, Path):

@@ -96,9 +96,7 @@ def test_a_header_that_lies_about_the_size_writes_no_more_than_it_said(tmp_path:
     assert_refused(path, "is not a whole zip archive")
 
 
-@pytest.mark.parametrize(
-    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2]
-)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_damaged_and_other_files_are_refused(tmp_path: Path, method: int) -> None:
     """Would catch: a download that was cut off, or a page of HTML, unpacked in part; a trace of a decompressor, whose
     errors are not zipfile's."""
@@ -113,15 +111,13 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path, method: int) -> Non
         assert_refused(path, "is not a whole zip archive")
 
 
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
-    """Would catch: an error of the file system shown as a traceback."""
+def test_what_zipfile_cannot_unpack_is_refused(tmp_path: Path) -> None:
+    """Would catch: zipfile's RuntimeError about a password, or an error of the file system, as a traceback."""
     assert_refused(archive(tmp_path / "a.zip", {"a": b"1", "a/b": b"2"}), "is not a whole zip archive")
-
-
-def test_encrypted_entries_are_refused(tmp_path: Path) -> None:
-    """Would catch: zipfile's RuntimeError about a password, which nobody can give."""
+    for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        assert_refused(archive(tmp_path / "a.zip", {"a": b"1"}, method), "packed otherwise than by deflate")
     path = archive(tmp_path / "a.zip", {"a": b"1"})
     data = bytearray(path.read_bytes())
     struct.pack_into("<H", data, data.rindex(b"PK\x01\x02") + 8, 1)
     path.write_bytes(data)
-    assert_refused(path, "'a', which is encrypted")
+    assert_refused(path, "is not a whole zip archive .*encrypted")

@@ -12,7 +12,7 @@ import small_dagm
 
 pytestmark = [
     pytest.mark.tfds,
-    # Of TensorFlow's and TFDS's own making.
+    # Warnings of TensorFlow and TFDS about themselves.
     pytest.mark.filterwarnings("ignore"),
 ]
 MISSING = "the extra tfds-test (pip install -e '.[tfds-test]') is not installed"
@@ -28,7 +28,7 @@ TRUTH = read_truth(small_dagm.DUMMY_DATA / "truth.json")
 
 
 class OnDummyData(tfds.testing.DatasetBuilderTestCase):
-    """What the cases below share: the dummy data are the published set for as long as they run."""
+    """The base of the cases below: the dummy data are the published set for as long as they run."""
 
     DATASET_CLASS = Builder
     SKIP_CHECKSUMS = True  # none are published

@@ -34,25 +34,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(LATEST)
     RELEASE_NOTES: ClassVar[dict[str, str]] = {LATEST: "First release."}
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-        tfds.core.BuilderConfig(
-            name=name,
-            description=f"Class {classes[0]} alone." if len(classes) == 1 else "All ten classes.",
-        )
+        tfds.core.BuilderConfig(name=name, description=f"Classes {', '.join(map(str, classes))}.")
         for name, classes in CONFIGS.items()
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Optional: a folder with the ClassN folders of DAGM 2007, unpacked, in layout A (ClassN/Train, ClassN/Test)"
-        " or B (ClassN, ClassN_def). If the folder is missing or empty, the classes are downloaded."
+        "Optional: a folder with the ClassN folders of DAGM 2007, unpacked (ClassN/Train, ClassN/Test). If the folder"
+        " is missing or empty, the classes are downloaded."
     )
     TRUTH: ClassVar[Truth] = read_truth()
     URL: ClassVar[str] = "https://zenodo.org/records/8086136/files/Class{class_id}.zip"
 
     on_image: Callable[[], None] = staticmethod(lambda: None)
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """The numbers of the classes of this configuration."""
-        return CONFIGS[self.builder_config.name]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -73,35 +65,24 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def download_and_prepare(self, *, download_config: Any = None, **options: Any) -> None:
-        """As TFDS's own; raises UserError for a ``manual_dir`` that was named and is no folder, or is empty."""
-        manual = download_config and download_config.manual_dir
-        if manual and not (Path(manual).is_dir() and any(Path(manual).iterdir())):
-            # Without this the classes would be downloaded without a word.
-            raise UserError(
-                f"`manual_dir` (={printable(manual)}) must be a folder with the ClassN folders of DAGM 2007;"
-                " name that folder, or none to download"
-            )
-        super().download_and_prepare(download_config=download_config, **options)
-
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
-        roots = self._roots(dl_manager)
         samples: list[Sample] = []
-        for class_id, root in roots.items():
+        for class_id, root in self._roots(dl_manager).items():
             samples += check_whole(read_tree(root, (class_id,)), class_id, self.TRUTH)
         check_pixels(samples, self.on_image)
         return {
-            half: self._generate_examples([sample for sample in samples if sample.half == half])
-            for half in ("train", "test")
+            split: self._generate_examples([sample for sample in samples if sample.half == split])
+            for split in ("train", "test")
         }
 
     def _roots(self, dl_manager: tfds.download.DownloadManager) -> dict[int, Path]:
         """Class number -> the folder to read it from: the manual one, or a freshly unpacked download."""
+        classes = CONFIGS[self.builder_config.name]
         try:
-            return dict.fromkeys(self.classes, Path(dl_manager.manual_dir))
+            return dict.fromkeys(classes, Path(dl_manager.manual_dir))
         except AssertionError:  # how TFDS says that there is no manual folder, or nothing in it
             pass
-        urls = {str(c): self.URL.format(class_id=c) for c in self.classes}
+        urls = {str(c): self.URL.format(class_id=c) for c in classes}
         try:
             archives = dl_manager.download(urls)
         except (OSError, DownloadError) as error:
@@ -110,7 +91,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 f"{', '.join(urls.values())} could not be downloaded ({reason}); try again, or download it by other"
                 " means, unpack it and name the folder"
             ) from error
-        return {c: _unpacked(Path(archives[str(c)]), c) for c in self.classes}
+        return {c: _unpacked(Path(archives[str(c)]), c) for c in classes}
 
     def _generate_examples(self, samples: Sequence[Sample]) -> Iterator[tuple[int, dict[str, Any]]]:
         for key, sample in enumerate(samples):
@@ -130,7 +111,7 @@ def _unpacked(archive: Path, class_id: int) -> Path:
 
 
 def example(sample: Sample) -> dict[str, Any]:
-    """The features of a record, image and mask as PNG bytes; ``ellipse_box`` is the mask's box, 0 without a mask."""
+    """The features of a sample, image and mask as PNG bytes; ``ellipse_box`` is the mask's box, 0 without a mask."""
     image, mask = load(sample, DAGM_SHAPE)
     return {
         "image": _png(image, sample.image),
@@ -148,15 +129,14 @@ def box_of(mask: np.ndarray) -> tfds.features.BBox:
     ymin, xmin are the first row and column with a set pixel; ymax, xmax the first ones behind the last. All 0 for
     an empty mask.
     """
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    (rows, cols), (height, width) = mask.nonzero(), mask.shape
     if not rows.size:
         return tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=0.0, xmax=0.0)
-    height, width = mask.shape
     return tfds.features.BBox(
-        ymin=float(rows[0] / height),
-        xmin=float(cols[0] / width),
-        ymax=float((rows[-1] + 1) / height),
-        xmax=float((cols[-1] + 1) / width),
+        ymin=float(rows.min() / height),
+        xmin=float(cols.min() / width),
+        ymax=float((rows.max() + 1) / height),
+        xmax=float((cols.max() + 1) / width),
     )
 
 
