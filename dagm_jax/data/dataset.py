@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -42,21 +43,21 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
 
 def draw_manifest(config: DataConfig, seed: int) -> Manifest:
     """The built-in images' manifest; nothing is drawn yet. Raises UserError for a class that cannot be drawn."""
+    if unknown := [class_id for class_id in config.classes if class_id not in procedural.CLASSES]:
+        raise UserError(
+            f"`data.classes` (={config.classes}): the built-in images show classes "
+            f"{', '.join(map(str, procedural.CLASSES))} only; set data.root to a folder with class {unknown[0]}"
+        )
     samples = []
-    for class_id in config.classes:
-        if class_id not in procedural.CLASSES:
-            raise UserError(
-                f"`data.classes` (={config.classes}): the built-in images show classes "
-                f"{', '.join(map(str, procedural.CLASSES))} only; set data.root to a folder with class {class_id}"
-            )
-        counts: tuple[tuple[Literal[0, 1], int], ...]
-        counts = ((1, config.procedural_defective), (0, config.procedural_good))
-        for label, count in counts:
-            kind = "defective" if label else "good"
-            for index in range(count):
-                drawn = Drawn(seed, class_id, index)
-                name = f"builtin/class{class_id}/{kind}{index:04d}"
-                samples.append(Sample(name, class_id, label, None, drawn, drawn if label else None))
+    kinds: tuple[tuple[Literal[0, 1], str, int], ...] = (
+        (1, "defective", config.procedural_defective),
+        (0, "good", config.procedural_good),
+    )
+    for class_id, (label, kind, count) in itertools.product(config.classes, kinds):
+        for index in range(count):
+            drawn = Drawn(seed, class_id, index)
+            name = f"builtin/class{class_id}/{kind}{index:04d}"
+            samples.append(Sample(name, class_id, label, None, drawn, drawn if label else None))
     description = (
         f"built-in procedural images (data.root is empty), classes {config.classes}: per class "
         f"{config.procedural_defective} defective, {config.procedural_good} good; set data.root to use your own"

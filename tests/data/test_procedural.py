@@ -4,35 +4,18 @@ import hashlib
 import subprocess
 import sys
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.data.procedural import drawing
-from dagm_jax.data.procedural.drawing import CLASSES, Drawing, draw, draw_with_twin
+from dagm_jax.data.procedural.drawing import CLASSES, draw, draw_with_twin
 from dagm_jax.errors import UserError
 
 
-def _pair(class_id: int, index: int) -> list[Drawing]:
-    return [draw(class_id, index, seed=5, defective=d, size_px=256) for d in (False, True)]
-
-
-def _checksum(drawing: Drawing) -> int:
-    return zlib.crc32(drawing.image.tobytes() + drawing.mask.tobytes())
-
-
-@pytest.mark.parametrize("class_id", CLASSES)
-def test_same_numbers_same_pixels(class_id: int) -> None:
-    """Catches global random state, hidden counters and a cache that an earlier draw spoils."""
-    first = [_checksum(d) for d in _pair(class_id, 3)]
-    draw(class_id, 4, seed=6, defective=True)
-    assert [_checksum(d) for d in _pair(class_id, 3)] == first
-
-
 def test_same_pixels_in_a_fresh_process() -> None:
-    """Catches seeding by hash() or by process, where each worker draws another set; and an import of jax."""
+    """Catches seeding by hash() or by process, where each worker draws another set; global random state, or a cache
+    that an earlier draw spoils; and an import of jax."""
     code = (
         "import sys, zlib\n"
         "from dagm_jax.data.procedural import CLASSES, draw\n"
@@ -43,7 +26,10 @@ def test_same_pixels_in_a_fresh_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     there = {int(c): int(crc) for c, crc in map(str.split, done.stdout.splitlines())}
-    assert there == {c: _checksum(_pair(c, 3)[1]) for c in CLASSES}
+    for class_id in CLASSES:
+        draw(class_id, 4, seed=6, defective=True)
+        drawn = draw(class_id, 3, seed=5, defective=True, size_px=256)
+        assert there[class_id] == zlib.crc32(drawn.image.tobytes() + drawn.mask.tobytes())
 
 
 @pytest.mark.parametrize(
@@ -91,19 +77,6 @@ def test_twin_is_the_image_without_its_defect(class_id: int) -> None:
     np.testing.assert_array_equal(good, same)
 
 
-def test_good_image_never_meets_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches defects drawn into good images: whatever the class, its defect function must not be called."""
-
-    def refuse(rng: np.random.Generator, clean: np.ndarray) -> None:
-        raise AssertionError("a good image got a defect")
-
-    for class_id in CLASSES:
-        monkeypatch.setitem(drawing._RECIPES, class_id, replace(drawing._RECIPES[class_id], defect=refuse))
-        draw(class_id, 0, seed=0, defective=False, size_px=128)
-        with pytest.raises(AssertionError, match="got a defect"):
-            draw(class_id, 0, seed=0, defective=True, size_px=128)
-
-
 @pytest.mark.parametrize("class_id", CLASSES)
 def test_other_numbers_other_pixels(class_id: int) -> None:
     """Catches an argument that never reaches the generator, and a defective image's clean twin in the set."""
@@ -117,7 +90,7 @@ def test_other_numbers_other_pixels(class_id: int) -> None:
         assert (a == other).mean() < 0.2
 
 
-@pytest.mark.parametrize("size_px", [128, 201, 256, 512])
+@pytest.mark.parametrize("size_px", [128, 201, 512])
 @pytest.mark.parametrize("class_id", CLASSES)
 def test_mask_follows_label(class_id: int, size_px: int) -> None:
     """Catches a mask on a good image, an empty one on a defective image, a wrong dtype, and a fixed size."""

@@ -19,12 +19,12 @@ NUM_GOOD, NUM_BAD = 20, 40
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of a real class; lengths and areas in px, grey values 0 to 255.
+    """The known figures of a real class; lengths and areas in px, grey values 0 to 255.
 
     autocorrelation: at LAGS along a row, then along a column; None where only a description is known.
     semi_a, semi_b: (least, median, most) of the ellipses. area: mean of the masks; 0 for class 8, which has a test of
-    its own. contrast: what a tenth of the defect's pixels change by at least. shared: correlation of the means of
-    16-px blocks between images.
+    its own. contrast: the least change of the most changed tenth of the defect's pixels. shared: correlation of the
+    means of 16-px blocks between images.
     """
 
     mean: float
@@ -308,17 +308,6 @@ def test_ellipse_sizes(album: Album) -> None:
         assert np.median(sizes) == pytest.approx(median, rel=0.2)
     areas = [rasterise(e, album.bad.shape[1:]).sum() for e in album.ellipses]
     assert np.mean(areas) == pytest.approx(album.look.area, rel=0.25)
-
-
-@pytest.mark.parametrize("album", [4], indirect=True)
-def test_class_4_spares_its_star_point(album: Album) -> None:
-    """Catches a scratch through the star point, where no real one is, and one along the rays."""
-    star = np.array([0.518, 0.513]) * 512
-    for bad, twin, ellipse in zip(album.bad, album.twins, album.ellipses, strict=True):
-        rows, cols = np.nonzero(bad != twin)
-        assert np.hypot(rows - star[0], cols - star[1]).min() > 40
-        outward = np.arctan2(ellipse.center_y - 1 - star[0], ellipse.center_x - 1 - star[1])
-        assert abs(np.cos(ellipse.angle_rad - outward)) < 0.75
 
 
 @pytest.mark.parametrize("album", [8], indirect=True)

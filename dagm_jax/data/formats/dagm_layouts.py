@@ -1,4 +1,4 @@
-"""DAGM 2007's folders, in either published layout -> a manifest of images, labels and masks; no pixels are read here.
+"""DAGM 2007's folders, in either published layout -> a manifest of images, labels and masks; no pixels are read.
 
 Layout A: ``ClassN/Train`` and ``ClassN/Test``, each with images and ``Label/Labels.txt``.
 Layout B: ``ClassN`` (good) and ``ClassN_def`` (defective, with ``labels.txt`` of ellipses).
@@ -14,11 +14,11 @@ from os.path import isdir, isfile
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from dagm_jax.data.formats.listing import Skips, list_folder, make_dagm_manifest, root_error
+from dagm_jax.data.formats.listing import SPLITS, Skips, list_folder, make_dagm_manifest, root_error
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import Ellipse, Manifest, Sample
 
-# At most six digits, ASCII only: int() raises on very long numbers and on digits such as "²".
+# A number: at most six digits, ASCII only, as int() raises on very long numbers and on digits such as "²".
 _NUMBER = "([0-9]{1,6})"
 _CLASS_NAME = re.compile(r"class0*([1-9][0-9]?)(_def)?", re.IGNORECASE | re.ASCII)
 _IMAGE_NAME = re.compile(rf"{_NUMBER}\.png", re.IGNORECASE)
@@ -27,7 +27,7 @@ _MASK_NAME = re.compile(rf"{_NUMBER}_label\.png", re.IGNORECASE)
 _LABEL_ROW = re.compile(
     rf"\s*{_NUMBER}\s+([01])\s+{_NUMBER}\.png\s+\S+\s+(?:0|{_NUMBER}_label\.png)\s*", re.IGNORECASE
 )
-# float() also takes "1_0" for 10, digits of other scripts, and words such as nan.
+# A decimal number: float() also takes "1_0" for 10, digits of other scripts, and words such as nan.
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 _PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".npy"}
@@ -45,16 +45,15 @@ _Value = TypeVar("_Value", _Label, Ellipse)
 def read_tree(root: Path, classes: tuple[int, ...]) -> Manifest:
     """The manifest of the given classes under ``root``, in an order that no file system changes.
 
-    ``root`` holds ``ClassN`` folders, or is one, or holds them one level further down. Records are ordered by
+    ``root`` holds ``ClassN`` folders, or is one, or holds them one level further down. Samples are ordered by
     class, then train before test (layout A) or good before defective (layout B), then number. Every file of
     these classes that is not used is in ``skipped``, but for litter such as Thumbs.db. Raises UserError where the tree
     cannot be used at all.
     """
     remedy = "give the folder that holds the ClassN folders of DAGM 2007"
-    if "\0" in str(root) or not os.path.lexists(root):
-        raise root_error(root, f" does not exist; {remedy}")
     if not isdir(root):
-        raise root_error(root, f" is not a folder; {remedy}, unpacked")
+        what = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise root_error(root, f" {what}; {remedy}, unpacked")
     folders = _class_folders(root)
     if not folders:
         raise root_error(
@@ -83,8 +82,7 @@ def _class_folders(root: Path) -> dict[int, list[Path]]:
     found = [root] if _class_name(root) else []
     found += _class_folders_in(root)
     if not found:
-        children = filter(isdir, list_folder(root))
-        found = [folder for child in children for folder in _class_folders_in(child)]
+        found = [folder for child in list_folder(root) if isdir(child) for folder in _class_folders_in(child)]
     folders: dict[int, list[Path]] = {}
     for folder in found:
         if match := _class_name(folder):
@@ -94,11 +92,7 @@ def _class_folders(root: Path) -> dict[int, list[Path]]:
 
 def _class_name(folder: Path) -> re.Match[str] | None:
     """The match of a class folder's name, also where the root is given as "." or is a link to a class folder."""
-    names = (
-        folder.name,
-        os.path.basename(os.path.abspath(folder)),
-        os.path.basename(os.path.realpath(folder)),
-    )
+    names = map(os.path.basename, (os.path.abspath(folder), os.path.realpath(folder)))
     return next(filter(None, map(_CLASS_NAME.fullmatch, names)), None)
 
 
@@ -112,24 +106,21 @@ def _class_folders_in(folder: Path) -> list[Path]:
 
 
 def _find_parts(class_id: int, folders: list[Path], skips: Skips) -> dict[_Part, Path]:
-    """Part -> folder of a class, in the order of records; raises UserError for a part that is there twice."""
+    """Part -> folder of a class, in the order of samples; raises UserError for images that are there twice.
+
+    The layouts hold the same images under other numbers, so with both of them test images would leak into training.
+    """
     found: dict[_Part, Path] = {}
-    for folder in folders:
-        for part, path in _parts_in(class_id, folder, skips):
-            if part in found:
+    for part, path in (pair for folder in folders for pair in _parts_in(class_id, folder, skips)):
+        for other in found:
+            if other == part or _LAYOUTS[other] != _LAYOUTS[part]:
                 raise root_error(
                     skips.root,
-                    f" holds the {part} images of class {class_id} twice, in {printable(found[part])} and in"
-                    f" {printable(path)}: keep one of the two",
+                    f" holds images of class {class_id} twice: {other} images of layout {_LAYOUTS[other]} in"
+                    f" {printable(found[other])}, {part} images of layout {_LAYOUTS[part]} in {printable(path)};"
+                    " keep one of the two",
                 )
-            found[part] = path
-    by_layout = {_LAYOUTS[part]: printable(path) for part, path in found.items()}
-    if len(by_layout) > 1:
-        raise root_error(
-            skips.root,
-            f" holds class {class_id} in both layouts, A in {by_layout['A']} and B in {by_layout['B']}; they are the"
-            " same images under other numbers, so test images would leak into training: keep one of the two",
-        )
+        found[part] = path
     return {part: found[part] for part in _LAYOUTS if part in found}
 
 
@@ -137,30 +128,27 @@ def _parts_in(class_id: int, folder: Path, skips: Skips) -> Iterator[tuple[_Part
     """The parts in one class folder; notes what belongs to neither layout."""
     entries = list_folder(folder)
     match = _class_name(folder)
-    has_labels = any(map(_is_label_file, entries))
+    is_defective = match is not None and match[2] is not None
     is_part = any(_IMAGE_NAME.fullmatch(entry.name) and isfile(entry) for entry in entries)
-    if match and match[2]:
-        is_part = is_part or has_labels
-        if is_part:
-            yield "defective", folder
-    elif is_part:
-        if has_labels or any(map(_is_label_file, _entries_of_split(folder)[1])):
-            name = f"Class{class_id}"
-            raise root_error(
-                skips.root,
-                f": images and labels of one split of layout A lie directly in {printable(folder)};"
-                f" put them into {name}/Train or {name}/Test, or into {name}_def if the label file lists ellipses",
-            )
-        yield "good", folder
+    if is_defective:
+        is_part = is_part or any(map(_is_label_file, entries))
+    elif is_part and any(map(_is_label_file, [*entries, *_entries_of_split(folder)[1]])):
+        name = f"Class{class_id}"
+        raise root_error(
+            skips.root,
+            f": images and labels of one split of layout A lie directly in {printable(folder)};"
+            f" put them into {name}/Train or {name}/Test, or into {name}_def if the label file lists ellipses",
+        )
+    if is_part:
+        yield ("defective" if is_defective else "good"), folder
     for entry in entries:
-        name = entry.name.lower()
-        if isdir(entry) and (name == "train" or name == "test"):
-            images, labels = _entries_of_split(entry)
-            if any(_IMAGE_NAME.fullmatch(image.name) for image in images) or any(map(_is_label_file, labels)):
-                yield ("train" if name == "train" else "test"), entry
-            else:
-                skips.add(entry, "split without images (named e.g. 0595.PNG) and Labels.txt")
-        elif not _CLASS_NAME.fullmatch(name) if isdir(entry) else not is_part:
+        if not isdir(entry):
+            # Those of a part are looked at when it is read.
+            if not is_part:
+                _skip_stranger(entry, skips)
+        elif entry.name.lower() in SPLITS:
+            yield ("train" if entry.name.lower() == "train" else "test"), entry
+        elif not _CLASS_NAME.fullmatch(entry.name):
             _skip_stranger(entry, skips)
 
 
@@ -193,7 +181,7 @@ def _skip_stranger(entry: Path, skips: Skips) -> None:
 
 
 def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) -> list[Sample]:
-    """The records of one class; raises UserError for absent, doubled and unusable classes."""
+    """The samples of one class; raises UserError for absent, doubled and unusable classes."""
     if class_id not in folders:
         raise UserError(
             f"`data.classes` (={class_id}): there is no folder Class{class_id} under `data.root`"
@@ -203,10 +191,7 @@ def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) 
     num_skipped = len(skips.found)
     samples: list[Sample] = []
     for part, folder in _find_parts(class_id, folders[class_id], skips).items():
-        if part == "train" or part == "test":
-            samples += _read_split(class_id, part, folder, skips)
-        else:
-            samples += _read_layout_b(class_id, part, folder, skips)
+        samples += _read_part(class_id, part, folder, skips)
     if not samples:
         own = skips.found[num_skipped:]
         first = f" (first of {len(own)} skipped: {own[0].what}: {own[0].reason})" if own else ""
@@ -218,52 +203,34 @@ def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) 
     return samples
 
 
-def _read_split(class_id: int, split: Literal["train", "test"], folder: Path, skips: Skips) -> list[Sample]:
-    """Records of layout A's Train or Test; labels from Labels.txt alone."""
-    image_entries, label_entries = _entries_of_split(folder)
-    images = _number_files(image_entries, _IMAGE_NAME, "image", skips)
-    masks = _number_files(label_entries, _MASK_NAME, "mask", skips)
-    label_file = _find_label_file(folder, "Label/Labels.txt", label_entries, skips)
-    labels = _read_rows(label_file, _parse_label_row, images, skips)
-    samples = []
-    for number, image in images.items():
-        label = labels.get(number)
-        if label is None:
-            skips.add(
-                image, f"no usable row in {label_file.name}, or contradictory ones; its label is unknown"
-            )
-        elif label == 1 and number not in masks:
-            skips.add(image, f"labelled defective, but Label/{number:04d}_label.PNG is missing")
-        else:
-            image_id = f"Class{class_id}/{split.capitalize()}/{number:04d}"
-            # The mask of a good image has to be empty, which is checked when it is decoded.
-            samples.append(Sample(image_id, class_id, label, split, image, masks.get(number)))
-    for number, mask in masks.items():
-        if number not in images:
-            skips.add(mask, "mask without its image")
-    return samples
-
-
-def _read_layout_b(
-    class_id: int, part: Literal["good", "defective"], folder: Path, skips: Skips
-) -> list[Sample]:
-    """Records of layout B's ClassN, all defect-free, or of ClassN_def, all defective, with an ellipse for a mask."""
-    entries = [entry for entry in list_folder(folder) if not isdir(entry)]
+def _read_part(class_id: int, part: _Part, folder: Path, skips: Skips) -> list[Sample]:
+    """The samples of a part: of layout A with the labels of Labels.txt alone, of layout B with ellipses for masks."""
+    entries, label_entries = _entries_of_split(folder)
+    if _LAYOUTS[part] == "B":
+        # Folders in it were noted when the part was found.
+        entries = [entry for entry in list_folder(folder) if not isdir(entry)]
     images = _number_files(entries, _IMAGE_NAME, "image", skips)
     if part == "good":
         return [Sample(f"Class{class_id}/{n}", class_id, 0, None, path, None) for n, path in images.items()]
-    label_file = _find_label_file(folder, "labels.txt", entries, skips)
-    ellipses = _read_rows(label_file, _parse_ellipse_row, images, skips)
-    for number in sorted(images.keys() - ellipses.keys()):
-        skips.add(
-            images[number],
-            f"no usable row in {label_file.name}, or contradictory ones; its ellipse is unknown",
-        )
-    return [
-        Sample(f"Class{class_id}_def/{number}", class_id, 1, None, image, ellipses[number])
-        for number, image in images.items()
-        if number in ellipses
-    ]
+    if part == "defective":
+        ellipses = _read_rows(folder, "labels.txt", entries, _parse_ellipse_row, images, skips)
+        return [
+            Sample(f"Class{class_id}_def/{number}", class_id, 1, None, images[number], ellipse)
+            for number, ellipse in ellipses.items()
+        ]
+    masks = _number_files(label_entries, _MASK_NAME, "mask", skips)
+    labels = _read_rows(folder, "Label/Labels.txt", label_entries, _parse_label_row, images, skips)
+    samples = []
+    for number, label in labels.items():
+        if label == 1 and number not in masks:
+            skips.add(images[number], f"labelled defective, but Label/{number:04d}_label.PNG is missing")
+        else:
+            image_id = f"Class{class_id}/{part.capitalize()}/{number:04d}"
+            # The mask of a good image has to be empty, which is checked when it is decoded.
+            samples.append(Sample(image_id, class_id, label, part, images[number], masks.get(number)))
+    for number in sorted(masks.keys() - images.keys()):
+        skips.add(masks[number], "mask without its image")
+    return samples
 
 
 def _number_files(
@@ -287,26 +254,27 @@ def _number_files(
 # --- label files ---
 
 
-def _find_label_file(folder: Path, name: str, entries: list[Path], skips: Skips) -> Path:
-    """The only label file among the entries; raises UserError where there is none, or more than one."""
-    files = list(filter(_is_label_file, entries))
-    if len(files) != 1:
-        raise root_error(
-            skips.root,
-            f": {printable(folder)} must hold one {name}, which says the labels of its images, and holds"
-            f" {len(files) or 'none'}; unpack the archive again, or remove what is too much",
-        )
-    return files[0]
-
-
 def _read_rows(
-    label_file: Path,
+    folder: Path,
+    name: str,
+    entries: Iterable[Path],
     parse: Callable[[str], tuple[int, _Value] | str],
     images: Mapping[int, Path],
     skips: Skips,
 ) -> dict[int, _Value]:
-    """Number -> value of the usable rows; none for a number whose rows contradict each other."""
-    found: dict[int, set[_Value]] = {}
+    """Number -> value of the rows of the label file among ``entries``, for each image whose rows agree.
+
+    Notes bad rows and images without a value. Raises UserError unless there is one label file, which can be read.
+    """
+    label_files = list(filter(_is_label_file, entries))
+    if len(label_files) != 1:
+        raise root_error(
+            skips.root,
+            f": {printable(folder)} must hold one {name}, which says the labels of its images, and holds"
+            f" {len(label_files) or 'none'}; unpack the archive again, or remove what is too much",
+        )
+    label_file = label_files[0]
+    rows: dict[int, set[_Value]] = {}
     for line, text in _lines(label_file):
         row = parse(text)
         if isinstance(row, str):
@@ -314,12 +282,19 @@ def _read_rows(
             skips.add(label_file, f"{row}: '{excerpt}'", line)
             continue
         number, value = row
-        if number in found:
+        if number in rows:
             skips.add(label_file, f"second row of image {number}", line)
         elif number not in images:
             skips.add(label_file, f"image {number} is not there", line)
-        found.setdefault(number, set()).add(value)
-    return {number: values.pop() for number, values in found.items() if len(values) == 1}
+        rows.setdefault(number, set()).add(value)
+    found = {}
+    for number, image in images.items():
+        values = rows.get(number, set())
+        if len(values) == 1:
+            found[number] = values.pop()
+        else:
+            skips.add(image, f"no usable row in {label_file.name}, or contradictory ones")
+    return found
 
 
 def _lines(label_file: Path) -> Iterator[tuple[int, str]]:

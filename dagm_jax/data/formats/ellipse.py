@@ -1,4 +1,4 @@
-"""The weak label's shape: a filled ellipse in DAGM's convention, as a mask."""
+"""A weak label, an ellipse in DAGM's convention, as a mask."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ def rasterise(ellipse: Ellipse, shape: tuple[int, int]) -> np.ndarray:
     """
     mask = np.zeros(shape, bool)
     reach = math.ceil(max(ellipse.semi_a, ellipse.semi_b)) + 2
-    r0, r1 = _window(ellipse.center_y - 1, reach, shape[0])
-    c0, c1 = _window(ellipse.center_x - 1, reach, shape[1])
-    dx = np.arange(c0, c1)[None, :] + 1 - ellipse.center_x
-    dy = np.arange(r0, r1)[:, None] + 1 - ellipse.center_y
+    rows, cols = _window(ellipse.center_y - 1, reach), _window(ellipse.center_x - 1, reach)
+    dy = np.arange(shape[0])[rows, None] + 1 - ellipse.center_y
+    dx = np.arange(shape[1])[None, cols] + 1 - ellipse.center_x
     cos, sin = math.cos(ellipse.angle_rad), math.sin(ellipse.angle_rad)
     u = dx * cos + dy * sin
     v = -dx * sin + dy * cos
-    mask[r0:r1, c0:c1] = (u / ellipse.semi_a) ** 2 + (v / ellipse.semi_b) ** 2 <= 1
+    mask[rows, cols] = (u / ellipse.semi_a) ** 2 + (v / ellipse.semi_b) ** 2 <= 1
     return mask
 
 
-def _window(center: float, reach: int, length: int) -> tuple[int, int]:
-    """Start and stop of the pixels within ``reach`` of ``center``, clipped to [0, length]."""
-    start = min(max(math.floor(center) - reach, 0), length)
-    stop = min(max(math.ceil(center) + reach + 1, start), length)
-    return start, stop
+def _window(center: float, reach: int) -> slice:
+    """The pixels from 0 on within ``reach`` of ``center``."""
+    return slice(max(math.floor(center) - reach, 0), max(math.ceil(center) + reach + 1, 0))

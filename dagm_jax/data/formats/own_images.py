@@ -1,4 +1,4 @@
-"""From a user's own images to a manifest, in one of three conventions; no pixels are read here.
+"""A user's own images, in one of three conventions -> a manifest; no pixels are read here.
 
 MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``.
 Plain: ``good/`` and ``defect/``, and masks ``masks/<stem>`` or ``masks/<stem>_mask`` where there are any.
@@ -14,7 +14,7 @@ from os.path import isdir, isfile
 from pathlib import Path
 from typing import Literal
 
-from dagm_jax.data.formats.listing import Skips, list_folder, root_error
+from dagm_jax.data.formats.listing import SPLITS, Skips, list_folder, root_error
 from dagm_jax.errors import UserError, nearest, printable
 from dagm_jax.types import Manifest, Photo, Sample, Skip
 
@@ -23,7 +23,7 @@ GOOD = "good"
 _COLUMNS = ("path", "label", "mask", "split")
 _LABELS: dict[str, Literal[0, 1]] = {"0": 0, "good": 0, "1": 1, "defective": 1}
 Split = Literal["train", "test"] | None
-_SPLITS: dict[str, Split] = {"": None, "train": "train", "test": "test"}
+_SPLIT_WORDS: dict[str, Split] = {"": None, "train": "train", "test": "test"}
 # The class of every image: a user's images are of one kind, and DAGM's numbers of textures mean nothing to them.
 CLASS_ID = 1
 
@@ -48,32 +48,31 @@ def read_mvtec(root: Path) -> Manifest:
     found = _Found(root)
     truth = root / "ground_truth"
     masks = {folder.name: _list_masks(folder) for folder in _list_folders(truth, found)}
-    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
-    folders = [(split, folder) for split in splits for folder in _list_folders(root / split, found)]
+    folders = [(split, folder) for split in SPLITS for folder in _list_folders(root / split, found)]
+    kinds = [folder.name for _, folder in folders if folder.name != GOOD]
+    used = set()
     for split, folder in folders:
-        # Any other name than good is a kind of defect, so all images of this folder would be defective.
-        if folder.name != GOOD and folder.name.strip().lower() == GOOD:
-            name = printable(folder.name)
+        kind, name = folder.name, printable(folder.name)
+        if kind != GOOD and kind.strip().lower() == GOOD:
+            # Any other name than good is a kind of defect, so all images of this folder would be defective.
             raise root_error(
                 root,
                 f": {split}/{name} would be a defect named {name}, as folders of good images are named {GOOD!r};"
                 f" rename it, or move its images into {split}/{GOOD}",
             )
-    kinds = [folder.name for _, folder in folders if folder.name != GOOD]
-    for kind in kinds:
         if kinds.count(kind) > 1 and masks.get(kind):
-            name = printable(kind)
             raise root_error(
                 root,
                 f": train/{name} and test/{name} share the masks of ground_truth/{name}; move the images into one of"
                 " them, or give a CSV table",
             )
-    # Masks of good images have to be empty, which is checked when they are decoded; MVTec has none for training.
-    has_good = any(split == "test" and folder.name == GOOD for split, folder in folders)
-    for split, folder in folders:
-        own = {} if (split, folder.name) == ("train", GOOD) else masks.get(folder.name, {})
-        found.add_folder(folder, 0 if folder.name == GOOD else 1, split, own)
-    for kind in sorted(masks.keys() - set(kinds) - ({GOOD} if has_good else set())):
+        own = {}
+        # Masks of good images have to be empty, which is checked when they are decoded; MVTec has none for training.
+        if (split, kind) != ("train", GOOD):
+            own = masks.get(kind, {})
+            used.add(kind)
+        found.add_folder(folder, 0 if kind == GOOD else 1, split, own)
+    for kind in sorted(masks.keys() - used):
         found.skips.add(truth / kind, "masks without a folder of images of this name")
     return found.manifest("MVTec layout")
 
@@ -102,7 +101,7 @@ def read_csv(path: Path) -> Manifest:
     seen: dict[str, tuple[int, dict[str, object], str]] = {}
     for line, row in _rows(path):
         label, split = row["label"].lower(), row["split"].lower()
-        for column, value, known in (("label", label, _LABELS), ("split", split, _SPLITS)):
+        for column, value, known in (("label", label, _LABELS), ("split", split, _SPLIT_WORDS)):
             if value not in known:
                 choices = ", ".join(filter(None, known))
                 raise _row_error(
@@ -120,7 +119,7 @@ def read_csv(path: Path) -> Manifest:
                     path, line, f"{column} {row[column]!r}, but line {first} gives that file another"
                 )
         if first == line:
-            found.add(row["path"], image, _LABELS[label], _SPLITS[split], mask)
+            found.add(row["path"], image, _LABELS[label], _SPLIT_WORDS[split], mask)
             continue
         reason, leaks = f"same file as line {first}", {first_split, split} == {"train", "test"}
         if leaks:
@@ -130,7 +129,7 @@ def read_csv(path: Path) -> Manifest:
 
 
 class _Found:
-    """Records and skips so far, under one root."""
+    """Samples and skips so far, under one root."""
 
     def __init__(self, root: Path) -> None:
         self.samples: list[Sample] = []

@@ -76,7 +76,7 @@ def _ground_gain(size_px: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _slow_light(size_px: int) -> np.ndarray:
-    """What all images of class 4 share, whatever the seed, float32 [h w]: dark about the star, light at lower right.
+    """The background of class 4, whatever the seed, float32 [h w]: dark about the star, light at lower right.
 
     At r px from the star point -60 exp(-(r - 10)/12) - 10 exp(-(r - 10)/75), plus a ramp of ±8 along the diagonal:
     read off the mean of the real images. Ten px from the star point is where its disc begins.

@@ -68,7 +68,7 @@ def wave_noise(rng: np.random.Generator, gain: np.ndarray) -> np.ndarray:
 
 
 def shared_field(seed: int, class_id: int, amplitude: np.ndarray, sd: float) -> np.ndarray:
-    """What all images of (seed, class) share: float32 [h w], mean 0, sd ``sd``, read-only. For a cache to keep.
+    """The background of all images of (seed, class): float32 [h w], mean 0, sd ``sd``, read-only. For a cache to keep.
 
     Random phases, but the given amplitude [h, w//2 + 1] for each wave: the statistics then hardly depend on
     the seed.
