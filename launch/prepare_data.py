@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from dagm_jax.types import Manifest
 
 PROCEDURAL_ONLY = ("num_defective", "num_good", "seed")
-NUM_DEFECTIVE, NUM_GOOD = 75, 125
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ def draw_class(request: Request, class_id: int) -> tuple[Manifest, bool]:
     from dagm_jax.data.formats.dagm_layouts import read_tree
     from launch.prepare.procedural_images import Recipe, write_class
 
-    numbers = request.num_defective or NUM_DEFECTIVE, request.num_good or NUM_GOOD, request.seed or 0
-    recipe = Recipe(class_id, *numbers)
+    numbers = {name: value for name in PROCEDURAL_ONLY if (value := getattr(request, name)) is not None}
+    recipe = Recipe(class_id, **numbers)
     with show(f"class {class_id}: draw", recipe.num_images) as bar:
         is_new = write_class(recipe, request.output, bar.advance)
     return read_tree(request.output, (class_id,)), is_new

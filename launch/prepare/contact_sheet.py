@@ -14,8 +14,7 @@ from dagm_jax.storage import replacing
 from dagm_jax.types import DAGM_SHAPE, Sample
 
 CELL_PX = 128
-_GAP_PX = 4
-_TITLE_PX = 16
+_GAP_PX, _TITLE_PX = 4, 16
 _OUTLINE = (255, 64, 32)
 # Images of a row.
 NUM_DEFECTIVE, NUM_GOOD = 6, 2

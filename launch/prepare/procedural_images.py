@@ -24,9 +24,9 @@ class Recipe:
     """The origin of the images of one class, besides the program; kept beside them as JSON."""
 
     class_id: int
-    num_defective: int
-    num_good: int
-    seed: int
+    num_defective: int = 75
+    num_good: int = 125
+    seed: int = 0
 
     @property
     def num_images(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -231,28 +230,21 @@ def test_classes_are_sorted_numerically_and_only_the_given_ones_are_read(tmp_pat
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: records in the order of os.listdir, which differs between machines."""
+    """Would catch: samples in the order of os.listdir, which differs between machines."""
     layout_a(tmp_path)
     picture(tmp_path / "Class1" / "Train" / "0576.png")
     expected = read_tree(tmp_path, (1,))
     listdir = os.listdir
-
-    def shuffled(path: Path) -> list[str]:
-        names = listdir(path)
-        random.Random(3).shuffle(names)
-        return names
-
-    monkeypatch.setattr(os, "listdir", shuffled)
+    monkeypatch.setattr(os, "listdir", lambda path: sorted(listdir(path), reverse=True))
     assert read_tree(tmp_path, (1,)) == expected
 
 
 # --- layout B ---
 
 
-@pytest.mark.parametrize("eol", ["\n", "\r\n"])
-def test_layout_b(tmp_path: Path, eol: str) -> None:
+def test_layout_b(tmp_path: Path) -> None:
     """Would catch: lexicographic order (10 before 2), columns of the ellipse swapped, CRLF in a number."""
-    manifest = read_tree(layout_b(tmp_path, ellipses=ELLIPSES.replace("\n", eol)), (1,))
+    manifest = read_tree(layout_b(tmp_path, ellipses=ELLIPSES.replace("\n", "\r\n", 1)), (1,))
     assert essence(manifest) == [
         ("Class1/1", 1, 0, None, True),
         ("Class1/2", 1, 0, None, True),

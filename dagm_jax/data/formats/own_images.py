@@ -207,7 +207,12 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             table = csv.reader(stream, strict=True)
             header = [name.strip().lower() for name in next(table, [])]
-            _check_header(path, header)
+            if not {"path", "label"} <= set(header) <= set(_COLUMNS) or len(set(header)) < len(header):
+                columns = ", ".join(map(repr, header)) or "no columns"
+                raise root_error(
+                    path,
+                    f" has {columns} in its first line; it must name path, label, and at will mask and split, once",
+                )
             for row in table:
                 if not any(map(str.strip, row)):
                     continue
@@ -220,19 +225,6 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise root_error(path, f" cannot be read as a CSV table in UTF-8 ({reason}); save it anew") from error
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    """Raises UserError unless the columns are path, label and perhaps the others, each once."""
-    for name in header:
-        if name not in _COLUMNS:
-            choices = f"{', '.join(_COLUMNS)}{nearest(name, _COLUMNS)}"
-            raise root_error(path, f" has a column {name!r}; columns must be of {choices}")
-        if header.count(name) > 1:
-            raise root_error(path, f" has the column {name!r} twice; keep one")
-    for name in ("path", "label"):
-        if name not in header:
-            raise root_error(path, f" has no column {name!r} in its first line; add it")
 
 
 def _row_error(path: Path, line: int, what: str) -> UserError:
