@@ -51,14 +51,14 @@ def windowed_max(x: jax.Array, factor: int) -> jax.Array:
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_max_pool_is_the_maximum_of_disjoint_windows(factor: int) -> None:
-    """Catches mixed-up axes in the reshape: windows that run along one direction only, or overlap."""
+    """Would catch: mixed-up axes in the reshape: windows that run along one direction only, or overlap."""
     x = distinct(2, 16, 8, 3)
     expected = windowed_max(x, factor)
     np.testing.assert_array_equal(max_pool(x, factor), expected)
 
 
 def test_max_pool_sends_the_gradient_to_the_maximum() -> None:
-    """Catches a gradient that is spread over the window or lands on another pixel."""
+    """Would catch: a gradient that is spread over the window or lands on another pixel."""
     x, cotangent = distinct(2, 8, 4, 3), numbers(2, 4, 2, 3)
     gradient = jax.grad(lambda v: (max_pool(v) * cotangent).sum())(x)
     expected = jax.grad(lambda v: (windowed_max(v, 2) * cotangent).sum())(x)
@@ -67,13 +67,13 @@ def test_max_pool_sends_the_gradient_to_the_maximum() -> None:
 
 
 def test_max_pool_by_fours_is_max_pool_twice() -> None:
-    """Catches a large window that would not give the same skip as pooling stage by stage."""
+    """Would catch: a large window that would not give the same skip as pooling stage by stage."""
     x = distinct(1, 16, 16, 2)
     np.testing.assert_array_equal(max_pool(x, 4), max_pool(max_pool(x)))
 
 
 def test_upsample2_is_the_general_resize_with_half_pixel_centres() -> None:
-    """Catches aligned corners, swapped neighbours and a shift of half a pixel, up to the border."""
+    """Would catch: aligned corners, swapped neighbours and a shift of half a pixel, up to the border."""
     x = numbers(2, 5, 3, 4)
     np.testing.assert_allclose(
         upsample2(x), jax.image.resize(x, (2, 10, 6, 4), "linear"), rtol=1e-5, atol=1e-6
@@ -81,7 +81,7 @@ def test_upsample2_is_the_general_resize_with_half_pixel_centres() -> None:
 
 
 def test_upsample2_by_hand() -> None:
-    """Catches borders that fade to zero or wrap round instead of repeating the edge."""
+    """Would catch: borders that fade to zero or wrap round instead of repeating the edge."""
     x = jnp.array([0.0, 8.0, 4.0]).reshape(1, 1, 3, 1)
     expected = [0.0, 2.0, 6.0, 7.0, 5.0, 4.0]
     assert upsample_bilinear(x, 2)[0, 0, :, 0].tolist() == expected
@@ -118,7 +118,7 @@ def test_conv_transpose_every_pixel_by_hand() -> None:
 
 
 def test_conv_transpose_and_its_gradients_are_those_of_the_general_one() -> None:
-    """Catches a product that is right forwards but sends gradients to the wrong tap."""
+    """Would catch: a product that is right forwards but sends gradients to the wrong tap."""
     up, x, cotangent = make_up(), numbers(2, 3, 4, 3), numbers(2, 6, 8, 2, seed=2)
     graphdef, params = nnx.split(up)
 
@@ -141,7 +141,7 @@ def test_conv_transpose_and_its_gradients_are_those_of_the_general_one() -> None
 
 
 def test_conv_transpose_keeps_the_spread_of_its_input() -> None:
-    """Catches a fan-in that counts all four taps and halves the standard deviation at every level."""
+    """Would catch: a fan-in that counts all four taps and halves the standard deviation at every level."""
     up = ConvTranspose2x2(64, 64, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
     assert np.std(up(numbers(4, 8, 8, 64))) == pytest.approx(1.0, rel=0.1)
 
@@ -171,7 +171,7 @@ def make_batch_norm(channels: int = 3, axis_name: str | None = None) -> BatchNor
 
 
 def test_batch_norm_and_its_gradients_against_two_passes_in_float64() -> None:
-    """Catches statistics over the wrong axes, and a gradient that takes them for constants."""
+    """Would catch: statistics over the wrong axes, and a gradient that takes them for constants."""
     norm = make_batch_norm()
     x, cotangent = numbers(2, 4, 6, 3, mean=3.0, std=2.0), numbers(2, 4, 6, 3, seed=1)
     graphdef, params, stats = nnx.split(norm, nnx.Param, nnx.BatchStat)
@@ -229,7 +229,7 @@ def test_batch_norm_of_a_constant_channel() -> None:
 
 
 def test_bfloat16_input_keeps_float32_statistics() -> None:
-    """Catches sums in bfloat16, which stop growing after 256 ones, and statistics stored in bfloat16."""
+    """Would catch: sums in bfloat16, which stop growing after 256 ones, and statistics stored in bfloat16."""
     x = jnp.asarray(numbers(4, 64, 64, 1, mean=1.0, std=0.5)).astype(jnp.bfloat16)
     norm = BatchNorm(1)
     y = norm(x, train=True)
@@ -281,7 +281,7 @@ def test_group_norm_by_hand(channels: int, group_size: int) -> None:
 
 @pytest.mark.parametrize(("norm", "has_bias"), [("batch", False), ("group", False), ("none", True)])
 def test_block_has_a_bias_only_where_no_norm_follows(norm: Any, has_bias: bool) -> None:
-    """Catches a bias that the norm would cancel, a missing one, and a block without its last ReLU."""
+    """Would catch: a bias that the norm would cancel, a missing one, and a block without its last ReLU."""
     block = Block(2, 3, norm=norm, dtype=jnp.dtype("float32"), axis_name=None, rngs=nnx.Rngs(0))
     for layer in (block.first, block.second):
         assert (layer.conv.bias is not None) == has_bias

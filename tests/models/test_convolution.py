@@ -77,7 +77,7 @@ def test_convolution_and_its_gradients(shape: Shape) -> None:
 
 @pytest.mark.parametrize("shape", FORMS)
 def test_which_form_a_cpu_gets(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a form that no shape reaches, and one that is given a size which it cannot divide."""
+    """Would catch: a form that no shape reaches, and one that is given a size which it cannot divide."""
     taken = ["plain"]
     for name in ("blocks", "rows"):
         function = {"blocks": "convolve_in_blocks", "rows": "convolve_by_rows"}[name]
@@ -108,7 +108,7 @@ def test_maps_beyond_the_caches_bfloat16_and_little_work_are_convolved_plainly(
     ("form", "shape"), [(convolve_in_blocks, (2, 8, 16, 3, 5, 3)), (convolve_by_rows, (2, 8, 4, 32, 40, 3))]
 )
 def test_forms_are_the_convolution_in_float64(form: Any, shape: Shape) -> None:
-    """Catches a number of a transform that is wrong by less than rounding in float32 hides."""
+    """Would catch: a number of a transform that is wrong by less than rounding in float32 hides."""
     with jax.enable_x64(True):
         x, kernel, cotangent = arrays(shape, np.float64)
         got = form(x, kernel)

@@ -31,7 +31,7 @@ def compilations() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("gain", [1.0, 2.0])
 def test_values_are_a_cut_normal_distribution_of_the_variance(gain: float) -> None:
-    """Would catch: a fan-in of the wrong dimensions, a variance that the cut has shrunk, tails or clipped values."""
+    """Catches a fan-in of the wrong dimensions, a variance that the cut has shrunk, tails or clipped values."""
     values = np.asarray(scaled_normal(gain)(jax.random.key(0), SHAPE, np.float32)).ravel()
     std = np.sqrt(gain / (3 * 3 * 40))
     assert values.std() == pytest.approx(std, rel=0.02) and abs(values.mean()) < 0.02 * std
@@ -51,7 +51,7 @@ def test_the_names_mean_what_they_mean_in_jax(ours: object, theirs: object) -> N
 
 
 def test_draws_depend_on_the_key_alone_also_under_jit() -> None:
-    """Would catch: a global generator, a key that is not used, and one draw for a program that is called twice."""
+    """Catches a global generator, a key that is not used, and one draw for a program that is called twice."""
     first, again, other = (np.asarray(he_normal(jax.random.key(k), (3, 4, 5), np.float32)) for k in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert not np.any(first == other)

@@ -12,7 +12,6 @@ import pytest
 from flax import nnx
 from random_weights import numbers, randomised
 
-from dagm_jax.errors import UserError
 from dagm_jax.models.blocks import upsample, upsample_bilinear
 from dagm_jax.models.config import UNet3PlusConfig
 from dagm_jax.models.unet3plus import UNet3Plus, dropout, upsampled_conv3x3
@@ -86,7 +85,7 @@ def test_upsampling_by_any_power_of_two_is_the_general_resize(size: tuple[int, i
 
 
 def test_upsampling_by_four_by_hand() -> None:
-    """Catches borders that fade to zero or wrap round: offsets -3/8, -1/8, 1/8, 3/8 of a small pixel."""
+    """Would catch: borders that fade to zero or wrap round: offsets -3/8, -1/8, 1/8, 3/8 of a small pixel."""
     x = jnp.array([0.0, 8.0]).reshape(1, 1, 2, 1)
     got = upsample_bilinear(x, 2, 4)[0, 0, :, 0]
     assert got.tolist() == [0.0, 0.0, 1.0, 3.0, 5.0, 7.0, 8.0, 8.0]
@@ -138,7 +137,7 @@ def test_parameter_counts_of_the_paper(
     classification_guided: bool,
     expected: int,
 ) -> None:
-    """Catches any layer too many or too wide: lost biases, a missing branch, 1x1 heads."""
+    """Would catch: any layer too many or too wide: lost biases, a missing branch, 1x1 heads."""
     model = abstract(
         base_channels=base_channels,
         in_channels=3,
@@ -151,24 +150,15 @@ def test_parameter_counts_of_the_paper(
 
 
 def test_defaults_are_the_paper_s_network() -> None:
-    """Catches a default that leaves a part out, and state besides parameters and norm statistics."""
+    """Would catch: a default that leaves a part out, and state besides parameters and norm statistics."""
     assert UNet3PlusConfig() == UNet3PlusConfig(64, True, True, "float32")
     # The training step splits a network into these two; anything else, a dropout's counter say, would be refused.
     nnx.split(abstract(), nnx.Param, nnx.BatchStat)
 
 
-def test_initialisation_depends_on_the_seed_alone_and_keeps_the_spread() -> None:
-    """Catches parameters from a global generator, and a fan-in of the wrong dimensions."""
-
-    @jax.jit
-    def initialise(seed: Any) -> Any:
-        return nnx.to_pure_dict(nnx.state(build(seed, base_channels=4), nnx.Param))
-
-    first, again, other = (initialise(jax.random.key(seed)) for seed in (3, 3, 4))
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=True):
-        if a.ndim > 1:
-            assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
+def test_initialisation_keeps_the_spread() -> None:
+    """Would catch: a fan-in of the wrong dimensions."""
+    first = nnx.to_pure_dict(nnx.state(build(0, base_channels=4), nnx.Param))
     kernel = np.asarray(first["encoder"][4]["second"]["kernel"])
     assert kernel.std() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
@@ -237,7 +227,7 @@ def test_forward_pass_is_that_of_the_description(x: np.ndarray) -> None:
 
 @pytest.mark.peer
 def test_forward_pass_is_pytorch_s(x: np.ndarray) -> None:
-    """Catches any departure from the authors' code that both writings above might share."""
+    """Would catch: any departure from the authors' code that both writings above might share."""
     torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
     from launch import peer
 
@@ -255,7 +245,7 @@ def test_forward_pass_is_pytorch_s(x: np.ndarray) -> None:
 @pytest.mark.peer
 @pytest.mark.parametrize("factor", [2, 8])
 def test_upsampling_is_pytorch_s(factor: int) -> None:
-    """Catches an oracle in JAX that shares our idea of where pixels lie."""
+    """Would catch: an oracle in JAX that shares our idea of where pixels lie."""
     torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
     x = numbers(2, 3, 5, 2)
     up = torch.nn.Upsample(scale_factor=factor, mode="bilinear")
@@ -283,7 +273,7 @@ def test_every_branch_reaches_the_output(stage: int, source: int, x: np.ndarray)
 
 @pytest.mark.parametrize("head", range(5))
 def test_every_head_makes_its_own_output(head: int, x: np.ndarray) -> None:
-    """Catches heads that are exchanged, shared, or put on one stage."""
+    """Would catch: heads that are exchanged, shared, or put on one stage."""
     _, params, _ = network()
     shifted = replaced(params, ["heads", head, "bias"], lambda b: b + 1)
     before, after = ([o.logits, *o.side_logits] for o in (evaluate(params, x), evaluate(shifted, x)))
@@ -348,7 +338,7 @@ def test_the_classifier_learns_from_the_class_logits_alone(x: np.ndarray) -> Non
 
 
 def test_parts_that_are_switched_off_are_not_there() -> None:
-    """Catches an option that is read nowhere."""
+    """Would catch: an option that is read nowhere."""
     x = jax.ShapeDtypeStruct((2, *SIZE, 1), jnp.float32)
     plain = abstract(deep_supervision=False, classification_guided=False)
     # No key: nothing draws.
@@ -359,7 +349,7 @@ def test_parts_that_are_switched_off_are_not_there() -> None:
 
 
 def test_outputs_that_are_not_used_cost_nothing_under_jit() -> None:
-    """Catches side heads that inference, which looks at the finest map alone, would pay for."""
+    """Would catch: side heads that inference, which looks at the finest map alone, would pay for."""
     x = jax.ShapeDtypeStruct((1, *SIZE, 1), jnp.float32)
 
     def num_arguments(**options: Any) -> int:
@@ -373,18 +363,6 @@ def test_outputs_that_are_not_used_cost_nothing_under_jit() -> None:
 
 
 # --- modes, dropout, types, sizes ---------------------------------------------------------------------------
-
-
-def test_training_mode_differs_from_evaluation(x: np.ndarray) -> None:
-    """Catches a mode that is not passed down to the norms, and statistics that stay as they were."""
-    _, params, stats = network()
-    evaluated, same = make_apply(False)(params, stats, x, None)
-    jax.tree.map(np.testing.assert_array_equal, same, stats)
-    trained, new = make_apply(True)(params, stats, x, jax.random.key(0))
-    for ours, theirs in zip(jax.tree.leaves(trained), jax.tree.leaves(evaluated), strict=True):
-        assert np.abs(np.asarray(ours) - np.asarray(theirs)).max() > 1e-3
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(stats), strict=True):
-        assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
 
 
 def test_dropout_draws_in_training_only_and_from_the_key_alone(x: np.ndarray) -> None:
@@ -419,34 +397,8 @@ def test_dropout_over_a_mapped_axis_is_that_of_the_whole_batch() -> None:
     np.testing.assert_array_equal(got.reshape(x.shape), dropout(x, 0.5, key))
 
 
-def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(x: np.ndarray) -> None:
-    """Catches logits in bfloat16, and a compute type that is not passed on."""
-    _, params, stats = network()
-    exact = evaluate(params, x)
-    graphdef, _, _ = randomised(abstract(compute_dtype="bfloat16"))
-    got = jax.jit(lambda p, s, x: nnx.merge(graphdef, p, s)(x, train=False))(params, stats, x)
-    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
-        assert ours.dtype == jnp.float32
-        error = np.abs(np.asarray(ours) - theirs)
-        assert error.mean() < 0.1 * theirs.std()
-        assert error.max() > 0
-
-
 def test_training_without_a_key_is_refused() -> None:
-    """Catches dropout that is silently left out."""
+    """Would catch: dropout that is silently left out."""
     x = jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32)
     with pytest.raises(ValueError, match=r"`key` \(=None\) must be given to train"):
         nnx.eval_shape(lambda m, x: m(x, train=True), abstract(), x)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"base_channels": 0}, r"`model.base_channels` \(=0\) must be at least 1"),
-        ({"compute_dtype": "float16"}, r"`model.compute_dtype` \(=float16\) must be one of .*did you mean"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    """Catches an option that is silently taken for another."""
-    with pytest.raises(UserError, match=message):
-        UNet3PlusConfig(**options)

@@ -1,0 +1,128 @@
+"""Behaviour that the three networks share: sizes, initialisation, modes, compute types, options."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dagm_jax.errors import UserError
+from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
+
+CONFIGS = {
+    "custom_unet": CustomUNetConfig,
+    "conv_autoencoder": ConvAutoencoderConfig,
+    "unet3plus": UNet3PlusConfig,
+}
+X = np.random.default_rng(0).normal(0, 1, (2, 32, 16, 1)).astype(np.float32)
+NETWORKS = pytest.mark.parametrize("name", CONFIGS)
+
+
+@cache
+def network(name: str, seed: int = 0, compute_dtype: str = "float32") -> tuple[Any, Any, Any]:
+    """(structure, parameters, norm statistics) of a network of two channels."""
+    config = CONFIGS[name](base_channels=2, compute_dtype=compute_dtype)
+    return nnx.split(
+        config.build(in_channels=1, out_channels=1, rngs=nnx.Rngs(seed)), nnx.Param, nnx.BatchStat
+    )
+
+
+@cache
+def outputs(name: str, train: bool, compute_dtype: str = "float32") -> tuple[Any, Any]:
+    """(all outputs for X, norm statistics afterwards), with the parameters of the float32 network."""
+    graphdef, (_, params, stats) = network(name, 0, compute_dtype)[0], network(name)
+
+    @jax.jit
+    def run(params: Any, stats: Any) -> tuple[Any, Any]:
+        model = nnx.merge(graphdef, params, stats, copy=True)
+        output = model(X, train=train, key=jax.random.key(0))
+        return output, nnx.state(model, nnx.BatchStat)
+
+    return run(params, stats)
+
+
+@NETWORKS
+@pytest.mark.parametrize("size", [(24, 32), (32, 40)])
+def test_sizes_that_cannot_be_halved_four_times_are_refused(name: str, size: tuple[int, int]) -> None:
+    """Catches a reshape or a concatenation that fails deep inside, where the message names no argument."""
+    model = nnx.merge(*network(name), copy=True)
+    x = jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)
+    with pytest.raises(
+        ValueError, match=rf"`x` \(of shape \(1, {size[0]}, {size[1]}, 1\)\) must .* multiples of 16"
+    ):
+        jax.eval_shape(lambda x: model(x, train=False), x)
+
+
+@NETWORKS
+@pytest.mark.parametrize("size", [(16, 16), (48, 80)])
+def test_other_sizes(name: str, size: tuple[int, int]) -> None:
+    """Would catch: a size that is written into the network."""
+    model = nnx.merge(*network(name), copy=True)
+    x = jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)
+    assert jax.eval_shape(lambda x: model(x, train=False).logits, x).shape == (1, *size, 1)
+
+
+@NETWORKS
+def test_initialisation_depends_on_the_seed_alone(name: str) -> None:
+    """Would catch: parameters from a global generator, and a seed that is not used."""
+    first, other = (nnx.to_pure_dict(network(name, seed)[1]) for seed in (3, 4))
+    network.cache_clear()
+    jax.tree.map(np.testing.assert_array_equal, first, nnx.to_pure_dict(network(name, 3)[1]))
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=True):
+        if a.ndim > 1:
+            assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
+
+
+@NETWORKS
+def test_training_mode_differs_from_evaluation(name: str) -> None:
+    """Would catch: a mode that is not passed down to the norms, and statistics that stay as they were."""
+    stats = network(name)[2]
+    (evaluated, same), (trained, new) = outputs(name, False), outputs(name, True)
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(same), nnx.to_pure_dict(stats))
+    for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(evaluated), strict=True):
+        assert np.abs(np.asarray(a) - np.asarray(b)).max() > 1e-4
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(stats), strict=True):
+        assert np.any(np.asarray(a) != np.asarray(b)), jax.tree_util.keystr(path)
+
+
+@NETWORKS
+def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(name: str) -> None:
+    """Would catch: logits or parameters in bfloat16, and a compute type that is not passed on."""
+    assert {leaf.dtype for leaf in jax.tree.leaves(network(name, 0, "bfloat16")[1:])} == {
+        jnp.dtype("float32")
+    }
+    exact, half = outputs(name, False)[0], outputs(name, False, "bfloat16")[0]
+    for ours, theirs in zip(jax.tree.leaves(half), jax.tree.leaves(exact), strict=True):
+        assert ours.dtype == jnp.float32
+        error = np.abs(np.asarray(ours) - np.asarray(theirs))
+        assert 0 < error.mean() < 0.1 * np.asarray(theirs).std()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "custom_unet",
+            {"extra_skips": "previous"},
+            r"`model.extra_skips` \(=previous\) must be one of .*did you mean",
+        ),
+        ("custom_unet", {"norm": "layer"}, r"`model.norm` \(=layer\) must be one of batch, group, none"),
+        ("custom_unet", {"base_channels": 0}, r"`model.base_channels` \(=0\) must be at least 1"),
+        (
+            "conv_autoencoder",
+            {"bottleneck_channels": -1},
+            r"`model.bottleneck_channels` \(=-1\) must be at least 1",
+        ),
+        ("unet3plus", {"base_channels": 0}, r"`model.base_channels` \(=0\) must be at least 1"),
+        ("unet3plus", {"compute_dtype": "float16"}, r"`model.compute_dtype` \(=float16\) must be one of"),
+    ],
+)
+def test_wrong_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    """Would catch: an option that is silently taken for another."""
+    with pytest.raises(UserError, match=message):
+        CONFIGS[name](**options)
