@@ -11,9 +11,9 @@ benchmark  needs a checkout: python -m launch.benchmark
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
+import runpy
 import sys
 
 from dagm_jax.command_line import guarded
@@ -28,7 +28,7 @@ COMMANDS = {
     "prepare": "dagm_jax.data.prepare",
 }
 VERBS = (*COMMANDS, "checks", "benchmark")
-# Environment variables that change what jax does.
+# Environment variables that jax and XLA read, beside those that begin with JAX_.
 SETTINGS = ("XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TF_CPP_MIN_LOG_LEVEL")
 
 
@@ -52,13 +52,14 @@ def run(arguments: list[str]) -> int:
     if verb == "checks":
         print(checks())
         return 0
-    sys.argv = [f"dagm-jax {verb}", *rest]
-    importlib.import_module(COMMANDS[verb]).command()
+    sys.argv[1:] = rest
+    # As __main__: --help shows the command's flags, and grain's workers import the command again.
+    runpy.run_module(COMMANDS[verb], run_name="__main__", alter_sys=True)
     return 0
 
 
 def checks() -> str:
-    """Versions, devices and settings, a line each."""
+    """Versions, devices and environment variables, a line each."""
     import jax
 
     rows = {
