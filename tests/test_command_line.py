@@ -65,7 +65,7 @@ def test_a_shipped_configuration_is_found_by_its_name(
 ) -> None:
     """Would catch: a configuration that is found in the checkout's folder alone, or a task lost with the name."""
     monkeypatch.chdir(tmp_path)
-    file, colon, task = name.partition(":")
+    _, colon, task = name.partition(":")
     assert find_config(name) == f"{ROOT / 'configs' / 'smoke.py'}{colon}{task}"
     config = read_config(name, ["--config.seed=3"])
     assert (config.task.name, config.seed) == (task or "segmentation", 3)
