@@ -11,10 +11,10 @@ benchmark  needs a checkout: python -m launch.benchmark
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import platform
+import runpy
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ COMMANDS = {
     "export": "dagm_jax.export",
 }
 VERBS = (*COMMANDS, "prepare", "checks", "benchmark")
-# Environment variables that change what jax does.
+# Environment variables that jax and XLA read, beside those that begin with JAX_.
 SETTINGS = ("XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TF_CPP_MIN_LOG_LEVEL")
 
 
@@ -59,8 +59,9 @@ def run(arguments: list[str]) -> int:
     if verb == "prepare":
         prepare(rest)
         return 0
-    sys.argv = [f"dagm-jax {verb}", *rest]
-    importlib.import_module(COMMANDS[verb]).command()
+    sys.argv[1:] = rest
+    # As __main__: --help shows the command's flags, and grain's workers import the command again.
+    runpy.run_module(COMMANDS[verb], run_name="__main__", alter_sys=True)
     return 0
 
 
@@ -114,7 +115,7 @@ def prepare(arguments: list[str]) -> None:
 
 
 def checks() -> str:
-    """Versions, devices and settings, a line each."""
+    """Versions, devices and environment variables, a line each."""
     import jax
 
     rows = {

@@ -1,4 +1,4 @@
-"""Command lines: flags as dataclasses, configurations by name, and mistakes as one line with an exit status."""
+"""Command lines: flags as dataclasses, configurations by name, mistakes as one line with an exit status."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, 
 from absl import flags
 from ml_collections import config_flags
 
-from dagm_jax.errors import UserError, nearest
+from dagm_jax.errors import Interrupted, ProcessLost, UserError, nearest
 
 if TYPE_CHECKING:
     from dagm_jax.config import RunConfig
     from dagm_jax.distributed.processes import Processes
 
 T = TypeVar("T")
+
+EXIT_USER_ERROR = 2
+EXIT_PEER_LOST = 75
+EXIT_INTERRUPTED = 130
+# Seconds that process 0, which hosts jax's coordination service, waits before it leaves a failed job of several.
+LAST_WORDS_S = 3.0
+
+
+# --- flags of a command as a dataclass -------------------------------------------------------------------------
 
 
 def flag(
@@ -34,10 +43,10 @@ def flag(
     least: float | None = None,
     choices: Sequence[str] = (),
 ) -> Any:
-    """A dataclass field that is the flag of its name.
+    """A dataclass field that `parse_request` reads from the flag of its name.
 
-    A flag without a default is required; ``example`` is the value that the error message then suggests. least: lower
-    bound of numbers. choices: the words allowed; a default of None or "" is allowed beside them.
+    A flag without a default is required; ``example`` is the value that the error message suggests. least: lower bound
+    of numbers. choices: the words allowed; a default of None or "" is allowed beside them.
     """
     return field(
         default=default,
@@ -66,17 +75,12 @@ def parse_request(request: type[T], argv: Sequence[str], text: str | None) -> T:
         sys.exit(0)
     if len(rest) > 1:
         raise UserError(f"command line: {rest[1]!r} is not a flag; values are given as --name=value")
-    given = {item.name: _value(item, hints[item.name], values[item.name].value) for item in items}
-    return request(**given)
+    return request(**{item.name: _value(item, hints[item.name], values[item.name].value) for item in items})
 
 
 def _plain(hint: Any) -> Any:
     """The type without ``| None``."""
-    return (
-        next(kind for kind in get_args(hint) if kind is not type(None))
-        if isinstance(hint, UnionType)
-        else hint
-    )
+    return get_args(hint)[0] if isinstance(hint, UnionType) else hint
 
 
 def _define(name: str, hint: Any, default: Any, how: Any, values: flags.FlagValues) -> None:
@@ -84,9 +88,8 @@ def _define(name: str, hint: Any, default: Any, how: Any, values: flags.FlagValu
     if how["choices"]:
         meaning = f"{meaning} One of {', '.join(how['choices'])}."
     if get_origin(kind) is tuple:
-        flags.DEFINE_list(
-            name, None if default is None else list(map(str, default)), meaning, flag_values=values
-        )
+        default = None if default is None else list(map(str, default))
+        flags.DEFINE_list(name, default, meaning, flag_values=values)
     elif kind in (int, float):
         define = flags.DEFINE_integer if kind is int else flags.DEFINE_float
         define(name, default, meaning, lower_bound=how["least"], flag_values=values)
@@ -107,45 +110,39 @@ def _value(item: Any, hint: Any, value: Any) -> Any:
         close = nearest(str(value), choices)
         raise UserError(f"`--{item.name}` (={value}) must be one of {', '.join(choices)}{close}")
     if get_origin(kind) is tuple:
-        return tuple(_whole(item.name, text) for text in value) if get_args(kind)[0] is int else tuple(value)
+        try:
+            return tuple(map(get_args(kind)[0], value))
+        except ValueError:
+            numbers = f"must be whole numbers, such as --{item.name}=1,2"
+            raise UserError(f"`--{item.name}` (={','.join(value)}) {numbers}") from None
     return Path(value).expanduser() if kind is Path else value
 
 
-def _whole(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"`--{name}` (={text}) must be whole numbers, such as --{name}=1,2") from None
-
-
-EXIT_USER_ERROR = 2
-EXIT_PEER_LOST = 75
-EXIT_INTERRUPTED = 130
-# Seconds that process 0, with which jax's service ends, waits before it leaves a failed job of several.
-LAST_WORDS_S = 3.0
+# --- the configuration of a run --------------------------------------------------------------------------------
 
 
 def find_config(path: str) -> str:
     """``path`` (FILE or FILE:TASK, or the name of a shipped configuration) with FILE as an absolute path.
 
-    FILE is found from the current folder, beside this package (a checkout) or inside of it (an installed wheel).
+    FILE is looked for in the current folder, then beside this package (a checkout), then in it (an installed wheel).
+    Raises UserError.
     """
     name, colon, task = path.partition(":")
     package = Path(__file__).resolve().parent
-    shipped = [folder / file for folder in (package.parent, package) for file in (name, f"configs/{name}.py")]
-    for candidate in (Path(name), *shipped):
-        if candidate.is_file():
-            return f"{candidate.resolve()}{colon}{task}"
+    for folder in (Path(), package.parent, package):
+        for candidate in (folder / name, folder / "configs" / f"{name}.py"):
+            if candidate.is_file():
+                return f"{candidate.resolve()}{colon}{task}"
+    known = ("custom_unet", "conv_autoencoder", "unet3plus", "smoke")
     raise UserError(
-        f"`--config` (={name}) is neither a file nor a shipped configuration; those are custom_unet, conv_autoencoder, "
-        "unet3plus and smoke"
+        f"`--config` (={name}) is neither a file nor a shipped configuration: {', '.join(known)}{nearest(name, known)}"
     )
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration of ``path`` (FILE or FILE:OPTIONS) with ``--config.x.y=value`` overrides, as `main` reads it.
+    """The configuration that `main` reads from ``--config=path`` (FILE or FILE:OPTIONS) and the overrides.
 
-    Raises UserError for every mistake in them.
+    overrides: ``--config.x.y=value``. Raises UserError for every mistake in either.
     """
     from dagm_jax.config import from_config_dict
 
@@ -160,18 +157,24 @@ def parse_config_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLA
     """Parses the flags into ``values``; every mistake in them becomes a UserError of one line."""
     resolved = list(argv)
     for i, argument in enumerate(argv):
-        for start in ("--config=", "-config="):
-            if argument.startswith(start):
-                resolved[i] = start + find_config(argument.removeprefix(start))
-        if argument in ("--config", "-config") and i + 1 < len(argv):
+        start, equals, path = argument.partition("=")
+        if start.lstrip("-") == "config" and equals:
+            resolved[i] = f"{start}={find_config(path)}"
+        elif argument in ("--config", "-config") and i + 1 < len(argv):
             resolved[i + 1] = find_config(argv[i + 1])
     try:
         rest: list[str] = values(resolved)
     except flags.Error as error:
         raise UserError(f"command line: {one_line(error)}") from error
     except (AttributeError, KeyError) as error:
-        # config_flags looks an overridden field up in the locked ConfigDict, which answers with a suggestion.
-        raise UserError(f"command line: {unknown_field(resolved, error)}") from error
+        # config_flags looks an overridden field up in the locked ConfigDict.
+        from dagm_jax.config import describe_unknown
+
+        overridden = (
+            a.removeprefix("--config.").partition("=")[0] for a in argv if a.startswith("--config.")
+        )
+        problem = next(filter(None, map(describe_unknown, overridden)), one_line(error))
+        raise UserError(f"command line: {problem}") from error
     if len(rest) > 1:
         raise UserError(f"command line: {rest[1]!r} is not a flag; values are given as --name=value")
     if values["config"].value is None:
@@ -184,31 +187,22 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error.args[0] if error.args else error).replace('"', "").split())
 
 
-def unknown_field(argv: Sequence[str], error: BaseException) -> str:
-    """Error text for the ``--config.x.y`` of the command line that is no field, with the nearest that is."""
-    from dagm_jax.config import describe_unknown
-
-    for argument in argv:
-        if argument.startswith("--config."):
-            message = describe_unknown(argument.removeprefix("--config.").partition("=")[0])
-            if message:
-                return message
-    return one_line(error)
+# --- the end of a process --------------------------------------------------------------------------------------
 
 
 def leave(error: BaseException, processes: Processes) -> NoReturn:
-    """Says why, and ends this process at once.
+    """Prints the reason and ends this process at once.
 
-    An orderly end would wait for the others, who may be waiting for this one; and jax aborts where one does not come.
+    An orderly end would wait for the other processes, which may be waiting for this one; jax aborts where one is lost.
     """
     from dagm_jax.distributed.processes import speaks_of_a_lost_process
 
     if (known := explain(error)) is not None:
         line, status = known
     elif speaks_of_a_lost_process(error):
-        first_line = (str(error).splitlines() or [""])[0]
-        line = f"stopped: another process of the job is gone ({first_line}); the same command goes on from what was "
-        line, status = f"{line}saved last", EXIT_PEER_LOST
+        reason = (str(error).splitlines() or [""])[0]
+        line = f"stopped: another process of the job is gone ({reason}); the same command resumes the last checkpoint"
+        status = EXIT_PEER_LOST
     else:
         line, status = "".join(traceback.format_exception(error)).rstrip(), 1
     end_at_once(line, status, LAST_WORDS_S if processes.is_first and processes.count > 1 else 0.0)
@@ -227,8 +221,6 @@ def end_at_once(line: str, status: int, after_s: float = 0.0) -> NoReturn:
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """(line, exit status) of a user's mistake, a lost process or an interruption; None for any other error."""
-    from dagm_jax.errors import Interrupted, ProcessLost
-
     if isinstance(error, UserError):
         return f"error: {error}", EXIT_USER_ERROR
     if isinstance(error, ProcessLost):
@@ -239,14 +231,13 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def ignore_late_futures(unraisable: Any) -> None:
-    """As Python's own hook, less the traces of tensorstore's futures that come when orbax has failed, and said so."""
+    """Python's own hook without the traces of tensorstore's futures after a failure that orbax has reported."""
     if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def guarded(function: Any, argv: Sequence[str]) -> Any:
     """``function(argv)``; a user's mistake or an interruption becomes one line and an exit status."""
-    from dagm_jax.errors import Interrupted
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted("terminated; the same command goes on from what was saved last")

@@ -1,8 +1,7 @@
-"""The configuration of a run: frozen dataclasses that own and check every default, and their ConfigDict skin.
+"""The configuration of a run: frozen dataclasses with every default and its check, and their form as a ConfigDict.
 
-The code reads :class:`RunConfig` alone. An ml_collections ConfigDict of the same fields is what ``configs/*.py``
-return and what ``--config.x.y=value`` changes; :func:`from_config_dict` turns it back and rejects what it does not
-know.
+The code reads `RunConfig` alone. ``configs/*.py`` return an ml_collections ConfigDict of the same fields, which
+``--config.x.y=value`` changes; `from_config_dict` makes a RunConfig of it and rejects unknown fields.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ ModelConfig = CustomUNetConfig | ConvAutoencoderConfig | UNet3PlusConfig
 TaskConfig = SegmentationConfig | ReconstructionConfig | ClassificationConfig
 # Key that selects the member of a union, such as ``model.name``.
 NAME = "name"
-# Fields of earlier releases, with the one value that this release still means; stored configurations may hold them.
+# Fields of earlier releases, which stored configurations may hold, with the one value that this release implements.
 RETIRED = {"task.ssim_scales": 1}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that a run depends on. ``seed`` feeds initialisation, split, sampling and procedural images."""
+    """All settings of a run. ``seed`` feeds initialisation, split, sampling and procedural images."""
 
     seed: int = 0
     in_channels: int = 3
@@ -53,7 +52,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
-            raise UserError(f"`seed` (={self.seed}) must lie in [0, 2^31), what every generator takes")
+            raise UserError(f"`seed` (={self.seed}) must lie in [0, 2^31), the range of every generator")
         if self.in_channels < 1:
             raise UserError(
                 f"`in_channels` (={self.in_channels}) must be at least 1; the paper's networks see 3"
@@ -92,8 +91,7 @@ def from_config_dict(values: ConfigDict | Mapping[str, Any]) -> RunConfig:
     """
     if not isinstance(values, ConfigDict | Mapping):
         raise UserError(f"`config` (={str(values)[:40]!r}) must be a group of fields; restore it from a copy")
-    mapping = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
-    config: RunConfig = _build(RunConfig, mapping, "")
+    config: RunConfig = _build(RunConfig, values.to_dict() if isinstance(values, ConfigDict) else values, "")
     return config
 
 
@@ -113,9 +111,9 @@ def differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def describe_unknown(path: str) -> str | None:
-    """What is wrong with a dotted path of fields and the nearest name, on one line; None if it is a field.
+    """The fault of a dotted path of fields and the nearest name, on one line; None if the path is a field.
 
-    Where a group is of one of several kinds, the fields of all of them are known.
+    In a union (`ModelConfig`, `TaskConfig`) the fields of all its members count.
     """
     kinds: list[Any] = [RunConfig]
     names = path.split(".")
@@ -123,7 +121,7 @@ def describe_unknown(path: str) -> str | None:
         hints = {f: hint for kind in kinds for f, hint in _fields(kind).items()}
         if name not in hints:
             return _unknown(".".join(names[:depth]), name, list(hints))
-        kinds = _kinds(hints[name])
+        kinds = _members(hints[name])
     return None
 
 
@@ -136,8 +134,8 @@ def _fields(kind: Any) -> dict[str, Any]:
     return own | {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 
 
-def _kinds(hint: Any) -> list[Any]:
-    """The types that a field may be of."""
+def _members(hint: Any) -> list[Any]:
+    """The members of a union; a plain type alone."""
     return list(get_args(hint)) if isinstance(hint, UnionType) else [hint]
 
 
@@ -171,7 +169,7 @@ def _build(kind: type[Any], values: Mapping[str, Any], path: str) -> Any:
 
 
 def _choose(kinds: list[Any], values: Mapping[str, Any], path: str) -> Any:
-    """The kind that the group's ``name`` says; the first, which is the default, without one."""
+    """The member of the union that the group's ``name`` selects; without a name the first, the default."""
     by_name = {kind.name: kind for kind in kinds if hasattr(kind, NAME)}
     name = values.get(NAME, next(iter(by_name), None))
     if by_name and name not in by_name:
@@ -181,7 +179,7 @@ def _choose(kinds: list[Any], values: Mapping[str, Any], path: str) -> Any:
 
 
 def _convert(value: Any, hint: Any, path: str) -> Any:
-    kinds = _kinds(hint)
+    kinds = _members(hint)
     if dataclasses.is_dataclass(kinds[0]):
         if not isinstance(value, Mapping):
             raise UserError(f"`config.{path}` (={value!r}) must be a group of fields")
@@ -200,15 +198,15 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
 TASKS: dict[str, TaskConfig] = {
     task.name: task for task in (SegmentationConfig(), ReconstructionConfig(), ClassificationConfig())
 }
-OPTIONS = ("equal_width", "small")
-EQUAL_WIDTH = 16
-SMALL_WIDTH = 8
+# Options of ``--config=FILE:TASK,OPTION``, and the model.base_channels that each sets.
+OPTIONS = {"equal_width": 16, "small": 8}
 
 
 def compose(options: str, model: ModelConfig, segmentation: SegmentationConfig | None = None) -> RunConfig:
     """The configuration of ``model`` for the task and the options of ``TASK[,OPTION…]``.
 
-    ``segmentation``: what that task is for this network, if not its defaults. Raises UserError for an unknown word.
+    ``segmentation``: the settings of that task for this network, if not the defaults. Raises UserError for an unknown
+    word.
     """
     name, *chosen = options.split(",")
     for words, known, what in (([name], TASKS, "the task"), (chosen, OPTIONS, "options")):
@@ -222,12 +220,10 @@ def compose(options: str, model: ModelConfig, segmentation: SegmentationConfig |
         raise UserError(
             f"`--config=FILE:{options}`: {' and '.join(chosen)} set one width each; choose one of them"
         )
-    task = TASKS[name]
-    if isinstance(task, SegmentationConfig):
-        task = segmentation or task
+    task = segmentation if segmentation and name == segmentation.name else TASKS[name]
+    for option in chosen:
+        model = replace(model, base_channels=OPTIONS[option])
     config = for_task(RunConfig(model=model, task=task))
-    if "equal_width" in chosen:
-        config = replace(config, model=replace(config.model, base_channels=EQUAL_WIDTH))
     return make_small(config) if "small" in chosen else config
 
 
@@ -238,8 +234,8 @@ def for_task(config: RunConfig) -> RunConfig:
     if isinstance(config.task, ClassificationConfig):
         # Quality is made of AUROC and slice accuracy here, which end higher than Dice against loose ellipses.
         return replace(config, train=replace(config.train, target_quality=0.995))
-    # Quality is 1/(1 + loss) here: no value of it says that the network is good enough. The threshold may not be
-    # fitted to defects either. Residuals are noisier than probabilities and want a wider window.
+    # Quality is 1/(1 + loss) here: no value of it shows that the network is good enough. The threshold may not be
+    # fitted to defects either. Residuals are noisier than probabilities and need a wider window.
     return replace(
         config,
         train=replace(config.train, target_quality=1.0),
@@ -248,10 +244,9 @@ def for_task(config: RunConfig) -> RunConfig:
 
 
 def make_small(config: RunConfig) -> RunConfig:
-    """``config`` cut down to minutes on two CPU cores: narrow networks, few images, fewer slices and steps."""
+    """``config`` cut down to minutes on two CPU cores: few images, fewer slices and steps."""
     return replace(
         config,
-        model=replace(config.model, base_channels=SMALL_WIDTH),
         data=DataConfig(procedural_defective=50, procedural_good=70),
         slicing=SlicingConfig(num_slices=12),
         train=replace(config.train, num_steps=300, max_validation_images=10),

@@ -1,4 +1,4 @@
-"""Progress of work: a live bar on a terminal, plain lines elsewhere; and the history in files."""
+"""Progress of work: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+# Seconds between two lines of a piece of work where no terminal shows the bar.
 PLAIN_LINE_EVERY_S = 15.0
 
-# Names of files come through as they are: "a[/b].png" would be a tag that was never opened, ":bug:" a picture.
+# No markup: a file name such as "a[/b].png" would be a tag that was never opened, ":bug:" a picture.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Bar:
-    """One running piece of work: ``advance`` it and give it a line of figures."""
+    """Progress of one piece of work; ``figures`` of `advance` stand beside it."""
 
     def __init__(self, progress: Progress | None, name: str, total: int, done: int) -> None:
         self._progress, self._name, self._total, self._done = progress, name, total, done
@@ -36,17 +37,13 @@ class Bar:
         elif time.monotonic() - self._spoke_s > PLAIN_LINE_EVERY_S:
             self._spoke_s = time.monotonic()
             per_item = (self._spoke_s - self._start_s) / max(self._done - self._start_done, 1)
-            left = per_item * (self._total - self._done)
-            console.print(
-                f"{self._name} {self._done}/{self._total} {figures} at most {left:.0f} s left".replace(
-                    "  ", " "
-                )
-            )
+            left = f"at most {per_item * (self._total - self._done):.0f} s left"
+            console.print(" ".join(filter(None, (self._name, f"{self._done}/{self._total}", figures, left))))
 
 
 @contextmanager
 def show(name: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """A bar of ``total`` items for the length of a with-block, with rate and time left."""
+    """A bar of ``total`` items for the length of a with-block, with the time left."""
     if not console.is_terminal:
         yield Bar(None, name, total, done)
         return

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and texts that make one line of them."""
+"""Exceptions that end a command with one line, and the parts of such a line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-# What an OSError says of a disk that is full, or may not be written, or fails.
+# Error numbers of a disk that is full, may not be written, or fails.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# Transient OS errors: the checkpoint may be intact, so do not fall back to an older one.
+# Error numbers that may pass: the checkpoint may be intact, so do not fall back to an older one.
 PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT)
 
 
@@ -24,13 +24,13 @@ class DiskError(UserError):
 
 
 class ProcessLost(Exception):
-    """A process that this one works with is dead; its text is one line. The same command goes on from what is saved."""
+    """A process that this one works with is dead; its text is one line. The same command resumes."""
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT came; what was done is saved and the same command goes on from it.
+    """SIGTERM or SIGINT came; the state is saved and the same command resumes.
 
-    Like KeyboardInterrupt no Exception: a signal that comes while a checkpoint is read is no damage to it.
+    Like KeyboardInterrupt no Exception: a signal while a checkpoint is read must not count as damage to it.
     """
 
 

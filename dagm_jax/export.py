@@ -1,14 +1,13 @@
-"""Writes a finished run as one file that other runtimes execute, after that file has judged real images alike.
+"""Writes a finished run as one file for other runtimes, once its scores of test images equal those of the run.
 
 ``python -m dagm_jax.export --model=WORKDIR --format=stablehlo|onnx --output=FILE [--num_checked=32]``
 
-The file takes uint8 images and gives score, verdict, map and mask; FILE.json beside it is its contract, FILE.md its
-model card; docs/export.md says how to run it. Before it gets its name, it is loaded in a process of its own, without
-this package, and judges images of the run's test side; where a score differs from the run's by more than 1e-4, or a
-decision differs, nothing is left.
+The file takes uint8 images and gives score, decision, map and mask; FILE.json beside it is its contract, FILE.md its
+model card; docs/export.md says how to run it. Before the file gets its name, a process that cannot import this package
+scores test images with it; where a score differs from the run's by more than 1e-4, or a decision differs, no file
+stays.
 
-Exit status: 0 the file is there and judges as the run does; 2 a mistake or a difference, which the one-line message
-explains.
+Exit status: 0 the file is written; 2 a mistake or a difference, which the one-line message explains.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class Request:
     """A command line."""
 
     model: Path = flag("The workdir of a finished run.", example="runs/mine")
-    format: str = flag("What the file is for.", example="stablehlo", choices=tuple(RUNTIMES))
+    format: str = flag("The runtime that executes the file.", example="stablehlo", choices=tuple(RUNTIMES))
     output: Path = flag("The file to write.", example="inspector.stablehlo")
-    num_checked: int = flag("How many test images the file must judge as the run did.", 32, least=1)
+    num_checked: int = flag("Test images that the file must score as the run did.", 32, least=1)
 
     def __post_init__(self) -> None:
         folder = self.output.parent
@@ -47,7 +46,7 @@ class Request:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes the file that the command line asks for; the exit status."""
+    """Writes the file that the command line requests; the exit status."""
     request = parse_request(Request, argv, __doc__)
     from dagm_jax.console import console
     from dagm_jax.experiment.trained_model import load_trained_model
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     model = load_trained_model(request.model)
     console.print(f"model {model.model_id}: writing {request.format}")
     content = {"stablehlo": to_stablehlo, "onnx": to_onnx}[request.format](model)
-    # Under another name until it is checked, and in the same folder, so that renaming it is one step.
+    # In the folder of the output, so that renaming it is one step.
     partial = request.output.with_name(f"{request.output.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content)
@@ -69,14 +68,14 @@ def main(argv: Sequence[str]) -> int:
     finally:
         partial.unlink(missing_ok=True)
     console.print(
-        f"{request.output} ({len(content) / 1e6:.1f} MB): {checked['num_images']} test images judged alike by "
+        f"{request.output} ({len(content) / 1e6:.1f} MB): {checked['num_images']} test images decided alike by "
         f"{checked['runtime']}, scores equal to {checked['largest_difference']:.1e}"
     )
     return 0
 
 
 def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any], file: Path) -> None:
-    """Writes the contract and the model card of ``file``, which will be called as the request says."""
+    """Writes the contract and the model card of ``file``, which will get the name ``request.output``."""
     from dagm_jax.evaluation.evaluate import finite_or_none
     from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.exporting.exported_model import card_path, contract_path, file_digest
@@ -95,7 +94,7 @@ def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any],
         "checked": checked,
     }
     text = json.dumps(finite_or_none(contract), indent=2, allow_nan=False)
-    write_atomically(contract_path(request.output), text + "\n")
+    write_atomically(contract_path(request.output), f"{text}\n")
     write_atomically(card_path(request.output), make_card(contract, request.output.name))
 
 

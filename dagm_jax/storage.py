@@ -18,14 +18,14 @@ _REMEDIES = {errno.EROFS: "make it writable", errno.EIO: "check the disk"}
 
 @contextmanager
 def replacing(path: Path, mode: str = "x", **options: Any) -> Iterator[Any]:
-    """A stream whose content takes the place of ``path`` at the end of the with-block; ``path`` is never half of it.
+    """A stream whose content replaces ``path`` at the end of the with-block.
 
     mode: "x" for text, "xb" or "x+b" for bytes; options: those of `open`. The content is on the disk before it gets
     its name. Links in place of ``path`` or of the temporary file are replaced, not followed. After an exception
-    ``path`` is what it was, and nothing is left beside it. Raises OSError.
+    ``path`` is unchanged, and nothing is left beside it. Raises OSError.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    # Of a process that was killed and had the same number; or a link that somebody has put there.
+    # A killed process with the same number may have left it; or it is a link that leads elsewhere.
     temporary.unlink(missing_ok=True)
     try:
         with temporary.open(mode, **options) as stream:
@@ -37,12 +37,12 @@ def replacing(path: Path, mode: str = "x", **options: Any) -> Iterator[Any]:
         temporary.unlink(missing_ok=True)
 
 
-# A report that lists 100,000 files left out takes 30 MB.
+# Limit of a JSON file that is read; a report that lists 100,000 files left out takes 30 MB.
 MOST_JSON_BYTES = 256 << 20
 
 
 def load_json(path: Path) -> Any:
-    """What a JSON file holds; raises OSError, and ValueError for what is no JSON, nested too deeply, or too large."""
+    """The content of a JSON file; raises OSError, and ValueError if it is no JSON, nested too deeply, or too large."""
     with path.open("rb") as stream:
         data = stream.read(MOST_JSON_BYTES + 1)
     if len(data) > MOST_JSON_BYTES:
@@ -54,7 +54,7 @@ def load_json(path: Path) -> Any:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes ``text`` so that ``path`` holds the old or the new content, never half of it; see `replacing`."""
+    """Writes ``text`` into ``path`` by `replacing`."""
     with replacing(path) as stream:
         stream.write(text)
 

@@ -1,6 +1,6 @@
-"""The nouns that every layer shares.
+"""Types that all layers share.
 
-Legend of axes in shapes and annotations: ``b`` examples of a batch (slices), ``n`` slices of one image,
+Axes in shapes and annotations: ``b`` examples of a batch (slices), ``n`` slices of one image,
 ``h`` rows, ``w`` columns, ``c`` channels. Images are uint8 in [0, 255], masks bool (True = defect).
 Labels: 1 = defective, 0 = defect-free; for slices also -1 = neither (too little of the defect to count).
 """
@@ -27,7 +27,7 @@ class Ellipse:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A procedural image: fully given by these numbers and the record's label."""
+    """A procedural image, determined by these numbers and the sample's label."""
 
     seed: int
     class_id: int
@@ -38,8 +38,8 @@ class Drawn:
 class Photo:
     """A file of the user's own: any size, 8- or 16-bit, grey or colour.
 
-    white: the value that becomes 255 where the file is a 16-bit image; cameras of 10, 12 or 14 bits fill a part of 16.
-    None until `build_cache` has looked for it.
+    white: the value of a 16-bit file that becomes 255, as cameras of 10, 12 or 14 bits fill a part of 16; None until
+    `build_cache` has looked for it.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Image and mask in a prepared TFDS set: record ``index`` of ``split`` in the folder that holds its shards."""
+    """Image and mask in a prepared TFDS set: number ``index`` of ``split``, whose shards lie in ``folder``."""
 
     folder: Path
     split: Literal["train", "test"]
@@ -59,7 +59,7 @@ class Stored:
 class Sample:
     """One source image. ``image_id`` is unique in a manifest.
 
-    mask: None for defect-free images, and for defective ones of which nobody has marked where the defect is.
+    mask: None for defect-free images, and for defective ones without a marked defect.
     """
 
     image_id: str
@@ -72,9 +72,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Something found under the data root that is not used, and why.
+    """A file under the data root that is not used, and the reason.
 
-    leaks: it is a copy of an image of the other half, train or test.
+    leaks: the file is a copy of an image of the other half, train or test.
     """
 
     what: str
@@ -84,7 +84,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All source images of a run in a fixed order, what was left out, and one plain line about the source."""
+    """All source images of a run in a fixed order, the files left out, and one line about the source."""
 
     samples: tuple[Sample, ...]
     skipped: tuple[Skip, ...]
@@ -92,22 +92,22 @@ class Manifest:
 
 
 def at_least_float32(x: Any) -> Any:
-    """The array in its own precision or in single precision, whichever is finer: sums and losses need no less."""
+    """The array in float32, or in its own precision if that is finer: sums and losses need no less."""
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
-# What the convolutions are computed in. Parameters, statistics and losses are float32; with float64, which is for
-# reference runs and slow, everything is (and the environment must hold JAX_ENABLE_X64=1).
+# Precision of the convolutions; parameters, statistics and losses are float32. float64, for slow reference runs, is
+# the precision of everything and needs JAX_ENABLE_X64=1 in the environment.
 ComputeDtype = Literal["float32", "bfloat16", "float64"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
-    """What is said of one image.
+    """The prediction for one image.
 
-    score: higher is more defective; defective: score >= threshold. map: float32 [h w], the evidence for a defect at
-    each pixel, on the scale of the score; mask: bool [h w], the pixels where it is enough. model_id: 12 hex digits that
-    any other weights, configuration or rule change.
+    score: higher is more defective; defective: score >= threshold. map: float32 [h w], the score of each pixel, on the
+    scale of the image's score; mask: bool [h w], map >= pixel threshold. model_id: 12 hex digits that change with the
+    weights, the configuration and the thresholds.
     """
 
     defective: bool
@@ -121,16 +121,16 @@ class Verdict:
 # An image and its mask: uint8 [h w] and bool [h w].
 Pixels = tuple[np.ndarray, np.ndarray]
 
-# Of the hardest images of a test side.
+# Limit of the hardest test images in the gallery of a report.
 MAX_GALLERY_ITEMS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GalleryItem:
-    """One image of a gallery: uint8 [h w], map float32 [h w], the ellipse's mask bool [h w], title, verdict.
+    """One image of a gallery: uint8 [h w], map float32 [h w], true mask bool [h w], which may be empty.
 
-    title: lines of at most about 35 characters, or they run into the next column.
-    ``correct`` is False for a wrong verdict, which is framed in red; an empty mask draws no contour.
+    title: lines of at most about 35 characters, or they run into the next column. correct: whether the prediction is;
+    a wrong one is framed in red.
     """
 
     image: np.ndarray
@@ -141,7 +141,7 @@ class GalleryItem:
 
 
 class NetworkOutput(NamedTuple):
-    """What a network says of a batch of slices; a pytree of float32 arrays.
+    """The output of a network for a batch of slices; a pytree of float32 arrays.
 
     logits: ``[b h w d]``, of the full-resolution stage. side_logits: of coarser stages, up-sampled to the input's
     size, ``[b h w d]`` each; empty without deep supervision. class_logits: (no defect, defect) of each slice,
@@ -157,7 +157,7 @@ class Batch(TypedDict):
     """A batch of slices, as the grain pipeline yields it.
 
     image: uint8 [b h w 1]; mask: uint8 {0, 1} [b h w 1]; label: int32 {1, 0, -1} [b];
-    valid: bool [b], False for padding; image_index: int32 [b], the record's place in the manifest.
+    valid: bool [b], False for padding; image_index: int32 [b], the sample's place in the manifest.
     """
 
     image: np.ndarray
@@ -169,4 +169,5 @@ class Batch(TypedDict):
 
 # (height, width) of every image of DAGM 2007.
 DAGM_SHAPE = (512, 512)
+# Limit of an image's pixels: 64 Mpx.
 MAX_PIXELS = 64 * 1024 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
+import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -27,19 +27,15 @@ from dagm_jax.config import (
     to_dict,
     to_json,
 )
-from dagm_jax.data.config import AugmentConfig, DataConfig
-from dagm_jax.distributed.devices import ParallelConfig
+from dagm_jax.data.config import DataConfig
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.optim import OptimConfig
-from dagm_jax.train.schedule import TrainConfig
 
 PACKAGE = Path(dagm_jax.__file__).parent
-CONFIGS = sorted(path for path in (PACKAGE.parent / "configs").glob("*.py") if path.name != "__init__.py")
+CONFIGS = ("custom_unet", "conv_autoencoder", "unet3plus", "smoke")
 
 # The whole option surface: path → (default, another value that is allowed). A changed default is a changed result
 # for everybody, so it is written down twice: in its dataclass and here.
@@ -130,7 +126,6 @@ OTHER_KINDS: dict[Any, dict[str, tuple[Any, Any]]] = {
     ClassificationConfig: {"task.pooling_sharpness": (5.0, 1.0)},
 }
 FRACTIONS = [path for path, (default, _) in SURFACE.items() if isinstance(default, float)]
-PATHS = pytest.mark.parametrize("path", SURFACE)
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -165,7 +160,9 @@ def fields_of(config: RunConfig) -> dict[str, Any]:
 
 
 def config_of(kind: Any) -> RunConfig:
-    """The configuration with the defaults of another kind of network or task."""
+    """The configuration with the defaults of another kind of network or task; RunConfig: with all defaults."""
+    if kind is RunConfig:
+        return RunConfig()
     return dataclasses.replace(RunConfig(), **{groups()[kind]: kind()})
 
 
@@ -183,23 +180,7 @@ def test_the_option_surface_is_frozen() -> None:
         assert list(surface) == sorted(surface)
 
 
-@pytest.mark.parametrize(
-    ("kind", "path"), [(kind, path) for kind, surface in OTHER_KINDS.items() for path in surface]
-)
-def test_every_field_of_every_kind_survives_too(kind: Any, path: str) -> None:
-    """Would catch: a kind that comes back from JSON as the default one, or loses what was set in it."""
-    base, (default, other) = config_of(kind), OTHER_KINDS[kind][path]
-    group, _, name = path.partition(".")
-    values = to_config_dict(base)
-    values[group][name] = other
-    config = from_config_dict(values)
-    assert type(getattr(config, group)) is kind
-    assert differences(base, config) == {path: (default, other)}
-    assert from_config_dict(json.loads(to_json(config))) == config
-    hash(config)
-
-
-def test_kinds_are_told_by_their_name() -> None:
+def test_the_name_selects_the_kind() -> None:
     """Would catch: a name that is ignored, a misspelt one taken for the default, and fields of another kind let in."""
     for kind in OTHER_KINDS:
         group = groups()[kind]
@@ -216,14 +197,10 @@ def test_kinds_are_told_by_their_name() -> None:
         from_config_dict({"model": {"name": "conv_autoencoder", "extra_skips": "none"}})
 
 
-def test_a_guided_network_without_labels_is_refused() -> None:
-    """Would catch: a module that judges slices and was never taught to."""
+def test_groups_that_do_not_fit_together_are_refused() -> None:
+    """Would catch: a classification module that was never trained; a division by no pixel, deep inside a loss."""
     with pytest.raises(UserError, match=r"`model\.classification_guided` \(=True\) needs labels of slices"):
         RunConfig(model=UNet3PlusConfig(), task=ReconstructionConfig())
-
-
-def test_tasks_that_do_not_fit_the_slices_are_refused() -> None:
-    """Would catch: a division by no pixel at all, and a trace from deep inside a loss."""
     with pytest.raises(
         UserError, match=r"`task\.cell_px` \(=64\) must be at most half of a slice's edge \(=64\)"
     ):
@@ -237,45 +214,33 @@ def test_fields_of_earlier_releases_are_read_where_they_mean_what_this_one_does(
         from_config_dict({"task": {"name": "segmentation", "ssim_scales": 3}})
 
 
-@PATHS
-def test_every_field_survives_the_command_line_and_json(path: str) -> None:
+KINDS: dict[Any, dict[str, tuple[Any, Any]]] = {RunConfig: SURFACE, **OTHER_KINDS}
+
+
+@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind, known in KINDS.items() for path in known])
+def test_every_field_survives_the_command_line_and_json(kind: Any, path: str) -> None:
     """Would catch: a field lost or changed on the way to ConfigDict and back, or in a checkpoint's JSON."""
-    default, other = SURFACE[path]
-    values = to_config_dict(RunConfig())
+    base, (default, other) = config_of(kind), KINDS[kind][path]
+    assert describe_unknown(path) is None
+    values = to_config_dict(base)
     *where, name = path.split(".")
-    group = values
-    for part in where:
-        group = group[part]
+    group = values[where[0]] if where else values
     setattr(group, name, other)  # as config_flags does it
     config = from_config_dict(values)
-    assert differences(RunConfig(), config) == {path: (default, other)}
-    assert from_config_dict(nested(path, other)) == config
-    assert from_config_dict(json.loads(to_json(config))) == config
-    assert from_config_dict(to_config_dict(config)) == config
+    assert differences(base, config) == {path: (default, other)}
+    assert from_config_dict(json.loads(to_json(config))) == from_config_dict(to_dict(config)) == config
     # Types too: 1.0 == 1 == True.
-    flat = fields_of(config)
-    assert {p: type(v) for p, v in flat.items()} == {p: type(v) for p, (v, _) in SURFACE.items()}
+    assert {p: type(v) for p, v in fields_of(config).items()} == {
+        p: type(v) for p, v in fields_of(base).items()
+    }
     hash(config)
 
 
 def test_nothing_given_is_every_default() -> None:
-    """Would catch: a default that lives in two places."""
+    """Would catch: a default that lives in two places, and one that one part of the code changes under another."""
     assert from_config_dict({}) == from_config_dict(ConfigDict()) == RunConfig()
     assert from_config_dict({"data": {}, "train": {}}) == RunConfig()
     assert differences(RunConfig(), RunConfig()) == {}
-
-
-def test_the_config_dict_is_locked_and_typed() -> None:
-    """Would catch: a misspelt override that is taken as a new field, or a text where a number is meant."""
-    values = to_config_dict(RunConfig())
-    with pytest.raises(AttributeError, match=r"[Dd]id you mean"):
-        values.train.num_step = 3
-    with pytest.raises(TypeError):
-        values.train.num_steps = "many"
-
-
-def test_configurations_are_frozen() -> None:
-    """Would catch: a default that one part of the code changes under another."""
     for kind in groups():
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(kind(), dataclasses.fields(kind)[0].name, 1)
@@ -342,37 +307,22 @@ def test_every_field_is_read() -> None:
     ("values", "message"),
     [
         ({"sed": 1}, "`config.sed` is not a field; `config` has seed, in_channels, data, "),
-        ({"sed": 1}, "; did you mean seed?"),
         (
             {"train": {"num_step": 1}},
             "`config.train.num_step` is not a field; `config.train` has batch_size, ",
         ),
-        ({"train": {"num_step": 1}}, "; did you mean num_steps?"),
         ({"verdict": {"calibraton": "f1"}}, "did you mean calibration?"),
         ({"data": {"classes": (1,), "rot": ""}}, "`config.data.rot` is not a field"),
-        ({"train": {"name": "segmentation"}}, "`config.train.name` is not a field"),
         ({"xyzzy": 1}, "verdict"),
     ],
 )
 def test_unknown_keys_are_named_with_their_path(values: dict[str, Any], message: str) -> None:
-    """Would catch: a misspelt key that is ignored, or told without its place and the name that was meant."""
+    """Would catch: a misspelt key that is ignored, or named without its place; a suggestion for a word like nothing."""
     for given in (values, ConfigDict(values)):
         with pytest.raises(UserError, match=re.escape(message)) as error:
             from_config_dict(given)
         assert "\n" not in str(error.value)
-
-
-def test_no_suggestion_is_better_than_a_wild_one() -> None:
-    """Would catch: "did you mean seed?" for a word that is like nothing."""
-    with pytest.raises(UserError, match=r"`config\.xyzzy` is not a field") as error:
-        from_config_dict({"xyzzy": 1})
-    assert "did you mean" not in str(error.value)
-
-
-@PATHS
-def test_every_field_is_known_by_its_path(path: str) -> None:
-    """Would catch: a right override that is refused."""
-    assert describe_unknown(path) is None
+        assert ("did you mean" in str(error.value)) == ("xyzzy" not in values)
 
 
 @pytest.mark.parametrize(
@@ -386,10 +336,8 @@ def test_every_field_is_known_by_its_path(path: str) -> None:
     ],
 )
 def test_describe_unknown(path: str, message: str) -> None:
-    """Would catch: an override's path that is told at the wrong depth."""
-    told = describe_unknown(path)
-    assert told is not None
-    assert re.search(message.replace("?", r"\?"), told)
+    """Would catch: an override's path that is named at the wrong depth."""
+    assert re.search(message.replace("?", r"\?"), describe_unknown(path) or "")
 
 
 @pytest.mark.parametrize(
@@ -417,120 +365,77 @@ def test_a_value_of_another_type_is_refused(path: str, value: Any, kind: str) ->
         from_config_dict(nested(path, value))
 
 
-@pytest.mark.parametrize("group", sorted(set(groups().values()) - {""}))
-def test_a_value_in_place_of_a_group_is_refused(group: str) -> None:
+def test_a_value_in_place_of_a_group_is_refused() -> None:
     """Would catch: --config.data=/images, taken for the root or failing with a trace."""
-    with pytest.raises(UserError, match=rf"`config\.{group}` \(='/images'\) must be a group of fields"):
-        from_config_dict({group: "/images"})
+    for group in set(groups().values()) - {""}:
+        with pytest.raises(UserError, match=rf"`config\.{group}` \(='/images'\) must be a group of fields"):
+            from_config_dict({group: "/images"})
 
 
-# 1 itself is outside the open interval of validation_share.
-@pytest.mark.parametrize("path", [p for p in FRACTIONS if p != "data.validation_share"])
-def test_a_whole_number_will_do_for_a_fraction(path: str) -> None:
+def test_a_whole_number_will_do_for_a_fraction() -> None:
     """Would catch: --config.augment.max_angle_deg=10 refused, or kept as an int that JSON then writes otherwise."""
-    whole = 0 if path == "optim.average_decay" else 1
-    value = fields_of(from_config_dict(nested(path, whole)))[path]
-    assert (value, type(value)) == (float(whole), float)
+    value = from_config_dict({"augment": {"max_angle_deg": 10}}).augment.max_angle_deg
+    assert (value, type(value)) == (10.0, float)
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"), [((8, 1), (8, 1)), ([8, 1], (8, 1)), (8, (8,)), ((3,), (3,)), ([3], (3,))]
-)
-def test_classes_become_a_tuple(given: Any, expected: tuple[int, ...]) -> None:
+def test_classes_become_a_tuple() -> None:
     """Would catch: a list from JSON that makes a resumed run differ from the one it resumes."""
-    assert from_config_dict({"data": {"classes": given}}).data.classes == expected
+    for given, expected in ((8, 1), (8, 1)), ([8, 1], (8, 1)), (8, (8,)), ([3], (3,)):
+        assert from_config_dict({"data": {"classes": given}}).data.classes == expected
 
 
 # --- what is refused: values ---
 
-REFUSED: list[tuple[Any, dict[str, Any], str]] = [
-    (RunConfig, dict(seed=-1), "`seed` (=-1) must lie in [0, 2^31)"),
-    (RunConfig, dict(in_channels=0), "`in_channels` (=0) must be at least 1"),
-    (
-        DataConfig,
-        dict(split="official80"),
-        "`data.split` (=official80) must be one of random80_20, official; did you",
-    ),
-    (DataConfig, dict(classes=()), "`data.classes` (=()) must be a tuple of class numbers, at least one"),
-    (DataConfig, dict(classes=(0,)), "`data.classes` (=(0,)) must be a tuple of class numbers"),
-    (DataConfig, dict(classes=("1",)), "`data.classes` (=('1',)) must be a tuple of class numbers"),
-    (DataConfig, dict(classes=(1, 8, 1)), "`data.classes` (=(1, 8, 1)) names a class twice"),
-    (DataConfig, dict(validation_share=0.0), "`data.validation_share` (=0.0) must lie between 0 and 1"),
-    (DataConfig, dict(validation_share=1.0), "`data.validation_share` (=1.0) must lie between 0 and 1"),
-    (DataConfig, dict(procedural_defective=3), "`data.procedural_defective` (=3) must be at least"),
-    (DataConfig, dict(procedural_good=3), "`data.procedural_good` (=3) must be at least"),
-    (DataConfig, dict(num_workers=-1), "`data.num_workers` (=-1) must be at least 0"),
-    (AugmentConfig, dict(max_angle_deg=45.5), "`augment.max_angle_deg` (=45.5) must lie in [0, 45]"),
-    (AugmentConfig, dict(max_angle_deg=-1.0), "`augment.max_angle_deg` (=-1.0) must lie in [0, 45]"),
-    (AugmentConfig, dict(max_shift_px=-1.0), "`augment.max_shift_px` (=-1.0) must be at least 0"),
-    (CustomUNetConfig, dict(base_channels=0), "`model.base_channels` (=0) must be at least 1"),
-    (
-        CustomUNetConfig,
-        dict(extra_skips="prev_encoder"),
-        "must be one of previous_encoder, none, next_encoder, both",
-    ),
-    (
-        CustomUNetConfig,
-        dict(norm="bach"),
-        "`model.norm` (=bach) must be one of batch, group, none; did you mean b",
-    ),
-    (CustomUNetConfig, dict(up="nearest"), "`model.up` (=nearest) must be one of conv_transpose, "),
-    (
-        CustomUNetConfig,
-        dict(compute_dtype="float16"),
-        "`model.compute_dtype` (=float16) must be one of float32, bfl",
-    ),
-    (OptimConfig, dict(learning_rate=0.0), "`optim.learning_rate` (=0.0) must be greater than 0"),
-    (OptimConfig, dict(clip_norm=-1.0), "`optim.clip_norm` (=-1.0) must be greater than 0"),
-    (OptimConfig, dict(warmup_steps=-1), "`optim.warmup_steps` (=-1) must be at least 0"),
-    (OptimConfig, dict(weight_decay=-0.1), "`optim.weight_decay` (=-0.1) must be at least 0"),
-    *[
-        (TrainConfig, {name: 0}, f"`train.{name}` (=0) must be at least 1")
-        for name in (
-            "batch_size",
-            "num_steps",
-            "validate_every",
-            "max_validation_images",
-            "judge_batch_size",
-            "patience",
-            "log_every",
-        )
-    ],
-    (TrainConfig, dict(skip_non_finite=-1), "`train.skip_non_finite` (=-1) must be at least 0"),
-    *[
-        (TrainConfig, {name: value}, f"`train.{name}` (={value}) must lie in [0, 1]")
+# (path, value, the rule in the message)
+REFUSED: list[tuple[str, Any, str]] = [
+    ("seed", -1, "must lie in [0, 2^31)"),
+    ("in_channels", 0, "must be at least 1"),
+    ("data.split", "official80", "must be one of random80_20, official; did you"),
+    ("data.classes", (), "must be a tuple of class numbers, at least one"),
+    ("data.classes", (0,), "must be a tuple of class numbers"),
+    ("data.classes", (1, 8, 1), "names a class twice"),
+    ("data.validation_share", 0.0, "must lie between 0 and 1"),
+    ("data.validation_share", 1.0, "must lie between 0 and 1"),
+    ("data.procedural_defective", 3, "must be at least"),
+    ("data.procedural_good", 3, "must be at least"),
+    ("data.num_workers", -1, "must be at least 0"),
+    ("augment.max_angle_deg", 45.5, "must lie in [0, 45]"),
+    ("augment.max_angle_deg", -1.0, "must lie in [0, 45]"),
+    ("augment.max_shift_px", -1.0, "must be at least 0"),
+    ("model.base_channels", 0, "must be at least 1"),
+    ("model.extra_skips", "prev_encoder", "must be one of previous_encoder, none, next_encoder, both"),
+    ("model.norm", "bach", "must be one of batch, group, none; did you mean b"),
+    ("model.up", "nearest", "must be one of conv_transpose, "),
+    ("model.compute_dtype", "float16", "must be one of float32, bfl"),
+    ("optim.learning_rate", 0.0, "must be greater than 0"),
+    ("optim.clip_norm", -1.0, "must be greater than 0"),
+    ("optim.warmup_steps", -1, "must be at least 0"),
+    ("optim.weight_decay", -0.1, "must be at least 0"),
+    *((f"train.{name}", 0, "must be at least 1") for name in ("batch_size", "num_steps", "validate_every")),
+    *((f"train.{name}", 0, "must be at least 1") for name in ("max_validation_images", "judge_batch_size")),
+    *((f"train.{name}", 0, "must be at least 1") for name in ("patience", "log_every")),
+    ("train.skip_non_finite", -1, "must be at least 0"),
+    *(
+        (f"train.{name}", value, "must lie in [0, 1]")
         for name in ("target_quality", "min_rise", "cooldown_share", "cooldown_share_at_target")
         for value in (-0.1, 1.1)
-    ],
-    (
-        ParallelConfig,
-        dict(cpu_convolutions="eigne"),
-        "`parallel.cpu_convolutions` (=eigne) must be one of eigen, d",
     ),
-    (
-        VerdictConfig,
-        dict(calibration="f2"),
-        "`verdict.calibration` (='f2') must be one of f1, false_alarm_rate, exp",
-    ),
-    (VerdictConfig, dict(score="mean"), "`verdict.score` (='mean') must be one of max, top_mean"),
-    (
-        VerdictConfig,
-        dict(max_false_alarm_rate=1.5),
-        "`verdict.max_false_alarm_rate` (=1.5) must lie in [0, 1]",
-    ),
-    (VerdictConfig, dict(fp_cost=0.0), "`verdict.fp_cost` (=0.0) must be positive and finite"),
-    (VerdictConfig, dict(fn_cost=float("inf")), "`verdict.fn_cost` (=inf) must be positive and finite"),
-    (VerdictConfig, dict(top_fraction=0.0), "`verdict.top_fraction` (=0.0) must lie in (0, 1]"),
-    (VerdictConfig, dict(smoothing_px=-1.0), "`verdict.smoothing_px` (=-1.0) must be 0 (off) or a positive"),
-    (VerdictConfig, dict(smoothing_px="2"), "`verdict.smoothing_px` (='2') must be a number"),
+    ("parallel.cpu_convolutions", "eigne", "must be one of eigen, d"),
+    ("verdict.calibration", "f2", "must be one of f1, false_alarm_rate, exp"),
+    ("verdict.score", "mean", "must be one of max, top_mean"),
+    ("verdict.max_false_alarm_rate", 1.5, "must lie in [0, 1]"),
+    ("verdict.fp_cost", 0.0, "must be positive and finite"),
+    ("verdict.fn_cost", float("inf"), "must be positive and finite"),
+    ("verdict.top_fraction", 0.0, "must lie in (0, 1]"),
+    ("verdict.smoothing_px", -1.0, "must be 0 (off) or a positive"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "values", "message"), REFUSED)
-def test_a_value_out_of_range_is_refused(kind: Any, values: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("path", "value", "rule"), REFUSED)
+def test_a_value_out_of_range_is_refused(path: str, value: Any, rule: str) -> None:
     """Would catch: a value that fails late, with a trace, or trains to nothing."""
-    with pytest.raises(UserError, match=re.escape(message)) as error:
-        kind(**values)
+    with pytest.raises(UserError, match=rf"^`{re.escape(path)}` \(=.*\) {re.escape(rule)}") as error:
+        from_config_dict(nested(path, value))
     assert "\n" not in str(error.value)
 
 
@@ -557,12 +462,11 @@ def test_every_class_of_the_data_set_has_built_in_images_and_no_other() -> None:
 
 
 def test_the_fewest_procedural_images_can_be_split() -> None:
-    """Would catch: a lower bound that promises an image for each side of the split, and a split that then refuses."""
+    """Would catch: a lower bound that promises an image for each split, and a split that then refuses."""
     from dagm_jax.data.dataset import draw_manifest
     from dagm_jax.data.split import split_samples
 
-    fewest = 5
-    config = DataConfig(procedural_defective=fewest, procedural_good=fewest)
+    config = DataConfig(procedural_defective=5, procedural_good=5)
     split_samples(draw_manifest(config, 0).samples, config.split, config.validation_share, 0)
 
 
@@ -585,41 +489,21 @@ def test_options_are_read_by_name() -> None:
     given = SegmentationConfig(iou_weight=1.0)
     assert compose("segmentation", CustomUNetConfig(), given).task == given
     assert compose("classification", CustomUNetConfig(), given).task == ClassificationConfig()
-    with pytest.raises(
-        UserError, match=r"`--config=FILE:segmentaton`: the task must be of .*mean segmentation\?"
-    ):
-        compose("segmentaton", CustomUNetConfig())
-    with pytest.raises(UserError, match="equal_width and small set one width each; choose one"):
-        compose("segmentation,equal_width,small", CustomUNetConfig())
-    with pytest.raises(
-        UserError, match=r"options must be of equal_width, small, not 'smal'; did you mean small\?"
-    ):
-        compose("segmentation,smal", CustomUNetConfig())
-
-
-def test_reconstruction_is_calibrated_on_good_images() -> None:
-    """Would catch: a threshold fitted to defects in the task that may not know of any."""
+    # A threshold may not be fitted to defects in the task that knows of none.
     assert compose("reconstruction", CustomUNetConfig()).verdict.calibration == "normals"
+    for options, message in (
+        ("segmentaton", r"`--config=FILE:segmentaton`: the task must be of .*mean segmentation\?"),
+        ("segmentation,equal_width,small", "equal_width and small set one width each; choose one"),
+        ("segmentation,smal", r"options must be of equal_width, small, not 'smal'; did you mean small\?"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compose(options, CustomUNetConfig())
 
 
-def test_configurations_are_found() -> None:
-    """Would catch: the tests below passing because they look into an empty folder."""
-    assert {path.stem for path in CONFIGS} == {"custom_unet", "conv_autoencoder", "unet3plus", "smoke"}
-
-
-def module_of(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"shipped_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_shipped_configurations_build(path: Path) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shipped_configurations_build(name: str) -> None:
     """Would catch: a shipped configuration that no run accepts, or that is not locked against misspelt overrides."""
-    module = module_of(path)
+    module = importlib.import_module(f"configs.{name}")
     options = [f"{task}{option}" for task in TASKS for option in ("", ",equal_width", ",small")]
     for values in (module.get_config(), *map(module.get_config, options)):
         assert values.is_locked
@@ -630,21 +514,19 @@ def test_shipped_configurations_build(path: Path) -> None:
         module.get_config("segmentatoin")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_shipped_configurations_are_short_and_say_their_command(path: Path) -> None:
-    """Would catch: logic in a configuration file, and one that does not say how to run it."""
-    text = path.read_text()
-    assert len(text.splitlines()) <= 60
-    docstring = ast.get_docstring(ast.parse(text))
-    assert docstring is not None
-    assert f"python -m dagm_jax.main --config=configs/{path.name}" in docstring
+def test_shipped_configurations_are_short_and_say_their_command() -> None:
+    """Would catch: logic in a configuration file, one without its command, one that no error message names."""
+    files = [path for path in (PACKAGE.parent / "configs").glob("*.py") if path.name != "__init__.py"]
+    assert {path.stem for path in files} == set(CONFIGS)
+    for path in files:
+        assert len(path.read_text().splitlines()) <= 60
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert f"python -m dagm_jax.main --config=configs/{path.name}" in docstring
 
 
 def test_the_main_configuration_is_the_defaults() -> None:
     """Would catch: a default that the shipped configuration overrides, so that it lives in two places."""
-    assert (
-        from_config_dict(module_of(PACKAGE.parent / "configs" / "custom_unet.py").get_config()) == RunConfig()
-    )
+    assert from_config_dict(importlib.import_module("configs.custom_unet").get_config()) == RunConfig()
 
 
 def test_fields_that_may_change_on_resuming_exist() -> None:

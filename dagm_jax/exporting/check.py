@@ -1,4 +1,4 @@
-"""The check of an exported file before it gets its name: real images, judged by the file alone, against the run."""
+"""Check of an exported file before it gets its name: its scores of test images against those of the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from dagm_jax.distributed.devices import make_devices
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting import runners
-from dagm_jax.types import Sample
 
 # Limit of the difference of two scores, which lie in [0, 1]: float32 sums in another order move them by less than 1e-5,
 # another program by more than this.
@@ -33,7 +32,7 @@ def check(model: TrainedModel, workdir: Path, format: str, file: Path, num_check
     """Largest difference between the file's scores and the run's, as JSON values; raises UserError beyond TOLERANCE.
 
     Decisions must be equal, and the mask must be the map at the pixel threshold. The run's scores are those of
-    predictions.csv; images smaller than the file takes are judged with their mirror images by the run's network.
+    predictions.csv; images smaller than the file takes are padded by mirroring and scored anew by the run's network.
     """
     names, images, scores = expected(model, workdir, num_checked)
     found = run_apart(format, file, images)
@@ -61,7 +60,7 @@ def check(model: TrainedModel, workdir: Path, format: str, file: Path, num_check
 
 
 def run_apart(format: str, file: Path, images: np.ndarray) -> dict[str, np.ndarray]:
-    """The file's outputs for uint8 images [n h w], from a process that knows its runtime alone. Raises UserError."""
+    """The file's outputs for uint8 images [n h w], from a process that imports its runtime alone. Raises UserError."""
     with tempfile.TemporaryDirectory() as folder:
         pixels, outputs = Path(folder) / "images.npy", Path(folder) / "outputs.npz"
         np.save(pixels, images)
@@ -79,12 +78,26 @@ def expected(
     model: TrainedModel, workdir: Path, num_checked: int
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """(names, uint8 images [n h w], float64 scores [n]) of test images, half of them defective if there are enough."""
-    samples, shape = chosen_records(model, workdir, num_checked)
     try:
-        images = [load(sample, shape)[0] for sample, _ in samples]
+        with (workdir / "predictions.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except OSError as error:
+        raise UserError(f"`--model` (={workdir}) lacks predictions.csv ({error.strerror})") from error
+    defective, good = ([row for row in rows if row["label"] == label] for label in "10")
+    num_defective = max(min(len(defective), -(-num_checked // 2)), num_checked - len(good))
+    chosen = (defective[:num_defective] + good)[:num_checked]
+    names, scores = [row["image"] for row in chosen], np.array([float(row["score"]) for row in chosen])
+    manifest, shape = find_images(model.config.data, model.config.seed)
+    samples = {sample.image_id: sample for sample in with_white(manifest.samples, model.white)}
+    if missing := [name for name in names if name not in samples]:
+        raise UserError(
+            f"`--model` (={workdir}): its test image {missing[0]} is not in `data.root` "
+            f"(={model.config.data.root}) any more; put the images back"
+        )
+    try:
+        images = [load(samples[name], shape)[0] for name in names]
     except BadImage as error:
         raise UserError(f"`--model` (={workdir}): a test image cannot be read again: {error}") from error
-    scores = np.array([score for _, score in samples])
     small = [i for i, image in enumerate(images) if image.shape != model.shape]
     images = [pad(image, model.shape) for image in images]
     if small:
@@ -92,28 +105,4 @@ def expected(
         predictor = model.compile_predictor(devices, devices.num_devices)
         pixels = ((images[i], np.zeros(model.shape, bool)) for i in small)
         scores[small] = [prediction.score for prediction in predictor(pixels)]
-    return [sample.image_id for sample, _ in samples], np.stack(images), scores
-
-
-def chosen_records(
-    model: TrainedModel, workdir: Path, num_checked: int
-) -> tuple[list[tuple[Sample, float]], tuple[int, int] | None]:
-    """((record, the run's score) of the test images to check with, the size that all must have). Raises UserError."""
-    path = workdir / "predictions.csv"
-    try:
-        with path.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except OSError as error:
-        raise UserError(f"`--model` (={workdir}) lacks {path.name} ({error.strerror})") from error
-    manifest, shape = find_images(model.config.data, model.config.seed)
-    known = {sample.image_id: sample for sample in with_white(manifest.samples, model.white)}
-    defective = [row for row in rows if row["label"] == "1"]
-    good = [row for row in rows if row["label"] == "0"]
-    num_defective = max(min(len(defective), -(-num_checked // 2)), num_checked - len(good))
-    chosen = (defective[:num_defective] + good)[:num_checked]
-    if missing := [row["image"] for row in chosen if row["image"] not in known]:
-        raise UserError(
-            f"`--model` (={workdir}): its test image {missing[0]} is not in `data.root` "
-            f"(={model.config.data.root}) any more; put the images back"
-        )
-    return [(known[row["image"]], float(row["score"])) for row in chosen], shape
+    return names, np.stack(images), scores

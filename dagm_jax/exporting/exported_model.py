@@ -1,4 +1,4 @@
-"""An exported file read back: its contract, which lies beside it, and the program that it holds."""
+"""Exported files read back: the program, and the contract that lies beside it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,6 @@ from dagm_jax.storage import load_json
 from dagm_jax.types import DAGM_SHAPE
 from dagm_jax.versions import written_by
 
-# Package that each format needs, and the command that installs it.
-NEEDED = {
-    "stablehlo": ("flatbuffers", "pip install flatbuffers"),
-    "onnx": ("onnxruntime", "pip install onnxruntime"),
-}
-# Schema of the contract.
 CONTRACT_SCHEMA: Schema = {
     "format": Rule(f"one of {', '.join(RUNTIMES)}", lambda x: isinstance(x, str) and x in RUNTIMES),
     "sha256": SHA256,
@@ -39,12 +33,12 @@ CONTRACT_SCHEMA: Schema = {
 
 
 def contract_path(path: Path) -> Path:
-    """Where the contract of an exported file lies: FILE.json."""
+    """The path of the contract of an exported file: FILE.json."""
     return path.with_name(f"{path.name}.json")
 
 
 def card_path(path: Path) -> Path:
-    """Where the model card of an exported file lies: FILE.md."""
+    """The path of the model card of an exported file: FILE.md."""
     return path.with_name(f"{path.name}.md")
 
 
@@ -64,8 +58,7 @@ def _output_names(outputs: Any) -> list[str] | None:
 class ExportedModel:
     """An exported file as a backend of `inspector.Inspector`. contract: the content of FILE.json.
 
-    Smaller images than the file takes are continued by their mirror images; the score is then that of the whole, the
-    map is cut back.
+    Images smaller than ``shape`` are padded by mirroring; the score is then of the padded image, the map is cropped.
     """
 
     program: Program
@@ -81,8 +74,8 @@ class ExportedModel:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(h, w) in px of the images that the program takes."""
-        _, height, width = self.contract["input"]["shape"]
+        """(h, w) in px of the program's input."""
+        height, width = self.contract["input"]["shape"][1:]
         return height, width
 
     @property
@@ -112,11 +105,10 @@ class ExportedModel:
     def predict(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
     ) -> list[tuple[float, NDArray[np.float32]]]:
-        """As `inspector.Backend.predict` says."""
+        """(score, map float32 [h w]) of each image; see `inspector.Backend.predict`."""
         batch = np.stack([pad(image, self.shape) for image in images])
-        if self.contract["format"] == "stablehlo":
-            empty = np.zeros((batch_size - len(batch), *self.shape), np.uint8)
-            batch = np.concatenate([batch, empty])
+        if self.contract["format"] == "stablehlo":  # compiled for each number of images
+            batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0)))
         out = self(batch)
         found = zip(images, out["score"], out["map"], strict=False)
         return [(float(score), map_[: one.shape[0], : one.shape[1]]) for one, score, map_ in found]
@@ -125,7 +117,7 @@ class ExportedModel:
 def load_exported_model(path: Path) -> ExportedModel:
     """The exported file ``path``, whose contract is in FILE.json beside it.
 
-    Raises UserError where either is missing, they do not belong together, or what runs the file is not installed.
+    Raises UserError where either is missing, they do not belong together, or the runtime is not installed.
     """
     contract = read_contract(path)
     format = contract["format"]
@@ -138,12 +130,13 @@ def load_exported_model(path: Path) -> ExportedModel:
             f"`model` (={path}) has SHA-256 {found[:12]}…, and {contract_path(path).name} speaks of one with "
             f"{contract['sha256'][:12]}…; export again or restore both from a copy"
         )
-    module, command = NEEDED[format]
     try:
         program = RUNTIMES[format](path)
     except ModuleNotFoundError as error:
-        raise UserError(f"`model` (={path}) needs the package {module}: {command}") from error
-    except Exception as error:  # what the runtimes raise for damaged files has no common type
+        raise UserError(
+            f"`model` (={path}) needs the package {error.name}: pip install {error.name}"
+        ) from error
+    except Exception as error:  # the runtimes' errors for damaged files have no common type
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
             f"`model` (={path}) is no {format} program for what is installed here ({reason}); written by "
@@ -153,7 +146,7 @@ def load_exported_model(path: Path) -> ExportedModel:
 
 
 def read_contract(path: Path) -> dict[str, Any]:
-    """What FILE.json beside the exported file ``path`` holds; raises UserError."""
+    """The content of FILE.json beside the exported file ``path``; raises UserError."""
     beside = contract_path(path)
     try:
         contract: dict[str, Any] = load_json(beside)

@@ -1,4 +1,4 @@
-"""A trained model as one pure function, from the pixels of images to scores and decisions, and written for runtimes."""
+"""A trained model as one pure function from images to scores and decisions, and its StableHLO and ONNX programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dagm_jax.exporting.runners import INPUT, OUTPUTS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 OPSET = 23
-# jax2onnx forbids the orbax that checkpoints are written with, and never imports it.
+# Installs jax2onnx without dependencies: it forbids the orbax release of our checkpoints, and never imports orbax.
 ONNX_COMMAND = "pip install 'dagm-jax[onnx]' && pip install --no-deps 'jax2onnx>=0.17.1'"
 
 
@@ -39,7 +39,7 @@ def make_inference_fn(
     config, (height, width) = model.config, model.shape
     slicer = make_slicers(config, height, width)[1]
     eval_step = make_eval_step(model.network, config.task, slicer)
-    # Host arrays: arrays of a device would tie the program to it.
+    # Host arrays: device arrays would tie the program to their device.
     params, stats = jax.tree.map(np.asarray, (model.params, model.stats))
     threshold, pixel_threshold = (
         float32_at_least(value) for value in (model.rule.threshold, model.rule.pixel_threshold)
@@ -75,7 +75,7 @@ def to_stablehlo(model: TrainedModel) -> bytes:
 
 @contextlib.contextmanager
 def _no_source_locations() -> Iterator[None]:
-    """Inside, JAX names no source file in what it lowers: a file says nothing of the machine that made it."""
+    """Inside, JAX names no source files in programs, which then hold no path of the machine that exported them."""
     before = jax.config.values["jax_traceback_in_locations_limit"]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -91,7 +91,7 @@ def to_onnx(model: TrainedModel) -> bytes:
             f"`--format` (=onnx) needs a network that computes in float32, which onnxruntime has convolutions for, not "
             f"`model.compute_dtype` (={model.config.model.compute_dtype}); export as stablehlo"
         )
-    # They warn of examples that they cannot import, of untyped fixed shapes, and of float64 that they ask JAX for.
+    # Both warn of examples that they cannot import, of untyped fixed shapes, and of float64 that they request.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with warnings.catch_warnings():

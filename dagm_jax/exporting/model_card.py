@@ -1,4 +1,4 @@
-"""The two texts beside an exported file: its contract for programs (FILE.json), and the same for people (FILE.md)."""
+"""Texts beside an exported file: its contract for programs (FILE.json) and its model card for people (FILE.md)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ DAGM_LICENCE = (
     "doi 10.5281/zenodo.8086136)"
 )
 SOFTWARE_LICENCE = "Apache-2.0"
-# Metrics of single images, which say more about the images than about the model.
-LEFT_OUT = ("dice_per_defective_image",)
-
+# Keys of the report that the contract and the card repeat.
 TRAINING_DATA = ("source", "classes", "split", "sides", "largest_px", "white", "num_skipped")
 METRICS = ("accuracy", "precision", "recall", "specificity", "auroc", "average_precision", "dice_defective")
 CARD = """# {name}
@@ -23,7 +21,7 @@ Predicts surface defects in grey images: {model}, {task}, model {model_id}, {for
 
 ## Training images
 
-{data[source]}. Sides: {sides}.
+{training_data[source]}. Splits: {splits}.
 
 ## On {metrics[num_images]} test images, {metrics[num_defective]} of them defective
 
@@ -44,7 +42,7 @@ Threshold {threshold:.6f}, pixel threshold {pixel_threshold:.6f}, both inside.
 ## Check
 
 Reloaded by {checked[runtime]} in a process of its own, {checked[num_images]} test images: equal decisions, \
-scores equal to {checked[largest_relative_difference]:.1e} relative.
+scores equal to {checked[largest_difference]:.1e}.
 
 ## Limits
 
@@ -57,13 +55,6 @@ Software: {licence[software]}. Training images: {licence[training_images]}.
 """
 
 
-def licence_of(source: str, root: str) -> str:
-    """The licence of the training images, recognised by the report's ``source``; ``root``: ``data.root``."""
-    if not root:
-        return f"{SOFTWARE_LICENCE} (images drawn by dagm_jax)"
-    return DAGM_LICENCE if source.startswith("DAGM 2007") else "that of the owner of the training images"
-
-
 def make_contract(
     report: dict[str, Any],
     rule: Thresholds,
@@ -72,8 +63,13 @@ def make_contract(
     normal_scores: Sequence[float],
 ) -> dict[str, Any]:
     """The contract as JSON values, without the file's format, digest and check."""
-    data, size = report["data"], list(shape)
-    pixels = {"shape": ["b", *size]}
+    data, pixels = report["data"], {"shape": ["b", *shape]}
+    if not report["config"]["data"]["root"]:
+        licence = f"{SOFTWARE_LICENCE} (images drawn by dagm_jax)"
+    elif data["source"].startswith("DAGM 2007"):
+        licence = DAGM_LICENCE
+    else:
+        licence = "that of the owner of the training images"
     scale = "" if data["white"] is None else f"; of 16-bit images value · 255 / {data['white']}, rounded"
     return {
         "contract_version": 1,
@@ -99,31 +95,26 @@ def make_contract(
         "rule": rule.to_values(),
         "validation_normal_scores": list(normal_scores),
         "training_data": {key: data[key] for key in TRAINING_DATA},
-        "metrics": {key: value for key, value in report["test"].items() if key not in LEFT_OUT},
+        # Metrics of single images say more about the images than about the model.
+        "metrics": {k: v for k, v in report["test"].items() if k != "dice_per_defective_image"},
         "metrics_threshold": report["decision_rule"]["threshold"],
         "versions": report["versions"],
-        "licence": {
-            "software": SOFTWARE_LICENCE,
-            "training_images": licence_of(data["source"], report["config"]["data"]["root"]),
-        },
+        "licence": {"software": SOFTWARE_LICENCE, "training_images": licence},
     }
 
 
 def make_card(contract: dict[str, Any], name: str) -> str:
     """The model card of the file ``name``, Markdown."""
-    data, metrics = contract["training_data"], contract["metrics"]
-    sides = ", ".join(
-        f"{key} {side['images']} ({side['defective_images']} defective)"
-        for key, side in data["sides"].items()
+    splits = ", ".join(
+        f"{key} {split['images']} ({split['defective_images']} defective)"
+        for key, split in contract["training_data"]["sides"].items()
     )
     arrays = (
         f"| {item['name']} | {item['dtype']} | {' '.join(map(str, item['shape']))} | {item['meaning']} |"
         for item in (contract["input"], *contract["outputs"])
     )
-    figures = "\n".join(f"| {key} | {_figure(metrics, key)} |" for key in METRICS)
-    return CARD.format(
-        **contract, name=name, data=data, sides=sides, figures=figures, arrays="\n".join(arrays)
-    )
+    figures = "\n".join(f"| {key} | {_figure(contract['metrics'], key)} |" for key in METRICS)
+    return CARD.format(**contract, name=name, splits=splits, figures=figures, arrays="\n".join(arrays))
 
 
 def _figure(metrics: dict[str, Any], name: str) -> str:

@@ -1,7 +1,7 @@
 """Runs an exported file without the rest of this package: with jax alone, or with onnxruntime alone.
 
-``python runners.py stablehlo|onnx FILE IMAGES.npy OUTPUTS.npz`` judges uint8 images [n h w]. It imports nothing of
-``dagm_jax``, so that the check of an exported file is one of what the file itself holds; it may be copied beside it.
+``python runners.py stablehlo|onnx FILE IMAGES.npy OUTPUTS.npz`` runs FILE on uint8 images [n h w]. This module imports
+nothing of ``dagm_jax``, so that the check of an exported file sees the file alone; it may be copied beside the file.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 INPUT = "image"
-# Only call out of a program that is allowed: others run code of this machine, at worst at an address of their choice.
+# Limits the custom calls of a program: any other runs code of this machine, at worst at an address of its choice.
 HARMLESS_CALL = "custom_call @shape_assertion("
 OUTPUTS = ("score", "defective", "map", "mask")
-# Images per call of the check: no divisor of most numbers of images, so that the last call has another batch size.
+# Images per call of `main`: no divisor of most numbers of images, so that the last call has another batch size.
 CHECK_BATCH = 3
 
 # uint8 [b h w] → (score float32 [b], defective bool [b], map float32 [b h w], mask bool [b h w]).
@@ -26,9 +26,9 @@ Program = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], ...]]
 
 
 def open_stablehlo(path: Path) -> Program:
-    """The program in a StableHLO file, compiled by jax for each batch size that it meets.
+    """The program in a StableHLO file, compiled by jax once for each batch size.
 
-    Raises ValueError for a program that calls out of itself, which those that we export do not.
+    Raises ValueError for a program that calls code outside of itself, which no file of `dagm_jax.export` does.
     """
     import jax
     from jax import export
@@ -53,7 +53,7 @@ RUNTIMES: dict[str, Callable[[Path], Program]] = {"stablehlo": open_stablehlo, "
 
 
 def main(format: str, file: str, images: str, outputs: str) -> None:
-    """Writes the file's OUTPUTS for the images, an array each."""
+    """Writes the program's OUTPUTS for the images into the NPZ file ``outputs``."""
     program, pixels = RUNTIMES[format](Path(file)), np.load(images, allow_pickle=False)
     parts = [program(pixels[i : i + CHECK_BATCH]) for i in range(0, len(pixels), CHECK_BATCH)]
     joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -1,8 +1,7 @@
 """Figures of a run, one PNG each, drawn without a display and without touching matplotlib's global state.
 
-Every function writes to a temporary file beside ``path`` and renames it: a reader sees the old picture or
-the new one, never half of one. Missing parent folders are made. Colours are those of Okabe and Ito, told
-apart by colour-blind readers.
+Every ``plot_…`` function writes by `storage.replacing`; missing parent folders are made. Colours are those of Okabe and
+Ito, which colour-blind readers distinguish.
 """
 
 from __future__ import annotations
@@ -29,13 +28,15 @@ from dagm_jax.visualization.overlay import draw_overlay
 
 DPI = 110
 BLUE, ORANGE, RED, GREEN, GREY = "#0072B2", "#E69F00", "#D0312D", "#007A53", "#767676"
+# Longer side of an image in the gallery.
 GALLERY_SIDE_PX = 210
-# Scores nearer to 0 and 1 are drawn at these places of a logit axis.
+# Limit of scores on a logit axis: nearer to 0 and 1 they are drawn at this distance.
 SCORE_CLIP = 1e-6
+# Limit of the strips in the pipeline figure.
 MAX_STRIPS = 8
 # Gap between two strips, as a share of a strip's width.
 STRIP_GAP = 0.2
-# Height of a panel of the pipeline, and the least width as a share of it, which leaves room for the title.
+# Height of a panel of the pipeline figure, and its least width as a share of that, which leaves room for the title.
 PANEL_INCHES, LEAST_SHARE = 2.4, 0.75
 
 
@@ -43,13 +44,13 @@ PANEL_INCHES, LEAST_SHARE = 2.4, 0.75
 
 
 def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = False) -> None:
-    """Put the figure into ``path`` as a PNG at once, reduced to 256 colours if ``palette``."""
+    """Writes the figure into ``path`` as a PNG, reduced to 256 colours if ``palette``."""
     buffer = io.BytesIO()
     # No software tag: the same numbers give the same bytes under any release of matplotlib that draws alike.
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     if palette:
-        # Textures are noise, which no PNG compresses; colours are what can be saved. An octree keeps greys
-        # grey and small coloured areas true, where a median cut spends the palette on the textures.
+        # PNG compresses no textures, but fewer colours. An octree keeps greys grey and small coloured areas true, where
+        # a median cut spends the palette on the textures.
         drawn = Image.open(buffer).convert("RGB")
         reduced = drawn.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
@@ -61,7 +62,7 @@ def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = F
 
 
 def style_axes(axes: Axes) -> None:
-    """Give a panel the look of all: a light grid behind, no frame above and on the right."""
+    """Gives a panel a light grid behind its curves, and no frame above and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -71,17 +72,16 @@ def style_axes(axes: Axes) -> None:
 
 
 def series(history: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[list[int], list[float]]:
-    """(steps, values) of one figure in the rows of one kind; rows without it are left out."""
+    """(steps, values) of the metric ``name`` in the rows of one kind; rows without it are left out."""
     rows = [row for row in history if row["kind"] == kind and row.get(name) is not None]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
 def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Write loss (left) and accuracy (right) over steps, train as a line, validation as dots on a line.
+    """Writes loss (left) and accuracy (right) over steps, train as a line, validation as dots on a line.
 
     history: rows {"step": int, "kind": "train" | "validation", "loss": float, "accuracy": float}, in any
-    order of kinds; a value that is absent or None is left out, and a panel without any says so. Linear
-    axes.
+    order of kinds; a value that is absent or None is left out, and a panel without any says so. Axes are linear.
     """
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
@@ -106,14 +106,14 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
 
 
 def plot_confusion(counts: metrics.ImageCounts, path: str | os.PathLike[str], title: str) -> None:
-    """Write the confusion matrix of `draw_confusion` alone."""
+    """Writes the confusion matrix of `draw_confusion` alone."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     draw_confusion(figure.subplots(), counts, title)
     write_figure(figure, path)
 
 
 def draw_confusion(axes: Axes, counts: metrics.ImageCounts, title: str) -> None:
-    """Draw the confusion matrix: rows the truth, columns the prediction; counts, and shares of each row."""
+    """Draws the confusion matrix: rows the truth, columns the prediction; counts, and shares of each row."""
     cells = np.array([[counts.tp, counts.fn], [counts.fp, counts.tn]])
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -133,7 +133,7 @@ def draw_confusion(axes: Axes, counts: metrics.ImageCounts, title: str) -> None:
 
 
 def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[str]) -> None:
-    """Write the ROC (left) and the precision-recall curve (right) of image scores with their areas.
+    """Writes the ROC (left) and the precision-recall curve (right) of image scores with their areas.
 
     labels: {0, 1} [n]; scores: [n]. Dashed: chance. Raises ValueError where one class is missing.
     """
@@ -163,11 +163,10 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[st
 def plot_score_histogram(
     labels: ArrayLike, scores: ArrayLike, threshold: float, path: str | os.PathLike[str]
 ) -> None:
-    """Write the histograms of good and defective scores, as shares of each group, and the threshold.
+    """Writes the histograms of good and defective scores, as shares of each group, and the threshold.
 
-    labels: {0, 1} [n]; scores: [n]. Scores that all lie in [0, 1] stand on a logit axis, so that groups
-    piled up at 0 and at 1 stay visible; others on a plain one. Shares, because good images are many times
-    as many.
+    labels: {0, 1} [n]; scores: [n]. Scores that all lie in [0, 1] are drawn on a logit axis, so that groups piled up
+    at 0 and at 1 stay visible; others on a linear one. Shares, because good images are many times as many.
     """
     truth = np.asarray(labels).astype(bool)
     values = np.asarray(scores, dtype=np.float64)
@@ -204,7 +203,7 @@ def plot_score_histogram(
 
 
 def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: str | os.PathLike[str]) -> None:
-    """Write up to 8 images, four to a row: the source above its overlay, which `draw_overlay` explains.
+    """Writes up to 8 images, four to a row: the source above its overlay, which `draw_overlay` explains.
 
     A wrong prediction has a red frame and title. Shrunk to 210 px a side and 256 colours, under 400 kB. Raises
     ValueError for no items, for more than 8, and for unequal shapes.
@@ -238,9 +237,9 @@ def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: str
 class ImagePath:
     """An image and its prediction.
 
-    source and turned (as training may see it): uint8 [h w]; strips: uint8 [n h s]; map: float [h w], the larger the
-    more defective; mask: bool [h w], the true defect, empty for a good image, all True where it
-    may be anywhere; score, threshold, defective: the image's.
+    source and turned (as training may see it): uint8 [h w]; strips: uint8 [n h s]; map: float [h w], higher is more
+    defective; mask: bool [h w], the true defect, empty for a good image, all True for a defect without a mask; score,
+    threshold, defective: the image's.
     """
 
     source: NDArray[np.uint8]
@@ -263,20 +262,19 @@ def lay_out(strips: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def plot_pipeline(image: ImagePath, path: str | os.PathLike[str], title: str) -> None:
-    """Write source, rotation, strips, overlay and prediction, left to right.
+    """Writes source, rotation, strips, overlay and prediction, left to right.
 
-    The prediction is green where it is right and red where it is wrong. Raises ValueError for unequal sizes.
+    A right prediction is green, a wrong one red. Raises ValueError for unequal sizes.
     """
     height, width = image.source.shape
     num, strip_height, strip_width = image.strips.shape
     shown = f"({MAX_STRIPS} shown)" if num > MAX_STRIPS else ""
     overlay = draw_overlay(image.source, image.map, image.pixel_threshold, image.mask)
+    slices = f"{num} {'slices' if num > 1 else 'slice'} of {strip_height}×{strip_width}\n{shown}"
     pictures = {
         f"source\n{height}×{width} px": image.source,
         "turned or mirrored\n(in training only)": image.turned,
-        f"{num} {'slices' if num > 1 else 'slice'} of {strip_height}×{strip_width}\n{shown}": lay_out(
-            image.strips
-        ),
+        slices: lay_out(image.strips),
         "score map\nand true defect (light blue)": overlay,
     }
     ratios = [max(picture.shape[1] / picture.shape[0], LEAST_SHARE) for picture in pictures.values()]
@@ -294,9 +292,8 @@ def plot_pipeline(image: ImagePath, path: str | os.PathLike[str], title: str) ->
     relation = "≥" if image.defective else "<"
     place: dict[str, Any] = {"ha": "center", "va": "center", "transform": panels[-1].transAxes}
     colour = GREEN if image.defective == is_defective else RED
+    comparison = f"score {image.score:.4g} {relation} {image.threshold:.4g}"
     panels[-1].text(0.5, 0.68, names[image.defective], fontsize=15, color=colour, weight="bold", **place)
-    panels[-1].text(
-        0.5, 0.5, f"score {image.score:.4g} {relation} {image.threshold:.4g}", fontsize=9, **place
-    )
+    panels[-1].text(0.5, 0.5, comparison, fontsize=9, **place)
     panels[-1].text(0.5, 0.36, f"truth: {names[is_defective].lower()}", fontsize=9, **place)
     write_figure(figure, path, palette=True)

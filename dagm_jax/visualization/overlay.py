@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-# Tint: orange of Okabe and Ito, told apart from grey by colour-blind readers.
+# Tint: orange of Okabe and Ito, which colour-blind readers distinguish from grey.
 TINT, PREDICTED_LINE, TRUE_LINE = (230, 159, 0), (255, 255, 255), (86, 224, 255)
+# Opacity of the highest scores.
 STRONGEST_TINT = 0.6
-# Opacities that differ by less than the eye sees compress to a third.
+# Step of opacities, of 255: rounded to what the eye distinguishes, a layer compresses to a third.
 _OPACITY_STEP = 16
-# Corners touch: a scratch drawn one pixel wide is one component.
+# Neighbourhood of a component: corners touch, so that a scratch one pixel wide is one component.
 _NEIGHBOURS = np.ones((3, 3), bool)
 
 UInt8 = NDArray[np.uint8]
@@ -80,7 +81,7 @@ def draw_layers(
 def write_overlay(path: Path, image: UInt8, score_map: NDArray[np.floating], pixel_threshold: float) -> None:
     """Writes the overlay at full size into ``path`` as a PNG."""
     picture = Image.fromarray(draw_overlay(image, score_map, pixel_threshold))
-    # The fastest level: textures are noise, which the others hardly make smaller.
+    # The fastest level: slower ones hardly compress textures.
     picture.save(path, format="PNG", compress_level=1)
 
 

@@ -1,7 +1,7 @@
-"""The report page: one HTML file that shows each image's prediction, its score map, and the effect of other thresholds.
+"""The report page: one HTML file with each image's prediction, its score map, and the effect of other thresholds.
 
-The page needs nothing but itself: thumbnails, style and script are inside, and its security policy forbids every
-connection. It is written image by image, so memory stays flat however many there are.
+Thumbnails, style and script are inside, and the security policy forbids every connection. The page is written image by
+image, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from dagm_jax.evaluation.threshold import spread_scores
 from dagm_jax.storage import replacing
 from dagm_jax.visualization.overlay import Mask, UInt8, draw_layers
 
-THUMBNAIL_SIDE_PX = 176
-THUMBNAIL_QUALITY = 35
-PICTURE_SIDE_PX = 1024
-PICTURE_QUALITY = 60
+# Longer side and WebP quality of thumbnails and of full pictures.
+THUMBNAIL_SIDE_PX, THUMBNAIL_QUALITY = 176, 35
+PICTURE_SIDE_PX, PICTURE_QUALITY = 1024, 60
+# Bars of each histogram.
 NUM_BARS = 48
 # Free share of the histogram's width at either end.
 MARGIN = 0.03
@@ -45,7 +45,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """An image and the map that is laid over it: WebP files as bytes, of one size; the map's is transparent."""
+    """An image and the layer with its map: WebP files as bytes, of one size; the layer is transparent."""
 
     image: bytes
     overlay: bytes
@@ -105,9 +105,9 @@ def write_page(
     threshold: float,
     summary: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the page of all entries, which may come from a generator; it appears, or is replaced, in whole at the end.
+    """Writes the page of all entries, which may come from a generator; the file appears or is replaced at the end.
 
-    threshold: score >= threshold is defective; the page begins with it. summary: name → text, shown at the top. Raises
+    threshold: the calibrated one; score >= threshold is defective. summary: name → text, shown at the top. Raises
     ValueError unless the threshold is finite.
     """
     if not math.isfinite(threshold):
@@ -130,9 +130,9 @@ def write_page(
 
 
 def to_json(value: Any) -> str:
-    """JSON that no HTML parser leaves: ASCII alone and no "<", so that no name can end the script that holds it.
+    """JSON in ASCII without "<", so that no file name can end the script element that holds it.
 
-    Raises ValueError for NaN and infinities, which JSON has not.
+    Raises ValueError for NaN and infinities, which JSON lacks.
     """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
@@ -143,7 +143,7 @@ def relative_url(path: str | None) -> str | None:
 
 
 def _row(entry: PageEntry) -> list[Any]:
-    """The entry as the script reads it; see ``readEntry`` in page.js."""
+    """The entry in the order of ``readEntry`` in page.js."""
     score = None if entry.score is None or not math.isfinite(entry.score) else float(entry.score)
     error = entry.error or ("" if score is not None else f"no score ({entry.score})")
     shown = entry.thumbnail or Pictures(b"", b"")
@@ -154,9 +154,9 @@ def _row(entry: PageEntry) -> list[Any]:
 
 
 def _template(title: str, summary: Mapping[str, str]) -> tuple[str, Template, str]:
-    """(all of the page before its entries, what comes after them with ``$facts`` and ``$script`` open, the script).
+    """(the page before its entries, the template after them with ``$facts`` and ``$script``, the script).
 
-    Style and script are let through by their hashes: whatever else gets into the page is not executed.
+    The policy allows style and script by their hashes, so that nothing else in the page is executed.
     """
     assets = resources.files("dagm_jax.visualization") / "page_assets"
     names = ("page.html", "page.css", "page.js")
@@ -166,7 +166,7 @@ def _template(title: str, summary: Mapping[str, str]) -> tuple[str, Template, st
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
     def escape(text: str) -> str:
-        # A title made of a file name may hold bytes that are no text.
+        # A file name in the title may hold undecodable bytes.
         return html.escape(text).encode("ascii", "xmlcharrefreplace").decode()
 
     values = {
@@ -186,12 +186,12 @@ def _template(title: str, summary: Mapping[str, str]) -> tuple[str, Template, st
 
 
 def make_facts(labels: Labels, scores: Floats, threshold: float) -> dict[str, Any]:
-    """Everything that the script needs and that no reader changes, as JSON values; labels: 1, 0, -1 for unknown.
+    """The constants of the page's script as JSON values; labels: 1, 0, -1 for unknown.
 
-    scores: the distinct ones, rising. stops: one threshold for every possible set of decisions, rising; the one at
-    ``place`` decides as the calibrated one does. below: of each label the number of scores below the k-th distinct
-    one, then of all. intervals: 95 % Wilson intervals of the shares 0/n … n/n of the images with each label. areas:
-    AUROC and average precision.
+    scores: the distinct scores, rising. stops: one threshold for each possible set of decisions, rising; the one at
+    ``place`` decides as the calibrated threshold does. below: for each label the number of scores below the k-th
+    distinct score, then the number of all. intervals: for each label the 95 % Wilson intervals of the shares 0/n … n/n
+    of its n images. areas: AUROC and average precision.
     """
     distinct = np.unique(scores)
     place = int(np.searchsorted(distinct, threshold))
@@ -223,9 +223,9 @@ def make_facts(labels: Labels, scores: Floats, threshold: float) -> dict[str, An
 
 
 def _stops(distinct: list[float], threshold: float, place: int) -> list[float]:
-    """The lowest score, middles between neighbours, the next number above the highest; ``threshold`` at its place.
+    """The lowest score, middles between neighbours, the next float above the highest; ``threshold`` at its place.
 
-    Each has as few digits as leave its decisions alone, but at least four.
+    Each has the fewest digits that give the same decisions, but at least four.
     """
     stops = []
     above = math.nextafter(distinct[-1], math.inf)
@@ -241,7 +241,7 @@ def _stops(distinct: list[float], threshold: float, place: int) -> list[float]:
 def _histogram(groups: Mapping[str, Floats], distinct: Floats, stops: Floats) -> dict[str, Any]:
     """Bars of each group, as shares of the highest, and places of scores and thresholds, as shares of the width.
 
-    The axis is one of logits where all scores lie in [0, 1], as in `spread_scores`.
+    Scores that all lie in [0, 1] have a logit axis, as in `spread_scores`.
     """
     is_logit = bool(distinct[0] >= 0 and distinct[-1] <= 1)
 
@@ -277,5 +277,5 @@ def _histogram(groups: Mapping[str, Floats], distinct: Floats, stops: Floats) ->
 
 
 def _score_text(score: float) -> str:
-    """The score with the digits that tell it apart from 0, 1 and its neighbours."""
+    """The score with enough digits to differ from 0, 1 and its neighbours."""
     return f"{score:.{7 if 0.99 < score < 1 else 4}g}"

@@ -11,6 +11,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,12 @@ import numpy as np
 import pytest
 from jax import export
 from PIL import Image
-from rich.console import Console
 
 from dagm_jax import console
 from dagm_jax.calibrate import read_history
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.archive import extract
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.trained_model import load_trained_model
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
@@ -76,17 +75,13 @@ def edit(path: Path, keys: tuple[str, ...], value: Any) -> None:
     [
         ("report", ("training",), []),
         ("report", ("training", "best_step"), "../../../etc"),
-        ("report", ("training", "best_step"), -1),
         ("report", ("training", "best_step"), True),
         ("report", ("data", "largest_px"), [10**6, 10**6]),
         ("report", ("data", "largest_px"), [HUGE, 1]),
         ("report", ("data", "largest_px"), [0, 64]),
-        ("report", ("data", "largest_px"), [64.5, 64]),
         ("report", ("data", "largest_px"), {"0": 64}),
-        ("report", ("data", "white"), "white"),
         ("report", ("data", "white"), 0),
         ("decision_rule", ("threshold",), float("nan")),
-        ("decision_rule", ("threshold",), float("-inf")),
         ("decision_rule", ("pixel_threshold",), HUGE),
         ("decision_rule", ("threshold",), "0.5"),
         ("config", ("model", "name"), "../custom_unet"),
@@ -103,48 +98,39 @@ def test_a_workdir_with_hostile_values_is_one_line(
 ) -> None:
     """Would catch: a path made of a number, memory taken for a size that is only claimed, a NaN that decides."""
     workdir = workdir_of(tmp_path / "w")
+    # Unchanged, it fails for its checkpoint alone.
+    one_line(lambda: load_trained_model(workdir), "the checkpoint of step 1")
     edit(workdir / f"{name}.json", keys, value)
     one_line(lambda: load_trained_model(workdir), r"`")
     assert sorted(os.listdir(tmp_path)) == ["w"]
 
 
-def test_the_unchanged_workdir_fails_for_its_checkpoint_alone(tmp_path: Path) -> None:
-    """Would catch: the test above passing because of something else."""
-    workdir = workdir_of(tmp_path / "w")
-    one_line(lambda: load_trained_model(workdir), "the checkpoint of step 1")
-    assert os.listdir(workdir / "checkpoints") == []
-
-
 @pytest.mark.parametrize("name", ["report", "config", "decision_rule"])
-@pytest.mark.parametrize(
-    "text", [DEEP, "[1, 2]", "null", "\xff", "9" * 5000, "{"], ids=lambda text: ascii(text[:6])
-)
-def test_a_workdir_whose_json_is_none_is_one_line(tmp_path: Path, name: str, text: str) -> None:
+def test_a_workdir_whose_json_is_none_is_one_line(tmp_path: Path, name: str) -> None:
     """Would catch: RecursionError of nested brackets, and lists where an object should be."""
     workdir = workdir_of(tmp_path / "w")
-    (workdir / f"{name}.json").write_bytes(text.encode("latin-1"))
-    one_line(lambda: load_trained_model(workdir), "`")
+    for text in (DEEP, "[1, 2]", "null", "\xff", "9" * 5000, "{"):
+        (workdir / f"{name}.json").write_bytes(text.encode("latin-1"))
+        one_line(lambda: load_trained_model(workdir), "`")
 
 
-@pytest.mark.parametrize(
-    "row", ["2,0.5", "1,nan", "1,inf", "x,1", "1", "1," + "1" * 200_000], ids=lambda row: row[:6]
-)
-def test_validation_scores_that_are_none_are_one_line(tmp_path: Path, row: str) -> None:
+def test_validation_scores_that_are_none_are_one_line(tmp_path: Path) -> None:
     """Would catch: a NaN among the scores that a threshold is chosen from, a field beyond csv's limit."""
-    (tmp_path / "validation_scores.csv").write_text(f"image,label,score\na,{row}\n")
-    one_line(lambda: Workdir(tmp_path, "model").read_validation_scores(), "is damaged")
+    for row in ("2,0.5", "1,nan", "1,inf", "x,1", "1", "1," + "1" * 200_000):
+        (tmp_path / "validation_scores.csv").write_text(f"image,label,score\na,{row}\n")
+        one_line(lambda: Workdir(tmp_path, "model").read_validation_scores(), "is damaged")
 
 
-@pytest.mark.parametrize("text", [DEEP, "{}", "x"], ids=["deep", "object", "word"])
-def test_a_history_of_rules_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
+def test_a_history_of_rules_that_is_none_is_one_line(tmp_path: Path) -> None:
     """Would catch: AttributeError of an object where a list should be."""
-    (tmp_path / "h.json").write_text(text)
-    one_line(lambda: read_history(tmp_path / "h.json"), "h.json")
+    for text in (DEEP, "{}", "x"):
+        (tmp_path / "h.json").write_text(text)
+        one_line(lambda: read_history(tmp_path / "h.json"), "h.json")
 
 
 def test_json_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: a report of gigabytes parsed."""
-    monkeypatch.setattr("dagm_jax.types.MOST_JSON_BYTES", 10)
+    monkeypatch.setattr("dagm_jax.storage.MOST_JSON_BYTES", 10)
     (tmp_path / "a.json").write_text('"12345678"')
     assert load_json(tmp_path / "a.json") == "12345678"
     (tmp_path / "a.json").write_text('"123456789"')
@@ -242,20 +228,15 @@ def write_contract(path: Path) -> None:
     contract_path(path).write_text(json.dumps(contract))
 
 
-def harmless(images: Any) -> Any:
-    map_ = images / 255.0
-    return map_.max((1, 2)), map_.max((1, 2)) > 0.5, map_, map_ > 0.5
-
-
-def calling(images: Any) -> Any:
-    map_ = jnp.linalg.cholesky(images / 255.0)
+def harmless(images: Any, draw: Callable[[Any], Any] = jnp.negative) -> Any:
+    map_ = draw(images / 255.0)
     return map_.max((1, 2)), map_.max((1, 2)) > 0.5, map_, map_ > 0.5
 
 
 def test_a_program_that_calls_out_of_itself_is_refused(tmp_path: Path) -> None:
     """Would catch: a file that calls into the process, where targets such as Python callbacks take an address."""
     assert load_exported_model(exported_of(tmp_path, harmless)).shape == (16, 16)
-    path = exported_of(tmp_path, calling)
+    path = exported_of(tmp_path, partial(harmless, draw=jnp.linalg.cholesky))
     one_line(lambda: load_exported_model(path), "no stablehlo program .*calls code outside of itself")
 
 
@@ -274,23 +255,18 @@ def test_a_program_that_is_none_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value"),
     [
-        (("format",), []),
         (("format",), "../stablehlo"),
         (("sha256",), 1),
         (("model_id",), "../../etc/x"),
-        (("model_id",), "<img onerror="),
         (("input",), []),
         (("input", "shape"), ["b", 10**9, 10**9]),
         (("input", "shape"), ["b", "16", 16]),
-        (("input", "shape"), 16),
         (("input", "white"), -5),
         (("outputs",), []),
         (("outputs",), ["score", "defective", "map", "mask"]),
         (("rule",), None),
-        (("rule", "threshold"), float("nan")),
         (("rule", "pixel_threshold"), HUGE),
         (("validation_normal_scores",), [float("nan")]),
-        (("validation_normal_scores",), "0.1"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -340,9 +316,7 @@ def bombs() -> dict[str, bytes]:
         "text.png": png(16, 16, chunk(b"zTXt", b"k\0\0" + unpacked_to_half_a_gigabyte)),
         "profile.png": png(16, 16, chunk(b"iCCP", b"k\0\0" + unpacked_to_half_a_gigabyte)),
         # Sound but for their number.
-        "chunks.png": png(
-            16, 16, chunk(b"teXt", b"") * 400_000, chunk(b"IDAT", zlib.compress(bytes(17 * 16)))
-        ),
+        "chunks.png": png(16, 16, chunk(b"teXt", b"") * 400_000, chunk(b"IDAT", zlib.compress(bytes(272)))),
         "sides.tif": grey_tiff(t256=(4, 1, MOST), t257=(4, 1, MOST)),
         "area.tif": grey_tiff(t256=(4, 1, 65_535), t257=(4, 1, 65_535)),
         "strip.tif": grey_tiff(t279=(4, 1, MOST)),
@@ -412,24 +386,16 @@ def test_archives_of_too_many_files_and_of_archives(tmp_path: Path) -> None:
 
 # --- names that are not only names --------------------------------------------------------------------------
 
-NAMES = ["a[/b].png", "[red]a.png", "a:bug:.png", r"$\frac$.png", "[link=file:///etc]x.png"]
 
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["a[/b].png", "[red]a.png", "a:bug:.png", r"$\frac$.png"])
 def test_names_are_only_names_to_terminal_and_figures(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Would catch: a file name that is markup to the terminal or a formula to a figure, at worst a traceback."""
     console.console.print(f"data: 1 left out ({name}: file is empty)")
     assert f"({name}: file is empty)" in capsys.readouterr().out
-    assert isinstance(console.console, Console)
     pixels = np.zeros((8, 8), np.uint8)
     item = GalleryItem(pixels, pixels / 255, pixels > 0, f"{name}\ngood", True)
     figures.plot_gallery([item], 0.5, tmp_path / "hardest.png")
     with Image.open(tmp_path / "hardest.png") as picture:
         picture.load()
-
-
-def test_thresholds_beyond_floats_are_refused() -> None:
-    """Would catch: OverflowError of a whole number that no float holds."""
-    one_line(lambda: Thresholds(HUGE, 0.5, "f1"), "must be a finite number")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -28,8 +28,7 @@ LABELS = [0] * 20 + [1] * 5
 SCORES = [*np.linspace(1e-7, 0.1, 20), *np.linspace(0.6, 1.0, 5)]
 
 
-def plot_gallery(items: list[GalleryItem], path: Path) -> None:
-    figures.plot_gallery(items, 0.5, path)
+plot_gallery = partial(figures.plot_gallery, pixel_threshold=0.5)
 
 
 def _item(seed: int = 0, correct: bool = True, side_px: int = 512) -> GalleryItem:
@@ -61,7 +60,7 @@ def _num_near(path: Path, colour: str) -> int:
 
 
 def test_each_figure_is_a_png_in_a_new_folder(tmp_path: Path) -> None:
-    """Catches a figure that is not written, is blank, or needs its folder made by hand."""
+    """Would catch: a figure that is not written, is blank, or needs its folder made by hand."""
     folder = tmp_path / "figures" / "class1"
     history = [
         {"step": 0, "kind": "train", "loss": 1.0, "accuracy": 0.5},
@@ -73,7 +72,7 @@ def test_each_figure_is_a_png_in_a_new_folder(tmp_path: Path) -> None:
     figures.plot_roc_pr(LABELS, SCORES, folder / "roc.png")
     figures.plot_score_histogram(LABELS, SCORES, 0.3, str(folder / "scores.png"))
     figures.plot_pipeline(example(), folder / "pipeline.png", "title")
-    plot_gallery([_item(side_px=64)], folder / "gallery.png")
+    plot_gallery([_item(side_px=64)], path=folder / "gallery.png")
     assert sorted(path.name for path in folder.iterdir()) == [
         "confusion.png", "curves.png", "gallery.png", "pipeline.png", "roc.png", "scores.png"
     ]  # fmt: skip
@@ -82,37 +81,14 @@ def test_each_figure_is_a_png_in_a_new_folder(tmp_path: Path) -> None:
         assert path.stat().st_size < 100_000
 
 
-def test_a_failed_write_leaves_the_old_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a write in place: a run killed while it draws must not leave half a picture, nor litter."""
-    path = tmp_path / "confusion.png"
-    path.write_bytes(b"old")
-
-    def refuse(source: object, target: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
-        figures.plot_confusion(ImageCounts(1, 1, 1, 1), path, "class 1")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_figures_are_readable_by_others(tmp_path: Path) -> None:
-    """Catches the mode 0600 of a temporary file surviving the rename: a web server could not read it."""
-    path = tmp_path / "confusion.png"
-    figures.plot_confusion(ImageCounts(1, 1, 1, 1), path, "class 1")
-    plain = tmp_path / "plain"
-    plain.touch()
-    assert path.stat().st_mode == plain.stat().st_mode
-
-
 def test_no_global_state(tmp_path: Path) -> None:
-    """Catches pyplot (figures that pile up, a display) and settings changed for the user's own plots."""
+    """Would catch: pyplot (figures that pile up, a display) and settings changed for the user's own plots."""
     code = (
-        "import sys; from dagm_jax.visualization import figures; from dagm_jax.metrics import ImageCounts;"
+        "import sys; from dagm_jax.visualization import figures; from dagm_jax.evaluation.metrics import ImageCounts;"
         "figures.plot_confusion(ImageCounts(1, 1, 1, 1), sys.argv[1], 't');"
         "assert 'matplotlib.pyplot' not in sys.modules and 'jax' not in sys.modules"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=True, cwd=root)
     before = dict(matplotlib.rcParams)
     figures.plot_roc_pr(LABELS, SCORES, tmp_path / "roc.png")
@@ -120,37 +96,37 @@ def test_no_global_state(tmp_path: Path) -> None:
 
 
 def test_the_same_numbers_give_the_same_file(tmp_path: Path) -> None:
-    """Catches a time stamp or a random draw in the picture: documents would change on every run."""
+    """Would catch: a time stamp or a random draw in the picture: documents would change on every run."""
     for name in ("a.png", "b.png"):
-        plot_gallery([_item(side_px=64)], tmp_path / name)
+        plot_gallery([_item(side_px=64)], path=tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_gallery_of_eight_is_small(tmp_path: Path) -> None:
-    """Catches a gallery at full size: eight 512x512 images of white noise stay under 400 kB."""
-    plot_gallery([_item(seed) for seed in range(8)], tmp_path / "gallery.png")
+    """Would catch: a gallery at full size: eight 512x512 images of white noise stay under 400 kB."""
+    plot_gallery([_item(seed) for seed in range(8)], path=tmp_path / "gallery.png")
     assert (tmp_path / "gallery.png").stat().st_size < 400_000
 
 
 def test_only_wrong_predictions_are_red(tmp_path: Path) -> None:
-    """Catches frames on the right ones, and a palette that loses the frame's or the contour's colour."""
+    """Would catch: frames on the right ones, and a palette that loses the frame's or the contour's colour."""
     right, wrong = tmp_path / "right.png", tmp_path / "wrong.png"
     blank = np.zeros((512, 512), np.float32)
     items = [replace(_item(seed), map=blank) for seed in range(2)]
-    plot_gallery(items, right)
-    plot_gallery([items[0], replace(items[1], correct=False)], wrong)
+    plot_gallery(items, path=right)
+    plot_gallery([items[0], replace(items[1], correct=False)], path=wrong)
     assert _num_near(wrong, figures.RED) > _num_near(right, figures.RED) + 1000
     bare = tmp_path / "bare.png"
-    plot_gallery([replace(item, mask=np.zeros_like(item.mask)) for item in items], bare)
+    plot_gallery([replace(item, mask=np.zeros_like(item.mask)) for item in items], path=bare)
     assert _num_near(right, "#56E0FF") > _num_near(bare, "#56E0FF") + 100
 
 
 def test_map_and_contour_lie_where_the_mask_is(tmp_path: Path) -> None:
-    """Catches rows and columns exchanged or a flipped axis: on black, only the mask is bright."""
+    """Would catch: rows and columns exchanged or a flipped axis: on black, only the mask is bright."""
     mask = np.zeros((512, 512), bool)
     mask[40:120, 300:480] = True
     item = GalleryItem(np.zeros((512, 512), np.uint8), mask.astype(np.float32), mask, "x", True)
-    plot_gallery([item], tmp_path / "one.png")
+    plot_gallery([item], path=tmp_path / "one.png")
     pixels = _pixels(tmp_path / "one.png")
     black = pixels.sum(axis=2) < 30
     # The two panels are the rows that are mostly black, left of the colour bar.
@@ -166,18 +142,18 @@ def test_map_and_contour_lie_where_the_mask_is(tmp_path: Path) -> None:
 
 
 def test_gallery_errors() -> None:
-    """Catches items dropped silently, and a map of another size stretched over its image."""
+    """Would catch: items dropped silently, and a map of another size stretched over its image."""
     item = _item(side_px=64)
     for items in ([], [item] * 9):
         with pytest.raises(ValueError, match=rf"`items` \({len(items)}\) must be 1 to 8 images"):
-            plot_gallery(items, "never.png")
+            plot_gallery(items, path="never.png")
     with pytest.raises(ValueError, match=r"the map \(32, 32\) must have the size of its image"):
-        plot_gallery([replace(item, map=np.zeros((32, 32), np.float32))], "never.png")
+        plot_gallery([replace(item, map=np.zeros((32, 32), np.float32))], path="never.png")
 
 
 @pytest.mark.filterwarnings("error")
 def test_edges_of_the_score_histogram(tmp_path: Path) -> None:
-    """Catches a failure on one class, on equal scores, on a threshold above 1, on residual scores."""
+    """Would catch: a failure on one class, on equal scores, on a threshold above 1, on residual scores."""
     cases = [
         ([0, 0], [0.0, 0.0], np.nextafter(1, 2)),
         ([1], [0.4], 0.4),
@@ -190,13 +166,13 @@ def test_edges_of_the_score_histogram(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_curves_without_accuracy_or_rows(tmp_path: Path) -> None:
-    """Catches a failure on the first log line of a run, and on a task that has no accuracy."""
+    """Would catch: a failure on the first log line of a run, and on a task that has no accuracy."""
     figures.plot_curves([], tmp_path / "curves.png")
     figures.plot_curves([{"step": 0, "kind": "train", "loss": 0.7}], tmp_path / "curves.png")
 
 
 def test_roc_needs_both_classes(tmp_path: Path) -> None:
-    """Catches an empty picture for a part without defects."""
+    """Would catch: an empty picture for a part without defects."""
     with pytest.raises(ValueError, match="must hold both classes"):
         figures.plot_roc_pr([0, 0], [0.1, 0.2], tmp_path / "roc.png")
 

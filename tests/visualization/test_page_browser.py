@@ -98,7 +98,7 @@ class Page:
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def focused(self) -> str:
-        """What the focused element says of itself."""
+        """The label of the focused element."""
         label: str = self.script("return document.activeElement.getAttribute('aria-label')")
         return label
 
@@ -166,7 +166,8 @@ def check_figures(page: Page, threshold: float) -> None:
 
 
 def test_arrow_keys_reach_every_decision(open_entries: Opener) -> None:
-    """Would catch: a slider that skips decisions, an off-by-one at a tie, > for >=, a rate over the other label."""
+    """Would catch: a slider that skips decisions, an off-by-one at a tie, > for >=, a rate over the other label;
+    consequences that a screen reader is not told."""
     page = open_entries(labelled(24))
     distinct = np.unique(page.scores)
     assert distinct.size < 24, "there are ties"
@@ -178,6 +179,9 @@ def test_arrow_keys_reach_every_decision(open_entries: Opener) -> None:
         assert np.array_equal(page.scores >= typed, page.scores >= threshold)
         page["slider"].send_keys(Keys.ARROW_RIGHT)
     assert page.counts().tp == page.counts().fp == 0
+    last = "0 of 24 predicted defective, "
+    assert last in page["slider"].get_attribute("aria-valuetext")
+    WebDriverWait(page.driver, TIMEOUT_S).until(lambda d: last in page.text("live"))
     page["slider"].send_keys(Keys.ARROW_LEFT)
     check_figures(page, distinct[-1])
 
@@ -196,17 +200,6 @@ def test_typed_thresholds_and_the_way_back(open_entries: Opener) -> None:
     assert not page["reset"].is_enabled()
     mark, thumb = (float(page["slider"].get_property(key)) for key in ("value", "max"))
     assert mark / thumb == np.sum(np.unique(page.scores) < 0.4321) / np.unique(page.scores).size
-
-
-def test_scores_at_the_ends_of_the_range_of_floats(open_entries: Opener) -> None:
-    """Would catch: a slider in steps of the score; NaN in a path of a chart, which the browser reports."""
-    scores = [-1.7976931348623157e308, -1.0, 1.0, 1.797e308]
-    page = open_entries([PageEntry(f"{k}", k % 2, score) for k, score in enumerate(scores)], threshold=0.25)
-    page["slider"].send_keys(Keys.HOME)
-    for threshold in [*scores, np.inf]:
-        check_figures(page, threshold)
-        page["slider"].send_keys(Keys.ARROW_RIGHT)
-    assert not page.driver.get_log("browser")
 
 
 def test_curves_are_those_of_the_metrics(open_entries: Opener) -> None:
@@ -380,9 +373,7 @@ def test_gallery_by_keyboard(open_entries: Opener, tmp_path: Path) -> None:
     assert page.focused().startswith("0002,")
     page.script("window.scrollTo(0, 0)")
     page.press(Keys.ARROW_RIGHT)
-    assert page.focused().startswith(
-        "0001, predicted good, label defective".replace("good", "good, an escape", 1)
-    )
+    assert page.focused().startswith("0001, predicted good, an escape, label defective")
     page.press(Keys.HOME)
     assert page.focused().startswith("best,")
     page.press(Keys.ENTER)
@@ -402,15 +393,6 @@ def test_gallery_by_keyboard(open_entries: Opener, tmp_path: Path) -> None:
     assert outline == "solid", "the focus is seen"
 
 
-def test_live_region_tells_what_changed(open_entries: Opener) -> None:
-    """Would catch: a threshold whose consequences a screen reader is not told."""
-    page = open_entries(labelled())
-    page["slider"].send_keys(Keys.END)
-    last = "0 of 40 predicted defective, "
-    WebDriverWait(page.driver, TIMEOUT_S).until(lambda d: last in page["live"].get_attribute("textContent"))
-    assert last in page["slider"].get_attribute("aria-valuetext")
-
-
 # --- what may be missing ------------------------------------------------------------------------------------
 
 
@@ -426,18 +408,14 @@ def test_without_labels_there_are_counts_alone(open_entries: Opener) -> None:
 
 
 def test_one_label_has_its_rate_and_no_curve(open_entries: Opener) -> None:
-    """Would catch: a division by no defective images, shown as NaN or as an escape rate of 0."""
-    page = open_entries([PageEntry(f"{k}", 0, k / 10) for k in range(10)])
+    """Would catch: a division by no defective images, shown as NaN or as an escape rate of 0; an image that could not
+    be read left out in silence, or counted."""
+    good = [PageEntry(f"{k}", 0, k / 10) for k in range(10)]
+    page = open_entries([*good, PageEntry("torn.png", 1, None, error="ends too early")])
     assert page["escape-rate"].text == "–" and page["overkill-rate"].text == "50.0 %"
     assert not page.is_seen("curves") and page.is_seen("histogram")
-
-
-def test_unreadable_images_are_listed(open_entries: Opener) -> None:
-    """Would catch: an image that could not be read left out in silence, or counted as good."""
-    page = open_entries([PageEntry("a", 1, 0.9), PageEntry("torn.png", 1, None, error="ends too early")])
     assert page["failed-heading"].text == "Without a prediction: 1"
     assert page["failed-list"].text == "torn.png ends too early"
-    assert page.counts() == metrics.ImageCounts(tp=1)
 
 
 @pytest.mark.parametrize("entries", [[], [PageEntry("torn.png", None, math.nan)]], ids=["none", "unreadable"])
