@@ -183,7 +183,7 @@ def test_random_split_ignores_the_halves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("records", "found"),
+    ("samples", "found"),
     [
         (records_of(1, 20, 20, "train"), "40 of train"),
         (records_of(1, 20, 20, "test"), "40 of test"),
@@ -202,7 +202,7 @@ def test_official_needs_both_halves_of_every_image(samples: list[Sample], found:
 
 
 @pytest.mark.parametrize(
-    ("records", "rule", "share", "match"),
+    ("samples", "rule", "share", "match"),
     [
         (
             records_of(1, 2, 40),
