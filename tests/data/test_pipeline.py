@@ -409,6 +409,7 @@ def test_grey_statistics_are_those_of_what_is_trained_on(tmp_path: Path, task: s
     counted by a task that learns from good ones alone."""
     from dagm_jax.command_line import read_config
     from dagm_jax.experiment.data import prepare_data
+    from dagm_jax.experiment.workdir import Workdir
 
     root = tmp_path / "own"
     for folder in ("good", "defect", "masks"):
@@ -420,7 +421,7 @@ def test_grey_statistics_are_those_of_what_is_trained_on(tmp_path: Path, task: s
             Image.fromarray(np.eye(16, 48, dtype=np.uint8) * 255).save(root / "masks" / f"{k}.png")
     overrides = [f"data.root={root}", "slicing.slice_px=32", "slicing.num_slices=2"]
     config = read_config(f"configs/custom_unet.py:{task}", [f"--config.{override}" for override in overrides])
-    data = prepare_data(config, tmp_path / "run")
+    data = prepare_data(config, Workdir(tmp_path / "run"))
     seen = [i for i in data.split.train if task == "segmentation" or not data.labels[i]]
     pixels = np.concatenate([data.cache[i][0].ravel() for i in seen]).astype(np.float64)
     assert (data.mean, data.std) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-9)
