@@ -158,50 +158,27 @@ def build_cache(
             with replacing(pixels, "xb") as stream:
                 samples = with_white(manifest.samples, white)
                 listing = _write_pixels(samples, white, stream, shape, on_image, masks_for)
-            content = asdict(listing)
-            write_atomically(index, json.dumps({"sha256": _checksum(content), "listing": content}))
+            write_atomically(index, json.dumps({"sha256": _checksum(listing), "listing": listing}))
         except OSError as error:
             needed = len(manifest.samples) * row_bytes(shape) if shape else None
             raise _disk_error(error, directory, needed) from error
-    kept = with_white([manifest.samples[i] for i in listing.kept], listing.white)
-    _check_classes(manifest, kept, listing.skipped)
-    whole = replace(manifest, samples=kept, skipped=manifest.skipped + listing.skipped)
-    return whole, ImageCache(pixels, listing.shapes, listing.offsets)
+    kept = with_white([manifest.samples[i] for i in listing["kept"]], listing["white"])
+    skipped = tuple(Skip(**skip) for skip in listing["skipped"])
+    _check_classes(manifest, kept, skipped)
+    whole = replace(manifest, samples=kept, skipped=manifest.skipped + skipped)
+    shapes = tuple((height, width) for height, width in listing["shapes"])
+    return whole, ImageCache(pixels, shapes, tuple(listing["offsets"]))
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """Content of a file of pixels: places of its images in the manifest, their (h, w), and the images left out.
-
-    offsets: the bytes at which the images begin; num_bytes: those of the whole file. white: the level that was found
-    for the users' images whose own was not known; None if there were none.
-    """
-
-    kept: tuple[int, ...]
-    shapes: tuple[tuple[int, int], ...]
-    offsets: tuple[int, ...]
-    num_bytes: int
-    skipped: tuple[Skip, ...]
-    white: int | None
-
-
-def _read_listing(pixels: Path, index: Path) -> _Listing | None:
-    """The listing, if it and its pixels are there and whole; None where they must be decoded (anew)."""
+def _read_listing(pixels: Path, index: Path) -> dict[str, Any] | None:
+    """The listing as `_write_pixels` gives it, if it and its pixels are whole; None where they must be decoded."""
     try:
         found = load_json(index)
-        content = found["listing"]
-        if found["sha256"] != _checksum(content) or content["num_bytes"] != pixels.stat().st_size:
-            return None
+        listing: dict[str, Any] = found["listing"]
+        is_whole = found["sha256"] == _checksum(listing) and listing["num_bytes"] == pixels.stat().st_size
+        return listing if is_whole else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return _Listing(
-        kept=tuple(content["kept"]),
-        shapes=tuple((h, w) for h, w in content["shapes"]),
-        offsets=tuple(content["offsets"]),
-        num_bytes=content["num_bytes"],
-        skipped=tuple(Skip(**skip) for skip in content["skipped"]),
-        white=content["white"],
-    )
 
 
 def _checksum(content: Any) -> str:
@@ -244,8 +221,12 @@ def _write_pixels(
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
     masks_for: str,
-) -> _Listing:
-    """Decodes into the stream; returns the listing. Images that turn out to be copies leave a gap in the file."""
+) -> dict[str, Any]:
+    """Decodes into the stream, where images that turn out to be copies leave a gap; returns the listing as JSON values.
+
+    kept: places in the manifest of the images that are used; shapes, offsets: their (h, w) and first bytes. num_bytes:
+    those of the stream. skipped: the images left out. white: the level found for images whose own was not known.
+    """
     # All by place in the manifest.
     shapes: dict[int, tuple[int, int]] = {}
     offsets: dict[int, int] = {}
@@ -267,15 +248,15 @@ def _write_pixels(
                 stream.write(np.packbits(mask).tobytes())
         on_image()
     skips |= find_copies(samples, digests, frozenset(skips))
-    kept = tuple(place for place in shapes if place not in skips)
-    return _Listing(
-        kept=kept,
-        shapes=tuple(shapes[place] for place in kept),
-        offsets=tuple(offsets[place] for place in kept),
-        num_bytes=stream.tell(),
-        skipped=tuple(skips[place] for place in sorted(skips)),
-        white=white,
-    )
+    kept = [place for place in shapes if place not in skips]
+    return {
+        "kept": kept,
+        "shapes": [shapes[place] for place in kept],
+        "offsets": [offsets[place] for place in kept],
+        "num_bytes": stream.tell(),
+        "skipped": [asdict(skips[place]) for place in sorted(skips)],
+        "white": white,
+    }
 
 
 def _disk_error(error: OSError, directory: Path, needed: int | None) -> UserError:

@@ -138,7 +138,16 @@ class Slicer:
             slices = xp.stack([self._mirror(slices[k], k) for k in range(self.num_slices)])
         if self.mode == "squeeze":
             return xp.repeat(slices[0], self.width_px // self.slice_px, axis=1)
-        total = self._stitch_upright(slices[: self.num_upright], xp)
+        # Along each row of upright slices, then over the rows.
+        num_columns = len(self.vertical_edges)
+        bands = [
+            _cover_sum(slices[k : k + num_columns], self.vertical_edges, self.width_px, xp)
+            for k in range(0, self.num_upright, num_columns)
+        ]
+        total = bands[0]
+        if len(bands) > 1 or self.slice_shape[0] < self.height_px:
+            along = xp.swapaxes(xp.stack(bands), 1, 2)
+            total = xp.swapaxes(_cover_sum(along, self.row_edges, self.height_px, xp), 0, 1)
         down = cover_weight(self.row_edges, self.slice_shape[0], self.height_px)
         cover = down[:, None] * cover_weight(self.vertical_edges, self.slice_px, self.width_px)[None, :]
         if self.horizontal_edges:
@@ -148,18 +157,6 @@ class Slicer:
             total = total + xp.swapaxes(rows, 0, 1)
             cover = cover + cover_weight(self.horizontal_edges, self.slice_px, self.height_px)[:, None]
         return total / xp.asarray(cover[..., None], dtype=total.dtype)
-
-    def _stitch_upright(self, slices: Any, xp: ModuleType) -> Any:
-        """Weighted sum ``[h w c]`` of the upright slices: along each row of them, then over the rows."""
-        num_columns = len(self.vertical_edges)
-        bands = [
-            _cover_sum(slices[k : k + num_columns], self.vertical_edges, self.width_px, xp)
-            for k in range(0, self.num_upright, num_columns)
-        ]
-        if len(bands) == 1 and self.slice_shape[0] == self.height_px:
-            return bands[0]
-        along = xp.swapaxes(xp.stack(bands), 1, 2)
-        return xp.swapaxes(_cover_sum(along, self.row_edges, self.height_px, xp), 0, 1)
 
 
 def padded_shape(config: SlicingConfig, height_px: int, width_px: int) -> tuple[int, int]:

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from dagm_jax.data import cache as cache_module
-from dagm_jax.data import procedural
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.errors import UserError
@@ -80,38 +79,6 @@ def files(directory: Path) -> list[str]:
 
 
 # --- round trip ---
-
-
-def test_drawn_images_come_back(tmp_path: Path) -> None:
-    """Would catch: a procedural image cached under another index or label than its own."""
-    drawn = [Drawn(0, 1, 0), Drawn(0, 1, 1), Drawn(0, 8, 0)]
-    samples = [Sample(f"d{k}", d.class_id, 1, None, d, d) for k, d in enumerate(drawn)]
-    samples += [Sample(f"g{k}", d.class_id, 0, None, d, None) for k, d in enumerate(drawn)]
-    _, cache = build_cache(manifest_of(samples), tmp_path, (128, 128))
-    for k, sample in enumerate(samples):
-        place = drawn[k % 3]
-        expected = procedural.draw(
-            place.class_id, place.index, seed=0, defective=sample.label == 1, size_px=128
-        )
-        np.testing.assert_array_equal(cache[k][0], expected.image)
-        np.testing.assert_array_equal(cache[k][1], expected.mask)
-
-
-@pytest.mark.parametrize("index", [-1, 4])
-def test_an_index_beyond_the_images_is_refused(folder: Path, tmp_path: Path, index: int) -> None:
-    """Would catch: a negative index that reads another image, as a list's would."""
-    _, cache = build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
-    with pytest.raises(IndexError, match=f"image {index} of 4"):
-        cache[index]
-
-
-def test_the_pickle_holds_a_path_and_no_pixels(folder: Path, tmp_path: Path) -> None:
-    """Would catch: all images copied into each worker process."""
-    _, cache = build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
-    cache[0]  # a map that was opened before must not travel either
-    text = pickle.dumps(cache)
-    assert len(text) < 1000
-    np.testing.assert_array_equal(pickle.loads(text)[2][0], noise(2))
 
 
 def test_intensity_moments_equal_numpy(folder: Path, tmp_path: Path) -> None:
@@ -293,13 +260,20 @@ def test_a_disk_that_takes_no_more_is_one_line(
 
 def test_images_of_many_sizes_come_out_as_they_went_in(folder: Path, tmp_path: Path) -> None:
     """Would catch: a row that begins where the first image's size would put it, exchanged edges, a mask of the next,
-    mask bits in another order or lost in the last byte."""
+    mask bits in another order or lost in the last byte; all images copied into each worker; a negative index that
+    reads another image."""
     shapes = [(24, 37), (5, 7), (37, 24), (1, 3), (24, 37)]
     samples = [png_record(folder, f"{k}", k, k % 2, shape=shape) for k, shape in enumerate(shapes)]
     kept, cache = build_cache(manifest_of(samples), tmp_path, None)
     assert kept == manifest_of(samples)
     assert (len(cache), cache.shape, cache.largest) == (5, None, (37, 37))
-    for again in (cache, pickle.loads(pickle.dumps(cache))):
+    cache[0]  # a map that was opened before must not travel to a worker process
+    text = pickle.dumps(cache)
+    assert len(text) < 1000
+    for again in (cache, pickle.loads(text)):
+        for index in (-1, 5):
+            with pytest.raises(IndexError, match=f"image {index} of 5"):
+                again[index]
         for k, shape in enumerate(shapes):
             image, mask = again[k]
             assert (image.dtype, mask.dtype) == (np.uint8, bool)

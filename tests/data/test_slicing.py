@@ -19,7 +19,6 @@ from dagm_jax.data.slicing import (
     Slicer,
     cover_weight,
     edge_weights,
-    even_edges,
     full_batch,
     make_slicer,
     padded_shape,
@@ -89,20 +88,6 @@ def test_edge_weights_by_hand() -> None:
     np.testing.assert_allclose(weights[0], [1, 1, high, low])
     np.testing.assert_allclose(weights[2], [low, high, 1, 1])
     np.testing.assert_allclose(cover_weight((0, 2, 4), 4, 8), [1, 1, 1, 1, 1, 1, 1, 1])
-
-
-@given(slice_px=st.integers(1, 80), more_px=st.integers(0, 700), more=st.integers(0, 40))
-@settings(max_examples=200, deadline=None)
-def test_even_edges_cover_everything_whenever_the_strips_suffice(
-    slice_px: int, more_px: int, more: int
-) -> None:
-    """Would catch: rounding that opens a gap between strips, or that leaves a border out, at some size."""
-    length = slice_px + more_px
-    edges = even_edges(length, slice_px, -(-length // slice_px) + more)
-    assert all(0 <= b - a <= slice_px for a, b in itertools.pairwise(edges))
-    assert edges[0] == 0
-    assert more_px == 0 or edges[-1] == more_px
-    assert cover_weight(edges, slice_px, length).min() > 0
 
 
 def test_disjoint_takes_the_fewest_strips() -> None:
