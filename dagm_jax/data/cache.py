@@ -39,7 +39,7 @@ class MaskSums:
 
 @dataclass(frozen=True)
 class ImageCache:
-    """Random access to decoded images: ``cache[i]`` is (uint8 ``[h w]``, bool ``[h w]``) of record i.
+    """Random access to decoded images: ``cache[i]`` is (uint8 ``[h w]``, bool ``[h w]``) of image i.
 
     shapes: (h, w) of each image; offsets: the byte of the file at which it begins. Only the fields are pickled, so a
     worker process maps the same file instead of copying it.
@@ -122,7 +122,7 @@ class ImageCache:
 
 
 def row_bytes(shape: Sequence[int]) -> int:
-    """Bytes of one record: the pixels, then the mask at one bit a pixel."""
+    """Bytes of one image: the pixels, then the mask at one bit a pixel."""
     pixels = shape[0] * shape[1]
     return pixels + -(-pixels // 8)
 
@@ -133,14 +133,14 @@ def build_cache(
     shape: tuple[int, int] | None,
     on_image: Callable[[], None] = lambda: None,
     masks_for: str = "",
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> tuple[Manifest, ImageCache]:
     """The manifest less its unreadable images and its copies (see ``leakage``), and the cache of the others.
 
-    The returned records know the white level of 16-bit images, one for all of them.
+    The returned samples know the white level of 16-bit images, one for all of them.
     shape: (h, w) that every image must have, None for any. masks_for: the task that needs the masks of defective
-    images, so that those without one are left out. on_image is called after each image that is decoded, beat after each
-    file that is opened for its white level.
+    images, so that those without one are left out. on_image is called after each image that is decoded, heartbeat
+    after each file that is opened for its white level.
 
     A cache of the same files (path, size, time of change) is taken as it is, and nothing is opened. A file appears
     under its name only when it is whole. Raises UserError where the disk is full or read-only.
@@ -153,7 +153,7 @@ def build_cache(
             directory.mkdir(parents=True, exist_ok=True)
             images = (sample.image for sample in manifest.samples)
             photos = [image for image in images if isinstance(image, Photo) and image.white is None]
-            white = find_white(photos, beat) if photos else None
+            white = find_white(photos, heartbeat) if photos else None
             # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
             with replacing(pixels, "xb") as stream:
                 samples = with_white(manifest.samples, white)

@@ -52,6 +52,6 @@ def _skip_copy(sample: Sample, other: Sample) -> Skip:
             sample.image_id, f"{same}, which is labelled {label}: one label is wrong, so neither is used"
         )
     if {sample.half, other.half} == {"train", "test"}:
-        told = f"leakage: {same} of the {other.half} half, and is itself of the {sample.half} half; left out here"
-        return Skip(sample.image_id, told, leaks=True)
+        reason = f"leakage: {same} of the {other.half} half, and is itself of the {sample.half} half; left out here"
+        return Skip(sample.image_id, reason, leaks=True)
     return Skip(sample.image_id, same)

@@ -164,7 +164,7 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Has this worker process end as soon as the one that started it is gone, which nothing else would tell it."""
+    """Ends this worker process as soon as the one that started it is gone, of which no signal comes."""
     del index, count
     parent = multiprocessing.parent_process()
 

@@ -81,18 +81,6 @@ def files(directory: Path) -> list[str]:
 # --- round trip ---
 
 
-def test_intensity_moments_equal_numpy(folder: Path, tmp_path: Path) -> None:
-    """Would catch: moments over all images although only the training side was asked for; a mean of variances."""
-    samples = four(folder)
-    Image.fromarray(noise(0) // 8).save(samples[0].image)  # a darker one, so that the sides differ
-    _, cache = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
-    for indices in ([0, 1, 2, 3], [0, 2], [1]):
-        grey = np.stack([cache[i][0] for i in indices]).astype(np.float64)
-        mean, deviation = cache.intensity_moments(indices)
-        assert mean == pytest.approx(grey.mean(), rel=1e-12)
-        assert deviation == pytest.approx(grey.std(), rel=1e-12)
-
-
 # --- what is left out ---
 
 
@@ -116,20 +104,6 @@ def test_unusable_files_are_listed_and_the_rest_goes_on(folder: Path, tmp_path: 
     assert (first.what, second.what) == ("b", "e")
     assert "b.png: truncated" in first.reason and "e_label.png: file is empty" in second.reason
     assert len(progress) == 5
-
-
-def test_copies_are_found_by_their_pixels(folder: Path, tmp_path: Path) -> None:
-    """Would catch: a copy under another name or encoding on the other side of the split."""
-    samples = four(folder)
-    Image.fromarray(noise(0)).save(folder / "copy.png", compress_level=0)
-    assert isinstance(samples[0].image, Path)
-    assert (folder / "copy.png").read_bytes() != samples[0].image.read_bytes()
-    samples.insert(2, Sample("copy", 8, 0, None, folder / "copy.png", None))
-    samples.append(png_record(folder, "other", 9, class_id=8))
-    kept, cache = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
-    assert [r.image_id for r in kept.samples] == ["a", "b", "c", "d", "other"]
-    np.testing.assert_array_equal(cache[4][0], noise(9))
-    assert [(s.what, s.reason) for s in kept.skipped] == [("copy", "has the same pixels as a")]
 
 
 def test_a_class_with_nothing_readable_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -296,7 +270,7 @@ def test_the_white_level_is_kept_and_belongs_to_all_images(
 
     def build(some: list[Sample]) -> tuple[set[int | None], int]:
         kept, cache = build_cache(
-            manifest_of(some), tmp_path / "cache", None, beat=lambda: looked_into.append(1)
+            manifest_of(some), tmp_path / "cache", None, heartbeat=lambda: looked_into.append(1)
         )
         whites = {sample.image.white for sample in kept.samples if isinstance(sample.image, Photo)}
         return whites, int(cache[0][0][0, 0])

@@ -1,4 +1,4 @@
-"""Image and mask of one record of a manifest, or the reason why its files cannot be used."""
+"""Image and mask of one sample of a manifest, or the reason why its files cannot be used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BadMask(BadImage):
 
 
 def load(sample: Sample, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Image uint8 [h w] and mask bool [h w] of a record, wherever they come from.
+    """Image uint8 [h w] and mask bool [h w] of a sample, wherever they come from.
 
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
     be anywhere. Raises BadImage; BadMask where the image alone can be read, or label and mask contradict each other.
@@ -58,7 +58,7 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
 def _read_mask(
     sample: Sample, size: tuple[int, int], own_mask: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:
-    """The mask bool [h w] of the record's image, with which ``own_mask`` may have come; raises BadImage."""
+    """The mask bool [h w] of the sample's image, with which ``own_mask`` may have come; raises BadImage."""
     match sample.mask:
         case Path():
             mask = read_mask(sample.mask, size)
@@ -79,9 +79,9 @@ def _read_mask(
 def load_all(
     samples: Sequence[Sample], shape: tuple[int, int] | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage]:
-    """Decoded records in order, by threads and a bounded number ahead (``Executor.map`` would hold them all).
+    """Decoded samples in order, by threads and a bounded number ahead (``Executor.map`` would hold them all).
 
-    A record that cannot be read comes out as its BadImage.
+    A sample that cannot be read comes out as its BadImage.
     """
 
     def attempt(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage:

@@ -27,7 +27,7 @@ from dagm_jax.errors import UserError, printable
 class ImageReader:
     """The rules by which files and arrays become images uint8 grey [h w].
 
-    shape: the (h, w) in px that every image must have, None for any. largest: the greatest (h, w) that can be judged.
+    shape: the (h, w) in px that every image must have, None for any. largest: the greatest (h, w) that the model takes.
     white: the value that becomes 255 where an image has 16 bits; None: images are 8-bit grey PNG files, as DAGM's are.
     """
 
@@ -81,7 +81,7 @@ class ImageReader:
         return np.ascontiguousarray(array[..., 0])
 
     def _refusal(self, shape: tuple[int, ...]) -> str | None:
-        """Why an image of this size cannot be judged; None if it can."""
+        """The reason why the model takes no image of this size; None if it does."""
         if shape[0] <= self.largest[0] and shape[1] <= self.largest[1]:
             return None
         return (

@@ -49,10 +49,10 @@ def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
     return values > (largest / 2 if largest >= _LEAST_MASK_WHITE else 0)
 
 
-def find_white(photos: Sequence[Photo], beat: Callable[[], None] = lambda: None) -> int:
+def find_white(photos: Sequence[Photo], heartbeat: Callable[[], None] = lambda: None) -> int:
     """The least 2^k - 1 >= 255 that no value of the 16-bit images among these exceeds; 65535 without such images.
 
-    Decodes the 16-bit images alone. ``beat`` is called after each file.
+    Decodes the 16-bit images alone. ``heartbeat`` is called after each file.
     """
 
     def highest(photo: Photo) -> int:
@@ -70,12 +70,12 @@ def find_white(photos: Sequence[Photo], beat: Callable[[], None] = lambda: None)
     with ThreadPoolExecutor(_THREADS) as pool:
         for value in pool.map(highest, photos):
             most = max(most, value)
-            beat()
+            heartbeat()
     return int(2 ** max(8, most.bit_length()) - 1) if most else WHITE_16
 
 
 def with_white(samples: Sequence[Sample], white: int | None) -> tuple[Sample, ...]:
-    """The records with this white level in those users' images whose own is not known yet."""
+    """The samples with this white level in those users' images whose own is not known yet."""
 
     def completed(sample: Sample) -> Sample:
         if isinstance(sample.image, Photo) and sample.image.white is None:
