@@ -78,13 +78,6 @@ class Move:
         return down, across
 
 
-def augment(
-    image: np.ndarray, mask: np.ndarray, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """One random move of ``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``); their shape stays."""
-    return draw_moves(image.shape, config, rng, 1)[0](image, mask)
-
-
 def draw_moves(
     shape: Sequence[int], config: AugmentConfig, rng: np.random.Generator, number: int
 ) -> list[Move]:
@@ -94,17 +87,9 @@ def draw_moves(
     angles, row_shifts, column_shifts = rng.uniform(-1, 1, (3, number))
     if shape[0] != shape[1]:
         quarter_turns -= quarter_turns % 2
-    angles *= config.max_angle_deg
-    row_shifts *= config.max_shift_px
-    column_shifts *= config.max_shift_px
+    shifts = config.max_shift_px * np.stack([row_shifts, column_shifts], axis=1)
+    drawn = (quarter_turns, flips, config.max_angle_deg * angles, shifts)
     return [
         Move(turns * config.rotate90, bool(flip and config.flip), angle, (down, right))
-        for turns, flip, angle, down, right in zip(
-            quarter_turns.tolist(),
-            flips.tolist(),
-            angles.tolist(),
-            row_shifts.tolist(),
-            column_shifts.tolist(),
-            strict=True,
-        )
+        for turns, flip, angle, (down, right) in zip(*(numbers.tolist() for numbers in drawn), strict=True)
     ]

@@ -6,33 +6,31 @@ import errno
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from itertools import accumulate
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.tfds_reader import shards
 from dagm_jax.data.images.decode import BadMask, load_all
-from dagm_jax.data.images.files import BadImage, is_white_level
+from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.photos import find_white, with_white
 from dagm_jax.data.leakage import content_digest, find_copies
 from dagm_jax.errors import UserError
-from dagm_jax.storage import load_json, replacing
-from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Sample, Skip, Stored
+from dagm_jax.storage import load_json, replacing, write_atomically
+from dagm_jax.types import Manifest, Photo, Sample, Skip
 
 # Version of the listing and its pixels; part of their name.
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclass(frozen=True)
 class MaskSums:
-    """How many pixels of a mask are set: down each column, int32 ``[w]``, across each row, int32 ``[h]``, in all."""
+    """Set pixels of a mask: down each column, int32 ``[w]``, across each row, int32 ``[h]``, and in all."""
 
     down: np.ndarray
     across: np.ndarray
@@ -41,14 +39,15 @@ class MaskSums:
 
 @dataclass(frozen=True)
 class ImageCache:
-    """Random access to decoded images: ``cache[i]`` is (uint8 ``[h w]``, bool ``[h w]``) of record i.
+    """Random access to decoded images: ``cache[i]`` is (uint8 ``[h w]``, bool ``[h w]``) of image i.
 
-    shapes: (h, w) of each image. Only path and shapes are pickled, so a worker process maps the same file instead of
-    copying it.
+    shapes: (h, w) of each image; offsets: the byte of the file at which it begins. Only the fields are pickled, so a
+    worker process maps the same file instead of copying it.
     """
 
     path: Path
     shapes: tuple[tuple[int, int], ...]
+    offsets: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -63,12 +62,8 @@ class ImageCache:
         """The greatest height and the greatest width, maybe of two images, in px."""
         return max(h for h, _ in self.shapes), max(w for _, w in self.shapes)
 
-    @cached_property
-    def _offsets(self) -> list[int]:
-        return [0, *accumulate(map(row_bytes, self.shapes))]
-
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "shapes": self.shapes}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.image(index), self.mask(index)
@@ -93,8 +88,8 @@ class ImageCache:
     def _row(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        start, end = self._offsets[index : index + 2]
-        return self._bytes[start:end]
+        start = self.offsets[index]
+        return self._bytes[start : start + row_bytes(self.shapes[index])]
 
     @cached_property
     def _mask_sums(self) -> dict[int, MaskSums]:
@@ -110,7 +105,7 @@ class ImageCache:
         return sums
 
     def mask_px(self, index: int) -> int:
-        """How many pixels of the image's mask are set."""
+        """Set pixels of the image's mask."""
         row = self._row(index)
         h, w = self.shapes[index]
         return int(np.bitwise_count(row[h * w :]).sum())
@@ -119,7 +114,7 @@ class ImageCache:
         """(mean, standard deviation) of the grey values in [0, 255] over the given images."""
         counts = np.zeros(256, np.int64)
         for index in indices:
-            counts += np.bincount(self[index][0].ravel(), minlength=256)
+            counts += np.bincount(self.image(index).ravel(), minlength=256)
         grey = np.arange(256)
         mean = float((counts * grey).sum() / counts.sum())
         variance = float((counts * (grey - mean) ** 2).sum() / counts.sum())
@@ -127,7 +122,7 @@ class ImageCache:
 
 
 def row_bytes(shape: Sequence[int]) -> int:
-    """Bytes of one record: the pixels, then the mask at one bit a pixel."""
+    """Bytes of one image: the pixels, then the mask at one bit a pixel."""
     pixels = shape[0] * shape[1]
     return pixels + -(-pixels // 8)
 
@@ -138,78 +133,56 @@ def build_cache(
     shape: tuple[int, int] | None,
     on_image: Callable[[], None] = lambda: None,
     masks_for: str = "",
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> tuple[Manifest, ImageCache]:
     """The manifest less its unreadable images and its copies (see ``leakage``), and the cache of the others.
 
-    The returned records know the white level of 16-bit images, one for all of them.
+    The returned samples know the white level of 16-bit images, one for all of them.
     shape: (h, w) that every image must have, None for any. masks_for: the task that needs the masks of defective
-    images, so that those without one are left out. on_image is called after each image that is decoded, beat after each
-    file that is opened for its white level.
+    images, so that those without one are left out. on_image is called after each image that is decoded, heartbeat
+    after each file that is opened for its white level.
 
     A cache of the same files (path, size, time of change) is taken as it is, and nothing is opened. A file appears
     under its name only when it is whole. Raises UserError where the disk is full or read-only.
     """
     stem = directory / fingerprint(manifest, shape, masks_for)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
-    listing = _read_listing(pixels, index, manifest.samples)
+    listing = _read_listing(pixels, index)
     if listing is None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            photos = [
-                r.image for r in manifest.samples if isinstance(r.image, Photo) and r.image.white is None
-            ]
-            white = find_white(photos, beat) if photos else None
-            listing = _write(manifest, white, pixels, index, shape, on_image, masks_for)
+            images = (sample.image for sample in manifest.samples)
+            photos = [image for image in images if isinstance(image, Photo) and image.white is None]
+            white = find_white(photos, heartbeat) if photos else None
+            # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
+            with replacing(pixels, "xb") as stream:
+                samples = with_white(manifest.samples, white)
+                listing = _write_pixels(samples, white, stream, shape, on_image, masks_for)
+            write_atomically(index, json.dumps({"sha256": _checksum(listing), "listing": listing}))
         except OSError as error:
             needed = len(manifest.samples) * row_bytes(shape) if shape else None
             raise _disk_error(error, directory, needed) from error
-    kept = with_white([manifest.samples[i] for i in listing.kept], listing.white)
-    _check_classes(manifest, kept, listing.skipped)
-    whole = replace(manifest, samples=kept, skipped=manifest.skipped + listing.skipped)
-    return whole, ImageCache(pixels, listing.shapes)
+    kept = with_white([manifest.samples[i] for i in listing["kept"]], listing["white"])
+    skipped = tuple(Skip(**skip) for skip in listing["skipped"])
+    _check_classes(manifest, kept, skipped)
+    whole = replace(manifest, samples=kept, skipped=manifest.skipped + skipped)
+    shapes = tuple((height, width) for height, width in listing["shapes"])
+    return whole, ImageCache(pixels, shapes, tuple(listing["offsets"]))
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """Content of a file of pixels: places of its images in the manifest, their (h, w), and the images left out.
-
-    white: the level that was found for the users' images whose own was not known; None if there were none.
-    """
-
-    kept: tuple[int, ...]
-    shapes: tuple[tuple[int, int], ...]
-    skipped: tuple[Skip, ...]
-    white: int | None
-
-    def is_of(self, samples: Sequence[Sample], num_bytes: int) -> bool:
-        """Whether it can list these records, each once, and a file of so many bytes."""
-        needs_white = any(isinstance(r.image, Photo) and r.image.white is None for r in samples)
-        if not is_white_level(self.white) or (self.white is None) == needs_white:
-            return False
-        in_range = all(type(i) is int and 0 <= i < len(samples) for i in self.kept)
-        if not in_range or list(self.kept) != sorted(set(self.kept)) or len(self.kept) != len(self.shapes):
-            return False
-        if not all(type(edge) is int and edge > 0 for shape in self.shapes for edge in shape):
-            return False
-        if not all(isinstance(skip.reason, str) and isinstance(skip.leaks, bool) for skip in self.skipped):
-            return False
-        named = [samples[i].image_id for i in self.kept] + [skip.what for skip in self.skipped]
-        return Counter(named) == Counter(sample.image_id for sample in samples) and num_bytes == sum(
-            map(row_bytes, self.shapes)
-        )
-
-
-def _read_listing(pixels: Path, index: Path, samples: Sequence[Sample]) -> _Listing | None:
-    """The listing, if it and its pixels are there and whole; None where they must be decoded (anew)."""
+def _read_listing(pixels: Path, index: Path) -> dict[str, Any] | None:
+    """The listing as `_write_pixels` gives it, if it and its pixels are whole; None where they must be decoded."""
     try:
         found = load_json(index)
-        shapes = tuple((h, w) for h, w in found["shapes"])
-        skipped = tuple(Skip(**skip) for skip in found["skipped"])
-        listing = _Listing(tuple(found["kept"]), shapes, skipped, found["white"])
-        return listing if listing.is_of(samples, pixels.stat().st_size) else None
+        listing: dict[str, Any] = found["listing"]
+        is_whole = found["sha256"] == _checksum(listing) and listing["num_bytes"] == pixels.stat().st_size
+        return listing if is_whole else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _check_classes(manifest: Manifest, kept: Sequence[Sample], skipped: Sequence[Skip]) -> None:
@@ -224,65 +197,39 @@ def _check_classes(manifest: Manifest, kept: Sequence[Sample], skipped: Sequence
 
 def fingerprint(manifest: Manifest, shape: tuple[int, int] | None, masks_for: str = "") -> str:
     """A name that changes whenever a file of the manifest, its label, its half, the wanted shape or task does."""
-    digest = hashlib.sha256(json.dumps([FORMAT, shape, masks_for]).encode())
-    folders = {sample.image.folder for sample in manifest.samples if isinstance(sample.image, Stored)}
-    stamps = {folder: [_stamp(path) for path in shards(folder)] for folder in folders}
-    for sample in manifest.samples:
-        parts: list[object] = [sample.image_id, sample.label, sample.half]
-        for source in (sample.image, sample.mask):
-            if isinstance(source, Path):
-                parts.append(_stamp(source))
-            elif isinstance(source, Photo):
-                parts.append([*_stamp(source.path), source.white])
-            elif isinstance(source, Stored):
-                parts.append([source.split, source.index, stamps[source.folder]])
-            elif isinstance(source, Drawn):
-                parts.append([procedural.VERSION, asdict(source)])
-            elif isinstance(source, Ellipse):
-                parts.append(asdict(source))
-        digest.update(json.dumps(parts).encode())
-    return digest.hexdigest()[:20]
+    samples = [asdict(sample) for sample in manifest.samples]
+    content = [FORMAT, procedural.VERSION, shape, masks_for, samples]
+    return hashlib.sha256(json.dumps(content, default=cache(_stamps)).encode()).hexdigest()[:20]
 
 
-def _stamp(path: Path) -> list[object]:
-    """What changes with the file's content, as far as its status shows it."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):  # reading it will say what is wrong with it
-        stat = None
-    return [str(path), stat and stat.st_size, stat and stat.st_mtime_ns]
+def _stamps(path: Path) -> list[object]:
+    """(path, size, time of change) of a file, or of the shards of a prepared set: they change with the content."""
+    stamps: list[object] = []
+    for file in shards(path) if path.is_dir() else [path]:
+        try:
+            stat = file.stat()
+            stamps.append([str(file), stat.st_size, stat.st_mtime_ns])
+        except (OSError, ValueError):  # reading it will say what is wrong with it
+            stamps.append(str(file))
+    return stamps
 
 
-def _write(
-    manifest: Manifest,
-    white: int | None,
-    pixels: Path,
-    index: Path,
-    shape: tuple[int, int] | None,
-    on_image: Callable[[], None],
-    masks_for: str,
-) -> _Listing:
-    """Decodes into the two files; returns the listing."""
-    # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
-    with replacing(pixels, "x+b") as stream:
-        samples = with_white(manifest.samples, white)
-        kept, shapes, skipped = _write_rows(samples, stream, shape, on_image, masks_for)
-    listing = _Listing(tuple(kept), tuple(shapes), tuple(skipped), white)
-    with replacing(index) as stream:
-        stream.write(json.dumps(asdict(listing)))
-    return listing
-
-
-def _write_rows(
+def _write_pixels(
     samples: Sequence[Sample],
+    white: int | None,
     stream: BinaryIO,
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
     masks_for: str,
-) -> tuple[list[int], list[tuple[int, int]], list[Skip]]:
-    """(places of the images written, their shapes, the images left out)."""
-    written: list[int] = []
-    shapes: list[tuple[int, int]] = []
+) -> dict[str, Any]:
+    """Decodes into the stream, where images that turn out to be copies leave a gap; returns the listing as JSON values.
+
+    kept: places in the manifest of the images that are used; shapes, offsets: their (h, w) and first bytes. num_bytes:
+    those of the stream. skipped: the images left out. white: the level found for images whose own was not known.
+    """
+    # All by place in the manifest.
+    shapes: dict[int, tuple[int, int]] = {}
+    offsets: dict[int, int] = {}
     skips: dict[int, Skip] = {}
     digests: dict[int, bytes] = {}
     for place, (sample, loaded) in enumerate(zip(samples, load_all(samples, shape), strict=True)):
@@ -296,29 +243,20 @@ def _write_rows(
             image, mask = loaded
             digests[place] = content_digest(image)
             if place not in skips:
-                written.append(place)
-                shapes.append((image.shape[0], image.shape[1]))
+                shapes[place], offsets[place] = (image.shape[0], image.shape[1]), stream.tell()
                 stream.write(image.tobytes())
                 stream.write(np.packbits(mask).tobytes())
         on_image()
     skips |= find_copies(samples, digests, frozenset(skips))
-    kept = [row for row, place in enumerate(written) if place not in skips]
-    _keep_rows(stream, shapes, kept)
-    return [written[row] for row in kept], [shapes[row] for row in kept], [skips[k] for k in sorted(skips)]
-
-
-def _keep_rows(stream: BinaryIO, shapes: Sequence[tuple[int, int]], kept: Sequence[int]) -> None:
-    """Removes all rows but the ``kept`` (rising) from the file that is being written."""
-    if len(kept) == len(shapes):
-        return
-    offsets = [0, *accumulate(map(row_bytes, shapes))]
-    end = 0
-    for i in kept:
-        stream.seek(offsets[i])
-        row = stream.read(row_bytes(shapes[i]))
-        stream.seek(end)
-        end += stream.write(row)
-    stream.truncate(end)
+    kept = [place for place in shapes if place not in skips]
+    return {
+        "kept": kept,
+        "shapes": [shapes[place] for place in kept],
+        "offsets": [offsets[place] for place in kept],
+        "num_bytes": stream.tell(),
+        "skipped": [asdict(skips[place]) for place in sorted(skips)],
+        "white": white,
+    }
 
 
 def _disk_error(error: OSError, directory: Path, needed: int | None) -> UserError:

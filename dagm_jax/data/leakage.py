@@ -21,11 +21,11 @@ def find_copies(
 ) -> dict[int, Skip]:
     """Place → why it is left out, for the images whose pixels are those of another one.
 
-    digests: those of the images, by their place in ``records``, that could be decoded, in rising order. unusable:
-    places left out for another reason, such as a bad mask.
+    digests: `content_digest` of the images that could be decoded, by their place in ``samples``, in rising order.
+    unusable: places left out for another reason, such as a bad mask.
 
-    The first usable copy is used, and none where the labels of the copies contradict each other, be it the label of an
-    unusable one: its image was read and is known to be the same.
+    The first usable copy is used, and none where labels of copies contradict each other, an unusable copy's included:
+    its image was read and is known to be the same.
     """
     copies: dict[bytes, list[int]] = defaultdict(list)
     for place, digest in digests.items():
@@ -44,7 +44,7 @@ def find_copies(
 
 
 def _skip_copy(sample: Sample, other: Sample) -> Skip:
-    """The line on an image that has the same pixels as another one."""
+    """The reason for leaving out an image that has the same pixels as another one."""
     same = f"has the same pixels as {other.image_id}"
     if sample.label != other.label:
         label = "defective" if other.label else "good"
@@ -52,6 +52,6 @@ def _skip_copy(sample: Sample, other: Sample) -> Skip:
             sample.image_id, f"{same}, which is labelled {label}: one label is wrong, so neither is used"
         )
     if {sample.half, other.half} == {"train", "test"}:
-        told = f"leakage: {same} of the {other.half} half, and is itself of the {sample.half} half; left out here"
-        return Skip(sample.image_id, told, leaks=True)
+        reason = f"leakage: {same} of the {other.half} half, and is itself of the {sample.half} half; left out here"
+        return Skip(sample.image_id, reason, leaks=True)
     return Skip(sample.image_id, same)

@@ -20,7 +20,7 @@ import grain
 import numpy as np
 
 from dagm_jax.data.augment import Move, draw_moves
-from dagm_jax.data.cache import ImageCache, MaskSums
+from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.config import AugmentConfig
 from dagm_jax.data.sampling import BalancedSampler, Epochs, SampleSpec, pick_slice
 from dagm_jax.data.slicing import Slicer, pad, slice_labels
@@ -71,9 +71,11 @@ class MakeBatch(grain.transforms.RandomMap):
         shape = (self.slicer.height_px, self.slicer.width_px)
         image, sums = self.cache.image(spec.image_index), self.cache.mask_sums(spec.image_index)
         if move.is_dihedral and (not sums.total or (self.slicer.is_strips and image.shape == shape)):
-            # Most images, most of the time: what the slices hold follows from sums, which are kept, so that pixels are
-            # read of the chosen slice alone.
-            labels = self._labels(move, sums)
+            # The usual case: the labels follow from the kept sums, so that only pixels of the chosen slice are read.
+            labels = np.zeros(self.slicer.num_slices, np.int32)
+            if sums.total:
+                held = self.slicer.held_by_strips(*move.line_sums(sums.down, sums.across))
+                labels = slice_labels(held, sums.total)
             k = pick_slice(labels, spec.kind, u)
             image_out[:] = self.slicer.cut_one(move.turn(pad(image, shape))[:, :, None], k)
             if labels[k]:
@@ -87,13 +89,6 @@ class MakeBatch(grain.transforms.RandomMap):
             image_out[:] = self.slicer.cut_one(image[:, :, None], k)
             mask_out[:] = self.slicer.cut_one(mask[:, :, None], k)
         return int(labels[k])
-
-    def _labels(self, move: Move, sums: MaskSums) -> np.ndarray:
-        """The labels of the slices of an image with these sums over its mask, moved."""
-        if not sums.total:
-            return np.zeros(self.slicer.num_slices, np.int32)
-        held = self.slicer.held_by_strips(*move.line_sums(sums.down, sums.across))
-        return np.asarray(slice_labels(held, sums.total))
 
 
 def make_training_stream(
@@ -109,13 +104,10 @@ def make_training_stream(
     seed: int,
     part: tuple[int, int] = (0, 1),
 ) -> grain.MapDataset:
-    """A dataset of ``num_batches`` training batches.
+    """A dataset of ``num_batches`` training batches of the images ``defective`` and ``good``.
 
-    balance: every second slice is a positive one of a defective image, and the others are not positive and come from
-    all images, which are shuffled anew each epoch; without it, slices are any of all images. Raises UserError where
-    ``balance`` has no defective image to draw from.
-    part (i, n): block i of n of each batch, where n divides ``batch_size``. The blocks side by side are the batch;
-    the others are not made.
+    balance: as `BalancedSampler` has it; raises UserError where it has no defective image to draw from.
+    part (i, n): block i of n of each batch, where n divides ``batch_size``; the blocks side by side are the batch.
     """
     if balance and not defective:
         raise UserError(
@@ -144,8 +136,8 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator
     if num_workers:
         workers = grain.MultiprocessingOptions(num_workers=num_workers)
         dataset = dataset.mp_prefetch(workers, worker_init_fn=_end_with_parent)
-    # What is started with signals held never gets them: a terminal's Ctrl-C goes to all of its processes, and the loop
-    # needs batches up to the step at which it saves.
+    # Processes that are started with signals held never get them: a terminal's Ctrl-C goes to all of its processes,
+    # and the loop needs batches up to the step at which it saves.
     held = _signals_held if num_workers else nullcontext
     with held():
         iterator = iter(dataset)
@@ -153,7 +145,7 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator
         with held():
             batch = next(iterator, None)
         while batch is not None:
-            # A copy: what lies in shared memory would stay there for as long as anyone looks at it.
+            # A copy: shared memory would be held for as long as anyone looks at the batch.
             yield {name: np.array(values) for name, values in batch.items()} if num_workers else batch
             batch = next(iterator, None)
     except RuntimeError as error:
@@ -165,14 +157,14 @@ def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator
             "last"
         ) from error
     finally:
-        # grain frees what is dropped in a thread of its own, while it waits for the workers to end. What is dropped
-        # later the end of this process would leave, and the resource tracker warn of.
+        # grain frees a dropped batch in a thread of its own, while it waits for the workers to end; one that is dropped
+        # later would be left in shared memory, and the resource tracker would warn of it.
         batch = None
         iterator.close()
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Has this worker process end as soon as the one that started it is gone, which nothing else would tell it."""
+    """Ends this worker process as soon as the one that started it is gone, of which no signal comes."""
     del index, count
     parent = multiprocessing.parent_process()
 

@@ -28,7 +28,7 @@ class SampleSpec(NamedTuple):
 def pick_slice(labels: np.ndarray, kind: SliceKind, u: float) -> int:
     """The slice that the uniform number ``u`` in [0, 1) picks among those of the kind; labels: one for each slice.
 
-    A move can push a small defect over the border, a large one can touch every slice: if none is of the kind, any.
+    If none is of the kind, any: a move can push a small defect over the border, a large one can touch every slice.
     """
     if kind is not SliceKind.ANY:
         fitting = np.flatnonzero((labels == 1) == (kind is SliceKind.POSITIVE))
@@ -81,12 +81,12 @@ class BalancedSampler:
         return self.num_batches
 
     def __getitem__(self, number: int) -> list[SampleSpec]:
-        first = number * self.batch_size
-        return [self._spec(place) for place in range(first, first + self.batch_size)]
-
-    def _spec(self, place: int) -> SampleSpec:
+        places = range(number * self.batch_size, (number + 1) * self.batch_size)
         if self.defective is None:
-            return SampleSpec(self.everything[place], SliceKind.ANY)
-        if place % 2:
-            return SampleSpec(self.everything[place // 2], SliceKind.NOT_POSITIVE)
-        return SampleSpec(self.defective[place // 2], SliceKind.POSITIVE)
+            return [SampleSpec(self.everything[place], SliceKind.ANY) for place in places]
+        return [
+            SampleSpec(self.everything[place // 2], SliceKind.NOT_POSITIVE)
+            if place % 2
+            else SampleSpec(self.defective[place // 2], SliceKind.POSITIVE)
+            for place in places
+        ]

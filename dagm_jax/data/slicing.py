@@ -52,8 +52,7 @@ class Slicer:
         return self.num_upright + len(self.horizontal_edges)
 
     def disjoint(self) -> Slicer:
-        """The fewest strips or tiles that cover the image (512 wide: 8 disjoint strips of 64), to judge quickly while
-        training."""
+        """The fewest strips or tiles that cover the image (512 wide: 8 disjoint strips of 64), for quick validation."""
         if self.mode in ("squeeze", "whole"):
             return self
         height, width = self.slice_shape
@@ -99,16 +98,20 @@ class Slicer:
         return one[:: -1 if index % 4 >= 2 else 1, :: -1 if index % 2 else 1]
 
     def held(self, mask: Any, xp: ModuleType = np) -> Any:
-        """How many px of the bool ``mask [h w]`` lie in each slice: int32 ``[n]``; one pass, no slice is cut.
+        """Pixels of the bool ``mask [h w]`` in each slice: int32 ``[n]``; one pass, no slice is cut.
 
         Pixels of the image, also where ``squeeze`` shows the network fewer.
         """
         if self.mode in ("squeeze", "whole"):
             return mask.sum(dtype=np.int32)[None]
-        if self.mode == "tiles":
-            return self._held_by_tiles(mask, xp)
-        down, across = mask.sum(axis=0, dtype=np.int32), mask.sum(axis=1, dtype=np.int32)
-        return self.held_by_strips(down, across, xp)
+        if self.is_strips:
+            return self.held_by_strips(mask.sum(0, dtype=np.int32), mask.sum(1, dtype=np.int32), xp)
+        # Sums over rectangles are differences of one table of sums from the corner.
+        until = xp.pad(xp.cumsum(xp.cumsum(mask, axis=0, dtype=np.int32), axis=1), ((1, 0), (1, 0)))
+        top, left = np.array(self.row_edges)[:, None], np.array(self.vertical_edges)[None, :]
+        bottom, right = top + self.slice_shape[0], left + self.slice_px
+        held = until[bottom, right] - until[top, right] - until[bottom, left] + until[top, left]
+        return held.reshape(-1)
 
     @property
     def is_strips(self) -> bool:
@@ -125,14 +128,6 @@ class Slicer:
                 parts.append(until[left + self.slice_px] - until[left])
         return xp.concatenate(parts)
 
-    def _held_by_tiles(self, mask: Any, xp: ModuleType) -> Any:
-        """`held` by sums over rectangles, the differences of one table of sums from the corner."""
-        until = xp.pad(xp.cumsum(xp.cumsum(mask, axis=0, dtype=np.int32), axis=1), ((1, 0), (1, 0)))
-        top, left = np.array(self.row_edges)[:, None], np.array(self.vertical_edges)[None, :]
-        bottom, right = top + self.slice_shape[0], left + self.slice_px
-        held = until[bottom, right] - until[top, right] - until[bottom, left] + until[top, left]
-        return held.reshape(-1)
-
     def stitch(self, slices: Any, xp: ModuleType = np) -> Any:
         """The image ``[h w c]`` whose pixels are the weighted means of all slices ``[n h slice_px c]`` that cover them.
 
@@ -143,7 +138,16 @@ class Slicer:
             slices = xp.stack([self._mirror(slices[k], k) for k in range(self.num_slices)])
         if self.mode == "squeeze":
             return xp.repeat(slices[0], self.width_px // self.slice_px, axis=1)
-        total = self._stitch_upright(slices[: self.num_upright], xp)
+        # Along each row of upright slices, then over the rows.
+        num_columns = len(self.vertical_edges)
+        bands = [
+            _cover_sum(slices[k : k + num_columns], self.vertical_edges, self.width_px, xp)
+            for k in range(0, self.num_upright, num_columns)
+        ]
+        total = bands[0]
+        if len(bands) > 1 or self.slice_shape[0] < self.height_px:
+            along = xp.swapaxes(xp.stack(bands), 1, 2)
+            total = xp.swapaxes(_cover_sum(along, self.row_edges, self.height_px, xp), 0, 1)
         down = cover_weight(self.row_edges, self.slice_shape[0], self.height_px)
         cover = down[:, None] * cover_weight(self.vertical_edges, self.slice_px, self.width_px)[None, :]
         if self.horizontal_edges:
@@ -154,18 +158,6 @@ class Slicer:
             cover = cover + cover_weight(self.horizontal_edges, self.slice_px, self.height_px)[:, None]
         return total / xp.asarray(cover[..., None], dtype=total.dtype)
 
-    def _stitch_upright(self, slices: Any, xp: ModuleType) -> Any:
-        """Weighted sum ``[h w c]`` of the upright slices: along each row of them, then over the rows."""
-        num_columns = len(self.vertical_edges)
-        bands = [
-            _cover_sum(slices[k : k + num_columns], self.vertical_edges, self.width_px, xp)
-            for k in range(0, self.num_upright, num_columns)
-        ]
-        if len(bands) == 1 and self.slice_shape[0] == self.height_px:
-            return bands[0]
-        along = xp.swapaxes(xp.stack(bands), 1, 2)
-        return xp.swapaxes(_cover_sum(along, self.row_edges, self.height_px, xp), 0, 1)
-
 
 def padded_shape(config: SlicingConfig, height_px: int, width_px: int) -> tuple[int, int]:
     """The least (height, width) in px, none below the given ones, that `make_slicer` takes."""
@@ -173,18 +165,13 @@ def padded_shape(config: SlicingConfig, height_px: int, width_px: int) -> tuple[
     def up_to(length_px: int, multiple_px: int) -> int:
         return -(-length_px // multiple_px) * multiple_px
 
-    match config.mode:
-        case "tiles":
-            return max(height_px, config.slice_height_px), max(width_px, config.slice_px)
-        case "strips":
-            return up_to(height_px, MULTIPLE_PX), max(width_px, config.slice_px)
-        case "two_orientations":
-            side_px = up_to(max(height_px, width_px, config.slice_px), MULTIPLE_PX)
-            return side_px, side_px
-        case "squeeze":
-            return up_to(height_px, MULTIPLE_PX), up_to(width_px, config.slice_px)
-        case "whole":
-            return up_to(height_px, MULTIPLE_PX), up_to(width_px, MULTIPLE_PX)
+    if config.mode == "tiles":
+        return max(height_px, config.slice_height_px), max(width_px, config.slice_px)
+    if config.mode == "two_orientations":
+        height_px = width_px = max(height_px, width_px, config.slice_px)
+    width_multiple = {"strips": 1, "squeeze": config.slice_px}.get(config.mode, MULTIPLE_PX)
+    least_width = config.slice_px if config.mode == "strips" else 0
+    return up_to(height_px, MULTIPLE_PX), max(up_to(width_px, width_multiple), least_width)
 
 
 def pad(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -280,7 +267,14 @@ def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleTy
     adds would be sequential in compiled code.
     """
     n, h, s, c = slices.shape
-    index, weight = _cover_index(edges, s, length_px)
+    # The covering places of each column in the row of all strips, and their weights, 0 for none: ``[m length]``.
+    places = [
+        [k * s + x - edge for k, edge in enumerate(edges) if 0 <= x - edge < s] for x in range(length_px)
+    ]
+    most = max(map(len, places))
+    index = np.array([p + [0] * (most - len(p)) for p in places]).T
+    is_there = np.array([[1] * len(p) + [0] * (most - len(p)) for p in places]).T
+    weight = is_there * edge_weights(edges, s, length_px).ravel()[index]
     # Sums of bytes would wrap at 256.
     dtype = slices.dtype if xp.issubdtype(slices.dtype, xp.floating) else np.float32
     columns = xp.swapaxes(slices, 0, 1).reshape(h, n * s, c).astype(dtype)
@@ -288,16 +282,3 @@ def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleTy
         xp.take(columns, i, axis=1) * w[:, None].astype(dtype) for i, w in zip(index, weight, strict=True)
     ]
     return sum(parts[1:], parts[0])
-
-
-def _cover_index(edges: tuple[int, ...], slice_px: int, length_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each column its covering places in the row of all strips and their weights, 0 for none: ``[m length]``."""
-    weights = edge_weights(edges, slice_px, length_px).ravel()
-    places: list[list[int]] = [[] for _ in range(length_px)]
-    for k, edge in enumerate(edges):
-        for offset in range(slice_px):
-            places[edge + offset].append(k * slice_px + offset)
-    most = max(len(p) for p in places)
-    index = np.array([p + [0] * (most - len(p)) for p in places]).T
-    is_there = np.array([[1] * len(p) + [0] * (most - len(p)) for p in places]).T
-    return index, is_there * weights[index]

@@ -1,4 +1,4 @@
-"""Which source images train, validate and test; decided before anything is up-sampled or sliced."""
+"""The split of source images into train, validation and test, before anything is up-sampled or sliced."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def split_samples(
     mask_px: Sequence[int] | None = None,
     trains_on_defects: bool = True,
 ) -> Split:
-    """The split of ``records``, stratified by class, label and size of the defect, the same for the same arguments.
+    """The split of ``samples``, stratified by class, label and size of the defect, the same for the same arguments.
 
-    ``mask_px``: pixels of each record's mask; None: sizes are not looked at. Sides get small, middling and large
-    defects alike: left to chance, how many extreme ones a test side of 30 holds moves its mean Dice by more than
-    what is to be compared. ``trains_on_defects``: whether training and validation need defective images.
+    ``mask_px``: pixels of each image's mask; None: sizes are ignored. Each split gets small, middling and large defects
+    alike: chance alone would move the mean Dice of 30 test images by more than the differences to be measured.
+    ``trains_on_defects``: whether training and validation need defective images.
 
     random80_20 tests on a fifth of each (class, label); official tests on the images of DAGM's Test halves.
-    Validation is ``validation_share`` of each label of the rest. Raises UserError where a side would lack a label
+    Validation is ``validation_share`` of each label of the rest. Raises UserError where a split would lack a label
     that the manifest has, or (official) where the halves are not both there.
     """
     halves = Counter(sample.half for sample in samples)
@@ -55,9 +55,7 @@ def split_samples(
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for place, sample in enumerate(samples):
         groups[sample.class_id, sample.label].append(place)
-    train: list[int] = []
-    validation: list[int] = []
-    test: list[int] = []
+    splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for (class_id, label), places in sorted(groups.items()):
         rng = np.random.default_rng(np.random.SeedSequence([seed, class_id, label]))
         by_size = [places[i] for i in rng.permutation(len(places))]
@@ -70,19 +68,17 @@ def split_samples(
             tested = pick_evenly(by_size, round(TEST_SHARE * len(by_size)), rng)
         rest = without(by_size, tested)
         validated = pick_evenly(rest, round(validation_share * len(rest)), rng)
-        sides = {"test": tested, "validation": validated, "train": without(rest, validated)}
-        for side, members in sides.items():
-            is_needed = side == "test" or label == 0 or trains_on_defects
+        chosen = {"test": tested, "validation": validated, "train": without(rest, validated)}
+        for name, members in chosen.items():
+            is_needed = name == "test" or label == 0 or trains_on_defects
             if not members and is_needed:
                 kind = "defective" if label else "defect-free"
                 raise UserError(
-                    f"`data.split` (={rule}) leaves the {side} side without {kind} images of class {class_id} "
+                    f"`data.split` (={rule}) leaves the {name} side without {kind} images of class {class_id} "
                     f"({len(places)} in all); add images, or change `data.validation_share` or the split"
                 )
-        test += tested
-        validation += sides["validation"]
-        train += sides["train"]
-    return Split(tuple(sorted(train)), tuple(sorted(validation)), tuple(sorted(test)))
+            splits[name] += members
+    return Split(**{name: tuple(sorted(members)) for name, members in splits.items()})
 
 
 def pick_evenly(ordered: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:

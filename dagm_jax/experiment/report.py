@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.console import console
-from dagm_jax.data.augment import augment
+from dagm_jax.data.augment import draw_moves
 from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.metrics import ImageCounts
@@ -149,7 +149,7 @@ def draw_pipeline(
 
     rng = np.random.default_rng(config.seed)
     image, mask = (pad(a, (slicer.height_px, slicer.width_px)) for a in (example.image, example.mask))
-    turned, _ = augment(image, mask, config.augment, rng)
+    turned, _ = draw_moves(image.shape, config.augment, rng, 1)[0](image, mask)
     shown = ImagePath(
         source=example.image,
         turned=turned,

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from dagm_jax.data import cache as cache_module
-from dagm_jax.data import procedural
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.errors import UserError
@@ -22,7 +21,7 @@ from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Sample
 
 SHAPE = (24, 37)  # 888 pixels: a mask of whole bytes in a row that is no multiple of 8
 FULL = r"`data\.cache_dir` \(=.*\): the disk is full: .* MB are needed .* MB are free; make room"
-ODD_SHAPE = (5, 7)  # 35 pixels: the mask's last byte is half used
+CLOSED = r"`data\.cache_dir` \(=.*\) cannot be written \(.*\); name a folder"
 
 
 def manifest_of(samples: list[Sample]) -> Manifest:
@@ -82,120 +81,29 @@ def files(directory: Path) -> list[str]:
 # --- round trip ---
 
 
-@pytest.mark.parametrize("shape", [SHAPE, ODD_SHAPE])
-def test_png_files_come_back(folder: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
-    """Would catch: rows at wrong offsets, exchanged axes, mask bits in another order or lost in the last byte."""
-    samples = [png_record(folder, f"image{k}", k, label=k % 2, shape=shape) for k in range(5)]
-    kept, cache = build_cache(manifest_of(samples), tmp_path / "cache", shape)
-    assert kept.samples == tuple(samples)
-    assert kept.skipped == ()
-    assert len(cache) == 5
-    for k in (3, 0, 4, 1, 2):
-        image, mask = cache[k]
-        assert (image.dtype, mask.dtype) == (np.uint8, bool)
-        np.testing.assert_array_equal(image, noise(k, shape))
-        np.testing.assert_array_equal(mask, blot(k, shape) if k % 2 else np.zeros(shape, bool))
-        assert cache.mask_px(k) == mask.sum()
-
-
-def test_drawn_images_come_back(tmp_path: Path) -> None:
-    """Would catch: a procedural image cached under another index or label than its own."""
-    drawn = [Drawn(0, 1, 0), Drawn(0, 1, 1), Drawn(0, 8, 0)]
-    samples = [Sample(f"d{k}", d.class_id, 1, None, d, d) for k, d in enumerate(drawn)]
-    samples += [Sample(f"g{k}", d.class_id, 0, None, d, None) for k, d in enumerate(drawn)]
-    _, cache = build_cache(manifest_of(samples), tmp_path, (128, 128))
-    for k, sample in enumerate(samples):
-        place = drawn[k % 3]
-        expected = procedural.draw(
-            place.class_id, place.index, seed=0, defective=sample.label == 1, size_px=128
-        )
-        np.testing.assert_array_equal(cache[k][0], expected.image)
-        np.testing.assert_array_equal(cache[k][1], expected.mask)
-
-
-def test_ellipses_become_masks(folder: Path, tmp_path: Path) -> None:
-    """Would catch: a mask from Labels.txt that is lost on the way to the cache."""
-    ellipse = Ellipse(6.0, 3.0, 0.4, 20.0, 11.0)
-    good = png_record(folder, "a", 0)
-    sample = Sample("a", 1, 1, None, good.image, ellipse)
-    _, cache = build_cache(manifest_of([sample]), tmp_path / "cache", SHAPE)
-    np.testing.assert_array_equal(cache[0][1], rasterise(ellipse, SHAPE))
-
-
-@pytest.mark.parametrize("index", [-1, 4])
-def test_an_index_beyond_the_images_is_refused(folder: Path, tmp_path: Path, index: int) -> None:
-    """Would catch: a negative index that reads another image, as a list's would."""
-    _, cache = build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
-    with pytest.raises(IndexError, match=f"image {index} of 4"):
-        cache[index]
-
-
-def test_the_pickle_holds_a_path_and_no_pixels(folder: Path, tmp_path: Path) -> None:
-    """Would catch: all images copied into each worker process."""
-    _, cache = build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
-    cache[0]  # a map that was opened before must not travel either
-    text = pickle.dumps(cache)
-    assert len(text) < 1000
-    np.testing.assert_array_equal(pickle.loads(text)[2][0], noise(2))
-
-
-def test_intensity_moments_equal_numpy(folder: Path, tmp_path: Path) -> None:
-    """Would catch: moments over all images although only the training side was asked for; a mean of variances."""
-    samples = four(folder)
-    Image.fromarray(noise(0) // 8).save(samples[0].image)  # a darker one, so that the sides differ
-    _, cache = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
-    for indices in ([0, 1, 2, 3], [0, 2], [1]):
-        grey = np.stack([cache[i][0] for i in indices]).astype(np.float64)
-        mean, deviation = cache.intensity_moments(indices)
-        assert mean == pytest.approx(grey.mean(), rel=1e-12)
-        assert deviation == pytest.approx(grey.std(), rel=1e-12)
-
-
 # --- what is left out ---
 
 
 def test_unusable_files_are_listed_and_the_rest_goes_on(folder: Path, tmp_path: Path) -> None:
-    """Would catch: a run that dies of one bad file, later images moved against their records by one, and a defective
-    image trained with an empty mask because its mask file is broken."""
+    """Would catch: a run that dies of one bad file, the layout's own skips lost, later images moved against their
+    records by one, and a defective image trained with an empty mask because its mask file is broken."""
     samples = [*four(folder), png_record(folder, "e", 4, label=1)]
     whole = (folder / "b.png").read_bytes()
     (folder / "b.png").write_bytes(whole[: len(whole) // 2])
     (folder / "e_label.png").write_bytes(b"")
     progress: list[int] = []
-    kept, cache = build_cache(
-        manifest_of(samples), tmp_path / "cache", SHAPE, on_image=lambda: progress.append(1)
-    )
+    earlier = cache_module.Skip("litter.txt", "is no image")
+    manifest = Manifest(tuple(samples), (earlier,), "test images")
+    kept, cache = build_cache(manifest, tmp_path / "cache", SHAPE, on_image=lambda: progress.append(1))
     assert [r.image_id for r in kept.samples] == ["a", "c", "d"]
     assert len(cache) == 3
     for place, seed in enumerate((0, 2, 3)):
         np.testing.assert_array_equal(cache[place][0], noise(seed))
-    first, second = kept.skipped
+    already, first, second = kept.skipped
+    assert already == earlier and kept.description == "test images"
     assert (first.what, second.what) == ("b", "e")
     assert "b.png: truncated" in first.reason and "e_label.png: file is empty" in second.reason
     assert len(progress) == 5
-
-
-def test_what_the_manifest_skipped_stays_listed(folder: Path, tmp_path: Path) -> None:
-    """Would catch: the layout's own skips lost from the report once the cache has some of its own."""
-    earlier = cache_module.Skip("litter.txt", "is no image")
-    manifest = Manifest(tuple(four(folder)), (earlier,), "test images")
-    kept, _ = build_cache(manifest, tmp_path / "cache", SHAPE)
-    assert kept.skipped == (earlier,)
-    assert kept.description == "test images"
-
-
-def test_copies_are_found_by_their_pixels(folder: Path, tmp_path: Path) -> None:
-    """Would catch: a copy under another name or encoding on the other side of the split."""
-    samples = four(folder)
-    Image.fromarray(noise(0)).save(folder / "copy.png", compress_level=0)
-    assert isinstance(samples[0].image, Path)
-    assert (folder / "copy.png").read_bytes() != samples[0].image.read_bytes()
-    samples.insert(2, Sample("copy", 8, 0, None, folder / "copy.png", None))
-    samples.append(png_record(folder, "other", 9, class_id=8))
-    kept, cache = build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
-    assert [r.image_id for r in kept.samples] == ["a", "b", "c", "d", "other"]
-    np.testing.assert_array_equal(cache[4][0], noise(9))
-    assert [(s.what, s.reason) for s in kept.skipped] == [("copy", "has the same pixels as a")]
 
 
 def test_a_class_with_nothing_readable_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -263,82 +171,30 @@ def test_other_records_and_shapes_have_their_own_cache(tmp_path: Path, decoded: 
     np.testing.assert_array_equal(caches[5][0][1], rasterise(ellipses[1], (128, 128)))
 
 
-def test_drawings_of_another_version_are_drawn_anew(
-    tmp_path: Path, decoded: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Would catch: images that an earlier release has drawn and kept, taken for those of this one."""
-    samples = [Sample("a", 1, 0, None, Drawn(0, 1, 0), None)]
-    for version in (procedural.VERSION, procedural.VERSION + 1):
-        monkeypatch.setattr(procedural, "VERSION", version)
-        build_cache(manifest_of(samples), tmp_path, (128, 128))
-    assert len(decoded) == 2
-
-
-def test_a_build_that_dies_midway_leaves_nothing_behind(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Would catch: half a cache under its final name, which the next run would take for a whole one."""
-    load_all = cache_module.load_all
-
-    def failing(samples: Any, shape: Any) -> Iterator[Any]:
-        for count, loaded in enumerate(load_all(samples, shape)):
-            if count == 2:
-                assert not any(s in (".bin", ".json") for s in files(tmp_path / "cache"))
-                raise RuntimeError("decoder died")
-            yield loaded
-
-    manifest = manifest_of(four(folder))
-    with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "load_all", failing)
-        with pytest.raises(RuntimeError, match="decoder died"):
-            build_cache(manifest, tmp_path / "cache", SHAPE)
-    assert files(tmp_path / "cache") == []
-    _, cache = build_cache(manifest, tmp_path / "cache", SHAPE)
-    assert len(cache) == 4
-    assert files(tmp_path / "cache") == [".bin", ".json"]
-
-
-@pytest.mark.parametrize("damage", ["no list", "no pixels", "few pixels"])
-def test_half_a_cache_is_written_again(folder: Path, tmp_path: Path, damage: str) -> None:
-    """Would catch: a run killed between the two files, a folder cleaned up in part, or a file cut by a failing disk,
-    whose pixels would be taken for those of the records."""
-    manifest = manifest_of(four(folder))
-    _, cache = build_cache(manifest, tmp_path / "cache", SHAPE)
-    if damage == "no list":
-        cache.path.with_suffix(".json").unlink()
-    if damage == "no pixels":
-        cache.path.unlink()
-    else:
-        cache.path.write_bytes(cache.path.read_bytes()[:100])
-    _, again = build_cache(manifest, tmp_path / "cache", SHAPE)
-    np.testing.assert_array_equal(again[3][0], noise(3))
-
-
-NESTED = b"[" * 200_000
-
-
 @pytest.mark.parametrize(
-    "text",
-    [b"{", b"\xff\xfe{}", b"[]", b"{}", NESTED,
-     ('"kept": [0, 1, 2, 3]', '"kept": [0, 1, 2, 9]'), ('"kept": [0, 1, 2, 3]', '"kept": [0, 1, 2, NaN]'),
-     ('"shapes": [[24, 37], ', '"shapes": [[24, "37"], '), ('"shapes": [[24, 37], ', '"shapes": [[24], '),
-     ('"white": null', '"white": 4095'),
-     ('"skipped": []', '"skipped": [{"what": "x", "reason": "y"}]'), ('"skipped": []', '"skipped": [{"why": 1}]')],
+    "damage",
+    ["no list", "no pixels", "few pixels", b"{", b"\xff\xfe{}", b"[]", b"[" * 200_000,
+     ('"kept": [0, 1, 2, 3]', '"kept": [0, 1, 3, 2]'), ('"white": null', '"white": 4095')],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
-def test_a_damaged_list_is_written_again(
-    folder: Path, tmp_path: Path, decoded: list[list[str]], text: bytes | tuple[str, str]
+def test_a_damaged_cache_is_written_again(
+    folder: Path, tmp_path: Path, decoded: list[list[str]], damage: str | bytes | tuple[str, str]
 ) -> None:
-    """Would catch: a trace, or images under other records' names, of a list that a disk or a stranger has changed."""
+    """Would catch: a trace, or images under other records' names, after a run killed between the two files, a folder
+    cleaned up in part, a file cut by a failing disk, or a list that a disk or a stranger has changed."""
     manifest = manifest_of(four(folder))
     first, cache = build_cache(manifest, tmp_path / "cache", SHAPE)
     index = cache.path.with_suffix(".json")
-    if isinstance(text, tuple):
+    if isinstance(damage, tuple):
         before = index.read_text()
-        assert text[0] in before
-        index.write_text(before.replace(*text))
+        assert damage[0] in before
+        index.write_text(before.replace(*damage))
+    elif isinstance(damage, bytes):
+        index.write_bytes(damage)
+    elif damage == "few pixels":
+        cache.path.write_bytes(cache.path.read_bytes()[:100])
     else:
-        index.write_bytes(text)
+        (index if damage == "no list" else cache.path).unlink()
     again, same = build_cache(manifest, tmp_path / "cache", SHAPE)
     assert (again, same) == (first, cache) and len(decoded) == 2
     np.testing.assert_array_equal(same[3][0], noise(3))
@@ -347,102 +203,54 @@ def test_a_damaged_list_is_written_again(
 # --- disks ---
 
 
-class FailingStream:
-    """A file whose writes fail with an error of the system once ``num_bytes`` are in it."""
-
-    def __init__(self, stream: Any, number: int, num_bytes: int) -> None:
-        self._stream, self._number, self._left = stream, number, num_bytes
-
-    def __enter__(self) -> FailingStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, data: bytes) -> int:
-        self._left -= len(data)
-        if self._left < 0:
-            raise OSError(self._number, os.strerror(self._number))
-        return int(self._stream.write(data))
-
-
-def failing_writes(patch: pytest.MonkeyPatch, number: int, num_bytes: int, mode_of_some: str = "") -> None:
-    """Every file that is opened for writing from here on, or every one of this mode, fails after ``num_bytes``."""
-    plain = Path.open
-
-    def opened(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
-        stream = plain(path, mode, *rest, **options)
-        fails = mode == mode_of_some if mode_of_some else set(mode) & {"w", "x", "a"}
-        return FailingStream(stream, number, num_bytes) if fails else stream
-
-    patch.setattr(Path, "open", opened)
-
-
-@pytest.mark.parametrize("num_bytes", [0, 2500])
-def test_a_full_disk_is_one_line(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int
-) -> None:
-    """Would catch: a trace instead of "make room"; half a cache that is left behind and fills the disk for good.
-
-    The disk is full at once, and within the third image.
-    """
-    manifest = manifest_of(four(folder))
-    with monkeypatch.context() as patch:
-        failing_writes(patch, errno.ENOSPC, num_bytes)
-        with pytest.raises(UserError, match=FULL) as error:
-            build_cache(manifest, tmp_path / "cache", SHAPE)
-    assert "\n" not in str(error.value)
-    assert str(tmp_path / "cache") in str(error.value)
-    assert files(tmp_path / "cache") == []
-    assert len(build_cache(manifest, tmp_path / "cache", SHAPE)[1]) == 4
-
-
-def test_a_disk_that_fills_up_at_the_list_is_one_line(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Would catch: a list of images cut in half under its final name, after the pixels just fitted on the disk."""
-    manifest = manifest_of(four(folder))
-    with monkeypatch.context() as patch:
-        failing_writes(patch, errno.ENOSPC, 10, "x")
-        with pytest.raises(UserError, match=FULL):
-            build_cache(manifest, tmp_path / "cache", SHAPE)
-    assert files(tmp_path / "cache") == [".bin"]
-    assert len(build_cache(manifest, tmp_path / "cache", SHAPE)[1]) == 4
-    assert files(tmp_path / "cache") == [".bin", ".json"]
-
-
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_read_only_folder_is_one_line(
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_takes_no_more_is_one_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Would catch: a trace, or "the disk is full", where the folder may not be written."""
+    """Would catch: a trace instead of "make room"; half a cache under its final name; "the disk is full" where the
+    folder may not be written. The write of the third image fails."""
+    load_all = cache_module.load_all
+
+    def failing(samples: Any, shape: Any) -> Iterator[Any]:
+        for count, loaded in enumerate(load_all(samples, shape)):
+            if count == 2:
+                assert not any(s in (".bin", ".json") for s in files(tmp_path / "cache"))
+                raise OSError(number, os.strerror(number))
+            yield loaded
+
+    manifest = manifest_of(four(folder))
     with monkeypatch.context() as patch:
-        failing_writes(patch, number, 0)
-        with pytest.raises(
-            UserError, match=r"`data\.cache_dir` \(=.*\) cannot be written \(.*\); name a folder"
-        ):
-            build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
-
-
-def test_a_file_where_the_folder_should_be_is_one_line(folder: Path, tmp_path: Path) -> None:
-    """Would catch: a trace from mkdir."""
-    (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(UserError, match=r"`data\.cache_dir` \(=.*cache\) cannot be written"):
-        build_cache(manifest_of(four(folder)), tmp_path / "cache", SHAPE)
+        patch.setattr(cache_module, "load_all", failing)
+        with pytest.raises(UserError, match=FULL if number == errno.ENOSPC else CLOSED) as error:
+            build_cache(manifest, tmp_path / "cache", SHAPE)
+    assert "\n" not in str(error.value)
+    assert files(tmp_path / "cache") == []
+    assert len(build_cache(manifest, tmp_path / "cache", SHAPE)[1]) == 4
+    assert files(tmp_path / "cache") == [".bin", ".json"]
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=CLOSED):
+        build_cache(manifest, tmp_path / "file", SHAPE)
 
 
 def test_images_of_many_sizes_come_out_as_they_went_in(folder: Path, tmp_path: Path) -> None:
-    """Would catch: a row that begins where the first image's size would put it, exchanged edges, a mask of the next."""
+    """Would catch: a row that begins where the first image's size would put it, exchanged edges, a mask of the next,
+    mask bits in another order or lost in the last byte; all images copied into each worker; a negative index that
+    reads another image."""
     shapes = [(24, 37), (5, 7), (37, 24), (1, 3), (24, 37)]
     samples = [png_record(folder, f"{k}", k, k % 2, shape=shape) for k, shape in enumerate(shapes)]
-    _, cache = build_cache(manifest_of(samples), tmp_path, None)
+    kept, cache = build_cache(manifest_of(samples), tmp_path, None)
+    assert kept == manifest_of(samples)
     assert (len(cache), cache.shape, cache.largest) == (5, None, (37, 37))
-    for again in (cache, pickle.loads(pickle.dumps(cache))):
+    cache[0]  # a map that was opened before must not travel to a worker process
+    text = pickle.dumps(cache)
+    assert len(text) < 1000
+    for again in (cache, pickle.loads(text)):
+        for index in (-1, 5):
+            with pytest.raises(IndexError, match=f"image {index} of 5"):
+                again[index]
         for k, shape in enumerate(shapes):
             image, mask = again[k]
+            assert (image.dtype, mask.dtype) == (np.uint8, bool)
             np.testing.assert_array_equal(image, noise(k, shape))
             np.testing.assert_array_equal(mask, blot(k, shape) & bool(k % 2))
             assert again.mask_px(k) == mask.sum()
@@ -462,7 +270,7 @@ def test_the_white_level_is_kept_and_belongs_to_all_images(
 
     def build(some: list[Sample]) -> tuple[set[int | None], int]:
         kept, cache = build_cache(
-            manifest_of(some), tmp_path / "cache", None, beat=lambda: looked_into.append(1)
+            manifest_of(some), tmp_path / "cache", None, heartbeat=lambda: looked_into.append(1)
         )
         whites = {sample.image.white for sample in kept.samples if isinstance(sample.image, Photo)}
         return whites, int(cache[0][0][0, 0])

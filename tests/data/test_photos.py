@@ -31,19 +31,18 @@ def photo(path: Path, picture: Image.Image, white: int = 65535) -> Photo:
     return Photo(path, white)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
-def test_photo_in_any_format_keeps_grey_values(tmp_path: Path, suffix: str) -> None:
-    """Would catch: a format that is not read, rows upside down (BMP), values changed on the way."""
-    np.testing.assert_array_equal(
-        read_photo(photo(tmp_path / f"a{suffix}", Image.fromarray(PIXELS)), SIZE), PIXELS
-    )
-
-
-def test_jpeg_is_near_its_pixels(tmp_path: Path) -> None:
-    """Would catch: JPEG refused, or read in another order of rows."""
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg"])
+def test_photos_of_any_format_are_read_or_refused_when_cut_short(tmp_path: Path, suffix: str) -> None:
+    """Would catch: a format that is not read, rows upside down (BMP), values changed on the way; a half-copied file
+    whose lower part comes out grey."""
     smooth = np.add.outer(np.arange(24) * 4, np.arange(32) * 3).astype(np.uint8)
-    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
-    assert np.abs(read_photo(Photo(tmp_path / "a.jpg"), SIZE).astype(int) - smooth).max() <= 4
+    path = photo(tmp_path / f"a{suffix}", Image.fromarray(smooth)).path
+    difference = read_photo(Photo(path), SIZE).astype(int) - smooth
+    assert np.abs(difference).max() <= (4 if suffix == ".jpg" else 0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadImage, match=rf"a\{suffix}: ") as caught:
+        read_photo(Photo(path, 65535), None)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -83,7 +82,7 @@ def test_photos_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(BadImage, match=match):
             read_photo(photo(tmp_path / name, picture), None)
     path = written(tmp_path / "colour16.png", png(16, 16, 16, 2, (b"\0" + bytes(6 * 16)) * 16))
-    with pytest.raises(BadImage, match="16-bit colour or transparency"):
+    with pytest.raises(BadImage, match="colour of 16 bits"):
         read_photo(Photo(path, 65535), None)
     frames = [Image.fromarray(PIXELS), Image.fromarray(PIXELS // 2)]
     frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
@@ -91,16 +90,6 @@ def test_photos_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
         read_photo(Photo(tmp_path / "two.tif"), None)
     with pytest.raises(BadImage, match="not a PNG, JPEG, BMP or TIFF image"):
         read_photo(Photo(written(tmp_path / "text.jpg", b"hello")), None)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
-def test_cut_short_photo_is_refused(tmp_path: Path, suffix: str) -> None:
-    """Would catch: a half-copied file whose lower part comes out grey."""
-    path = photo(tmp_path / f"a{suffix}", Image.fromarray(PIXELS)).path
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(BadImage, match=rf"a\{suffix}: ") as caught:
-        read_photo(Photo(path, 65535), None)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_jpeg_whose_copy_has_stalled_is_refused(tmp_path: Path) -> None:
@@ -208,7 +197,9 @@ def test_colour_tiff_of_16_bits_is_refused(tmp_path: Path) -> None:
     entries = b"".join(struct.pack("<HHII", *field) for field in fields)
     data = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
     data = data.ljust(134, b"\0") + struct.pack("<3H", 16, 16, 16) + values
-    with pytest.raises(BadImage, match="colour of 16 bits; convert to 8-bit colour or 16-bit grey"):
+    with pytest.raises(
+        BadImage, match="colour of 16 bits; convert to 8-bit grey, 16-bit grey or 8-bit colour"
+    ):
         read_photo(Photo(written(tmp_path / "a.tif", data)), None)
 
 

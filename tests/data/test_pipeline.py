@@ -25,18 +25,8 @@ from dagm_jax.types import Manifest, Sample
 
 SIZE_PX = 64
 # zlib.crc32 of the first slices' pixels.
-PINNED = [
-    3158974738,
-    3554714743,
-    489074125,
-    1411635924,
-    641019561,
-    1127904636,
-    837543695,
-    2997929757,
-    4020482924,
-    329806830,
-]
+PINNED = [3158974738, 3554714743, 489074125, 1411635924, 641019561]
+PINNED += [1127904636, 837543695, 2997929757, 4020482924, 329806830]
 NUM_DEFECTIVE, NUM_GOOD = 10, 14
 DEFECTIVE = list(range(NUM_DEFECTIVE))
 EVERYTHING = list(range(NUM_DEFECTIVE + NUM_GOOD))
@@ -122,28 +112,6 @@ def test_a_batch_has_the_declared_types(stream: Callable[..., Stream]) -> None:
     assert len(stream()) == 12
 
 
-def test_same_seed_same_stream_and_another_seed_another(stream: Callable[..., Stream]) -> None:
-    """Would catch: a draw from a global generator, a seed that is ignored by the shuffle or by the moves."""
-    first, again, other = stream(), stream(), stream(seed=1)
-    for step in range(12):
-        check_equal(first[step], again[step])
-    # A batch is a function of its step alone, not of what was asked before.
-    check_equal(first[7], stream()[7])
-    assert [index for index, _ in facts(first)] != [index for index, _ in facts(other)]
-
-
-def test_a_seed_moves_images_as_well_as_it_orders_them(stream: Callable[..., Stream]) -> None:
-    """Would catch: the same random view for every slice of an image, or for every seed."""
-    views = [
-        {b["image"][i].tobytes() for b in stream([0], seed=seed, balance=False) for i in range(4)}
-        for seed in (0, 1)
-    ]
-    # 48 draws of 8 moves x 6 strips each: by far not all equal, and not the same in the same order.
-    assert all(len(seen) > 20 for seen in views)
-    orders = [[b["image"].tobytes() for b in stream([0], seed=seed, balance=False)] for seed in (0, 1)]
-    assert orders[0] != orders[1]
-
-
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("balance", [True, False])
 def test_blocks_of_several_processes_are_the_batch_in_its_order(
@@ -162,16 +130,18 @@ def test_blocks_of_several_processes_are_the_batch_in_its_order(
         )
 
 
-@pytest.mark.parametrize("start", [0, 1, 5, 11])
-@pytest.mark.parametrize("balance", [True, False])
+@pytest.mark.parametrize(("start", "balance"), [(0, True), (5, False), (11, True)])
 def test_the_rest_of_the_stream_resumes_it(stream: Callable[..., Stream], start: int, balance: bool) -> None:
-    """Would catch: a restart that begins the stream anew, or draws other moves for the batches that are left."""
+    """Would catch: a restart that begins the stream anew, or draws other moves for the batches that are left; a batch
+    that depends on what was asked before."""
     whole = list(stream(balance=balance))
     rest = list(iterate(stream(balance=balance), start, num_workers=0))
     assert len(rest) == 12 - start
     for a, b in zip(rest, whole[start:], strict=True):
         check_equal(a, b)
     check_equal(stream(balance=balance)[start:][0], whole[start])
+    views = {one.tobytes() for batch in stream([0], balance=False) for one in batch["image"]}
+    assert len(views) > 20, "48 draws of 8 moves x 6 strips each"
 
 
 @pytest.fixture
@@ -210,18 +180,14 @@ def test_the_first_slices_are_pinned(stream: Callable[..., Stream]) -> None:
 # --- what is drawn ---
 
 
-@pytest.mark.parametrize("batch_size", [2, 4, 8])
-@pytest.mark.parametrize("augment", [AugmentConfig(), OFF])
+@pytest.mark.parametrize(("batch_size", "augment"), [(2, AugmentConfig()), (8, AugmentConfig()), (4, OFF)])
 def test_half_of_every_batch_is_positive(
     stream: Callable[..., Stream], batch_size: int, augment: AugmentConfig
 ) -> None:
-    """Would catch: half of the *images* defective (a sixth of the slices), or half on average only."""
+    """Would catch: half of the *images* defective (a sixth of the slices), or half on average only; balance that is not
+    read: 10 of 24 images have about 2 of 6 strips positive, near 1 in 7."""
     for batch in stream(batch_size=batch_size, augment=augment):
         assert (batch["label"] == 1).sum() == batch_size // 2
-
-
-def test_without_balance_positive_slices_are_rare(stream: Callable[..., Stream]) -> None:
-    """Would catch: balance that is not read. 10 of 24 images with about 2 of 6 strips positive: near 1 in 7."""
     labels = [label for _, label in facts(stream(balance=False, num_batches=60))]
     assert 0.05 < labels.count(1) / len(labels) < 0.3
 
@@ -230,7 +196,8 @@ def test_without_balance_positive_slices_are_rare(stream: Callable[..., Stream])
 def test_labels_images_and_masks_belong_together(
     stream: Callable[..., Stream], images: tuple[Manifest, ImageCache], mode: Any
 ) -> None:
-    """Would catch: an unmoved mask, a label of the slice before the move, an index of another image."""
+    """Would catch: an unmoved mask, a label of the slice before the move, an index of another image; sums of one image
+    kept for another."""
     slicer = make_slicer(SlicingConfig(mode, 12, 16), SIZE_PX, SIZE_PX)
     seen = Counter[int]()
     for balance in (True, False):
@@ -244,6 +211,11 @@ def test_labels_images_and_masks_belong_together(
             assert all(held[batch["label"] == -1] > 0)
             seen.update(batch["label"].tolist())
     assert seen[1] and seen[0] and seen[-1]
+    for i in EVERYTHING:
+        sums, (_, mask) = images[1].mask_sums(i), images[1][i]
+        np.testing.assert_array_equal(sums.down, mask.sum(0))
+        np.testing.assert_array_equal(sums.across, mask.sum(1))
+        assert sums.total == mask.sum()
 
 
 def test_every_positive_strip_of_a_view_can_be_drawn(
@@ -261,20 +233,6 @@ def test_every_positive_strip_of_a_view_can_be_drawn(
         if label == 1
     }
     assert drawn == possible
-
-
-def test_a_slice_does_not_depend_on_what_was_made_before(
-    stream: Callable[..., Stream], images: tuple[Manifest, ImageCache]
-) -> None:
-    """Would catch: a mask of the slice before left in the array, and sums of one image kept for another."""
-    for step in (11, 3, 11, 0):
-        for image, mask in zip(*(stream()[step][name] for name in ("image", "mask")), strict=True):
-            np.testing.assert_array_equal(mask == 1, image > 150)
-    for i in EVERYTHING:
-        sums, (_, mask) = images[1].mask_sums(i), images[1][i]
-        np.testing.assert_array_equal(sums.down, mask.sum(0))
-        np.testing.assert_array_equal(sums.across, mask.sum(1))
-        assert sums.total == mask.sum()
 
 
 def test_all_images_occur_once_an_epoch(stream: Callable[..., Stream]) -> None:
@@ -376,7 +334,7 @@ def test_every_option_of_the_stream_is_read(stream: Callable[..., Stream], chang
     assert any((plain[step]["image"] != stream(**changes)[step]["image"]).any() for step in range(4))
 
 
-@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("augment", [AUGMENTS[0], AUGMENTS[2]])
 def test_an_experiment_hands_its_configuration_to_the_stream(
     images: tuple[Manifest, ImageCache], augment: AugmentConfig
 ) -> None:
@@ -409,6 +367,7 @@ def test_grey_statistics_are_those_of_what_is_trained_on(tmp_path: Path, task: s
     counted by a task that learns from good ones alone."""
     from dagm_jax.command_line import read_config
     from dagm_jax.experiment.data import prepare_data
+    from dagm_jax.experiment.workdir import Workdir
 
     root = tmp_path / "own"
     for folder in ("good", "defect", "masks"):
@@ -420,7 +379,7 @@ def test_grey_statistics_are_those_of_what_is_trained_on(tmp_path: Path, task: s
             Image.fromarray(np.eye(16, 48, dtype=np.uint8) * 255).save(root / "masks" / f"{k}.png")
     overrides = [f"data.root={root}", "slicing.slice_px=32", "slicing.num_slices=2"]
     config = read_config(f"configs/custom_unet.py:{task}", [f"--config.{override}" for override in overrides])
-    data = prepare_data(config, tmp_path / "run")
+    data = prepare_data(config, Workdir(tmp_path / "run"))
     seen = [i for i in data.split.train if task == "segmentation" or not data.labels[i]]
     pixels = np.concatenate([data.cache[i][0].ravel() for i in seen]).astype(np.float64)
     assert (data.mean, data.std) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-9)

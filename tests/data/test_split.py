@@ -128,7 +128,8 @@ def test_a_task_for_good_images_needs_defects_on_the_test_side_alone() -> None:
 
 
 def test_same_seed_same_split_and_another_seed_another() -> None:
-    """Would catch: a seed that is ignored, and a hidden generator that makes a resumed run test on trained images."""
+    """Would catch: a seed that is ignored, and a hidden generator that makes a resumed run test on trained images;
+    one permutation for every class and label."""
     samples = records_of(1, 50, 100)
     first = split_samples(samples, "random80_20", 0.15, 3)
     random.seed(99)
@@ -136,16 +137,10 @@ def test_same_seed_same_split_and_another_seed_another() -> None:
     other = split_samples(samples, "random80_20", 0.15, 4)
     assert set(other.test) != set(first.test)
     assert set(other.validation) != set(first.validation)
-
-
-def test_labels_and_classes_are_shuffled_each_for_itself() -> None:
-    """Would catch: one permutation for every stratum: defective k and good k of one index go together."""
-    samples = records_of(1, 100, 100) + records_of(8, 100, 100)
-    test = split_samples(samples, "random80_20", 0.15, 0).test
+    both = records_of(1, 100, 100) + records_of(8, 100, 100)
+    test = split_samples(both, "random80_20", 0.15, 0).test
     chosen = [{place % 100 for place in test if place // 100 == group} for group in range(4)]
-    assert all(len(c) == 20 for c in chosen)
     assert all(chosen[a] != chosen[b] for a in range(4) for b in range(a))
-    assert all(c != set(range(20)) for c in chosen)
 
 
 @pytest.mark.parametrize("rule", ["random80_20", "official"])
@@ -162,7 +157,7 @@ def test_another_class_leaves_a_class_split_as_it_was(rule: Any) -> None:
 
 def test_official_tests_on_the_test_halves_only() -> None:
     """Would catch: validation images taken from DAGM's Test half, or test images from its Train half; a test side that
-    depends on the seed."""
+    depends on the seed; random80_20 that keeps to one official half."""
     samples = both_halves()
     split = split_samples(samples, "official", 0.15, 0)
     assert {samples[p].half for p in split.test} == {"test"}
@@ -171,19 +166,14 @@ def test_official_tests_on_the_test_halves_only() -> None:
     assert counts(samples, split.validation) == (3, 15)  # 15 % of 20 and 100
     other = split_samples(samples, "official", 0.15, 1)
     assert other.test == split.test and other.validation != split.validation
-
-
-def test_random_split_ignores_the_halves() -> None:
-    """Would catch: random80_20 that keeps to one official half."""
-    samples = both_halves()
-    split = split_samples(samples, "random80_20", 0.15, 0)
+    mixed = split_samples(samples, "random80_20", 0.15, 0)
     assert (
-        {samples[p].half for p in split.test} == {samples[p].half for p in split.train} == {"train", "test"}
+        {samples[p].half for p in mixed.test} == {samples[p].half for p in mixed.train} == {"train", "test"}
     )
 
 
 @pytest.mark.parametrize(
-    ("records", "found"),
+    ("samples", "found"),
     [
         (records_of(1, 20, 20, "train"), "40 of train"),
         (records_of(1, 20, 20, "test"), "40 of test"),
@@ -202,30 +192,16 @@ def test_official_needs_both_halves_of_every_image(samples: list[Sample], found:
 
 
 @pytest.mark.parametrize(
-    ("records", "rule", "share", "match"),
+    ("samples", "rule", "share", "match"),
     [
-        (
-            records_of(1, 2, 40),
-            "random80_20",
-            0.15,
-            r"test side without defective images of class 1 \(2 in all\)",
-        ),
-        (records_of(1, 4, 40), "random80_20", 0.15, r"validation side without defective images of class 1"),
-        (records_of(1, 40, 2), "random80_20", 0.15, r"test side without defect-free images of class 1"),
-        (
-            records_of(8, 40, 40),
-            "random80_20",
-            0.999,
-            r"train side without defect-free images of class 8 \(40",
-        ),
-        (
-            both_halves() + records_of(8, 20, 20, "train"),
-            "official",
-            0.15,
-            r"`data\.split` \(=official\) leaves the test side without defect-free images of class 8 \(20 in all\)",
-        ),
+        (records_of(1, 2, 40), "random80_20", 0.15, r"test side without defective images of class 1 \(2 in"),
+        (records_of(1, 4, 40), "random80_20", 0.15, "validation side without defective images of class 1"),
+        (records_of(1, 40, 2), "random80_20", 0.15, "test side without defect-free images of class 1"),
+        (records_of(8, 40, 40), "random80_20", 0.999, r"train side without defect-free images of class 8 \("),
+        (both_halves() + records_of(8, 20, 20, "train"), "official", 0.15,
+         r"`data\.split` \(=official\) leaves the test side without defect-free images of class 8 \(20 in all\)"),
     ],
-)
+)  # fmt: skip
 def test_a_side_without_a_label_is_refused(
     samples: list[Sample], rule: Any, share: float, match: str
 ) -> None:

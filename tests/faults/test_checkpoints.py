@@ -352,7 +352,7 @@ class Drawn(ImageCache):
     """Twelve small images of noise, the first four with a square of defect, in no file."""
 
     def __init__(self) -> None:
-        super().__init__(Path("nowhere"), ((32, 32),) * 12)
+        super().__init__(Path("nowhere"), ((32, 32),) * 12, (0,) * 12)
 
     def image(self, index: int) -> np.ndarray:
         return np.random.default_rng(index).integers(0, 256, (32, 32), np.uint8)

@@ -1,6 +1,6 @@
 """Image and label files with anything in them: each is a valid example, a listed skip or one line; never another label.
 
-2,000 cases and some; `HYPOTHESIS_SEED=N` in the environment draws others than the fixed ones.
+A tenth of the cases, or with `-m long` all; `HYPOTHESIS_SEED=N` in the environment draws others than the fixed ones.
 """
 
 from __future__ import annotations
@@ -40,10 +40,15 @@ SEED = os.environ.get("HYPOTHESIS_SEED")
 pytestmark = pytest.mark.filterwarnings("default", "ignore:::PIL")
 
 
-def cases(number: int) -> Callable[[Any], Any]:
-    """The same so many cases in every run, or others with HYPOTHESIS_SEED."""
+def any_size(number: int) -> Any:
+    """Parametrises a test by its number of cases: a tenth of ``number``, and, marked long, all."""
+    return pytest.mark.parametrize("number", [number // 10, pytest.param(number, marks=pytest.mark.long)])
 
-    def decorate(test: Any) -> Any:
+
+def for_all(number: int, **strategies: st.SearchStrategy) -> Callable[[Callable[..., None]], None]:
+    """Calls the decorated function with so many cases: the same in every run, or others with HYPOTHESIS_SEED."""
+
+    def decorate(check: Callable[..., None]) -> None:
         limits = settings(
             max_examples=number,
             deadline=None,
@@ -51,7 +56,8 @@ def cases(number: int) -> Callable[[Any], Any]:
             derandomize=SEED is None,
             suppress_health_check=list(HealthCheck),
         )
-        return limits(test) if SEED is None else seed(int(SEED))(limits(test))
+        test = limits(given(**strategies)(check))
+        (test if SEED is None else seed(int(SEED))(test))()
 
     return decorate
 
@@ -72,53 +78,35 @@ def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def with_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
-    """The PNG with one more chunk after its header."""
-    return data[:33] + chunk(kind, content) + data[33:]
-
-
 @cache
 def originals() -> dict[str, bytes]:
     """Files of every kind that is taken, and of kinds that are not."""
     grey, deep, colour = (Image.fromarray(pixels) for pixels in (GREY, DEEP, COLOUR))
-    palette = colour.convert("P")
     clear = colour.convert("RGBA")
     clear.putalpha(100)
-    png, tiff = saved(grey, "PNG"), saved(grey, "TIFF")
     exif = Image.Exif()
     exif[274] = 6
-    files = {
-        "grey.png": png,
-        "deep.png": saved(deep, "PNG"),
-        "colour.png": saved(colour, "PNG"),
-        "palette.png": saved(palette, "PNG"),
-        "bits.png": saved(grey.convert("1"), "PNG"),
-        "clear.png": saved(clear, "PNG"),
-        "animated.png": saved(grey, "PNG", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
-        "text.png": with_chunk(png, b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000))),
-        "grey.jpg": saved(grey, "JPEG", quality=95),
-        "colour.jpg": saved(colour, "JPEG", quality=95),
-        "turned.jpg": saved(colour, "JPEG", exif=exif),
-        "cmyk.jpg": saved(colour.convert("CMYK"), "JPEG"),
-        "grey.bmp": saved(grey, "BMP"),
-        "colour.bmp": saved(colour, "BMP"),
-        "bits.bmp": saved(grey.convert("1"), "BMP"),
-        "grey.tif": tiff,
-        "deep.tif": saved(deep, "TIFF"),
-        "packed.tif": saved(grey, "TIFF", compression="tiff_lzw"),
-        "deflated.tif": saved(colour, "TIFF", compression="tiff_adobe_deflate"),
-        "floats.tif": saved(Image.fromarray(FLOATS), "TIFF"),
-        "integers.tif": saved(Image.fromarray(DEEP.astype(np.int32) * 1000), "TIFF"),
-        "pages.tif": saved(grey, "TIFF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
-        "flat.png": saved(Image.new("L", (W, H), 128), "PNG"),
-        "empty.png": b"",
-        "zeros.bmp": bytes(400),
-        "words.jpg": b"path,label\nimage.png,1\n" * 10,
-    }
-    return files
+    more = dict(save_all=True, append_images=[Image.fromarray(255 - GREY)])
+    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "grey.png": (grey, {}), "deep.png": (deep, {}), "colour.png": (colour, {}), "clear.png": (clear, {}),
+        "palette.png": (colour.convert("P"), {}), "bits.png": (grey.convert("1"), {}), "animated.png": (grey, more),
+        "flat.png": (Image.new("L", (W, H), 128), {}), "grey.jpg": (grey, {"quality": 95}),
+        "colour.jpg": (colour, {"quality": 95}), "turned.jpg": (colour, {"exif": exif}),
+        "cmyk.jpg": (colour.convert("CMYK"), {}), "grey.bmp": (grey, {}), "colour.bmp": (colour, {}),
+        "bits.bmp": (grey.convert("1"), {}), "grey.tif": (grey, {}), "deep.tif": (deep, {}),
+        "packed.tif": (grey, {"compression": "tiff_lzw"}), "pages.tif": (grey, more),
+        "deflated.tif": (colour, {"compression": "tiff_adobe_deflate"}), "floats.tif": (Image.fromarray(FLOATS), {}),
+        "integers.tif": (Image.fromarray(DEEP.astype(np.int32) * 1000), {}),
+    }  # fmt: skip
+    kinds = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "tif": "TIFF"}
+    files = {name: saved(one, kinds[name[-3:]], **options) for name, (one, options) in pictures.items()}
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000)))
+    # A chunk after the header of 33 bytes.
+    files["text.png"] = files["grey.png"][:33] + text + files["grey.png"][33:]
+    return files | {"empty.png": b"", "zeros.bmp": bytes(400), "words.jpg": b"path,label\nimage.png,1\n" * 10}
 
 
-# Of 32 bits and below, little and big endian: sizes, offsets and counts that headers lie with.
+# Sizes, offsets and counts that headers lie with, of up to 32 bits.
 WORDS = [0, 1, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 10**6]
 EDITS = st.one_of(
     st.tuples(st.just("flip"), st.integers(0, 5000), st.integers(1, 255)),
@@ -183,30 +171,31 @@ def outcome(read: Callable[[], np.ndarray]) -> np.ndarray | None:
         return None
 
 
-CHANGES = st.lists(EDITS, min_size=1, max_size=4)
-
-
-@cases(1000)
-@given(name=st.sampled_from(sorted(originals())), edits=CHANGES, repair=st.booleans())
-def test_damaged_images_are_refused_or_read_as_pillow_reads_them(
-    tmp_path: Path, name: str, edits: list[tuple[str, int, int]], repair: bool
-) -> None:
+@any_size(1000)
+def test_damaged_images_are_refused_or_read_as_pillow_reads_them(tmp_path: Path, number: int) -> None:
     """Would catch: an exception of a decoder, a half-read file; pages, depth or transparency passed over in silence."""
-    data = edited(originals()[name], edits, repair)
-    path = tmp_path / name
-    path.write_bytes(data)
-    image = outcome(lambda: read_photo(Photo(path, 65535), None))
-    if image is not None:
-        assert image.dtype == np.uint8 and image.ndim == 2
-        np.testing.assert_allclose(image, seen_by_pillow(data), atol=1.01)
-    mask = outcome(lambda: read_photo_mask(Photo(path), (H, W)))
-    assert mask is None or (mask.dtype == bool and mask.shape == (H, W) == np.shape(image))
-    dagm = outcome(lambda: read_image(path, (H, W)))
-    if dagm is not None:
-        np.testing.assert_array_equal(dagm, seen_by_pillow(data).round())
-        if not repair:
+
+    @for_all(
+        number,
+        name=st.sampled_from(sorted(originals())),
+        edits=st.lists(EDITS, min_size=1, max_size=4),
+        repair=st.booleans(),
+    )
+    def check(name: str, edits: list[tuple[str, int, int]], repair: bool) -> None:
+        data = edited(originals()[name], edits, repair)
+        path = tmp_path / name
+        path.write_bytes(data)
+        image = outcome(lambda: read_photo(Photo(path, 65535), None))
+        if image is not None:
+            assert image.dtype == np.uint8 and image.ndim == 2
+            np.testing.assert_allclose(image, seen_by_pillow(data), atol=1.01)
+        mask = outcome(lambda: read_photo_mask(Photo(path), (H, W)))
+        assert mask is None or (mask.dtype == bool and mask.shape == (H, W) == np.shape(image))
+        dagm = outcome(lambda: read_image(path, (H, W)))
+        if dagm is not None:
+            np.testing.assert_array_equal(dagm, seen_by_pillow(data).round())
             # Every byte of a PNG is under a checksum, so what is taken is what was written.
-            assert any(np.array_equal(dagm, pixels) for pixels in taken_by_dagm())
+            assert repair or any(np.array_equal(dagm, pixels) for pixels in taken_by_dagm())
 
 
 @cache
@@ -275,61 +264,36 @@ def check_set(manifest: Manifest, folder: Path, truth: dict[str, int], touched: 
     assert truth.keys() - touched <= used.keys(), "an image that nobody has touched was left out"
 
 
-@cases(250)
-@given(
-    damage=st.dictionaries(
-        st.sampled_from(
-            ["good/0.png", "good/1.png", "defect/2.png", "defect/3.png", "masks/2.png", "masks/1.png"]
-        ),
-        st.tuples(st.sampled_from(sorted(originals())), st.lists(EDITS, max_size=3), st.booleans()),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_damage_to_some_files_leaves_the_others_as_they_are(
-    tmp_path_factory: Any, damage: dict[str, Any]
-) -> None:
+@any_size(250)
+def test_damage_to_some_files_leaves_the_others_as_they_are(tmp_path_factory: Any, number: int) -> None:
     """Would catch: labels or masks that move to a neighbour, an image counted nowhere, a good set that is lost."""
-    folder = tmp_path_factory.mktemp("set")
-    for number, name in enumerate(("good/0.png", "good/1.png", "defect/2.png", "defect/3.png")):
-        for path, as_mask in ((name, False), (f"masks/{number}.png", True)):
-            if not as_mask or number >= 2:
-                (folder / path).parent.mkdir(exist_ok=True)
-                (folder / path).write_bytes(untouched(number, as_mask))
-    for name, (original, edits, repair) in damage.items():
-        (folder / name).write_bytes(edited(originals()[original], edits, repair))
     truth = {"good/0.png": 0, "good/1.png": 0, "defect/2.png": 1, "defect/3.png": 1}
-    touched = {name for name in truth for changed in damage if Path(name).stem == Path(changed).stem}
-    manifest, shape = find_images(DataConfig(root=str(folder)), 0)
-    assert shape is None
-    check_set(manifest, folder, truth, touched)
+    damaged = st.tuples(st.sampled_from(sorted(originals())), st.lists(EDITS, max_size=3), st.booleans())
+    places = st.sampled_from([*truth, "masks/2.png", "masks/1.png"])
+
+    @for_all(number, damage=st.dictionaries(places, damaged, min_size=1, max_size=4))
+    def check(damage: dict[str, Any]) -> None:
+        folder = tmp_path_factory.mktemp("set")
+        files = {name: untouched(k) for k, name in enumerate(truth)}
+        files |= {f"masks/{k}.png": untouched(k, True) for k in (2, 3)}
+        files |= {name: edited(originals()[kind], *rest) for name, (kind, *rest) in damage.items()}
+        for name, data in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
+        touched = {name for name in truth for changed in damage if Path(name).stem == Path(changed).stem}
+        manifest, shape = find_images(DataConfig(root=str(folder)), 0)
+        assert shape is None
+        check_set(manifest, folder, truth, touched)
 
 
 # --- label files of DAGM ------------------------------------------------------------------------------------
 
-ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 # Anything in place of a number, among it what float() and int() take and no label file means.
+WRONG = (
+    "nan NaN inf -inf Infinity -1 0 -0.0 1e308 1e400 -1e400 1e-320 1e7 1_0 1,5 0x10 1.5.2 --3 +4 .5 5. 1e3 ²"
+)
 NUMBERS = st.one_of(
-    st.sampled_from(
-        [
-            "nan",
-            "NaN",
-            "inf",
-            "-inf",
-            "Infinity",
-            "-1",
-            "0",
-            "-0.0",
-            "1e308",
-            "1e400",
-            "-1e400",
-            "1e-320",
-            "1e7",
-        ]
-    ),
-    st.sampled_from(
-        ["1_0", "\u0663", "\uff11\uff12", "1,5", "", *["0x10", "1.5.2", "--3", "+4", ".5", "5.", "1e3", "²"]]
-    ),
+    st.sampled_from([*WRONG.split(), "\u0663", "\uff11\uff12", ""]),
     st.integers(-(10**7), 10**7).map(str),
     st.floats().map(str),
     st.text(max_size=4),
@@ -338,8 +302,26 @@ JUNK = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size
 DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 
 
-def joined(rows: list[str], end: str, bom: bool, extra: bytes) -> bytes:
-    return (b"\xef\xbb\xbf" if bom else b"") + end.join(rows).encode("utf-8", "surrogatepass") + extra
+def label_files(rows: st.SearchStrategy) -> dict[str, st.SearchStrategy]:
+    """Strategies of `write_labels`: rows, the lines before which they are put, line ends, a mark of UTF-8, junk."""
+    return dict(
+        rows=st.lists(rows, max_size=5),
+        places=st.lists(st.integers(0, 4), min_size=5, max_size=5),
+        end=st.sampled_from(["\n", "\r\n", "\r"]),
+        bom=st.booleans(),
+        extra=st.binary(max_size=6),
+    )
+
+
+def write_labels(
+    path: Path, lines: list[str], rows: Any, places: Any, end: str, bom: bool, extra: Any
+) -> bytes:
+    """Writes the lines with the rows among them; returns the file's bytes."""
+    for place, row in zip(places, rows, strict=False):
+        lines.insert(place, row)
+    data = (b"\xef\xbb\xbf" if bom else b"") + end.join(lines).encode("utf-8", "surrogatepass") + extra
+    path.write_bytes(data)
+    return data
 
 
 def lines_of(data: bytes) -> list[str]:
@@ -413,33 +395,24 @@ def read_or_one_line(root: Path) -> Manifest | None:
     return manifest
 
 
-@cases(300)
-@given(
-    rows=st.lists(ROWS_A, max_size=5),
-    places=st.lists(st.integers(0, 7), min_size=5, max_size=5),
-    end=ENDS,
-    bom=st.booleans(),
-    extra=st.binary(max_size=6),
-)
-def test_labels_of_layout_a(
-    layout_a: Path, rows: list[str], places: list[int], end: str, bom: bool, extra: bytes
-) -> None:
+@any_size(300)
+def test_labels_of_layout_a(layout_a: Path, number: int) -> None:
     """Would catch: a label of another row, one of two that contradict each other, a mask without its row's consent."""
-    lines = ["1", *(row_a(number, int(number > 3)) for number in range(1, 7))]
-    for place, row in zip(places, rows, strict=False):
-        lines.insert(place, row)
-    data = joined(lines, end, bom, extra)
-    (layout_a / "Class1" / "Train" / "Label" / "Labels.txt").write_bytes(data)
-    manifest, truth = read_or_one_line(layout_a), labels_a(data)
-    # A defective image needs its mask.
-    usable = {n: label for n, label in truth.items() if 1 <= n <= 6 and (label == 0 or n > 3)}
-    assert usable == ({int(r.image_id[-4:]): r.label for r in manifest.samples} if manifest else {})
-    if manifest:
-        listed = {skip.what for skip in manifest.skipped}
-        assert all(f"Class1/Train/{n:04d}.PNG" in listed for n in set(range(1, 7)) - usable.keys())
-        for sample in manifest.samples:
-            assert Path(str(sample.image)).stem == sample.image_id[-4:]
-            assert sample.label == 0 or Path(str(sample.mask)).name == f"{sample.image_id[-4:]}_label.PNG"
+
+    @for_all(number, **label_files(ROWS_A))
+    def check(**changes: Any) -> None:
+        lines = ["1", *(row_a(number, int(number > 3)) for number in range(1, 7))]
+        data = write_labels(layout_a / "Class1" / "Train" / "Label" / "Labels.txt", lines, **changes)
+        manifest, truth = read_or_one_line(layout_a), labels_a(data)
+        # A defective image needs its mask.
+        usable = {n: label for n, label in truth.items() if 1 <= n <= 6 and (label == 0 or n > 3)}
+        assert usable == ({int(r.image_id[-4:]): r.label for r in manifest.samples} if manifest else {})
+        if manifest:
+            listed = {skip.what for skip in manifest.skipped}
+            assert all(f"Class1/Train/{n:04d}.PNG" in listed for n in set(range(1, 7)) - usable.keys())
+            for sample in manifest.samples:
+                assert Path(str(sample.image)).stem == sample.image_id[-4:]
+                assert sample.label == 0 or Path(str(sample.mask)).name == f"{sample.image_id[-4:]}_label.PNG"
 
 
 def ellipses_b(data: bytes) -> dict[int, Ellipse]:
@@ -484,30 +457,21 @@ def layout_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@cases(300)
-@given(
-    rows=st.lists(ROWS_B, max_size=5),
-    places=st.lists(st.integers(0, 4), min_size=5, max_size=5),
-    end=ENDS,
-    bom=st.booleans(),
-    extra=st.binary(max_size=6),
-)
-def test_ellipses_of_layout_b(
-    layout_b: Path, rows: list[str], places: list[int], end: str, bom: bool, extra: bytes
-) -> None:
+@any_size(300)
+def test_ellipses_of_layout_b(layout_b: Path, number: int) -> None:
     """Would catch: NaN, infinite, huge or negative axes that reach the mask, and numbers that no text editor shows."""
-    lines = [row_b(number) for number in range(1, 5)]
-    for place, row in zip(places, rows, strict=False):
-        lines.insert(place, row)
-    data = joined(lines, end, bom, extra)
-    (layout_b / "Class1_def" / "labels.txt").write_bytes(data)
-    manifest, truth = read_or_one_line(layout_b), ellipses_b(data)
-    assert manifest is not None, "there are good images"
-    usable = {n: ellipse for n, ellipse in truth.items() if n <= 4}
-    assert usable == {int(r.image_id.rpartition("/")[2]): r.mask for r in manifest.samples if r.label}
-    assert [r.image_id for r in manifest.samples if not r.label] == ["Class1/1", "Class1/2"]
-    listed = {skip.what for skip in manifest.skipped}
-    assert all(f"Class1_def/{n}.png" in listed for n in set(range(1, 5)) - usable.keys())
+
+    @for_all(number, **label_files(ROWS_B))
+    def check(**changes: Any) -> None:
+        lines = [row_b(number) for number in range(1, 5)]
+        data = write_labels(layout_b / "Class1_def" / "labels.txt", lines, **changes)
+        manifest, truth = read_or_one_line(layout_b), ellipses_b(data)
+        assert manifest is not None, "there are good images"
+        usable = {n: ellipse for n, ellipse in truth.items() if n <= 4}
+        assert usable == {int(r.image_id.rpartition("/")[2]): r.mask for r in manifest.samples if r.label}
+        assert [r.image_id for r in manifest.samples if not r.label] == ["Class1/1", "Class1/2"]
+        listed = {skip.what for skip in manifest.skipped}
+        assert all(f"Class1_def/{n}.png" in listed for n in set(range(1, 5)) - usable.keys())
 
 
 # --- the CSV table ------------------------------------------------------------------------------------------
@@ -527,87 +491,66 @@ def table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@st.composite
-def tables(draw: Any) -> list[tuple[str, str, str, str]]:
-    """Rows (path, label, mask, split): some of images that are there, under several of their names."""
-    rows = []
-    for _ in range(draw(st.integers(0, 8))):
-        number = draw(st.integers(0, 5))
-        name = draw(st.sampled_from(["{}.png", "{}.png", "./{}.png", "sub/../{}.png", "{{folder}}/{}.png"]))
-        path = draw(
-            st.just(name.format(number))
-            | st.sampled_from(
-                ["../9.png", "missing.png", "sub", "/dev/null", "m1.png", "table.csv", '"', "a\nb.png"]
-            )
-        )
-        label = draw(st.sampled_from(list(WORDS_OF_LABELS)))
-        mask = draw(st.sampled_from(["", f"m{number}.png", f"m{number}.png", "missing.png", "0.png"]))
-        rows.append((path, label, mask, draw(st.sampled_from(["", "train", "test", "TEST"]))))
-    return rows
+NAMES = st.sampled_from(["{}.png", "{}.png", "./{}.png", "sub/../{}.png", "{{folder}}/{}.png"])
+ODD_NAMES = st.sampled_from(
+    ["../9.png", "missing.png", "sub", "/dev/null", "m1.png", "table.csv", '"', "a\nb.png"]
+)
 
 
-@cases(200)
-@given(rows=tables(), end=st.sampled_from(["\n", "\r\n"]), bom=st.booleans(), quoting=st.sampled_from([0, 1]))
-def test_a_table_gives_its_own_labels(
-    table_folder: Path, rows: list[tuple[str, str, str, str]], end: str, bom: bool, quoting: Any
-) -> None:
-    """Would catch: a file that is taken twice under two names, with one of two labels, or with another row's label."""
-    rows = [(row[0].replace("{folder}", str(table_folder)), *row[1:]) for row in rows]
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator=end, quoting=quoting)
-    writer.writerows([("path", "label", "mask", "split"), *rows])
-    table = table_folder / "table.csv"
-    table.write_bytes((b"\xef\xbb\xbf" if bom else b"") + stream.getvalue().encode())
-    said: dict[Path, set[int]] = {}
-    for path, label, _, _ in rows:
-        said.setdefault((table_folder / path).resolve(), set()).add(WORDS_OF_LABELS[label])
+def table_row(number: int, name: str, odd: str | None, label: str, mask: str, half: str) -> tuple[str, ...]:
+    """(path, label, mask, split) of image ``number`` under one of its names, or of a path that names none."""
+    return odd or name.format(number), label, mask.format(number), half
+
+
+TABLES = st.lists(
+    st.builds(
+        table_row,
+        st.integers(0, 5),
+        NAMES,
+        st.none() | ODD_NAMES,
+        st.sampled_from(list(WORDS_OF_LABELS)),
+        st.sampled_from(["", "m{}.png", "m{}.png", "missing.png", "0.png"]),
+        st.sampled_from(["", "train", "test", "TEST"]),
+    ),
+    max_size=8,
+)
+
+
+def build_or_one_line(table: Path) -> tuple[Manifest, Any] | None:
+    """(what is used of the table, its cache); None where it is refused in one line."""
     try:
         manifest, _ = find_images(DataConfig(root=str(table)), 0)
-        whole, stored = build_cache(manifest, table_folder / "cache", None)
+        return build_cache(manifest, table.parent / "cache", None)
     except UserError as error:
         assert str(error).isprintable()  # noqa: PT017
-        return
-    files = [
-        (table_folder / sample.image.path).resolve()
-        for sample in whole.samples
-        if isinstance(sample.image, Photo)
-    ]
-    assert len(files) == len(set(files)) == len(whole.samples)
-    assert all(skip.what.isprintable() and skip.reason.isprintable() for skip in whole.skipped)
-    for place, (sample, file) in enumerate(zip(whole.samples, files, strict=True)):
-        assert said[file] == {sample.label}
-        image, mask = stored[place]
-        number = re.fullmatch(r"([0-9])\.png", file.name)
-        if number:
-            np.testing.assert_array_equal(image, pixels_of(int(number[1])))
-        assert mask.any() == sample.label
-    assert len(whole.samples) + len(whole.skipped) >= len(rows)
+        return None
 
 
-@cases(250)
-@given(
-    edits=st.lists(st.tuples(st.integers(0, 120), st.binary(max_size=4)), max_size=5),
-    junk=st.sampled_from(
-        ['"', '""', "\0", "\ufeff", "\r", "\x1a", ",", "\n\n", "'", "=cmd()", "\u2028", "\x85"]
-    ),
-    place=st.integers(0, 120),
-)
-def test_a_damaged_table_is_one_line_or_a_table(
-    table_folder: Path, edits: list[tuple[int, bytes]], junk: str, place: int
-) -> None:
-    """Would catch: csv.Error, UnicodeDecodeError or ValueError of a NUL that escapes, and a label that is neither."""
-    data = bytearray(b"path,label,mask\r\n0.png,good,\r\n1.png,good,\r\n4.png,defective,m4.png\r\n")
-    data[place:place] = junk.encode()
-    for position, new in edits:
-        data[position : position + 1] = new
-    (table_folder / "table.csv").write_bytes(bytes(data))
-    try:
-        manifest, _ = find_images(DataConfig(root=str(table_folder / "table.csv")), 0)
-        build_cache(manifest, table_folder / "cache", None)
-    except UserError as error:
-        assert str(error).isprintable()  # noqa: PT017
-        return
-    lines = bytes(data).decode("utf-8-sig")
-    for sample in manifest.samples:
-        word = {0: ("0", "good"), 1: ("1", "defective")}[sample.label]
-        assert any(w in lines.lower() for w in word)
+@any_size(200)
+def test_a_table_gives_its_own_labels(table_folder: Path, number: int) -> None:
+    """Would catch: a file that is taken twice under two names, with one of two labels, or with another row's label."""
+    table = table_folder / "table.csv"
+
+    @for_all(number, rows=TABLES, end=st.sampled_from(["\n", "\r\n"]), quoting=st.sampled_from([0, 1]))
+    def check(rows: list[tuple[str, ...]], end: str, quoting: Any) -> None:
+        rows = [(row[0].replace("{folder}", str(table_folder)), *row[1:]) for row in rows]
+        with table.open("w", newline="") as stream:
+            writer = csv.writer(stream, lineterminator=end, quoting=quoting)
+            writer.writerows([("path", "label", "mask", "split"), *rows])
+        said: dict[Path, set[int]] = {}
+        for path, label, *_ in rows:
+            said.setdefault((table_folder / path).resolve(), set()).add(WORDS_OF_LABELS[label])
+        built = build_or_one_line(table)
+        if built is None:
+            return
+        whole, stored = built
+        files = [(table_folder / s.image.path).resolve() for s in whole.samples if isinstance(s.image, Photo)]
+        assert len(files) == len(set(files)) == len(whole.samples)
+        assert all(skip.what.isprintable() and skip.reason.isprintable() for skip in whole.skipped)
+        for place, (sample, file) in enumerate(zip(whole.samples, files, strict=True)):
+            assert said[file] == {sample.label}
+            image, mask = stored[place]
+            if digits := re.fullmatch(r"([0-9])\.png", file.name):
+                np.testing.assert_array_equal(image, pixels_of(int(digits[1])))
+            assert mask.any() == sample.label
+        assert len(whole.samples) + len(whole.skipped) >= len(rows)

@@ -606,7 +606,7 @@ def test_an_image_beyond_the_limit_is_refused_by_its_header(
     def decode(*arguments: Any) -> Any:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("dagm_jax.data.images.image_reader.decode_photo", decode)
+    monkeypatch.setattr("dagm_jax.data.images.image_reader.to_grey", decode)
     with pytest.raises(BadImage, match=r"beyond 1000x1000 px, the limit of this model"):
         reading.read(tmp_path / "wide.png")
 

@@ -1,4 +1,4 @@
-"""Image and mask of one record of a manifest, or the reason why its files cannot be used."""
+"""Image and mask of one sample of a manifest, or the reason why its files cannot be used."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.photos import read_photo, read_photo_mask
 from dagm_jax.data.images.png import decode_image, decode_mask, read_image, read_mask
 from dagm_jax.errors import printable
-from dagm_jax.types import Drawn, Ellipse, Photo, Sample, Stored
+from dagm_jax.types import DAGM_SHAPE, Drawn, Ellipse, Photo, Sample, Stored
 
 DECODE_THREADS = 4
-_DRAWN_SIZE_PX = 512
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -35,7 +34,7 @@ class BadMask(BadImage):
 
 
 def load(sample: Sample, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Image uint8 [h w] and mask bool [h w] of a record, wherever they come from.
+    """Image uint8 [h w] and mask bool [h w] of a sample, wherever they come from.
 
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
     be anywhere. Raises BadImage; BadMask where the image alone can be read, or label and mask contradict each other.
@@ -51,29 +50,24 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
         case Stored():
             image, own_mask = _read_stored(sample.image, sample.image_id, shape)
     try:
-        return image, _mask_of(sample, image, own_mask)
+        return image, _read_mask(sample, (image.shape[0], image.shape[1]), own_mask)
     except BadImage as error:
         raise BadMask(str(error), image) from error
 
 
-def _mask_of(
-    sample: Sample, image: NDArray[np.uint8], own_mask: NDArray[np.bool_] | None
+def _read_mask(
+    sample: Sample, size: tuple[int, int], own_mask: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:
-    """The mask bool [h w] of the record's ``image``, with which ``own_mask`` may have come; raises BadImage."""
-    size = (image.shape[0], image.shape[1])
+    """The mask bool [h w] of the sample's image, with which ``own_mask`` may have come; raises BadImage."""
     match sample.mask:
-        case None:
-            mask: NDArray[np.bool_] = np.full(size, sample.label == 1) if own_mask is None else own_mask
         case Path():
             mask = read_mask(sample.mask, size)
         case Photo():
             mask = read_photo_mask(sample.mask, size)
         case Ellipse():
             mask = rasterise(sample.mask, size)
-        case Drawn():
-            mask = _draw(sample.mask, sample.label, size)[1] if own_mask is None else own_mask
-        case Stored():
-            mask = _read_stored(sample.mask, sample.image_id, size)[1] if own_mask is None else own_mask
+        case _:
+            mask = np.full(size, sample.label == 1) if own_mask is None else own_mask
     if sample.label == 1 and not mask.any():
         raise BadImage(printable(f"{sample.image_id}: labelled defective, but mask is empty ({sample.mask})"))
     if sample.label == 0 and mask.any():
@@ -85,9 +79,9 @@ def _mask_of(
 def load_all(
     samples: Sequence[Sample], shape: tuple[int, int] | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage]:
-    """Decoded records in order, by threads and a bounded number ahead (``Executor.map`` would hold them all).
+    """Decoded samples in order, by threads and a bounded number ahead (``Executor.map`` would hold them all).
 
-    A record that cannot be read comes out as its BadImage.
+    A sample that cannot be read comes out as its BadImage.
     """
 
     def attempt(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage:
@@ -115,7 +109,7 @@ def _draw(
     drawn: Drawn, label: int, shape: tuple[int, int] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Image and mask of a procedural picture; raises BadImage for a shape that is not square."""
-    height, width = shape or (_DRAWN_SIZE_PX, _DRAWN_SIZE_PX)
+    height, width = shape or DAGM_SHAPE
     if height != width:
         raise BadImage(f"{drawn}: procedural images are square, not {height}x{width}")
     defective = bool(label)

@@ -1,16 +1,35 @@
-"""Limits and reasons shared by all image formats: reading a file's bytes, its size, and why it cannot be used."""
+"""Image files opened and checked, and their pixels as grey values, whatever the format."""
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from dagm_jax.errors import printable
 from dagm_jax.types import MAX_PIXELS
 
 MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+MODES_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+SIZE_OF_SET, SIZE_OF_IMAGE = "the size of this data set's images", "the size of its image"
+# How colours become grey: by their luma (ITU-R 601), by the strongest channel, or, as in DAGM, not at all.
+Colour = Literal["luma", "strongest", "refused"]
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+# Chunks of a PNG file: libpng cuts 64 Mpx of 16 bits into 16 thousand, and a file of empty ones may hold 21 million.
+_MAX_CHUNKS = 200_000
+WHITE_16 = 65535
+_TIFF_BITS, _EXIF_ORIENTATION, _UPRIGHT = 258, 274, 1
 
 
 class BadImage(Exception):
@@ -36,38 +55,114 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def check_shape(path: Path | str, found: tuple[int, int], shape: tuple[int, int] | None, why: str) -> None:
-    """Raises BadImage unless the (height, width) is ``shape`` or that is None; ``why`` says where it comes from."""
-    if shape is not None and found != tuple(shape):
-        expected = f"expected {shape[0]}x{shape[1]}, {why}"
-        raise BadImage(f"{printable(path)}: size {found[0]}x{found[1]} (height x width), {expected}")
-
-
-def check_num_pixels(path: Path | str, height: int, width: int) -> None:
-    """Raises BadImage where an image would take more memory than one may."""
-    if width * height > MAX_PIXELS:
-        size = f"{height}x{width} pixels"
-        raise BadImage(f"{printable(path)}: {size} are more than the limit of {MAX_PIXELS} pixels")
+def open_header(source: Path | io.BytesIO, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The picture, unchecked, before any pixel is decoded; without Pillow's warning of a size that is refused later."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(source, formats=formats)
 
 
 @contextmanager
-def refusing_damage(path: Path | str) -> Iterator[None]:
-    """Raises BadImage for whatever a decoder raises within the block: fed damaged data, that may be any exception."""
+def open_image(data: bytes, path: Path | str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """The whole, still picture in a file's bytes, before its pixels are decoded; messages call it ``path``.
+
+    Raises BadImage, also for whatever a decoder raises within the block: fed damaged data, that may be any exception.
+    """
+    name = printable(path)
     try:
-        yield
+        if data.startswith(_PNG_SIGNATURE):
+            _check_png(data, name)
+        with open_header(io.BytesIO(data), formats) as picture:
+            # Pillow takes zeros, which a copy that has stalled leaves, for pixels. Within a JPEG's last scan neither
+            # the mark of a scan nor that of the end can occur.
+            if picture.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+                raise BadImage(f"{name}: truncated, its picture has no end mark")
+            if picture.width * picture.height > MAX_PIXELS:
+                size = f"{picture.height}x{picture.width} pixels"
+                raise BadImage(f"{name}: {size} are more than the limit of {MAX_PIXELS} pixels")
+            # Counting the pictures of a TIFF takes minutes where there are many.
+            if getattr(picture, "is_animated", False):
+                raise BadImage(f"{name}: several pictures in one file; save one")
+            yield picture
     except (BadImage, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"{name}: its pixels are more than the limit of {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        known = " or ".join([", ".join(formats[:-1]), formats[-1]][len(formats) == 1 :])
+        raise BadImage(f"{name}: not a {known} image, or damaged") from error
     except Exception as error:
         reason = f"{path}: corrupt, cannot be decoded ({type(error).__name__}: {error})"
         raise BadImage(printable(reason)) from error
 
 
-def is_image_shape(value: Any) -> bool:
-    """Whether a value from a JSON file is the [height, width] in px of an image that may be read."""
-    is_pair = isinstance(value, list) and len(value) == 2 and all(type(edge) is int for edge in value)
-    return is_pair and min(value) >= 1 and value[0] * value[1] <= MAX_PIXELS
+def _check_png(data: bytes, name: str) -> None:
+    """Raises whatever Pillow raises, or BadImage, unless the PNG is whole and its checksums are right.
+
+    Decoding alone checks neither the checksums of pixel data nor the end of the file.
+    """
+    if _PNG_END not in data:
+        raise BadImage(f"{name}: truncated, ends after {len(data)} bytes without an end mark")
+    position, num_chunks = len(_PNG_SIGNATURE), 0
+    while position < len(data) and num_chunks <= _MAX_CHUNKS:
+        position += 12 + int.from_bytes(data[position : position + 4])
+        num_chunks += 1
+    if num_chunks > _MAX_CHUNKS:
+        raise BadImage(f"{name}: more than the limit of {_MAX_CHUNKS} chunks")
+    with open_header(io.BytesIO(data), ("PNG",)) as picture:
+        picture.verify()
 
 
-def is_white_level(value: Any) -> bool:
-    """Whether a value from a JSON file can be a `Photo.white`."""
-    return value is None or (type(value) is int and 255 <= value <= 65535)
+def check_shape(picture: Image.Image, path: Path | str, shape: tuple[int, int] | None, why: str) -> None:
+    """Raises BadImage unless the picture's (h, w) is ``shape`` or that is None; ``why`` says where it comes from."""
+    found = (picture.height, picture.width)
+    if shape is not None and found != tuple(shape):
+        expected = f"expected {shape[0]}x{shape[1]}, {why}"
+        raise BadImage(f"{printable(path)}: size {found[0]}x{found[1]} (height x width), {expected}")
+
+
+def to_grey(picture: Image.Image, path: Path | str, colour: Colour) -> NDArray[np.uint8 | np.uint16]:
+    """The picture's grey values, uint8 or, of 16 bits, uint16 [h w]; raises BadImage for kinds without such values."""
+    name = printable(path)
+    is_dagm = colour == "refused"
+    remedy = f"convert to 8-bit grey{'' if is_dagm else ', 16-bit grey or 8-bit colour'}"
+    # Pillow cuts colour of 16 bits down to 8 without a word.
+    bits = max(getattr(picture, "tag_v2", {}).get(_TIFF_BITS, (8,)))
+    if isinstance(picture, PngImageFile) and ";16" in str(picture.tile[0]):
+        bits = 16
+    if picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+        raise BadImage(f"{name}: stored turned or mirrored (EXIF orientation); save it as it is shown")
+    if picture.mode in MODES_16:
+        values: NDArray[np.uint8 | np.uint16] = np.asarray(picture)
+        if is_dagm or values.min() < 0 or values.max() > WHITE_16:
+            raise BadImage(f"{name}: {16 if is_dagm else 32}-bit image; {remedy}")
+        if "transparency" in picture.info:
+            raise BadImage(f"{name}: transparent pixels; save it without transparency")
+        return values.astype(np.uint16)
+    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        raise BadImage(f"{name}: image of kind {picture.mode}; {remedy}")
+    if bits > 8:
+        raise BadImage(f"{name}: colour of {bits} bits; {remedy}")
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        if np.asarray(picture)[..., 3].min() < 255:
+            raise BadImage(f"{name}: transparent pixels; save it without transparency")
+    if picture.mode == "L":
+        return np.asarray(picture)
+    colours = picture.convert("RGB")
+    if colour == "luma":
+        return np.asarray(colours.convert("L"))
+    channels: NDArray[np.uint8] = np.asarray(colours)
+    if is_dagm and (channels != channels[..., :1]).any():
+        raise BadImage(f"{name}: colour image; {remedy}")
+    values = channels.max(axis=2)
+    return values
+
+
+def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int | None) -> NDArray[np.uint8]:
+    """uint8 values as they are, uint16 values as 255 · value / white, rounded; white and more become 255."""
+    if values.dtype == np.uint16:
+        assert white is not None, "the white level of 16-bit images has not been looked for"
+        values = np.clip(np.rint(values * (255 / white)), 0, 255)
+    grey: NDArray[np.uint8] = values.astype(np.uint8, copy=False)
+    return grey

@@ -1,4 +1,4 @@
-"""How files and arrays become what a network was trained on: the rules of its training images, kept for later ones."""
+"""Image files and arrays of a trained model's user, read by the rules of its training images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dagm_jax.data.images.files import BadImage, read_bytes
-from dagm_jax.data.images.photos import decode_photo, shape_of, to_8_bits
+from dagm_jax.data.images.files import (
+    FORMATS,
+    SIZE_OF_SET,
+    BadImage,
+    check_shape,
+    open_image,
+    read_bytes,
+    to_8_bits,
+    to_grey,
+)
 from dagm_jax.errors import UserError, printable
-from dagm_jax.types import Photo
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """What an image may be, and how it becomes uint8 grey [h w].
+    """The rules by which files and arrays become images uint8 grey [h w].
 
-    shape: the (h, w) in px that every image must have, None for any. largest: the greatest (h, w) that can be judged.
+    shape: the (h, w) in px that every image must have, None for any. largest: the greatest (h, w) that the model takes.
     white: the value that becomes 255 where an image has 16 bits; None: images are 8-bit grey PNG files, as DAGM's are.
     """
 
@@ -34,16 +41,12 @@ class ImageReader:
 
     def decode(self, data: bytes, path: Path) -> NDArray[np.uint8]:
         """The image in a file's bytes, uint8 [h w]; ``path`` is what messages call it. Raises BadImage."""
-        # By the header: the pixels of one image that is refused may take a gigabyte.
-        shape = shape_of(data)
-        if shape is not None and (refusal := self._refusal(shape)):
-            raise BadImage(f"{printable(path)}: {refusal}")
-        if self.white is None:
-            # Late: it brings the procedural textures, and an inspector of arrays needs neither.
-            from dagm_jax.data.images.png import decode_image
-
-            return decode_image(data, path, self.shape)
-        return decode_photo(data, Photo(path, self.white), self.shape)
+        is_dagm = self.white is None
+        with open_image(data, path, ("PNG",) if is_dagm else FORMATS) as picture:
+            if refusal := self._refusal((picture.height, picture.width)):
+                raise BadImage(f"{printable(path)}: {refusal}")
+            check_shape(picture, path, self.shape, SIZE_OF_SET)
+            return to_8_bits(to_grey(picture, path, "refused" if is_dagm else "luma"), self.white)
 
     def of_array(self, array: NDArray[Any]) -> NDArray[np.uint8]:
         """The image uint8 [h w] in an array [h w], [h w 1] or [h w 3] (RGB), as a file of these values would give it.
@@ -78,7 +81,7 @@ class ImageReader:
         return np.ascontiguousarray(array[..., 0])
 
     def _refusal(self, shape: tuple[int, ...]) -> str | None:
-        """Why an image of this size cannot be judged; None if it can."""
+        """The reason why the model takes no image of this size; None if it does."""
         if shape[0] <= self.largest[0] and shape[1] <= self.largest[1]:
             return None
         return (
