@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -160,12 +160,11 @@ def write_table(rows: Iterable[Prediction], path: Path) -> None:
     Names of undecodable bytes are written as these bytes.
     """
     with replacing(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        stream.write("image,label,score,defective\n")
-        for row in rows:
-            line = io.StringIO()
-            # The csv module quotes a carriage return only if its line terminator holds one.
-            csv.writer(line, lineterminator="\r\n").writerow([row.image, row.label, row.score, row.defective])
-            stream.write(line.getvalue().removesuffix("\r\n") + "\n")
+        # The csv module quotes a carriage return only if its line terminator holds one, which is cut off again.
+        cut = SimpleNamespace(write=lambda line: stream.write(line.removesuffix("\r\n") + "\n"))
+        writer = csv.writer(cut)
+        writer.writerow(("image", "label", "score", "defective"))
+        writer.writerows((row.image, row.label, row.score, row.defective) for row in rows)
 
 
 def summarise(
