@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from dagm_jax.console import console
-    from dagm_jax.evaluation.threshold import describe_rule, fit_rule
     from dagm_jax.experiment.workdir import Workdir
+    from dagm_jax.inspection.calibration import describe_rule, fit_rule
     from dagm_jax.storage import write_atomically
 
     workdir = Workdir(request.model, "model")
