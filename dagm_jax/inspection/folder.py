@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +73,30 @@ class FolderPredictor:
     def compile(self) -> float:
         """Compiles the program for the usual size, so that no image's latency holds that; the seconds it took."""
         start_s = time.perf_counter()
-        shape = self.inspector.backend.reading.shape or (1, 1)
-        self._verdicts(["a black image"], [np.zeros(shape, np.uint8)])
+        black = np.zeros(self.inspector.backend.reading.shape or (1, 1), np.uint8)
+        self._verdicts([Loaded(ImageFile("a black image", Path(), None, (0, 0)), black, None, None, start_s)])
         return time.perf_counter() - start_s
 
     def predict(
         self, files: Iterable[ImageFile], is_final: Callable[[ImageFile], bool] = lambda file: True
     ) -> Iterator[Prediction]:
-        """The prediction for each file, on the disk when it comes out; unreadable files overtake waiting images.
+        """The prediction for each file in order, on the disk when it comes out.
 
         Contents that the last prediction of their name is for are left out, and so are unreadable files unless
         ``is_final`` says that they will stay so. Raises OSError where the disk refuses.
         """
         pending: deque[Future[Prediction]] = deque()
         with closing(in_threads(self._load, files)) as loaded, ThreadPoolExecutor(1) as writer:
-            for one, verdict, latency_s in self._decide(loaded, is_final):
-                pending.append(writer.submit(self._write, one, verdict, latency_s))
-                if len(pending) > _MAX_UNWRITTEN:
-                    yield pending.popleft().result()
+            new = (one for one in loaded if not self.predictions.has_content(one.file, one.sha256, one.error))
+            wanted = (one for one in new if one.image is not None or is_final(one.file))
+            while batch := list(islice(wanted, self.batch_size)):
+                verdicts = iter(self._verdicts([one for one in batch if one.image is not None]))
+                now_s = time.perf_counter()
+                for one in batch:
+                    verdict = None if one.image is None else next(verdicts)
+                    pending.append(writer.submit(self._write, one, verdict, now_s - one.start_s))
+                    if len(pending) > _MAX_UNWRITTEN:
+                        yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
 
@@ -111,39 +118,16 @@ class FolderPredictor:
             error = error or "changed while it was read; run the same command again"
         return Loaded(file, image, error, sha256, start_s)
 
-    def _decide(
-        self, loaded: Iterable[Loaded], is_final: Callable[[ImageFile], bool]
-    ) -> Iterator[tuple[Loaded, Verdict | None, float]]:
-        """(file, its verdict where it is readable, seconds since its reading began) of each new content."""
-        batch: list[Loaded] = []
-        for one in loaded:
-            if self.predictions.has_content(one.file, one.sha256, one.error):
-                continue
-            if one.image is not None:
-                batch.append(one)
-            elif is_final(one.file):
-                yield one, None, time.perf_counter() - one.start_s
-            if len(batch) == self.batch_size:
-                yield from self._decide_batch(batch)
-                batch = []
-        yield from self._decide_batch(batch)
-
-    def _decide_batch(self, batch: Sequence[Loaded]) -> Iterator[tuple[Loaded, Verdict, float]]:
+    def _verdicts(self, batch: Sequence[Loaded]) -> list[Verdict]:
+        """The verdicts on readable files; raises UserError where the model's output for one is not finite."""
         images = [one.image for one in batch if one.image is not None]
-        verdicts = self._verdicts([one.file.name for one in batch], images) if images else []
-        now_s = time.perf_counter()
-        for one, verdict in zip(batch, verdicts, strict=True):
-            yield one, verdict, now_s - one.start_s
-
-    def _verdicts(self, names: Sequence[str], images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
-        """The verdicts on the images; raises UserError where the model's output for one is not finite."""
         try:
-            return self.inspector.predict(images, self.batch_size)
+            return self.inspector.predict(images, self.batch_size) if images else []
         except NonFiniteOutput as error:
             raise UserError(
-                f"`--model` (={self.inspector.model_id}): its output for {printable(names[error.place])} is not "
-                "finite, so its weights are damaged or have grown beyond float32; restore the model from a copy, or "
-                "train it anew with a lower `optim.learning_rate`"
+                f"`--model` (={self.inspector.model_id}): its output for {printable(batch[error.place].file.name)} is "
+                "not finite, so its weights are damaged or have grown beyond float32; restore the model from a copy, "
+                "or train it anew with a lower `optim.learning_rate`"
             ) from error
 
     def _write(self, one: Loaded, verdict: Verdict | None, latency_s: float) -> Prediction:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -53,18 +53,6 @@ class Prediction:
     def outcome(self) -> Literal["good", "defective", "unreadable"]:
         return "unreadable" if self.score is None else "defective" if self.defective else "good"
 
-    def to_json(self) -> str:
-        """One line of JSON, without the line's end."""
-        return json.dumps(asdict(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Prediction:
-        """The prediction that `to_json` wrote; raises ValueError for anything else."""
-        values = json.loads(text)
-        if not isinstance(values, dict) or set(values) != {item.name for item in fields(cls)}:
-            raise ValueError("other fields than those of a prediction")
-        return cls(**values)
-
 
 class Predictions:
     """``predictions.jsonl`` of a folder: read back when opened, then only ever appended to.
@@ -98,11 +86,11 @@ class Predictions:
                     break
                 whole += len(line)
                 try:
-                    yield Prediction.from_json(line.decode())
-                except ValueError as error:
+                    yield Prediction(**json.loads(line))
+                except (TypeError, ValueError) as error:
                     raise UserError(
-                        f"`--output` (={self._path.parent}): line {number} of {LINES} is damaged ({error}); remove "
-                        "that line, or name another folder"
+                        f"`--output` (={self._path.parent}): line {number} of {LINES} is damaged; remove that line, or "
+                        "name another folder"
                     ) from error
         os.truncate(self._path, whole)
 
@@ -129,7 +117,7 @@ class Predictions:
         return True
 
     def append(self, one: Prediction) -> None:
-        self._stream.write(one.to_json() + "\n")
+        self._stream.write(json.dumps(asdict(one), allow_nan=False) + "\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self.now.pop(one.image, None)
