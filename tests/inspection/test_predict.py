@@ -524,13 +524,6 @@ def test_what_could_not_be_read_is_tried_again_by_the_next_call(
     assert run(tmp_path / "in", tmp_path / "out") == 0
 
 
-def test_an_image_beyond_the_limit_is_refused_by_its_header(tmp_path: Path) -> None:
-    """Would catch: a gigabyte of pixels decoded from a small file, four at once, only to be refused."""
-    (tmp_path / "wide.png").write_bytes(png_files.png(1001, 20, 8, 0, b"no rows"))
-    with pytest.raises(BadImage, match=r"beyond 1000x1000 px, the limit of this model"):
-        bright.Bright.reading.read(tmp_path / "wide.png")
-
-
 def prediction(name: str, score: float | None, label: int | None = None) -> Prediction:
     decided = None if score is None else int(score >= 0.5)
     error = "bad" if score is None else None
