@@ -50,10 +50,8 @@ def score_drift(scores: ArrayLike, normal_scores: ArrayLike) -> dict[str, Any]:
 
 def describe_drift(drift: dict[str, Any]) -> str:
     """One line on the drift of a summary."""
-    counts = (
-        f"{drift['num_scores']} {drift['compared']} {drift['records']}, {drift['num_validation_normals']} validation "
-        "normals"
-    )
+    counts = f"{drift['num_scores']} {drift['compared']} {drift['records']}"
+    counts = f"{counts}, {drift['num_validation_normals']} good validation images"
     if drift["level"] == "too few":
         return f"too few images to say ({counts})"
     index, chance = drift["population_stability_index"], drift["by_chance"]
