@@ -4,9 +4,8 @@
 [--watch [--idle_exit_s=60] [--poll_s=1] [--patience_s=10]]``
 
 Writes index.html (the report page), predictions.csv, predictions.jsonl, overlays/ and summary.json into the output
-folder; docs/inspector.md says what is in them. The same command goes on where it was stopped and predicts what has come
-or changed since. With --watch it goes on until it gets SIGTERM or SIGINT (Ctrl-C), ends what it has begun and writes
-the table, the page and the summary.
+folder; docs/inspector.md describes them. The same command goes on where it was stopped and predicts what has come or
+changed since. With --watch it waits for files until SIGTERM or SIGINT (Ctrl-C), then writes table, page and summary.
 
 Exit status: 0 every file that is there was read; 3 some could not be read, which are listed; 2 a mistake that the
 one-line message explains; 130 interrupted (without --watch, or twice): the same command goes on.
@@ -65,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     request = parse_flags(argv)
     from dagm_jax.console import console
     from dagm_jax.errors import printable
-    from dagm_jax.inspection.folder import Watching, predict_folder
+    from dagm_jax.inspection.folder import WatchTimes, predict_folder
     from dagm_jax.inspection.inspector import Inspector
     from dagm_jax.inspection.scan import make_source
     from dagm_jax.storage import locked
@@ -74,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"images: {printable(source.description)}")
     inspector = Inspector.load(request.model, request.threshold, os.environ.get("XLA_FLAGS", ""))
     batch_size = inspector.check_batch_size(request.batch_size or (1 if request.watch else None))
-    times = Watching(request.poll_s, request.patience_s, request.idle_exit_s) if request.watch else None
+    times = WatchTimes(request.poll_s, request.patience_s, request.idle_exit_s) if request.watch else None
     with locked(request.output, "output"):
         is_complete = predict_folder(inspector, source, request.output, request.model, batch_size, times)
     return 0 if is_complete else EXIT_UNREADABLE

@@ -81,7 +81,7 @@ def folder_of(output: Path, class_id: int) -> Path:
 
 def _read_whole(class_id: int, output: Path) -> Manifest:
     """The manifest of the class's set; raises UserError unless it is whole and as published."""
-    from dagm_jax.data.dagm2007 import Builder
+    from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
 
     manifest = read_prepared(output, (class_id,))
     check_whole(manifest, class_id, Builder.TRUTH)
@@ -93,7 +93,7 @@ def _write(class_id: int, output: Path, source: Path | None) -> None:
     import tensorflow_datasets as tfds
     from absl import logging
 
-    from dagm_jax.data.dagm2007 import Builder
+    from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
 
     builder = Builder(data_dir=output, config=f"class{class_id}")
     # Never TFDS's default downloads/manual: the source is the named folder or the published archive.

@@ -1,4 +1,4 @@
-"""The inspector: verdicts of a trained model on one image, on several, or on a stream of them.
+"""The inspector: a trained model's verdicts on one image, on several, or on a stream of them.
 
 ``dagm_jax.Inspector.load(workdir).inspect("part.png")`` gives a `Verdict`.
 """
@@ -30,8 +30,8 @@ ImageLike = NDArray[Any] | str | Path
 class Backend(Protocol):
     """A model that scores images: the network of a run, or a file that was exported from one.
 
-    model_id: 12 hex digits. rule: its thresholds. reading: what images it takes. batch_size: how many at a time
-    suit it. normal_scores: scores of the good validation images, empty where they are not known.
+    model_id: 12 hex digits. rule: its thresholds. reading: the images it takes. batch_size: its default. normal_scores:
+    scores of the good validation images, empty where they are not known.
     """
 
     @property
@@ -50,15 +50,15 @@ class Backend(Protocol):
     ) -> list[tuple[float, NDArray[np.float32]]]:
         """(score, map float32 [h w]) of each image, at most ``batch_size`` of them, which need not be of one size.
 
-        The images, uint8 [h w], have come through ``reading``. A program that is compiled is compiled for
-        ``batch_size`` images: the same whatever their number, so that a batch that is not full costs no compilation.
+        The images, uint8 [h w], come from ``reading``. A program is compiled for ``batch_size`` images whatever their
+        number, so that a batch that is not full costs no compilation.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Inspector:
-    """Judges images by a trained model. rule: its own, or with the threshold that the user chose; see `load`."""
+    """A trained model applied to images. rule: the model's own, or with the threshold that the user chose."""
 
     backend: Backend
     rule: Thresholds
@@ -68,22 +68,21 @@ class Inspector:
     def load(cls, model: str | Path, threshold: float | None = None, xla_flags: str = "") -> Inspector:
         """The inspector of a finished run's workdir, or of a file that was exported from one.
 
-        threshold: in place of the rule's; the id then changes with it.
-
-        xla_flags: the process's XLA_FLAGS, which win over the options set here. Raises UserError where there is no
-        finished run, or a part of it or of what lies beside the file is missing or damaged.
+        threshold: in place of the rule's; the id then changes with it. xla_flags: the process's XLA_FLAGS, which win
+        over the options set here. Raises UserError where the run is not finished, or a part of it, the file or its
+        contract is missing or damaged.
         """
         path = Path(model).expanduser()
         if os.path.isfile(path):
             return cls.of_backend(load_exported_model(path), threshold)
-        # Late: an exported file is judged without jax.
+        # Late: exported files run without jax.
         from dagm_jax.inspection.trained_backend import TrainedModelBackend
 
         return cls.of_backend(TrainedModelBackend.load(path, xla_flags), threshold)
 
     @classmethod
     def of_backend(cls, backend: Backend, threshold: float | None = None) -> Inspector:
-        """The inspector that judges by ``backend``; ``threshold`` as of `load`."""
+        """The inspector with this backend; ``threshold`` as in `load`."""
         if threshold is None:
             return cls(backend, backend.rule, backend.model_id)
         if not math.isfinite(threshold):
@@ -92,33 +91,22 @@ class Inspector:
         return cls(backend, replace(backend.rule, threshold=float(threshold)), digest.hexdigest()[:12])
 
     @overload
-    def inspect(self, images: str | Path) -> Verdict: ...
+    def inspect(self, images: ImageLike) -> Verdict: ...  # type: ignore[overload-overlap]
     @overload
-    def inspect(self, images: NDArray[Any]) -> Verdict | list[Verdict]: ...
-    @overload
-    def inspect(self, images: list[ImageLike] | tuple[ImageLike, ...]) -> list[Verdict]: ...
+    def inspect(self, images: Iterable[ImageLike]) -> list[Verdict]: ...
 
-    def inspect(self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...]) -> Verdict | list[Verdict]:
-        """The verdict on an image (an array [h w], [h w 1] or [h w 3], or a file's path), or the verdicts on several.
+    def inspect(self, images: ImageLike | Iterable[ImageLike]) -> Verdict | list[Verdict]:
+        """The verdict on an image (an array or a file's path), or the verdicts on several (a list of them).
 
-        Several are a list or tuple of such images, or an array [b h w] or [b h w c]. Arrays are uint8, or uint16 where
-        the model knows 16-bit images. Raises UserError for arrays that cannot be judged, BadImage for such files.
+        Arrays [h w], [h w 1] or [h w 3] are uint8, or uint16 in grey where the model knows 16-bit images. Raises
+        UserError for other arrays, BadImage for files that cannot be read.
         """
-        if isinstance(images, str | Path):
+        if isinstance(images, str | Path | np.ndarray):
             return self.predict([self.read(images)], 1)[0]
-        if isinstance(images, np.ndarray):
-            if images.ndim < 3 or (images.ndim == 3 and images.shape[2] in (1, 3)):
-                return self.predict([self.backend.reading.of_array(images)], 1)[0]
-            return list(self.inspect_all(images))
-        if not isinstance(images, list | tuple):
-            raise UserError(
-                f"`images` (a {type(images).__name__}) must be an array, a path, a list or a tuple; inspect_all takes "
-                "any iterable"
-            )
         return list(self.inspect_all(images))
 
     def inspect_all(self, images: Iterable[ImageLike], batch_size: int | None = None) -> Iterator[Verdict]:
-        """The verdict on each image in order; no more than ``batch_size`` images are held at a time.
+        """The verdict on each image in order; at most ``batch_size`` images are held at a time.
 
         Raises as `inspect` does, when it comes to that image.
         """
@@ -136,7 +124,7 @@ class Inspector:
         return self.backend.reading.of_array(image)
 
     def predict(self, images: Sequence[NDArray[np.uint8]], batch_size: int) -> list[Verdict]:
-        """The verdicts on at most ``batch_size`` images that `read` gave, by one call of the backend."""
+        """The verdicts on at most ``batch_size`` images from `read`, by one call of the backend."""
         verdicts = []
         for score, score_map in self.backend.predict(images, batch_size):
             defective = bool(self.rule.decide([score])[0])

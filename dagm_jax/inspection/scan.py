@@ -21,7 +21,7 @@ Parts = tuple[str, ...]
 Stamp = tuple[int, int]
 Reader = Callable[[Path], Manifest]
 _HALVES = ("train", "test")
-# Files that every folder of predictions holds: what they were made of, and one line per prediction.
+# Files by which a folder of predictions is recognised: its origin, and one line per prediction.
 ORIGIN, LINES = "origin.json", "predictions.jsonl"
 # Folder of masks, and description, of each convention that labels files by their folders.
 _CONVENTIONS: dict[Reader | None, tuple[str, str]] = {
@@ -54,10 +54,10 @@ def stamp_of(path: Path) -> Stamp:
 
 @dataclass(frozen=True)
 class Source:
-    """The image files below ``root``, or those of them whose names fit ``pattern``.
+    """The image files below ``root`` whose names fit ``pattern``.
 
-    images: the option's value. output: folder of the predictions, skipped where it lies within. table: labels by path,
-    of DAGM's label files. description: one line that says where labels come from.
+    images: the option's value. output: folder of the predictions, skipped where it lies within. table: labels by path
+    from DAGM's label files. description: one line on where labels come from.
     """
 
     images: str
@@ -92,9 +92,8 @@ class Source:
                 if folder / name not in excluded and self._is_wanted((*above, name), partly=True)
             )
             for name in sorted(names):
-                is_image = os.path.splitext(name)[1].lower() in own_images.SUFFIXES
-                if is_image and self._is_wanted((*above, name)):
-                    yield self._found((*above, name), reader)
+                if Path(name).suffix.lower() in own_images.SUFFIXES and self._is_wanted((*above, name)):
+                    yield self._found(folder / name, reader)
         for error in refused:
             path = Path(error.filename)
             if path == self.root:
@@ -102,29 +101,26 @@ class Source:
                     f"`--images`: the folder {printable(path)} cannot be listed ({error.strerror}); check its "
                     "permissions"
                 ) from error
-            # One that has just vanished is empty; of others, reading them as files will say what is wrong.
-            if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                yield self._found(path.relative_to(self.root).parts, reader)
+            # Reading it as a file will say what is wrong.
+            yield self._found(path, reader)
 
     def _is_wanted(self, parts: Parts, partly: bool = False) -> bool:
         return not is_litter(parts[-1]) and fits(parts, self.pattern, partly)
 
-    def _found(self, parts: Parts, reader: Reader | None) -> ImageFile:
-        path = self.root.joinpath(*parts)
+    def _found(self, path: Path, reader: Reader | None) -> ImageFile:
+        parts = path.relative_to(self.root).parts
         label = _label_of(parts, reader) if reader in _CONVENTIONS else self.table.get(path)
         return ImageFile("/".join(parts), path, label, stamp_of(path))
 
 
 def make_source(images: str, output: Path) -> Source:
-    """The files that ``images`` names: a folder, a file or a glob (``**`` stands for any folders), less ``output``.
+    """The source of the files of a folder, a file or a glob (``**`` stands for any folders), without ``output``.
 
     Labels are known in DAGM's layouts and in the folders of one's own images (good and defect, or MVTec's). Raises
     UserError where there is no such folder.
     """
     path = Path(images).expanduser()
     pattern: Parts = ("**",)
-    if "\0" in images:
-        raise UserError("`--images` holds a NUL character; name a folder or a glob")
     # os.path says no where Path would raise for a folder that may not be entered.
     if os.path.isfile(path):
         path, pattern = path.parent, (glob.escape(path.name),)
@@ -147,7 +143,7 @@ def make_source(images: str, output: Path) -> Source:
 
 
 def fits(parts: Parts, pattern: Parts, partly: bool = False) -> bool:
-    """Whether the parts of a path fit the parts of a glob; partly: whether a path that goes on from them can.
+    """Whether the parts of a path fit the parts of a glob; partly: whether those of a longer path can.
 
     ``**`` fits any number of folders, none too.
     """
@@ -173,15 +169,13 @@ def _reader_of(root: Path) -> Reader | None:
 
 
 def _label_of(parts: Parts, reader: Reader | None) -> Label:
-    """The label that the folders of a file say in the convention that ``reader`` reads."""
+    """The label that the folders of a file say in the convention of ``reader``; None where they say nothing."""
+    labels: dict[str, Label] = {own_images.GOOD: 0, "defect": 1}
     if reader is own_images.read_plain and len(parts) > 1:
-        known: dict[str, Label] = {own_images.GOOD: 0, "defect": 1}
-        return known.get(parts[0])
+        return labels.get(parts[0])
     if reader is own_images.read_mvtec and len(parts) > 2 and parts[0] in _HALVES:
-        if parts[1] == own_images.GOOD:
-            return 0
         # "Good" is no kind of defect, and training refuses it.
-        return None if parts[1].strip().lower() == own_images.GOOD else 1
+        return labels.get(parts[1], None if parts[1].strip().lower() == own_images.GOOD else 1)
     return None
 
 

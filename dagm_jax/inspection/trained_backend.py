@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dagm_jax.data.images.image_reader import ImageReader
 from dagm_jax.distributed.devices import Devices, make_devices
 from dagm_jax.evaluation.predictor import NonFiniteOutput, Predictor
-from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.trained_model import TrainedModel, load_trained_model
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import DAGM_SHAPE
@@ -31,31 +30,20 @@ class TrainedModelBackend:
 
     def __init__(self, model: TrainedModel, devices: Devices, normal_scores: Sequence[float] = ()) -> None:
         self._model, self._devices = model, devices
-        self._programs: OrderedDict[tuple[tuple[int, int], int], Predictor] = OrderedDict()
+        self._program = lru_cache(NUM_PROGRAMS)(self._compile)
+        self.model_id, self.rule = model.model_id, model.rule
         self.normal_scores = tuple(normal_scores)
         self.batch_size = model.config.train.judge_batch_size * devices.num_devices
+        # Squeezed columns are averaged over more pixels in a wider image: another scale than in training.
+        times = 1 if model.config.slicing.mode == "squeeze" else LARGEST_TIMES
+        largest = times * model.shape[0], times * model.shape[1]
+        self.reading = ImageReader(DAGM_SHAPE if model.white is None else None, largest, model.white)
 
     @classmethod
     def load(cls, workdir: Path, xla_flags: str = "") -> TrainedModelBackend:
         """The backend of the finished run in ``workdir``; raises UserError."""
         model, normal_scores = load_trained_model(workdir), Workdir(workdir, "model").read_normal_scores()
         return cls(model, make_devices(model.config.parallel, xla_flags), normal_scores)
-
-    @property
-    def model_id(self) -> str:
-        return self._model.model_id
-
-    @property
-    def rule(self) -> Thresholds:
-        return self._model.rule
-
-    @property
-    def reading(self) -> ImageReader:
-        height, width = self._model.shape
-        # Squeezed columns are averaged over more pixels in a wider image: another scale than was learnt.
-        times = 1 if self._model.config.slicing.mode == "squeeze" else LARGEST_TIMES
-        white = self._model.white
-        return ImageReader(DAGM_SHAPE if white is None else None, (times * height, times * width), white)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
@@ -78,23 +66,17 @@ class TrainedModelBackend:
                 raise NonFiniteOutput(chosen[error.place], error.shape) from error
         return [found[place] for place in range(len(images))]
 
-    def _program(self, shape: tuple[int, int], batch_size: int) -> Predictor:
+    def _compile(self, shape: tuple[int, int], batch_size: int) -> Predictor:
         num = self._devices.num_devices
-        key = shape, -(-batch_size // num) * num
-        if key not in self._programs:
-            model = densely_sliced(self._model, shape)
-            self._programs[key] = model.compile_predictor(self._devices, key[1], shape)
-        self._programs.move_to_end(key)
-        if len(self._programs) > NUM_PROGRAMS:
-            self._programs.popitem(last=False)
-        return self._programs[key]
+        model = densely_sliced(self._model, shape)
+        return model.compile_predictor(self._devices, -(-batch_size // num) * num, shape)
 
 
 def shape_for(image: tuple[int, int], model: TrainedModel) -> tuple[int, int]:
     """The (h, w) in px that a program for an image of this size is compiled for: the training data's if it fits.
 
-    Otherwise each edge grows by a power of sqrt(2), so that many sizes share few programs and an image's verdict
-    depends on the image alone; and to a square where training images are judged as squares, strips lying both ways.
+    Otherwise each edge grows by a power of sqrt(2), so that many sizes share few programs and an image's score depends
+    on the image alone; both edges are the same where the training data's are, because strips then lie both ways.
     """
 
     def grown(length: int, usual: int) -> int:
@@ -110,8 +92,8 @@ def shape_for(image: tuple[int, int], model: TrainedModel) -> tuple[int, int]:
 
 def densely_sliced(model: TrainedModel, shape: tuple[int, int]) -> TrainedModel:
     """The model that cuts images of ``shape`` as densely as it cuts those of its training data."""
-    slicing = model.config.slicing
-    pairs = math.ceil(slicing.num_slices / 2 * max(1.0, shape[1] / model.shape[1]))
     if shape[1] <= model.shape[1]:
         return model
+    slicing = model.config.slicing
+    pairs = math.ceil(slicing.num_slices / 2 * shape[1] / model.shape[1])
     return replace(model, config=replace(model.config, slicing=replace(slicing, num_slices=2 * pairs)))

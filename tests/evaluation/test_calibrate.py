@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dagm_jax import calibrate
+from dagm_jax.config import RunConfig, to_json
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import (
     Thresholds,
@@ -24,24 +24,20 @@ from dagm_jax.evaluation.threshold import (
     fit_threshold,
     images_to_promise,
 )
+from dagm_jax.experiment.report import scores_csv
+from dagm_jax.experiment.workdir import Workdir
 
 OLD = Thresholds(0.3, 0.25, "f1", {"tp": 1})
 
 
-# --- the bound on the escape rate ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("missed", "total"), [(0, 1), (0, 30), (1, 30), (7, 30), (29, 30), (3, 500)])
 def test_bound_is_clopper_and_pearsons(missed: int, total: int) -> None:
-    """Would catch: the two-sided bound, the lower one, a Beta with its parameters exchanged or off by one."""
+    """Would catch: the two-sided bound, the lower one, a Beta with its parameters exchanged or off by one,
+    a division by zero without a defective image or a hit."""
     # One side at 95 % is the upper end of the two-sided interval at 90 %.
     expected = stats.binomtest(missed, total).proportion_ci(0.9, method="exact").high
     assert escape_bound(missed, total) == pytest.approx(expected, rel=1e-9)
-
-
-def test_bound_without_a_defective_image_or_a_hit_is_1() -> None:
-    """Would catch: a division by zero."""
-    assert escape_bound(0, 0) == escape_bound(4, 4) == 1.0
+    assert escape_bound(0, 0) == escape_bound(total, total) == 1.0
 
 
 @pytest.mark.parametrize("target", [0.5, 0.1, 0.05, 0.01, 0.001])
@@ -112,33 +108,20 @@ def test_a_target_that_cannot_be_promised_says_what_it_takes() -> None:
             fit_escape_rate(labels, scores, target)
 
 
-# --- the command --------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """What the command reads of a finished run: 100 good and 80 defective validation images that overlap."""
-    from dagm_jax.config import RunConfig, to_json
-
+    """A finished run as far as the command reads it: 100 good and 80 defective validation images that overlap."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "report.json").write_text("{}")
     (folder / "config.json").write_text(to_json(RunConfig()))
     (folder / "decision_rule.json").write_text(OLD.to_json())
     rng = np.random.default_rng(2)
-    with (folder / "validation_scores.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["image", "label", "score"])
-        for i in range(180):
-            label = int(i >= 100)
-            writer.writerow([f"im,age\n{i}", label, repr(float(rng.beta(5, 2) if label else rng.beta(2, 5)))])
+    labels = [0] * 100 + [1] * 80
+    scores = [float(rng.beta(5, 2) if label else rng.beta(2, 5)) for label in labels]
+    names = [f"im,age\n{i}" for i in range(180)]
+    (folder / "validation_scores.csv").write_text(scores_csv(names, labels, scores))
     return folder
-
-
-def columns(model: Path) -> tuple[list[int], list[float]]:
-    with (model / "validation_scores.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return [int(row["label"]) for row in rows], [float(row["score"]) for row in rows]
 
 
 def run(model: Path, *arguments: str) -> dict[str, Any]:
@@ -164,7 +147,7 @@ def run(model: Path, *arguments: str) -> dict[str, Any]:
 def test_rules_are_those_of_training(model: Path, arguments: list[str], config: VerdictConfig) -> None:
     """Would catch: a target that changes nothing, or another rule than in training under the same name."""
     rule = run(model, *arguments)
-    threshold, evidence = fit_threshold(*columns(model), config)
+    threshold, evidence = fit_threshold(*Workdir(model).read_validation_scores(), config)
     assert rule["threshold"] == threshold
     assert rule["pixel_threshold"] == OLD.pixel_threshold
     assert rule["calibration"] == rule["evidence"]["rule"] == config.calibration
@@ -174,17 +157,17 @@ def test_rules_are_those_of_training(model: Path, arguments: list[str], config: 
 def test_escape_rate_is_stored_with_its_evidence_and_shown(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Would catch: a promise without what it rests on, and a change whose price is not told."""
+    """Would catch: a promise without what it rests on, and a change without its price."""
     rule = run(model, "--rule=escape_rate", "--target=0.05")
-    labels, scores = columns(model)
+    labels, scores = Workdir(model).read_validation_scores()
     missed = sum(label and score < rule["threshold"] for label, score in zip(labels, scores, strict=True))
     evidence = rule["evidence"]
     assert (evidence["target"], evidence["fn"], evidence["num_defective"]) == (0.05, missed, 80)
     assert evidence["escape_bound_95"] == escape_bound(missed, 80) <= 0.05
-    Thresholds.from_json((model / "decision_rule.json").read_text())
+    Thresholds.from_values(rule)
     text = capsys.readouterr().out
     old_missed = sum(label and score < OLD.threshold for label, score in zip(labels, scores, strict=True))
-    for shown in ("before", "now", "0.300000", f"{rule['threshold']:.6f}", f"({old_missed} of 80)"):
+    for shown in ("before", "now", "0.300000", f"{rule['threshold']:.6f}", f"{old_missed} of 80"):
         assert shown in text
 
 
@@ -216,7 +199,7 @@ def test_a_refused_target_changes_nothing(model: Path) -> None:
         ("--model=/nowhere --rule=f1", r"`model` \(=/nowhere\) has no report\.json"),
     ],
 )
-def test_mistakes_are_told(arguments: str, match: str) -> None:
+def test_mistakes_are_one_line(arguments: str, match: str) -> None:
     """Would catch: a target that is silently ignored, a folder made where a model was misspelt."""
     with pytest.raises(UserError, match=match):
         calibrate.main(["calibrate", *arguments.split()])
@@ -231,7 +214,7 @@ def test_mistakes_are_told(arguments: str, match: str) -> None:
         ("image,label,score\na,1,x\n", "damaged"),
     ],
 )
-def test_scores_that_are_missing_or_damaged_are_told(model: Path, text: str | None, match: str) -> None:
+def test_missing_or_damaged_scores_are_refused(model: Path, text: str | None, match: str) -> None:
     """Would catch: a traceback at a run of an older version, a rule made from half a table."""
     path = model / "validation_scores.csv"
     path.unlink()

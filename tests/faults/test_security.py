@@ -23,7 +23,6 @@ from jax import export
 from PIL import Image
 
 from dagm_jax import console
-from dagm_jax.calibrate import read_history
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.data.archive import extract
 from dagm_jax.errors import UserError
@@ -33,6 +32,7 @@ from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.storage import load_json, locked, replacing
 from dagm_jax.train.checkpoint import Checkpoints
+from dagm_jax.train.history import read_history
 from dagm_jax.types import GalleryItem
 from dagm_jax.visualization import figures
 
