@@ -26,7 +26,8 @@ from dagm_jax.errors import UserError
 from dagm_jax.storage import load_json
 
 if TYPE_CHECKING:
-    from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
+    from dagm_jax.evaluation.config import VerdictConfig
+    from dagm_jax.evaluation.threshold import Thresholds
 
 RULES = ("f1", "false_alarm_rate", "escape_rate", "expected_cost", "normals")
 HISTORY = "decision_rule_history.json"

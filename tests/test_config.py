@@ -30,7 +30,7 @@ from dagm_jax.config import (
 from dagm_jax.data.config import AugmentConfig, DataConfig
 from dagm_jax.distributed.devices import ParallelConfig
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.threshold import VerdictConfig
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
@@ -510,9 +510,9 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (
         VerdictConfig,
         dict(calibration="f2"),
-        "`verdict.calibration` (='f2') must be one of f1, false_alarm_rate, exp",
+        "`verdict.calibration` (=f2) must be one of f1, false_alarm_rate, exp",
     ),
-    (VerdictConfig, dict(score="mean"), "`verdict.score` (='mean') must be one of max, top_mean"),
+    (VerdictConfig, dict(score="mean"), "`verdict.score` (=mean) must be one of max, top_mean"),
     (
         VerdictConfig,
         dict(max_false_alarm_rate=1.5),
@@ -522,7 +522,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (VerdictConfig, dict(fn_cost=float("inf")), "`verdict.fn_cost` (=inf) must be positive and finite"),
     (VerdictConfig, dict(top_fraction=0.0), "`verdict.top_fraction` (=0.0) must lie in (0, 1]"),
     (VerdictConfig, dict(smoothing_px=-1.0), "`verdict.smoothing_px` (=-1.0) must be 0 (off) or a positive"),
-    (VerdictConfig, dict(smoothing_px="2"), "`verdict.smoothing_px` (='2') must be a number"),
+    (VerdictConfig, dict(top_slices=0), "`verdict.top_slices` (=0) must be at least 1"),
 ]
 
 

@@ -1,7 +1,7 @@
-"""Counts that add up across batches and devices, and the rates that are computed from them once, at the end.
+"""Metrics over images: confusion counts and their rates, AUROC, average precision and the curves behind them.
 
-Adding counts and dividing last makes a mean of means impossible: any batching of the same images gives the
-same numbers. Positive means defective. A ratio whose denominator is zero is ``None`` (null in JSON), never
+Counts add up across batches and devices, and rates are computed once at the end, so any batching of the same images
+gives the same numbers. Positive means defective. A ratio whose denominator is zero is ``None`` (null in JSON), never
 0 or NaN.
 """
 
@@ -18,64 +18,30 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-class Rate(NamedTuple):
-    """A share in [0, 1] and the ends of its confidence interval; all three None without trials."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class RocCurve(NamedTuple):
-    """Points of the ROC from (0, 0) to (1, 1), one per distinct score; decision: score >= threshold."""
-
-    false_alarm_rate: FloatArray
-    recall: FloatArray
-    thresholds: FloatArray
-
-
-class PrecisionRecallCurve(NamedTuple):
-    """Points in falling threshold order, one per distinct score; decision: score >= threshold."""
-
-    precision: FloatArray
-    recall: FloatArray
-    thresholds: FloatArray
-
-
 # --- rates of image decisions -------------------------------------------------------------------------------
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The ends of Wilson's score interval for a binomial share, None for no trials.
+def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
+    """The ends of Wilson's 95 % score interval for a binomial share, None for no trials.
 
-    (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes/trials and z the normal quantile
-    of (1 + confidence)/2. Inside [0, 1], and of positive width at shares of 0 and 1, where the textbook
-    (Wald) interval collapses to a point.
+    (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes/trials and z = 1.96. Inside [0, 1], and of
+    positive width at shares of 0 and 1, where the textbook (Wald) interval collapses to a point.
 
-    Raises ValueError unless 0 <= successes <= trials and 0 < confidence < 1.
+    Raises ValueError unless 0 <= successes <= trials.
     Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
     """
-    if not 0 <= successes <= trials:
-        raise ValueError(f"`successes` (={successes}) must lie in [0, `trials` (={trials})]")
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` (={confidence}) must lie in (0, 1)")
     if trials == 0:
         return None
     # Late, because it takes more than half a second.
     from scipy import stats
 
-    interval = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
+    interval = stats.binomtest(int(successes), int(trials)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
     """The quotient; None where the denominator is zero."""
     return numerator / denominator if denominator else None
-
-
-def _rate(successes: int, trials: int, confidence: float) -> Rate:
-    interval = wilson_interval(successes, trials, confidence)
-    return Rate(None, None, None) if interval is None else Rate(successes / trials, *interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,25 +112,30 @@ class ImageCounts:
             return None
         return (self.recall + self.specificity) / 2
 
-    def cost(self, fp: float = 1.0, fn: float = 20.0) -> float:
-        """fp·FP + fn·FN; the defaults are the DAGM 2007 competition's (a miss weighs as 20 false alarms)."""
+    def cost(self, fp: float, fn: float) -> float:
+        """fp·FP + fn·FN; (1, 20) is the DAGM 2007 competition's: a miss weighs as 20 false alarms."""
         return fp * self.fp + fn * self.fn
 
-    def rates(self, confidence: float = 0.95) -> dict[str, dict[str, float | None]]:
-        """{name: {"value", "low", "high"}} of accuracy, precision, recall, specificity; Wilson's interval.
-
-        F1 is absent: it is no share of independent trials, so no binomial interval belongs to it.
-        """
-        trials = {
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """(successes, trials) of the rates that are shares of images, to which Wilson's interval belongs; not F1."""
+        return {
             "accuracy": (self.tp + self.tn, self.num_images),
             "precision": (self.tp, self.tp + self.fp),
             "recall": (self.tp, self.tp + self.fn),
             "specificity": (self.tn, self.tn + self.fp),
         }
-        return {name: _rate(*pair, confidence)._asdict() for name, pair in trials.items()}
 
 
 # --- ranking of image scores --------------------------------------------------------------------------------
+
+
+class RankCurve(NamedTuple):
+    """Rates at each distinct score as threshold, [k] each, from the highest down; decision: score >= threshold."""
+
+    false_alarm_rate: FloatArray
+    recall: FloatArray
+    precision: FloatArray
+    threshold: FloatArray
 
 
 def _binary(values: ArrayLike, name: str) -> BoolArray:
@@ -174,7 +145,8 @@ def _binary(values: ArrayLike, name: str) -> BoolArray:
     return array.astype(bool)
 
 
-def _truth_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatArray]:
+def labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, FloatArray]:
+    """Labels {0, 1} and scores as arrays [n]; raises ValueError for other labels, NaN and unequal lengths."""
     truth, values = _binary(labels, "labels"), np.asarray(scores, dtype=np.float64)
     if truth.shape != values.shape:
         raise ValueError(f"`scores` {values.shape} must have the shape of `labels` {truth.shape}")
@@ -183,11 +155,11 @@ def _truth_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, 
     return truth, values
 
 
-def _counts_per_score(truth: BoolArray, scores: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """(positives, negatives, score) of each distinct score, the highest score first."""
-    distinct, place = np.unique(scores, return_inverse=True)
-    positive = np.bincount(place[truth], minlength=distinct.size)
-    negative = np.bincount(place[~truth], minlength=distinct.size)
+def counts_per_score(labels: ArrayLike, scores: ArrayLike) -> tuple[IntArray, IntArray, FloatArray]:
+    """(positives, negatives, score) of each distinct score, the highest first; raises as `labels_and_scores`."""
+    truth, values = labels_and_scores(labels, scores)
+    distinct, place = np.unique(values, return_inverse=True)
+    positive, negative = (np.bincount(place[held], minlength=distinct.size) for held in (truth, ~truth))
     return positive[::-1].astype(np.int64), negative[::-1].astype(np.int64), distinct[::-1]
 
 
@@ -205,8 +177,7 @@ def average_precision_of_counts(positive: IntArray, negative: IntArray) -> float
     if positive.sum() == 0 or negative.sum() == 0:
         return None
     true_positive = np.cumsum(positive)
-    called = true_positive + np.cumsum(negative)
-    precision = true_positive / np.maximum(called, 1)
+    precision = true_positive / np.maximum(true_positive + np.cumsum(negative), 1)
     return float(np.sum(positive * precision) / positive.sum())
 
 
@@ -217,8 +188,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     (Mann-Whitney's U over the number of pairs); exact under any number of ties.
     labels: {0, 1} [n]; scores: [n], infinities allowed. Raises ValueError for NaN and unequal lengths.
     """
-    positive, negative, _ = _counts_per_score(*_truth_and_scores(labels, scores))
-    return auroc_of_counts(positive, negative)
+    return auroc_of_counts(*counts_per_score(labels, scores)[:2])
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
@@ -227,36 +197,17 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
     One step per distinct score, no interpolation: scikit-learn's ``average_precision_score``.
     labels: {0, 1} [n]; scores: [n]. Raises ValueError for NaN and unequal lengths.
     """
-    positive, negative, _ = _counts_per_score(*_truth_and_scores(labels, scores))
-    return average_precision_of_counts(positive, negative)
+    return average_precision_of_counts(*counts_per_score(labels, scores)[:2])
 
 
-def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
-    """False-alarm rate, recall, threshold, [k + 1] each for k distinct scores; first threshold infinite.
+def rank_curve(labels: ArrayLike, scores: ArrayLike) -> RankCurve:
+    """The points of the ROC and of the precision-recall curve, one per distinct score, without invented end points.
 
     Raises ValueError where one class is missing, besides what `auroc` raises.
     """
-    truth, values = _truth_and_scores(labels, scores)
-    _need_both_classes(truth)
-    positive, negative, distinct = _counts_per_score(truth, values)
-    false_alarms = np.concatenate([[0], np.cumsum(negative)]) / negative.sum()
-    hits = np.concatenate([[0], np.cumsum(positive)]) / positive.sum()
-    return RocCurve(false_alarms, hits, np.concatenate([[np.inf], distinct]))
-
-
-def precision_recall_curve(labels: ArrayLike, scores: ArrayLike) -> PrecisionRecallCurve:
-    """Precision, recall and threshold, each [k] for k distinct scores, from the highest threshold down.
-
-    No invented point at recall 0: precision is not defined before the first call.
-    Raises ValueError where one class is missing, besides what `average_precision` raises.
-    """
-    truth, values = _truth_and_scores(labels, scores)
-    _need_both_classes(truth)
-    positive, negative, distinct = _counts_per_score(truth, values)
-    hits = np.cumsum(positive)
-    return PrecisionRecallCurve(hits / (hits + np.cumsum(negative)), hits / positive.sum(), distinct)
-
-
-def _need_both_classes(truth: BoolArray) -> None:
-    if truth.all() or not truth.any():
-        raise ValueError(f"`labels` ({int(truth.sum())} of {truth.size} defective) must hold both classes")
+    positive, negative, threshold = counts_per_score(labels, scores)
+    if not (positive.any() and negative.any()):
+        num = int(positive.sum())
+        raise ValueError(f"`labels` ({num} of {np.size(labels)} defective) must hold both classes")
+    hits, alarms = np.cumsum(positive), np.cumsum(negative)
+    return RankCurve(alarms / negative.sum(), hits / positive.sum(), hits / (hits + alarms), threshold)

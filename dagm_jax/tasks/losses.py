@@ -1,4 +1,4 @@
-"""Losses and similarities, one number per example, in float32 or better; what is compared with a mask are logits."""
+"""Losses on logits and SSIM, one number per example, in float32 or better."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dagm_jax.types import at_least_float32
 DICE_SMOOTHING = 1.0
 IOU_SMOOTHING = 1.0
 
-# Wang et al. 2004: the window, and the constants that keep both quotients defined on black and on flat patches.
+# Window of SSIM, and the constants that keep both quotients defined on black and on flat patches (Wang et al. 2004).
 SSIM_RADIUS_PX = 5
 SSIM_WINDOW_PX = 2 * SSIM_RADIUS_PX + 1
 SSIM_SIGMA_PX = 1.5

@@ -27,10 +27,11 @@ from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.evaluate import ImageResult, TestResult, validate
 from dagm_jax.evaluation.predictor import Prediction, Predictor
 from dagm_jax.evaluation.step import make_eval_step
-from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig
+from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import run
 from dagm_jax.experiment.pictures import Hardest, TestPictures
 from dagm_jax.experiment.run import evaluate_test_split
