@@ -212,7 +212,7 @@ class TestResult:
             **asdict(counts),
         }
         for name, (num_right, num) in counts.shares().items():
-            report[name] = metrics.ratio(num_right, num)
+            report[name] = counts.rate(name)
             report[f"{name}_interval_95"] = list(metrics.wilson_interval(num_right, num) or (None, None))
         marked = [(image, image.dice) for image in self.images if image.dice is not None]
         defects = [(image, dice) for image, dice in marked if image.label]
@@ -310,7 +310,7 @@ def evaluate_baselines(
     return {
         "majority_accuracy": max(truth.count(0), truth.count(1)) / len(truth),
         "local_energy_auroc": auroc(truth, test_scores),
-        "local_energy_accuracy": energy.accuracy,
+        "local_energy_accuracy": energy.rate("accuracy"),
         "local_energy_f1": energy.f1,
     }
 

@@ -77,20 +77,21 @@ class ImageCounts:
         """The number of images counted."""
         return self.tp + self.fp + self.fn + self.tn
 
-    @property
-    def accuracy(self) -> float | None:
-        """(TP + TN) / N."""
-        return ratio(self.tp + self.tn, self.num_images)
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """(successes, trials) of the rates that are shares of images, to which Wilson's interval belongs; not F1.
 
-    @property
-    def precision(self) -> float | None:
-        """TP / (TP + FP); None where nothing was called defective."""
-        return ratio(self.tp, self.tp + self.fp)
+        Recall is the true positive rate, specificity the true negative rate.
+        """
+        return {
+            "accuracy": (self.tp + self.tn, self.num_images),
+            "precision": (self.tp, self.tp + self.fp),
+            "recall": (self.tp, self.tp + self.fn),
+            "specificity": (self.tn, self.tn + self.fp),
+        }
 
-    @property
-    def recall(self) -> float | None:
-        """TP / (TP + FN), the true positive rate; None without defective images."""
-        return ratio(self.tp, self.tp + self.fn)
+    def rate(self, name: str) -> float | None:
+        """A rate of `shares`; None without trials, such as precision where nothing was called defective."""
+        return ratio(*self.shares()[name])
 
     @property
     def f1(self) -> float | None:
@@ -101,29 +102,14 @@ class ImageCounts:
         return ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
-    def specificity(self) -> float | None:
-        """TN / (TN + FP), the true negative rate; None without good images."""
-        return ratio(self.tn, self.tn + self.fp)
-
-    @property
     def balanced_accuracy(self) -> float | None:
         """The mean of recall and specificity; None where either is."""
-        if self.recall is None or self.specificity is None:
-            return None
-        return (self.recall + self.specificity) / 2
+        recall, specificity = self.rate("recall"), self.rate("specificity")
+        return None if recall is None or specificity is None else (recall + specificity) / 2
 
     def cost(self, fp: float, fn: float) -> float:
         """fp·FP + fn·FN; (1, 20) is the DAGM 2007 competition's: a miss weighs as 20 false alarms."""
         return fp * self.fp + fn * self.fn
-
-    def shares(self) -> dict[str, tuple[int, int]]:
-        """(successes, trials) of the rates that are shares of images, to which Wilson's interval belongs; not F1."""
-        return {
-            "accuracy": (self.tp + self.tn, self.num_images),
-            "precision": (self.tp, self.tp + self.fp),
-            "recall": (self.tp, self.tp + self.fn),
-            "specificity": (self.tn, self.tn + self.fp),
-        }
 
 
 # --- ranking of image scores --------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_rates_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
         "specificity": oracle.recall_score(1 - labels, 1 - decisions, **nan),
     }
     for name, value in expected.items():
-        found = getattr(counts, name)
+        found = counts.f1 if name == "f1" else counts.rate(name)
         assert (found is None and np.isnan(value)) or found == pytest.approx(value, abs=1e-12), name
     if 0 < labels.sum() < labels.size:
         assert counts.balanced_accuracy == pytest.approx(oracle.balanced_accuracy_score(labels, decisions))
@@ -86,10 +86,11 @@ def test_rates_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
 
 def test_undefined_is_none() -> None:
     """Would catch: NaN in a report, which JSON has none of, and 0 that would be taken for a result."""
-    names = ("accuracy", "precision", "recall", "f1", "specificity", "balanced_accuracy")
-    assert all(getattr(ImageCounts(), name) is None for name in names)
-    assert ImageCounts(tn=5).balanced_accuracy is None and ImageCounts(tn=5).accuracy == 1
-    assert ImageCounts(fn=2).f1 == 0 and ImageCounts(fn=2).precision is None
+    empty, good, missed = ImageCounts(), ImageCounts(tn=5), ImageCounts(fn=2)
+    assert [empty.rate(name) for name in empty.shares()] == [None] * 4
+    assert empty.f1 is None and empty.balanced_accuracy is None
+    assert good.balanced_accuracy is None and good.rate("accuracy") == 1
+    assert missed.f1 == 0 and missed.rate("precision") is None
 
 
 def test_shares_are_those_of_the_rates() -> None:
@@ -103,7 +104,7 @@ def test_shares_are_those_of_the_rates() -> None:
         "specificity": (197, 200),
     }
     for name, (successes, trials) in shares.items():
-        assert getattr(counts, name) == successes / trials
+        assert counts.rate(name) == successes / trials
 
 
 def test_counts_merge_to_the_whole() -> None:
