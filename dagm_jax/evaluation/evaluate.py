@@ -18,7 +18,7 @@ from dagm_jax.data.images.decode import load_all
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.distributed.processes import Processes, interleave
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation import metrics, pixel_metrics
+from dagm_jax.evaluation import metrics
 from dagm_jax.evaluation.baselines import local_energy_score
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import FloatArray, ImageCounts, IntArray, auroc
@@ -59,7 +59,7 @@ def _predict_validation(
     """
     scored = []
     for one in predictor(cache[i] for i in predictor.processes.share(indices)):
-        curve = pixel_metrics.dice_curve(one.map, one.mask) if is_marked(one.mask) else None
+        curve = metrics.dice_curve(one.map, one.mask) if is_marked(one.mask) else None
         label = int(one.mask.any())
         scored.append(_ImageScore(label, one.score, one.loss, one.num_right, one.num_counted, curve))
         on_image()
@@ -69,7 +69,7 @@ def _predict_validation(
 def _curves(scored: Sequence[_ImageScore], label: int) -> FloatArray:
     """The Dice curves of the images of this label that have masks, float64 [n 256]."""
     rows = [one.curve for one in scored if one.label == label and one.curve is not None]
-    return np.reshape(rows, (-1, pixel_metrics.NUM_DICE_THRESHOLDS))
+    return np.reshape(rows, (-1, metrics.NUM_DICE_THRESHOLDS))
 
 
 def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
@@ -92,7 +92,7 @@ def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) ->
         figures["auroc"] = area
         defective = _curves(scored, 1)
         if len(defective):
-            balanced = pixel_metrics.balanced_dice(defective, _curves(scored, 0))
+            balanced = metrics.balanced_dice(defective, _curves(scored, 0))
             best = int(balanced.argmax())
             figures["dice_defective"] = float(defective.mean(axis=0)[best])
             figures["balanced_dice"] = float(balanced[best])
@@ -119,7 +119,7 @@ def fit_thresholds(
     threshold, fit_stats = fit_threshold(labels, scores, predictor.verdict)
     pixel_threshold, defective = threshold, _curves(scored, 1)
     if predictor.score_kind != "deviation" and len(defective):
-        pixel_threshold = pixel_metrics.best_pixel_threshold(defective, _curves(scored, 0))
+        pixel_threshold = metrics.best_pixel_threshold(defective, _curves(scored, 0))
     elif predictor.score_kind == "probability":
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
     return Thresholds(threshold, pixel_threshold, predictor.verdict.calibration, fit_stats), scores
@@ -168,7 +168,7 @@ class TestResult:
     """
 
     images: list[ImageResult] = field(default_factory=list)
-    pixels: IntArray = field(default_factory=lambda: np.zeros((2, pixel_metrics.NUM_PIXEL_BINS), np.int64))
+    pixels: IntArray = field(default_factory=lambda: np.zeros((2, metrics.NUM_PIXEL_BINS), np.int64))
     executing_time_s: float = 0.0
 
     @property
@@ -189,9 +189,9 @@ class TestResult:
         for sample, one, decision in zip(chunk.samples, chunk.predictions, chunk.decisions, strict=True):
             overlap: tuple[float | None, int, int] = None, 0, 0
             if is_marked(one.mask):
-                self.pixels += pixel_metrics.pixel_histogram(one.map, one.mask)
+                self.pixels += metrics.pixel_histogram(one.map, one.mask)
                 predicted = one.map >= rule.pixel_threshold
-                dice = pixel_metrics.dice(predicted, one.mask)
+                dice = metrics.dice(predicted, one.mask)
                 overlap = dice, int(one.mask.sum()), int(predicted.sum())
             self.images.append(ImageResult(sample.image_id, sample.label, one.score, decision, *overlap))
 

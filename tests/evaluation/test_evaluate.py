@@ -23,7 +23,7 @@ from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.evaluate import TestChunk, TestResult, validate
-from dagm_jax.evaluation.pixel_metrics import balanced_dice, dice_curve
+from dagm_jax.evaluation.metrics import balanced_dice, dice_curve
 from dagm_jax.evaluation.predictor import Prediction, Predictor
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import run

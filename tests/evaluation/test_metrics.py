@@ -12,8 +12,8 @@ from scipy import ndimage
 from sklearn import metrics as oracle
 
 from dagm_jax.evaluation import metrics
-from dagm_jax.evaluation.metrics import ImageCounts
-from dagm_jax.evaluation.pixel_metrics import (
+from dagm_jax.evaluation.metrics import (
+    ImageCounts,
     balanced_dice,
     best_pixel_threshold,
     dice,
