@@ -215,11 +215,9 @@ def test_calibration_sees_the_given_images_only() -> None:
     rule, scores = evaluate.fit_thresholds(brightness_predictor(2), cache, indices, labels)
     assert cache.asked == indices
     assert scores == pytest.approx([0.8, 0.2, 0.8, 0.4, 0.2])
-    assert rule.calibration == "f1"
-    assert 0.4 < rule.threshold < 0.8
+    assert rule.calibration == "f1" and 0.4 < rule.threshold < 0.8
     assert [rule.fit_stats[name] for name in ("tp", "tn", "fp", "fn")] == [2, 3, 0, 0]
-    # Whole defective images are at 0.8, so every pixel threshold up to there is equally good.
-    assert rule.pixel_threshold < 0.8
+    assert rule.pixel_threshold < 0.8  # whole defective images are at 0.8
 
 
 # --- the test split ------------------------------------------------------------------------------------------
@@ -426,7 +424,6 @@ def test_several_processes_evaluate_the_test_split_like_one(
     samples: list[Sample], count: int, tmp_path: Path
 ) -> None:
     """Would catch: scores or pictures beside another image, pixels counted twice, a gallery of one process's."""
-
     rule = Thresholds(0.78, 0.25, "f1")
     data = SimpleNamespace(
         manifest=SimpleNamespace(samples=samples),
