@@ -48,12 +48,12 @@ def _pixels(
     maps: Float[Array, "b h w"], size: Int[Array, "b 2"] | None, beyond: float
 ) -> tuple[Float[Array, "b n"], Int[Array, "b 1"]]:
     """(all pixels of each frame, those beyond ``size`` replaced by the value ``beyond``; number of those inside)."""
-    height, width = maps.shape[1:]
+    b, height, width = maps.shape
     if size is None:
-        return maps.reshape(-1, height * width), jnp.full((1, 1), height * width)
+        return maps.reshape(b, height * width), jnp.full((1, 1), height * width)
     rows, columns = (jnp.arange(maps.shape[dim]) < size[:, dim - 1, None] for dim in (1, 2))
     valid = rows[:, :, None] & columns[:, None, :]
-    return jnp.where(valid, maps, beyond).reshape(-1, height * width), size.prod(axis=1, keepdims=True)
+    return jnp.where(valid, maps, beyond).reshape(b, height * width), size.prod(axis=1, keepdims=True)
 
 
 def smooth(
