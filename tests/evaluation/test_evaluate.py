@@ -46,7 +46,6 @@ def brightness_predictor(batch_size: int = 4, verdict: VerdictConfig = PLAIN) ->
     def compiled(
         params: Any, stats: Any, image: np.ndarray, mask: np.ndarray, mask_px: np.ndarray
     ) -> dict[str, np.ndarray]:
-        assert (params, stats) == ("params", "stats")
         assert image.shape == mask.shape == (batch_size, *SHAPE)
         assert (image.dtype, mask.dtype) == (np.uint8, bool)
         scaled = image.astype(np.float32) / 255
@@ -79,6 +78,9 @@ def make_images(number: int, seed: int = 0) -> list[Pixels]:
 
 class Cache(Any):
     """The images of a list, and which of them were asked for."""
+
+    def __new__(cls, images: Sequence[Pixels]) -> Cache:
+        return object.__new__(cls)
 
     def __init__(self, images: Sequence[Pixels]) -> None:
         self.images, self.asked = images, list[int]()
@@ -415,7 +417,6 @@ def test_several_processes_validate_and_calibrate_like_one(count: int) -> None:
     expected = work(ALONE)
     cache.asked.clear()
     assert run_as_processes(count, work) == [expected] * count
-    # Once to validate, once to calibrate.
     assert sorted(cache.asked) == sorted(indices * 2)
 
 

@@ -63,8 +63,8 @@ def test_the_threshold_is_fitted_on_the_validation_images(
         tested.append(rule)
         return None, None
 
-    monkeypatch.setattr(run.evaluate, "calibrate", calibrate)
-    monkeypatch.setattr(run, "judge_test_side", evaluate_test_split)
+    monkeypatch.setattr(run.evaluate, "fit_thresholds", calibrate)
+    monkeypatch.setattr(run, "evaluate_test_split", evaluate_test_split)
     monkeypatch.setattr(run, "write_report", lambda *_: {})
     slicer = object()
 
