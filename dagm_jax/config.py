@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from dagm_jax.data.config import AugmentConfig, DataConfig, SlicingConfig
 from dagm_jax.distributed.devices import ParallelConfig
 from dagm_jax.errors import UserError, nearest
-from dagm_jax.evaluation.threshold import VerdictConfig
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig

@@ -1,4 +1,4 @@
-"""Checks of JSON values that may be a stranger's: a schema names what must be there, a fault is told in a few words."""
+"""Checks of JSON values that may be a stranger's, by schemas of the keys that must be there and their rules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dagm_jax.types import MAX_PIXELS
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a JSON value, and the words that complete "must be …"."""
+    """A condition on a JSON value, and the text that completes "must be …"."""
 
     text: str
     holds: Callable[[Any], bool]

@@ -428,6 +428,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("verdict.fn_cost", float("inf"), "must be positive and finite"),
     ("verdict.top_fraction", 0.0, "must lie in (0, 1]"),
     ("verdict.smoothing_px", -1.0, "must be 0 (off) or a positive"),
+    ("verdict.top_slices", 0, "must be at least 1"),
 ]
 
 

@@ -1,18 +1,17 @@
-"""What a detector has to beat before its numbers mean anything: answers without any training."""
+"""The score of a baseline without training, which a detector has to beat before its numbers mean anything."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from dagm_jax.evaluation.metrics import ImageCounts
-
+# Edge of the window over which texture energy is averaged: that of a small defect.
 WINDOW_PX = 15
 
 
 def local_energy_score(image: NDArray[np.uint8]) -> float:
-    """How far local texture energy strays from the image's own usual level: >= 0, higher = defective.
+    """The largest deviation of local texture energy from the image's own usual level: >= 0, higher = defective.
 
     e(x, y) = mean over a 15x15 window of the squared differences to the left and the upper neighbour, grey
     levels²; m = log(1 + e); score = max |m - median(m)|. Two-sided, because defects wipe texture out (class
@@ -30,10 +29,3 @@ def local_energy_score(image: NDArray[np.uint8]) -> float:
     # The running sums of the filter may fall below zero by a rounding.
     level = np.log1p(np.maximum(ndimage.uniform_filter(energy, WINDOW_PX, mode="reflect"), 0))
     return float(np.max(np.abs(level - np.median(level))))
-
-
-def majority_counts(labels: ArrayLike) -> ImageCounts:
-    """The counts of giving every image of ``labels`` ({0, 1} [n]) the commoner label; "good" on a tie."""
-    truth = np.asarray(labels)
-    answer = bool(2 * np.sum(truth) > truth.size)
-    return ImageCounts.from_decisions(truth, np.full(truth.shape, answer))

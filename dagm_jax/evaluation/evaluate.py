@@ -1,14 +1,14 @@
-"""Every image once, from pixels to verdict: validation while training, calibration, and the test side's figures."""
+"""Evaluation of a predictor: validation while training, thresholds, figures of the test split, baselines."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,29 +18,33 @@ from dagm_jax.data.images.decode import load_all
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.distributed.processes import Processes, interleave
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation import baselines
-from dagm_jax.evaluation.metrics import ImageCounts, auroc, average_precision
-from dagm_jax.evaluation.pixel_metrics import DiceCurve, OverlapCounts, PixelHistogram, dice
+from dagm_jax.evaluation import metrics
+from dagm_jax.evaluation.baselines import local_energy_score
+from dagm_jax.evaluation.config import VerdictConfig
+from dagm_jax.evaluation.metrics import FloatArray, ImageCounts, IntArray, auroc
 from dagm_jax.evaluation.predictor import Prediction, Predictor
-from dagm_jax.evaluation.threshold import Thresholds, VerdictConfig, fit_threshold
+from dagm_jax.evaluation.threshold import Thresholds, fit_threshold
 from dagm_jax.types import Pixels, Sample
 
-# Pixels of test images per timed chunk (64 DAGM images): chunked so that nothing decodes while the timer is stopped.
+# Limit of pixels of test images per timed chunk (64 DAGM images): chunked so that nothing decodes while the timer is
+# stopped.
 CHUNK_PX = 1 << 24
-# Threads that draw pictures of test images and score baselines: most of that work holds no interpreter lock.
+# Limit of threads that draw pictures of test images and score baselines: most of that work holds no interpreter lock.
 NUM_THREADS = 8
 
 
-@dataclass(frozen=True)
-class _ImageScore:
-    """Prediction for a validation image without its pixels; the curve is empty where no defect is marked."""
+# --- validation ---------------------------------------------------------------------------------------------
+
+
+class _ImageScore(NamedTuple):
+    """Prediction for a validation image without its pixels; curve: its `dice_curve`, None without a mask."""
 
     label: int
     score: float
     loss: float
     num_right: int
     num_counted: int
-    curve: DiceCurve
+    curve: FloatArray | None
 
 
 def _predict_validation(
@@ -48,22 +52,24 @@ def _predict_validation(
     cache: ImageCache,
     indices: Sequence[int],
     on_image: Callable[[], None] = lambda: None,
-) -> tuple[list[_ImageScore], DiceCurve]:
-    """(one `_ImageScore` for each of these images in order, the Dice curve of them all).
+) -> list[_ImageScore]:
+    """One `_ImageScore` for each of these images, in order, each predicted by one of all processes.
 
-    Each is judged once over all processes; ``on_image`` is called at those of this one.
+    ``on_image`` is called after each image of this process.
     """
     scored = []
-    for prediction in predictor(cache[i] for i in predictor.processes.share(indices)):
-        marked = is_marked(prediction.mask)
-        curve = DiceCurve.from_map(prediction.map, prediction.mask) if marked else DiceCurve()
-        counts = prediction.num_right, prediction.num_counted
-        scored.append(
-            _ImageScore(int(prediction.mask.any()), prediction.score, prediction.loss, *counts, curve)
-        )
+    for one in predictor(cache[i] for i in predictor.processes.share(indices)):
+        curve = metrics.dice_curve(one.map, one.mask) if is_marked(one.mask) else None
+        label = int(one.mask.any())
+        scored.append(_ImageScore(label, one.score, one.loss, one.num_right, one.num_counted, curve))
         on_image()
-    scored = interleave(predictor.processes.gather(scored))
-    return scored, sum((one.curve for one in scored), DiceCurve())
+    return interleave(predictor.processes.gather(scored))
+
+
+def _curves(scored: Sequence[_ImageScore], label: int) -> FloatArray:
+    """The Dice curves of the images of this label that have masks, float64 [n 256]."""
+    rows = [one.curve for one in scored if one.label == label and one.curve is not None]
+    return np.reshape(rows, (-1, metrics.NUM_DICE_THRESHOLDS))
 
 
 def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
@@ -73,26 +79,25 @@ def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) ->
     the pixel threshold that is best for these images: a network whose maps are sharp but spread too far is not worse
     than one that calibration need not correct.
 
-    Quality is the mean of AUROC and balanced Dice where pixels are told apart, of AUROC and slice accuracy where slices
+    Quality is the mean of AUROC and balanced Dice where pixels are scored, of AUROC and slice accuracy where slices
     are, and 1/(1 + loss on good images) where the task may not know of defects: there all else is for the reader alone.
     Figures that need a label which is not there, or decisions that the task does not make, are left out.
     """
-    scored, curve = _predict_validation(predictor, cache, indices)
-    labels, scores, losses = ([getattr(one, name) for one in scored] for name in ("label", "score", "loss"))
-    figures = {"loss": float(np.mean(losses))}
+    scored = _predict_validation(predictor, cache, indices)
+    figures = {"loss": float(np.mean([one.loss for one in scored]))}
     if counted := sum(one.num_counted for one in scored):
         figures["accuracy"] = sum(one.num_right for one in scored) / counted
-    area, balanced, defective = auroc(labels, scores), curve.balanced_dice(), curve.mean_dice()
+    area = auroc([one.label for one in scored], [one.score for one in scored])
     if area is not None:
         figures["auroc"] = area
-    if area is not None and balanced is not None and defective is not None:
-        best = int(balanced.argmax())
-        figures |= {
-            "dice_defective": float(defective[best]),
-            "balanced_dice": float(balanced[best]),
-        }
+        defective = _curves(scored, 1)
+        if len(defective):
+            balanced = metrics.balanced_dice(defective, _curves(scored, 0))
+            best = int(balanced.argmax())
+            figures["dice_defective"] = float(defective.mean(axis=0)[best])
+            figures["balanced_dice"] = float(balanced[best])
     if predictor.score_kind == "deviation":
-        loss_of_good = float(np.mean([loss for loss, label in zip(losses, labels, strict=True) if not label]))
+        loss_of_good = float(np.mean([one.loss for one in scored if not one.label]))
         return figures | {"quality": 1 / (1 + loss_of_good)}
     second = "balanced_dice" if predictor.score_kind == "probability" else "accuracy"
     if "auroc" not in figures or second not in figures:
@@ -100,40 +105,41 @@ def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) ->
     return figures | {"quality": (figures["auroc"] + figures[second]) / 2}
 
 
-def calibrate(
+def fit_thresholds(
     predictor: Predictor, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
 ) -> tuple[Thresholds, list[float]]:
-    """(the rule fitted to the validation images, their scores in order).
+    """(the thresholds fitted to the validation images, their scores in order).
 
-    The image threshold is found as configured, the pixel threshold by best Dice.
-
-    Where defects may not be known of, or only which slices hold them, the image threshold, which is on the same scale,
-    is that of the pixels too.
+    The image threshold is found as configured, the pixel threshold by best Dice. Where the task may not know of
+    defects, or only which slices hold them, the image threshold, which is on the same scale, is that of the pixels too.
     """
-    with show("calibrating on validation images", len(predictor.processes.share(indices))) as bar:
-        scored, curve = _predict_validation(predictor, cache, indices, bar.advance)
+    with show("predicting validation images", len(predictor.processes.share(indices))) as bar:
+        scored = _predict_validation(predictor, cache, indices, bar.advance)
     scores = [one.score for one in scored]
     threshold, fit_stats = fit_threshold(labels, scores, predictor.verdict)
-    pixel_threshold = threshold if predictor.score_kind == "deviation" else curve.best_threshold()
-    if pixel_threshold is None and predictor.score_kind == "slices":
-        pixel_threshold = threshold
-    if pixel_threshold is None:
+    pixel_threshold, defective = threshold, _curves(scored, 1)
+    if predictor.score_kind != "deviation" and len(defective):
+        pixel_threshold = metrics.best_pixel_threshold(defective, _curves(scored, 0))
+    elif predictor.score_kind == "probability":
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
     return Thresholds(threshold, pixel_threshold, predictor.verdict.calibration, fit_stats), scores
 
 
 def is_marked(mask: np.ndarray) -> bool:
-    """Whether a mask says where there is a defect and where not.
+    """Whether a mask marks where the defect is, or that there is none.
 
-    One that covers the whole image stands for a defective image without a mask (see ``load``): figures of pixels
-    leave it out.
+    A mask of the whole image stands for a defective image without a mask (see ``load``): figures of pixels leave it
+    out.
     """
     return not mask.all()
 
 
+# --- test ---------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class TestChunk:
-    """Test images judged in one go, and the wall time of that: from files to decisions, in seconds."""
+    """Test images predicted together, and the wall time of that: from files to decisions, in seconds."""
 
     samples: Sequence[Sample]
     predictions: Sequence[Prediction]
@@ -143,22 +149,26 @@ class TestChunk:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """Result of one test image, without its pixels. overlap, defect: None where no pixel is marked as either."""
+    """Result of one test image, without its pixels; dice: at the pixel threshold, None without a mask."""
 
     image_id: str
     label: int
     score: float
     decision: bool
-    overlap: OverlapCounts | None = None
-    defect: dict[str, Any] | None = None
+    dice: float | None = None
+    mask_px: int = 0
+    predicted_px: int = 0
 
 
 @dataclass
 class TestResult:
-    """Figures of the test side under a fixed rule; images are in the order of the records."""
+    """Results of the test split under fixed thresholds, in the order of the samples.
+
+    pixels: `pixel_histogram` of all images that have masks.
+    """
 
     images: list[ImageResult] = field(default_factory=list)
-    pixels: PixelHistogram = field(default_factory=PixelHistogram.empty)
+    pixels: IntArray = field(default_factory=lambda: np.zeros((2, metrics.NUM_PIXEL_BINS), np.int64))
     executing_time_s: float = 0.0
 
     @property
@@ -176,95 +186,92 @@ class TestResult:
     def add(self, chunk: TestChunk, rule: Thresholds) -> None:
         """Adds the images of a chunk; pixels count as predicted from the rule's pixel threshold on."""
         self.executing_time_s += chunk.seconds
-        for sample, prediction, decision in zip(
-            chunk.samples, chunk.predictions, chunk.decisions, strict=True
-        ):
-            overlap = defect = None
-            if is_marked(prediction.mask):
-                predicted = prediction.map >= rule.pixel_threshold
-                self.pixels += PixelHistogram.from_map(prediction.map, prediction.mask)
-                overlap = OverlapCounts.from_masks(predicted, prediction.mask)
-                if sample.label:
-                    areas = {"mask_px": int(prediction.mask.sum()), "predicted_px": int(predicted.sum())}
-                    defect = {"image": sample.image_id, **areas, "dice": dice(predicted, prediction.mask)}
-            self.images.append(
-                ImageResult(sample.image_id, sample.label, prediction.score, decision, overlap, defect)
-            )
+        for sample, one, decision in zip(chunk.samples, chunk.predictions, chunk.decisions, strict=True):
+            overlap: tuple[float | None, int, int] = None, 0, 0
+            if is_marked(one.mask):
+                self.pixels += metrics.pixel_histogram(one.map, one.mask)
+                predicted = one.map >= rule.pixel_threshold
+                dice = metrics.dice(predicted, one.mask)
+                overlap = dice, int(one.mask.sum()), int(predicted.sum())
+            self.images.append(ImageResult(sample.image_id, sample.label, one.score, decision, *overlap))
 
     def gathered(self, processes: Processes) -> TestResult:
         """The result of all processes' shares; the executing time is the longest."""
         return TestResult(
             interleave(processes.gather(self.images)),
-            sum(processes.gather(self.pixels), PixelHistogram.empty()),
+            np.sum(processes.gather(self.pixels), axis=0),
             max(processes.gather(self.executing_time_s)),
         )
 
     def to_report(self, verdict: VerdictConfig) -> dict[str, Any]:
         """The figures as JSON values; each rate that is a share of images has its 95 % Wilson interval beside it."""
         counts = ImageCounts.from_decisions(self.labels, self.decisions)
-        overlap = sum((i.overlap for i in self.images if i.overlap is not None), OverlapCounts())
-        defects = [image.defect for image in self.images if image.defect is not None]
         report: dict[str, Any] = {
             "num_images": len(self.images),
             "num_defective": sum(self.labels),
-            "tp": counts.tp,
-            "fp": counts.fp,
-            "fn": counts.fn,
-            "tn": counts.tn,
+            **asdict(counts),
         }
-        for name, rate in counts.rates().items():
-            report[name] = rate["value"]
-            report[f"{name}_interval_95"] = [rate["low"], rate["high"]]
+        for name, (num_right, num) in counts.shares().items():
+            report[name] = counts.rate(name)
+            report[f"{name}_interval_95"] = list(metrics.wilson_interval(num_right, num) or (None, None))
+        marked = [(image, image.dice) for image in self.images if image.dice is not None]
+        defects = [(image, dice) for image, dice in marked if image.label]
+        positive, negative = self.pixels[:, ::-1]
         return report | {
             "f1": counts.f1,
             "balanced_accuracy": counts.balanced_accuracy,
             "auroc": auroc(self.labels, self.scores),
-            "average_precision": average_precision(self.labels, self.scores),
+            "average_precision": metrics.average_precision(self.labels, self.scores),
             "cost": counts.cost(verdict.fp_cost, verdict.fn_cost),
             "cost_fp_fn": [verdict.fp_cost, verdict.fn_cost],
-            "dice_defective": overlap.mean_dice,
-            "iou_defective": overlap.mean_iou,
+            "dice_defective": _mean(dice for _, dice in defects),
+            # Intersection over union of two masks is D / (2 - D) of their Dice D.
+            "iou_defective": _mean(dice / (2 - dice) for _, dice in defects),
             # Beside what predicting nothing gives it means something only over the same images.
-            "nvidia_dice": overlap.mean_dice_all if len(defects) == sum(self.labels) else None,
+            "nvidia_dice": _mean(dice for _, dice in marked) if len(defects) == sum(self.labels) else None,
             "nvidia_dice_if_nothing_is_predicted": 1 - sum(self.labels) / len(self.images),
-            "pixel_auroc": self.pixels.auroc(),
-            "pixel_average_precision": self.pixels.average_precision(),
-            "dice_per_defective_image": sorted(defects, key=lambda defect: defect["mask_px"]),
+            "pixel_auroc": metrics.auroc_of_counts(positive, negative),
+            "pixel_average_precision": metrics.average_precision_of_counts(positive, negative),
+            "dice_per_defective_image": [
+                {"image": d.image_id, "mask_px": d.mask_px, "predicted_px": d.predicted_px, "dice": dice}
+                for d, dice in sorted(defects, key=lambda defect: defect[0].mask_px)
+            ],
         }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return metrics.ratio(sum(found), len(found))
 
 
 def evaluate_test_split(
     predictor: Predictor, samples: Sequence[Sample], shape: tuple[int, int] | None, rule: Thresholds
 ) -> Iterator[TestChunk]:
-    """This process's share of the records, each judged once from its file on, chunk by chunk.
+    """This process's share of the samples, each predicted once from its file on, chunk by chunk.
 
     ``shape``: (h, w) that every image must have, None for any. The seconds of a chunk are those of decoding, cutting,
     network, stitching, scoring and deciding. Nothing is read while the caller works on a chunk. Raises UserError for a
     file that has become unreadable.
     """
     samples = predictor.processes.share(samples)
-    size = _chunk_size(predictor)
+    height, width = predictor.shape
+    # Whole batches, of CHUNK_PX if one fits.
+    size = max(1, CHUNK_PX // (height * width) // predictor.batch_size) * predictor.batch_size
     images = predictor(_readable(samples, shape, size))
-    with show("judging test images", len(samples)) as bar:
+    with show("predicting test images", len(samples)) as bar:
         for start in range(0, len(samples), size):
             chunk = samples[start : start + size]
-            prediction, decisions = [], []
             start_s = time.perf_counter()
+            predictions = []
             for one in islice(images, len(chunk)):
-                prediction.append(one)
-                decisions.append(bool(rule.decide([one.score])[0]))
+                predictions.append(one)
                 bar.advance()
-            yield TestChunk(chunk, prediction, decisions, time.perf_counter() - start_s)
-
-
-def _chunk_size(predictor: Predictor) -> int:
-    """Number of test images in a chunk: whole batches, of CHUNK_PX if one fits."""
-    height, width = predictor.shape
-    return max(1, CHUNK_PX // (height * width) // predictor.batch_size) * predictor.batch_size
+            decisions = rule.decide([one.score for one in predictions]).tolist()
+            yield TestChunk(chunk, predictions, decisions, time.perf_counter() - start_s)
 
 
 def _readable(samples: Sequence[Sample], shape: tuple[int, int] | None, chunk_size: int) -> Iterator[Pixels]:
-    """The pixels of the records in order; no chunk is begun before the one before it has been taken."""
+    """The pixels of the samples in order; no chunk is begun before the one before it has been taken."""
     for start in range(0, len(samples), chunk_size):
         for loaded in load_all(samples[start : start + chunk_size], shape):
             if isinstance(loaded, BadImage):
@@ -282,28 +289,28 @@ def evaluate_baselines(
     verdict: VerdictConfig,
     on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Figures of two baselines on the same test images: the majority answer, and local texture energy.
+    """Figures of two baselines on the same test images: the label of most of them, and local texture energy.
 
-    The energy's threshold is fitted on the same validation images by the same rule. ``on_image`` is called after each.
+    The energy's threshold is fitted on the same validation images by the same calibration. ``on_image`` is called
+    after each image.
     """
 
     def scores(indices: Sequence[int]) -> list[float]:
         found = []
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            for score in pool.map(lambda i: baselines.local_energy_score(cache.image(i)), indices):
+            for score in pool.map(lambda i: local_energy_score(cache.image(i)), indices):
                 found.append(score)
                 on_image()
         return found
 
     truth = [labels[i] for i in test]
-    majority = baselines.majority_counts(truth)
     threshold, _ = fit_threshold([labels[i] for i in validation], scores(validation), verdict)
     test_scores = scores(test)
     energy = ImageCounts.from_decisions(truth, [score >= threshold for score in test_scores])
     return {
-        "majority_accuracy": majority.accuracy,
+        "majority_accuracy": max(truth.count(0), truth.count(1)) / len(truth),
         "local_energy_auroc": auroc(truth, test_scores),
-        "local_energy_accuracy": energy.accuracy,
+        "local_energy_accuracy": energy.rate("accuracy"),
         "local_energy_f1": energy.f1,
     }
 

@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
-from dagm_jax.evaluation.threshold import VerdictConfig
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.tasks.base import ScoreKind
 
-# Reach of the Gaussian in multiples of sigma, that of scipy.ndimage.
+# Limit of the Gaussian's reach in multiples of sigma, that of scipy.ndimage.
 TRUNCATE = 4.0
-# Halvings of [0, 1] that find the median to 6e-8.
+# Limit of halvings of [0, 1], which find the median to 6e-8.
 BISECTIONS = 24
 
 
@@ -35,22 +35,25 @@ def postprocess(
     size: (h, w) in px of each image; None where every image fills its frame. Values of a final map beyond ``size`` have
     no meaning. Pixels beyond ``size`` touch neither the values inside nor the score.
     """
-    valid = valid_pixels(maps.shape, size)
     maps = smooth(maps.astype(jnp.float32), size, config.smoothing_px)
     if score_kind == "deviation":
-        maps = jnp.abs(maps - median(maps, valid)[:, None, None])
+        maps = jnp.abs(maps - median(*_pixels(maps, size, 2.0))[:, None, None])
     if score_kind == "slices":
         num_top = 1 if config.score == "max" else min(config.top_slices, slice_scores.shape[1])
         return maps, jax.lax.top_k(slice_scores.astype(jnp.float32), num_top)[0].mean(axis=1)
-    return maps, image_score(maps, valid, config)
+    return maps, image_score(*_pixels(maps, size, -1.0), config)
 
 
-def valid_pixels(shape: tuple[int, ...], size: Int[Array, "b 2"] | None) -> Bool[Array, "b h w"] | None:
-    """True inside of each image; None where all pixels of the frame are."""
+def _pixels(
+    maps: Float[Array, "b h w"], size: Int[Array, "b 2"] | None, beyond: float
+) -> tuple[Float[Array, "b n"], Int[Array, "b 1"]]:
+    """(all pixels of each frame, those beyond ``size`` replaced by the value ``beyond``; number of those inside)."""
+    b, height, width = maps.shape
     if size is None:
-        return None
-    rows, columns = (jnp.arange(shape[dim]) < size[:, dim - 1, None] for dim in (1, 2))
-    return rows[:, :, None] & columns[:, None, :]
+        return maps.reshape(b, height * width), jnp.full((1, 1), height * width)
+    rows, columns = (jnp.arange(maps.shape[dim]) < size[:, dim - 1, None] for dim in (1, 2))
+    valid = rows[:, :, None] & columns[:, None, :]
+    return jnp.where(valid, maps, beyond).reshape(b, height * width), size.prod(axis=1, keepdims=True)
 
 
 def smooth(
@@ -100,53 +103,40 @@ def _reflected(place: Any, length: Any) -> Any:
     return offset - (offset >= length) * (2 * offset - 2 * length + 1)
 
 
-def median(maps: Float[Array, "b h w"], valid: Bool[Array, "b h w"] | None) -> Float[Array, " b"]:
-    """The median of each map's valid pixels, which lie in [0, 1], to 2^-24.
+def median(pixels: Float[Array, "b n"], count: Int[Array, "b 1"]) -> Float[Array, " b"]:
+    """The median of each map's pixels, to 2^-24; ``count`` of them lie in [0, 1], the others above.
 
-    The lower of the two middle pixels is found by bisection: XLA's CPU backend takes ten times as long to sort. Full
-    frames, those of exported files, are sorted: jax2onnx converts no loop over a symbolic batch.
+    The lower of the two middle pixels is found by bisection: XLA's CPU backend takes ten times as long to sort. Written
+    without a loop, because jax2onnx converts none over a symbolic batch.
     """
-    if valid is None:
-        num = maps.shape[1] * maps.shape[2]
-        highest = jax.lax.top_k(maps.reshape(maps.shape[0], num), num // 2 + 1)[0]
-        return (highest[:, (num - 1) // 2] + highest[:, num // 2]) / 2
-    count = valid.sum(axis=(1, 2))
-    # 2: above every pixel that counts.
-    values = jnp.where(valid, maps, 2.0).reshape(maps.shape[0], -1)
 
     def num_up_to(level: Array) -> Array:
-        return (values <= level[:, None]).sum(axis=1)
+        return (pixels <= level).sum(axis=1, keepdims=True)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
+    low, high = jnp.zeros_like(pixels[:, :1]), jnp.ones_like(pixels[:, :1])
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         is_high = num_up_to(middle) > (count - 1) // 2
-        return jnp.where(is_high, low, middle), jnp.where(is_high, middle, high)
-
-    ends = jnp.zeros(count.shape), jnp.ones(count.shape)
-    lower = jax.lax.fori_loop(0, BISECTIONS, halve, ends)[1]
-    above = jnp.where(values > lower[:, None], values, 2.0).min(axis=1)
-    upper = jnp.where(num_up_to(lower) > count // 2, lower, above)
-    middle: Array = (lower + upper) / 2
-    return middle
+        low, high = jnp.where(is_high, low, middle), jnp.where(is_high, middle, high)
+    above = jnp.where(pixels > high, pixels, 2.0).min(axis=1, keepdims=True)
+    upper = jnp.where(num_up_to(high) > count // 2, high, above)
+    found: Array = ((high + upper) / 2)[:, 0]
+    return found
 
 
 def image_score(
-    maps: Float[Array, "b h w"], valid: Bool[Array, "b h w"] | None, config: VerdictConfig
+    pixels: Float[Array, "b n"], count: Int[Array, "b 1"], config: VerdictConfig
 ) -> Float[Array, " b"]:
-    """The score of each map's valid pixels; higher is more defective.
+    """The score of each map from its pixels, ``count`` of which count and the others lie below; higher: more defective.
 
-    "max" is the highest pixel, "top_mean" the mean of the highest max(1, round(top_fraction · pixels)).
+    "max" is the highest pixel, "top_mean" the mean of the highest max(1, round(top_fraction · count)).
     """
-    inside = maps if valid is None else jnp.where(valid, maps, -jnp.inf)
     if config.score == "max":
-        return inside.max(axis=(1, 2))
-    total = maps.shape[1] * maps.shape[2]
-    num_top = max(1, round(config.top_fraction * total))
-    highest = jax.lax.top_k(inside.reshape(maps.shape[0], total), num_top)[0]
-    if valid is None:
-        return highest.mean(axis=1)
+        return pixels.max(axis=1)
+    total = pixels.shape[1]
     # The number of pixels from which on the k-th highest counts: products in float32 would round ties another way.
-    least = np.searchsorted(np.round(config.top_fraction * np.arange(total + 1)), np.arange(1, num_top + 1))
-    count = jnp.maximum(1, (valid.sum(axis=(1, 2))[:, None] >= least).sum(axis=1))
-    return jnp.where(jnp.arange(num_top) < count[:, None], highest, 0).sum(axis=1) / count
+    rounded = np.maximum(np.round(config.top_fraction * np.arange(total + 1)), 1)
+    least = np.searchsorted(rounded, np.arange(1, int(rounded[-1]) + 1))
+    highest = jax.lax.top_k(pixels, len(least))[0]
+    is_top = count >= least
+    return jnp.where(is_top, highest, 0).sum(axis=1) / is_top.sum(axis=1)

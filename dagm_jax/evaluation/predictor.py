@@ -15,14 +15,14 @@ from dagm_jax.data.slicing import full_batch, pad
 from dagm_jax.distributed.devices import Devices
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.postprocess import postprocess
-from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import Pixels
 
 
 class NonFiniteOutput(UserError):
-    """Raised where the network's output for an image is not finite; place: of this image among those given, from 0."""
+    """The network's output for an image is not finite; place: index of this image among those given."""
 
     def __init__(self, place: int, shape: tuple[int, int]) -> None:
         super().__init__(place, shape)
@@ -39,9 +39,9 @@ class NonFiniteOutput(UserError):
 
 @dataclass(frozen=True)
 class Prediction:
-    """An image with its map float32 ``[h w]`` in [0, 1], its score, its loss, and how many decisions on slices count.
+    """An image and its mask ``[h w]`` with map float32 ``[h w]`` in [0, 1], score and loss.
 
-    num_right: decisions that agree with the slice's label, of num_counted.
+    num_right: decisions on slices that agree with the slice's label, of num_counted.
     """
 
     image: np.ndarray
@@ -58,8 +58,7 @@ class Predictor:
     """A compiled network with its weights; ``batch_size`` images go to the devices at a time.
 
     shape: (h, w) in px that the network was compiled for; smaller images are padded, and their maps cut to their size.
-    evidence: what the image score is computed from (see ``tasks.base``). devices: of this process alone; of several
-    ``processes`` each predicts its share of the images, and all learn what the others found.
+    devices: those of this process; each of several ``processes`` predicts its share of the images.
     """
 
     compiled: jax.stages.Compiled
@@ -90,16 +89,15 @@ class Predictor:
             mask_px[: len(chosen)] = [np.count_nonzero(mask) for _, mask in chosen]
             size = np.ones((self.batch_size, 2), np.int32)
             size[: len(chosen)] = [image.shape for image, _ in chosen]
-            batch = self.devices.shard_batch((images, masks, mask_px))
+            *batch, size = self.devices.shard_batch((images, masks, mask_px, size))
             out = self.compiled(self.params, self.stats, *batch)
-            (size,) = self.devices.shard_batch((size,))
             map_score = postprocess(out["map"], out["slice_scores"], size, self.verdict, self.score_kind)
             figures = [out[name] for name in ("loss", "num_right", "num_counted")]
             maps, scores, losses, num_right, num_counted = jax.device_get((*map_score, *figures))
             self.processes.heartbeat()
             for i, (image, mask) in enumerate(chosen):
                 height, width = image.shape
-                # A copy: whoever keeps one map must not keep the maps of its batch.
+                # A copy, so that one map that is kept does not keep all of its batch.
                 map_, score = maps[i, :height, :width].copy(), float(scores[i])
                 if not (math.isfinite(score) and np.isfinite(map_).all()):
                     raise NonFiniteOutput(num_before + i, (height, width))

@@ -1,4 +1,4 @@
-"""The pure evaluation step: images are cut, their slices go through network and task, and the maps are stitched."""
+"""The evaluation step, a pure function: images are cut, slices go through network and task, maps are stitched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU_PART_PX = 2**16
 
 
 def most_slices(platform: str, slicer: Slicer, images_of_a_device: int) -> int:
-    """The number of slices of each image that go through the network at a time, on a device with so many images."""
+    """The number of slices of each image that go through the network together on a device."""
     if platform != "cpu":
         return MOST_SLICES
     height, width = slicer.slice_shape
@@ -30,13 +30,13 @@ def most_slices(platform: str, slicer: Slicer, images_of_a_device: int) -> int:
 def make_eval_step(
     network: Network, task: Task, slicer: Slicer, most: int = MOST_SLICES
 ) -> Callable[[Any, Any, Array, Array, Array], dict[str, Array]]:
-    """``step(params, stats, image [b h w] uint8, mask [b h w] bool, mask_px [b])``: cut, network, map, stitch.
+    """The function ``step(params, stats, image [b h w] uint8, mask [b h w] bool, mask_px [b] int32)``.
 
-    mask_px: int32, how large the mask is without what padding has added to it. most: slices of an image at a time.
+    mask_px: size of the mask without padding. most: limit of slices of an image that go through the network together.
 
-    Gives, on device: map float32 ``[b h w]``, slice_scores float32 ``[b n]``, loss float32 ``[b]`` (mean over the
+    It returns map float32 ``[b h w]``, slice_scores float32 ``[b n]``, loss float32 ``[b]`` (mean over the
     image's slices that count), and int32 ``[b]`` num_right of num_counted slices whose decision agrees with their label
-    (both 0 where the task decides nothing on slices).
+    (both 0 where the task makes no decisions on slices).
     """
 
     def step(params: Any, stats: Any, image: Array, mask: Array, mask_px: Array) -> dict[str, Array]:
@@ -46,14 +46,14 @@ def make_eval_step(
             slices: Array = jax.vmap(lambda one: slicer.cut(one, jnp))(x[..., None])
             return slices.reshape(b * n, *slicer.slice_shape, 1)
 
-        def of_slices(slices: tuple[Array, Array, Array]) -> SlicePrediction:
+        def predict_slices(slices: tuple[Array, Array, Array]) -> SlicePrediction:
             image, mask, label = slices
             forward, _ = network.apply(params, stats, train=False)
             return task.predict(forward, network.preprocess(image, mask, label, jnp.arange(label.shape[0])))
 
         held = jax.vmap(lambda one: slicer.held(one, jnp))(mask)
         label = slice_labels(held, mask_px[:, None], jnp).reshape(-1)
-        loss_output, maps, scores = in_parts(of_slices, (cut(image), cut(mask), label), b, most)
+        loss_output, maps, scores = in_parts(predict_slices, (cut(image), cut(mask), label), b, most)
         weight = loss_output.weight.reshape(b, n)
         right = counted = jnp.zeros((b * n,), jnp.int32)
         if loss_output.is_defective is not None:
@@ -72,7 +72,7 @@ def make_eval_step(
 
 
 def in_parts(function: Callable[[Any], Any], slices: Any, num_images: int, most: int) -> Any:
-    """``function(slices)``, whose result for a slice is its own affair, called on ``most`` slices an image at a time.
+    """``function(slices)``, computed for at most ``most`` slices of each image at a time; ``function`` mixes no slices.
 
     Memory then stays the same however many slices an image has. Each part holds slices of all images, so that devices
     which share the images share every part. Slices are ordered by image, and so are the results.

@@ -167,7 +167,7 @@ def evaluate_model(
     predictor, compile_s = setup.compile_predictor(state, data.judging_slicer)
     validation = data.split.validation
     labels = [data.labels[i] for i in validation]
-    rule, scores = processes.broadcast(evaluate.calibrate(predictor, data.cache, validation, labels))
+    rule, scores = processes.broadcast(evaluate.fit_thresholds(predictor, data.cache, validation, labels))
     names = [data.manifest.samples[i].image_id for i in validation]
     table = scores_csv(names, labels, scores)
     processes.on_process_0(lambda: write_atomically(workdir.validation_scores, table))

@@ -7,14 +7,9 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import ImageCounts
-from dagm_jax.evaluation.threshold import (
-    Thresholds,
-    VerdictConfig,
-    escape_bound,
-    fit_escape_rate,
-    fit_threshold,
-)
+from dagm_jax.evaluation.threshold import Thresholds, escape_bound, fit_escape_rate, fit_threshold
 
 
 def fit_rule(

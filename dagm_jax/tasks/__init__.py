@@ -1,1 +1,1 @@
-"""What a network is trained for: a loss over a batch of slices, and a map from its output."""
+"""Tasks: the loss over a batch of slices that a network is trained with, and the map made of its output."""

@@ -1,4 +1,4 @@
-"""What every task offers the step and the judgement: a loss to learn from, and a map with a score to judge by."""
+"""The protocol of tasks: a loss for the training step, a map and a score for the evaluation step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dagm_jax.types import NetworkOutput
 
-# (input [b h w c], key for what the network draws or None) → what it says of these slices.
+# (input [b h w c], key for dropout or None) → output of the network.
 Forward = Callable[[Float[Array, "b h w c"], PRNGKeyArray | None], NetworkOutput]
 
-# What an image's verdict is read off: the defect probability of its pixels; how far each pixel of the map lies from the
-# map's median, either way; or the scores of its slices.
+# Source of an image's score: the defect probability of its pixels; the distance of each pixel of the map from the map's
+# median, either way; or the scores of its slices.
 ScoreKind = Literal["probability", "deviation", "slices"]
 
 
@@ -24,8 +24,8 @@ class Slices(TypedDict):
     """A batch of slices as tasks see it.
 
     x: float32 ``[b h w c]``, standardised grey, the same in every channel; mask: {0, 1} ``[b h w 1]``; label: int32
-    ``[b]``, 1, 0 or -1 (too little of the defect to count); place: int32 ``[b]``, in the global batch, for what is
-    drawn at random. mean, std: of the grey levels in [0, 1], so that mean + std·x gives them back.
+    ``[b]``, 1, 0 or -1 (too little of the defect to count); place: int32 ``[b]``, index in the global batch, which
+    seeds random numbers. mean, std: of the grey levels in [0, 1], so that mean + std·x gives them back.
     """
 
     x: Any
@@ -37,7 +37,7 @@ class Slices(TypedDict):
 
 
 class LossOutput(NamedTuple):
-    """What a batch teaches. weight: by how much each slice counts in the batch's mean loss.
+    """The loss of each slice; ``weight``: that of each slice in the batch's mean loss.
 
     is_defective: the decision on each slice, which the accuracy curves count; None where a task makes none.
     """
@@ -48,7 +48,7 @@ class LossOutput(NamedTuple):
 
 
 class SlicePrediction(NamedTuple):
-    """What is said of each slice without training on it: its lesson, its map in [0, 1], and one score for all of it."""
+    """The loss, the map in [0, 1] and the score of each slice."""
 
     loss_output: LossOutput
     map: Float[Array, "b h w 1"]
@@ -67,15 +67,15 @@ class Task(Protocol):
     learns_from_masks: ClassVar[bool]
 
     def out_channels(self, in_channels: int) -> int:
-        """How many channels the network's logits have."""
+        """The number of channels of the network's logits."""
         ...
 
     def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
-        """The lesson of a batch; ``key`` feeds what is drawn at random."""
+        """The losses of a batch; ``key`` seeds corruption and dropout."""
         ...
 
     def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
-        """The judgement of each slice; nothing is random."""
+        """The prediction for each slice; nothing is random."""
         ...
 
 
@@ -90,7 +90,7 @@ def mean_over_outputs(
 def guidance_loss(output: NetworkOutput, label: Array) -> Float[Array, " b"]:
     """Cross-entropy of the classification-guided module's two logits against the slice label, in nats.
 
-    0 for slices that do not count (label -1), and without the module. Nothing else teaches that module.
+    0 for slices that do not count (label -1), and without the module, which has no other loss.
     """
     if output.class_logits is None:
         return jnp.zeros(label.shape, jnp.float32)
@@ -99,7 +99,7 @@ def guidance_loss(output: NetworkOutput, label: Array) -> Float[Array, " b"]:
 
 
 def gate(output: NetworkOutput) -> Float[Array, "b 1 1 1"]:
-    """The probability that a slice holds a defect, by which its map is multiplied; 1 without the module that says it.
+    """The guided module's probability that a slice holds a defect, a factor of its map; 1 without the module.
 
     The code of U-Net 3+ multiplies the *logits* by a hard 0 or 1: probability 0.5 everywhere on a good slice, and no
     gradient. The map is gate · σ(logits).

@@ -1,4 +1,4 @@
-"""Classification: the network learns whether a slice holds a defect, from labels of slices alone."""
+"""Classification: the network learns from labels of slices alone whether a slice holds a defect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dagm_jax.types import NetworkOutput
 
 @dataclass(frozen=True)
 class ClassificationConfig:
-    """``pooling_sharpness`` r of the pooling that makes one logit of a slice: towards 0 its mean, large its maximum."""
+    """``pooling_sharpness``: r of the pooling that makes one logit of a slice; near 0 the mean, large the maximum."""
 
     pooling_sharpness: float = 5.0
 
@@ -43,7 +43,7 @@ class ClassificationConfig:
             )
 
     def out_channels(self, in_channels: int) -> int:
-        """One: the evidence for a defect, a linear reading of the finest features at each pixel."""
+        """One: the logit of a defect at each pixel."""
         del in_channels
         return 1
 
@@ -52,21 +52,21 @@ class ClassificationConfig:
         return self._loss_output(forward(slices["x"], key), slices)
 
     def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
-        """The score of a slice is its probability; the map spreads it by the evidence of its pixels, σ(z)."""
+        """The score of a slice is its probability p, the map p·σ(z) of the logits z of its pixels."""
         output = forward(slices["x"], None)
         probability = self.probability(output)
         spread = probability[:, None, None, None] * jax.nn.sigmoid(output.logits)
         return SlicePrediction(self._loss_output(output, slices), spread, probability)
 
     def probability(self, output: NetworkOutput) -> Float[Array, " b"]:
-        """That a slice holds a defect: of the pooled evidence, times the guided module's where the network has one."""
+        """The probability that a slice holds a defect: σ of the pooled logits, times `gate`."""
         return gate(output)[:, 0, 0, 0] * jax.nn.sigmoid(self.pool(output.logits))
 
     def pool(self, logits: Float[Array, "b h w 1"]) -> Float[Array, " b"]:
         """log-mean-exp(r·z)/r over the pixels, between their mean and their maximum.
 
-        Pinheiro and Collobert 2015, section 3.1: every pixel gets a gradient, those that speak for a defect the most
-        of it. A mean would drown a scratch of 50 px in 32,768; a maximum teaches one pixel at a time.
+        Pinheiro and Collobert 2015, section 3.1: every pixel gets a gradient, the larger the higher its logit. A mean
+        would drown a scratch of 50 px in 32,768; a maximum has a gradient for one pixel at a time.
         """
         r, (_, h, w, _) = self.pooling_sharpness, logits.shape
         return (jax.nn.logsumexp(r * logits, axis=(1, 2, 3)) - math.log(h * w)) / r

@@ -1,4 +1,4 @@
-"""Losses and similarities, one number per example, in float32 or better; what is compared with a mask are logits."""
+"""Losses on logits and SSIM, one number per example, in float32 or better."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from dagm_jax.types import at_least_float32
 
-DICE_SMOOTHING = 1.0
-IOU_SMOOTHING = 1.0
+# Area in px that is added above and below the fraction of Dice and IoU, which makes an empty target well-posed.
+SMOOTHING = 1.0
 
-# Wang et al. 2004: the window, and the constants that keep both quotients defined on black and on flat patches.
+# Window of SSIM, and the constants that keep both quotients defined on black and on flat patches (Wang et al. 2004).
 SSIM_RADIUS_PX = 5
 SSIM_WINDOW_PX = 2 * SSIM_RADIUS_PX + 1
 SSIM_SIGMA_PX = 1.5
@@ -37,11 +37,8 @@ def soft_dice(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"])
 
     The smoothing makes an empty target well-posed: its loss falls to 0 as the prediction empties.
     """
-    p, t = jax.nn.sigmoid(at_least_float32(logits)), at_least_float32(targets)
-    dims = (1, 2, 3)
-    overlap = 2 * (p * t).sum(dims) + DICE_SMOOTHING
-    loss: Array = 1 - overlap / (p.sum(dims) + t.sum(dims) + DICE_SMOOTHING)
-    return loss
+    overlap, total = _overlap(logits, targets)
+    return 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING)
 
 
 def focal(
@@ -63,12 +60,15 @@ def soft_iou(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) 
 
     The smoothing is that of ``soft_dice``.
     """
+    overlap, total = _overlap(logits, targets)
+    return 1 - (overlap + SMOOTHING) / (total - overlap + SMOOTHING)
+
+
+def _overlap(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """(Σpt, Σp + Σt) of each example with p = σ(z)."""
     p, t = jax.nn.sigmoid(at_least_float32(logits)), at_least_float32(targets)
     dims = (1, 2, 3)
-    overlap = (p * t).sum(dims)
-    union = p.sum(dims) + t.sum(dims) - overlap
-    loss: Array = 1 - (overlap + IOU_SMOOTHING) / (union + IOU_SMOOTHING)
-    return loss
+    return (p * t).sum(dims), p.sum(dims) + t.sum(dims)
 
 
 def ssim_map(

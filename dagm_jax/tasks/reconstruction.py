@@ -1,7 +1,7 @@
-"""Reconstruction: the network learns to redraw defect-free images; what it redraws unlike the rest is a defect.
+"""Reconstruction: the network learns to redraw defect-free images; a defect is what it redraws unlike the rest.
 
 A network with skips learns the identity, which redraws defects as well as anything else. So the default hides part of
-the input: what stands in a hidden cell has to be told from its surroundings.
+the input: the network has to infer a hidden cell from its surroundings.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Corruption = Literal["mask", "stain", "gaussian", "none"]
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """What is done to the input, and the loss between what the network draws and the clean slice.
+    """The corruption of the input, and the loss between the network's drawing and the clean slice.
 
-    mask: a checkerboard of ``cell_px`` cells is set to the mean grey, at a random offset; judged in two passes that
+    mask: a checkerboard of ``cell_px`` cells is set to the mean grey, at a random offset; predicted in two passes that
     hide complementary cells. stain: one ellipse per slice of a grey of its own. gaussian: noise of ``noise_std``
     standard deviations of the grey levels. none: the paper's plain reconstruction. Loss: ``pixel_weight`` times the
     absolute difference (l1) or its square (mse), in standard deviations, + ``dssim_weight`` · (1 - SSIM); with ``mask``
-    the pixels that were seen count ``visible_weight``.
+    pixels outside of hidden cells count ``visible_weight``.
     """
 
     corruption: Corruption = "mask"
@@ -57,11 +57,11 @@ class ReconstructionConfig:
             raise UserError("`task.pixel_weight`, `task.dssim_weight` (=0) must not both be 0")
 
     def out_channels(self, in_channels: int) -> int:
-        """As many as the input has; the mean of the channels is the grey that is drawn."""
+        """As many as the input has; their mean is the grey that is drawn."""
         return in_channels
 
     def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
-        """The loss of redrawing each slice from a corrupted copy of it. Masks and labels are not looked at."""
+        """The loss of redrawing each slice from a corrupted copy of it. Masks and labels have no part in it."""
         corruption_key, network_key = jax.random.split(key)
         x, weight = self.corrupt(slices["x"], corruption_key, slices["place"])
         output = forward(x, network_key)
@@ -69,7 +69,7 @@ class ReconstructionConfig:
         return LossOutput(loss, jnp.ones_like(loss), None)
 
     def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
-        """The map is the DSSIM, (1 - SSIM)/2, of the slice and what is drawn of it, between 0 and 1."""
+        """The map is the DSSIM, (1 - SSIM)/2, of the slice and its drawing; the score of a slice is its maximum."""
         x = slices["x"]
         if self.corruption == "mask":
             hidden = checkerboard((x.shape[1], x.shape[2]), self.cell_px, jnp.zeros(2, jnp.int32))[None]
@@ -99,7 +99,7 @@ class ReconstructionConfig:
     def corrupt(
         self, x: Float[Array, "b h w c"], key: PRNGKeyArray, place: Int[Array, " b"]
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w 1"]]:
-        """(corrupted slices, weight of each pixel in the loss), drawn from the key and the place in the whole batch."""
+        """(corrupted slices, weight of each pixel in the loss), random by the key and the place in the whole batch."""
         keys = jax.vmap(partial(jax.random.fold_in, key))(place)
         shape, ones = (x.shape[1], x.shape[2]), jnp.ones_like(x[..., :1])
         if self.corruption == "none":

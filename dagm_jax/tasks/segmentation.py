@@ -1,8 +1,9 @@
-"""Segmentation: the network learns the weak ellipse masks; its map is the defect probability of each pixel."""
+"""Segmentation: the network learns from masks; its map is the defect probability of each pixel."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,14 +25,21 @@ from dagm_jax.tasks.base import (
 from dagm_jax.tasks.losses import binary_cross_entropy, focal, soft_dice, soft_iou, ssim
 from dagm_jax.types import NetworkOutput
 
-TERMS = ("bce", "dice", "focal", "ssim", "iou")
+# Term of the loss → its function of logits and mask.
+TERMS: dict[str, Callable[[Array, Array], Array]] = {
+    "bce": binary_cross_entropy,
+    "dice": soft_dice,
+    "focal": focal,
+    "ssim": lambda logits, mask: 1 - ssim(jax.nn.sigmoid(logits), mask, 1.0),
+    "iou": soft_iou,
+}
 
 
 @dataclass(frozen=True)
 class SegmentationConfig:
     """Weights of the terms of the loss; a term of weight 0 is not computed.
 
-    On every output of the network: BCE, soft Dice, focal loss, 1 - SSIM of probability and mask, soft IoU.
+    Terms on every output of the network: BCE, soft Dice, focal loss, 1 - SSIM of probability and mask, soft IoU.
     ``class_weight`` is that of a classification-guided module's own cross-entropy, where the network has one.
     """
 
@@ -67,7 +75,7 @@ class SegmentationConfig:
         return self._loss_output(forward(slices["x"], key), slices)
 
     def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
-        """The map is the probability of a defect, times that of the slice where the network guides itself."""
+        """The map is the probability of a defect, times `gate`; the score of a slice is the map's maximum."""
         output = forward(slices["x"], None)
         defect = gate(output) * jax.nn.sigmoid(output.logits)
         return SlicePrediction(self._loss_output(output, slices), defect, defect.max(axis=(1, 2, 3)))
@@ -84,18 +92,7 @@ class SegmentationConfig:
         self, logits: Float[Array, "b h w 1"], targets: Float[Array, "b h w 1"]
     ) -> Float[Array, " b"]:
         """The weighted sum of the terms for the logits of one stage."""
-        terms = {
-            "bce": binary_cross_entropy,
-            "dice": soft_dice,
-            "focal": focal,
-            "ssim": lambda z, t: 1 - ssim(jax.nn.sigmoid(z), t, 1.0),
-            "iou": soft_iou,
-        }
-        weights = (self.bce_weight, self.dice_weight, self.focal_weight, self.ssim_weight, self.iou_weight)
-        parts = [
-            weight * terms[name](logits, targets)
-            for name, weight in zip(TERMS, weights, strict=True)
-            if weight
-        ]
+        weights = {name: getattr(self, f"{name}_weight") for name in TERMS}
+        parts = [weight * TERMS[name](logits, targets) for name, weight in weights.items() if weight]
         total: Array = sum(parts[1:], parts[0])
         return total

@@ -137,18 +137,17 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[st
 
     labels: {0, 1} [n]; scores: [n]. Dashed: chance. Raises ValueError where one class is missing.
     """
-    roc = metrics.roc_curve(labels, scores)
-    curve = metrics.precision_recall_curve(labels, scores)
+    curve = metrics.rank_curve(labels, scores)
+    recall = np.concatenate([[0.0], curve.recall])
     prevalence = float(np.mean(np.asarray(labels)))
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-    left.plot(roc.false_alarm_rate, roc.recall, color=BLUE, linewidth=2, clip_on=False)
+    left.plot(np.concatenate([[0.0], curve.false_alarm_rate]), recall, color=BLUE, linewidth=2, clip_on=False)
     left.set(xlabel="false-alarm rate (1 - specificity)", ylabel="recall")
     left.set_title(f"ROC, AUROC {metrics.auroc(labels, scores):.4f}")
     right.axhline(prevalence, color=GREY, linestyle="--", linewidth=1)
     # The step that average precision adds up: each precision holds back to the recall before it.
-    recall = np.concatenate([[0.0], curve.recall])
     precision = np.concatenate([curve.precision[:1], curve.precision])
     right.step(recall, precision, where="pre", color=BLUE, linewidth=2, clip_on=False)
     right.set(xlabel="recall", ylabel="precision")

@@ -1,9 +1,8 @@
-"""The answers without training, on textures made here and on real images where ``DAGM_ROOT`` names them."""
+"""The score without training, on textures made here and on real images where ``DAGM_ROOT`` names them."""
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax.evaluation.baselines import local_energy_score, majority_counts
-from dagm_jax.evaluation.metrics import ImageCounts, auroc
+from dagm_jax.evaluation.baselines import local_energy_score
+from dagm_jax.evaluation.metrics import auroc
 
 
 def _texture(seed: int) -> np.ndarray:
@@ -22,7 +21,7 @@ def _texture(seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["wiped out", "scratch"])
 def test_both_kinds_of_defect_score_higher(kind: str) -> None:
-    """Catches a one-sided score: a patch without texture and a line on it must both stand out."""
+    """Would catch: a one-sided score: a patch without texture and a line on it must both stand out."""
     defective = [_texture(seed) for seed in range(5, 10)]
     for image in defective:
         if kind == "wiped out":
@@ -34,7 +33,7 @@ def test_both_kinds_of_defect_score_higher(kind: str) -> None:
 
 
 def test_score_by_hand() -> None:
-    """Catches differences wrapping round in uint8, and a wrong window or offset in the logarithm."""
+    """Would catch: differences wrapping round in uint8, and a wrong window or offset in the logarithm."""
     assert local_energy_score(np.full((64, 64), 200, np.uint8)) == 0.0
     image = np.zeros((64, 64), np.uint8)
     image[:, 32:] = 200
@@ -43,7 +42,7 @@ def test_score_by_hand() -> None:
 
 
 def test_score_follows_neither_brightness_nor_rotation() -> None:
-    """Catches a score of brightness, or of one direction; moves and offsets change little."""
+    """Would catch: a score of brightness, or of one direction; moves and offsets change little."""
     image = _texture(0)
     image[60:90, 100:140] = 120
     score = local_energy_score(image)
@@ -57,32 +56,12 @@ def test_score_follows_neither_brightness_nor_rotation() -> None:
 
 
 def test_wrong_input_is_refused() -> None:
-    """Catches images scaled to [0, 1], whose energies would vanish below the 1 in the logarithm."""
+    """Would catch: images scaled to [0, 1], whose energies would vanish below the 1 in the logarithm."""
     wrong: Any = np.zeros((8, 8))
     with pytest.raises(ValueError, match=r"`image` \(float64 \(8, 8\)\) must be uint8 \[h w\]"):
         local_energy_score(wrong)
     with pytest.raises(ValueError, match=r"`image` \(uint8 \(8, 8, 3\)\) must be uint8 \[h w\]"):
         local_energy_score(np.zeros((8, 8, 3), np.uint8))
-
-
-def test_score_is_quick() -> None:
-    """Catches a loop over pixels: about 10 ms for 512x512 on one core, far below the limit here."""
-    image = np.tile(_texture(0), (2, 2))
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        local_energy_score(image)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.1
-
-
-def test_majority() -> None:
-    """Catches the minority answer taken: the accuracy is 200 of 230 on the paper's test side."""
-    counts = majority_counts([1] * 30 + [0] * 200)
-    assert counts == ImageCounts(tn=200, fn=30) and counts.accuracy == pytest.approx(0.8696, abs=1e-4)
-    assert majority_counts([1, 1, 0]) == ImageCounts(tp=2, fp=1)
-    assert majority_counts([1, 0]) == ImageCounts(fn=1, tn=1)
-    assert majority_counts([]) == ImageCounts()
 
 
 def _real_auroc(folder: Path, num_each: int) -> float | None:
@@ -96,7 +75,7 @@ def _real_auroc(folder: Path, num_each: int) -> float | None:
 
 @pytest.mark.parametrize("folder", ["samples/Class1", "Class8"])
 def test_real_classes_are_separated_without_training(folder: str) -> None:
-    """Catches a change that loses what was measured: AUROC 1.000 on real classes 1 (5 images) and 8."""
+    """Would catch: a change that loses what was measured: AUROC 1.000 on real classes 1 (5 images) and 8."""
     root = os.environ.get("DAGM_ROOT")
     if root is None or not (Path(root) / folder).is_dir():
         pytest.skip(f"DAGM_ROOT names no folder with {folder}")

@@ -16,9 +16,9 @@ from scipy import stats
 from dagm_jax import calibrate
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.threshold import (
     Thresholds,
-    VerdictConfig,
     escape_bound,
     fit_escape_rate,
     fit_threshold,
@@ -164,7 +164,7 @@ def test_escape_rate_is_stored_with_its_evidence_and_shown(
     evidence = rule["evidence"]
     assert (evidence["target"], evidence["fn"], evidence["num_defective"]) == (0.05, missed, 80)
     assert evidence["escape_bound_95"] == escape_bound(missed, 80) <= 0.05
-    Thresholds.from_values(rule)
+    assert Thresholds.from_values(rule).threshold == rule["threshold"]
     text = capsys.readouterr().out
     old_missed = sum(label and score < OLD.threshold for label, score in zip(labels, scores, strict=True))
     for shown in ("before", "now", "0.300000", f"{rule['threshold']:.6f}", f"{old_missed} of 80"):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.postprocess import postprocess
-from dagm_jax.evaluation.threshold import VerdictConfig
 
 FRAME = (24, 37)
 SIZES = st.lists(st.tuples(st.integers(1, FRAME[0]), st.integers(1, FRAME[1])), min_size=3, max_size=3)

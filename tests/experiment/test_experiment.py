@@ -63,8 +63,8 @@ def test_the_threshold_is_fitted_on_the_validation_images(
         tested.append(rule)
         return None, None
 
-    monkeypatch.setattr(run.evaluate, "calibrate", calibrate)
-    monkeypatch.setattr(run, "judge_test_side", evaluate_test_split)
+    monkeypatch.setattr(run.evaluate, "fit_thresholds", calibrate)
+    monkeypatch.setattr(run, "evaluate_test_split", evaluate_test_split)
     monkeypatch.setattr(run, "write_report", lambda *_: {})
     slicer = object()
 
@@ -149,7 +149,7 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(report, name, lambda *_, value=value: value)
     costs: list[float] = []
     monkeypatch.setattr(
-        report.evaluate, "judge_baselines", lambda *arguments: costs.append(arguments[4].fn_cost) or {}
+        report.evaluate, "evaluate_baselines", lambda *arguments: costs.append(arguments[4].fn_cost) or {}
     )
     config = RunConfig()
     config = replace(config, verdict=replace(config.verdict, fp_cost=2.0, fn_cost=30.0))

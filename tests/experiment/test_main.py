@@ -30,8 +30,8 @@ from dagm_jax.data import procedural
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer
 from dagm_jax.distributed.devices import make_devices
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.predictor import Predictor
-from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.experiment import setup as experiment_setup
 from dagm_jax.experiment.run import choose_state
 from dagm_jax.experiment.setup import Setup

@@ -21,9 +21,9 @@ from dagm_jax.config import RunConfig
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.dataset import find_images
 from dagm_jax.distributed.devices import ParallelConfig, make_devices
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import auroc
 from dagm_jax.evaluation.predictor import NonFiniteOutput, Predictor
-from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.experiment.run import run
 from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_trained_model
 from dagm_jax.tasks import losses

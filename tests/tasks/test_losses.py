@@ -57,52 +57,45 @@ def pair(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return (x / 3).astype(np.float32), np.clip(y, 0, 1).astype(np.float32)
 
 
-def test_cross_entropy_by_hand() -> None:
-    """Catches a sum instead of a mean, a swapped sign, and base 2."""
+@pytest.mark.parametrize(
+    ("loss", "targets", "expected"),
+    [
+        (binary_cross_entropy, [0, 1], (math.log(2) + math.log(4 / 3)) / 2),
+        (binary_cross_entropy, [1, 0], (math.log(2) + math.log(4)) / 2),
+        (focal, [0, 1], (0.25 * math.log(2) + 0.25**2 * math.log(4 / 3)) / 2),
+        (focal, [1, 0], (0.25 * math.log(2) + 0.75**2 * math.log(4)) / 2),
+        (soft_dice, [0, 1], 1 - (2 * 0.75 + 1) / (1.25 + 1 + 1)),
+        (soft_iou, [0, 1], 1 - (0.75 + 1) / (1.25 + 1 - 0.75 + 1)),
+    ],
+)
+def test_losses_by_hand(loss: Loss, targets: list[int], expected: float) -> None:
+    """Would catch: a sum for a mean, a swapped sign, base 2, (1 - p_t) for p_t, a missing factor 2 of Dice, a union
+    that counts the overlap twice, and smoothing on one side of the fraction.
+    """
     logits = jnp.array([0.0, math.log(3)]).reshape(1, 1, 2, 1)  # probabilities 1/2 and 3/4
-    for targets, expected in (
-        ([0.0, 1.0], (math.log(2) + math.log(4 / 3)) / 2),
-        ([1.0, 0.0], (math.log(2) + math.log(4)) / 2),
-    ):
-        got = binary_cross_entropy(logits, jnp.array(targets).reshape(1, 1, 2, 1))
-        np.testing.assert_allclose(got, [expected], rtol=1e-6)
+    np.testing.assert_allclose(
+        loss(logits, jnp.array(targets, float).reshape(1, 1, 2, 1)), [expected], rtol=1e-6
+    )
 
 
-def test_cross_entropy_against_scikit_learn(logits: np.ndarray, targets: np.ndarray) -> None:
-    """Catches a mean over the batch, or over the pixels of all examples together."""
-    expected = [
-        log_loss(t.ravel(), sigmoid(z).ravel(), labels=[0, 1]) for z, t in zip(logits, targets, strict=True)
-    ]
-    np.testing.assert_allclose(binary_cross_entropy(logits, targets), expected, rtol=1e-5)
-
-
-def test_soft_dice_by_hand() -> None:
-    """Catches a missing factor 2, squares in the denominator, and smoothing on one side of the fraction."""
-    logits = jnp.array([0.0, math.log(3)]).reshape(1, 1, 2, 1)
-    targets = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
-    expected = 1 - (2 * 0.75 + 1) / (1.25 + 1 + 1)
-    np.testing.assert_allclose(soft_dice(logits, targets), [expected], rtol=1e-6)
-
-
-def test_soft_dice_against_float64(logits: np.ndarray, targets: np.ndarray) -> None:
-    """Catches sums over the batch: Dice of a batch is not the mean of its examples' Dice."""
-    p = sigmoid(logits)
-    overlap = (p * targets).sum((1, 2, 3))
-    expected = 1 - (2 * overlap + 1) / (p.sum((1, 2, 3)) + targets.sum((1, 2, 3)) + 1)
-    np.testing.assert_allclose(soft_dice(logits, targets), expected, rtol=1e-5)
-
-
-def test_focal_by_hand() -> None:
-    """Catches (1 - p_t) where p_t stands, the exponent on the logarithm, and a sum instead of a mean."""
-    logits = jnp.array([0.0, math.log(3)]).reshape(1, 1, 2, 1)  # probabilities 1/2 and 3/4
-    for targets, second in (([0.0, 1.0], 0.25**2 * math.log(4 / 3)), ([1.0, 0.0], 0.75**2 * math.log(4))):
-        got = focal(logits, jnp.array(targets).reshape(1, 1, 2, 1))
-        np.testing.assert_allclose(got, [(0.5**2 * math.log(2) + second) / 2], rtol=1e-6)
+@pytest.mark.parametrize("loss", [binary_cross_entropy, soft_dice, soft_iou])
+def test_losses_against_float64(loss: Loss, logits: np.ndarray, targets: np.ndarray) -> None:
+    """Would catch: a mean over the batch, or sums over it: Dice of a batch is not the mean of its examples' Dice."""
+    expected = []
+    for p, t in zip(sigmoid(logits), targets.astype(np.float64), strict=True):
+        overlap, total = np.vdot(p, t), p.sum() + t.sum()
+        values = {
+            binary_cross_entropy: log_loss(t.ravel(), p.ravel(), labels=[0, 1]),
+            soft_dice: 1 - (2 * overlap + 1) / (total + 1),
+            soft_iou: 1 - (overlap + 1) / (total - overlap + 1),
+        }
+        expected.append(values[loss])
+    np.testing.assert_allclose(loss(logits, targets), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_focal_against_float64(logits: np.ndarray, targets: np.ndarray, gamma: float) -> None:
-    """Catches a gamma that is not used, and cancellation in 1 - p_t of confident pixels."""
+    """Would catch: a gamma that is not used, and cancellation in 1 - p_t of confident pixels."""
     p_t = sigmoid(np.where(targets == 1, logits, -logits))
     expected = (-((1 - p_t) ** gamma) * np.log(p_t)).mean((1, 2, 3))
     np.testing.assert_allclose(focal(logits, targets, gamma), expected, rtol=1e-5)
@@ -110,7 +103,7 @@ def test_focal_against_float64(logits: np.ndarray, targets: np.ndarray, gamma: f
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_without_limits(gamma: float) -> None:
-    """Catches 0·∞ at sure pixels: p_t = 1 has an infinite gradient in 0**0.5, p_t = 0 in log."""
+    """Would catch: 0·∞ at sure pixels: p_t = 1 has an infinite gradient in 0**0.5, p_t = 0 in log."""
     z = jnp.array([-100.0, -100.0, 100.0, 100.0, 20.0]).reshape(5, 1, 1, 1)
     t = jnp.array([0.0, 1.0, 0.0, 1.0, 1.0]).reshape(5, 1, 1, 1)
     np.testing.assert_allclose(
@@ -124,23 +117,6 @@ def test_focal_without_limits(gamma: float) -> None:
     np.testing.assert_allclose(gradient.ravel(), [0, -1, 1, 0, slope], rtol=1e-5, atol=1e-37)
 
 
-def test_soft_iou_by_hand() -> None:
-    """Catches Dice (2·Σpt over Σp + Σt), a union that counts the overlap twice, and one-sided smoothing."""
-    logits = jnp.array([0.0, math.log(3)]).reshape(1, 1, 2, 1)
-    targets = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
-    expected = 1 - (0.75 + 1) / (1.25 + 1 - 0.75 + 1)
-    np.testing.assert_allclose(soft_iou(logits, targets), [expected], rtol=1e-6)
-
-
-def test_soft_iou_against_float64(logits: np.ndarray, targets: np.ndarray) -> None:
-    """Catches sums over the batch: IoU of a batch is not the mean of its examples' IoU."""
-    expected = []
-    for z, t in zip(sigmoid(logits), targets.astype(np.float64), strict=True):
-        overlap = np.vdot(z, t)
-        expected.append(1 - (overlap + 1) / (z.sum() + t.sum() - overlap + 1))
-    np.testing.assert_allclose(soft_iou(logits, targets), expected, rtol=1e-5)
-
-
 @settings(deadline=None, max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
@@ -148,7 +124,7 @@ def test_soft_iou_against_float64(logits: np.ndarray, targets: np.ndarray) -> No
     st.sampled_from([0.0, 0.02, 0.5, 1.0]),
 )
 def test_losses_stay_in_their_range(seed: int, scale: float, share: float) -> None:
-    """Catches a sign, a focal loss above cross-entropy, and Dice or IoU outside [0, 1) or in the wrong order.
+    """Would catch: a sign, a focal loss above cross-entropy, and Dice or IoU outside [0, 1) or in the wrong order.
 
     With the smoothing too, Dice's loss is at most IoU's.
     """
@@ -162,7 +138,7 @@ def test_losses_stay_in_their_range(seed: int, scale: float, share: float) -> No
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_example_changes_its_own_loss_only(loss: Loss, logits: np.ndarray, targets: np.ndarray) -> None:
-    """Catches examples that share a denominator: padding would then change the loss of the others."""
+    """Would catch: examples that share a denominator: padding would then change the loss of the others."""
     before = np.asarray(loss(logits, targets))
     assert before.shape == (3,)
     logits[1] += 1
@@ -173,7 +149,7 @@ def test_one_example_changes_its_own_loss_only(loss: Loss, logits: np.ndarray, t
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_empty_target(loss: Loss) -> None:
-    """Catches 0/0 on defect-free slices, a loss that ignores them, and one that no prediction brings to 0."""
+    """Would catch: 0/0 on defect-free slices, a loss that ignores them, and one that no prediction brings to 0."""
     empty = jnp.zeros((1, 8, 8, 1))
     values = [float(loss(jnp.full((1, 8, 8, 1), z), empty)[0]) for z in (4.0, 0.0, -4.0, -40.0)]
     assert values == sorted(values, reverse=True)
@@ -187,7 +163,7 @@ def test_empty_target(loss: Loss) -> None:
 @pytest.mark.parametrize("target", [0.0, 1.0])
 @pytest.mark.parametrize("logit", [-1e4, 1e4])
 def test_extreme_logits_stay_finite(loss: Loss, logit: float, target: float) -> None:
-    """Catches log(0) and exp(1e4): one sure mistake would turn every parameter into NaN."""
+    """Would catch: log(0) and exp(1e4): one sure mistake would turn every parameter into NaN."""
     z, t = jnp.full((1, 4, 4, 1), logit), jnp.full((1, 4, 4, 1), target)
     value, gradient = jax.value_and_grad(lambda z: loss(z, t).sum())(z)
     assert np.isfinite(value)
@@ -199,7 +175,7 @@ def test_extreme_logits_stay_finite(loss: Loss, logit: float, target: float) -> 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_bfloat16_input_gives_a_float32_loss(loss: Loss) -> None:
-    """Catches a sum of many pixels in bfloat16, which keeps 8 bits."""
+    """Would catch: a sum of many pixels in bfloat16, which keeps 8 bits."""
     rng = np.random.default_rng(2)
     z = jnp.asarray(rng.normal(0, 3, (2, 64, 64, 1))).astype(jnp.bfloat16)
     t = jnp.asarray(rng.random((2, 64, 64, 1)) < 0.4)
@@ -209,7 +185,7 @@ def test_bfloat16_input_gives_a_float32_loss(loss: Loss) -> None:
 
 
 def test_ssim_of_one_window_by_hand() -> None:
-    """Catches another window size or sigma, K1 and K2 exchanged or not squared, and unbiased variances.
+    """Would catch: another window size or sigma, K1 and K2 exchanged or not squared, and unbiased variances.
 
     The one window that an 11x11 image holds, summed in float64 from the definition.
     """
@@ -226,24 +202,10 @@ def test_ssim_of_one_window_by_hand() -> None:
     np.testing.assert_allclose(ssim(x, y, 1.0), expected, atol=1e-5)
 
 
-def test_similarity_of_flat_images_by_hand() -> None:
-    """Catches constants of the luminance term that are exchanged or not squared.
-
-    Without structure, only luminance is left: (2ab + C1) / (a² + b² + C1).
-    """
-    black, grey, white = jnp.zeros((1, 48, 48, 1)), jnp.full((1, 48, 48, 1), 0.5), jnp.ones((1, 48, 48, 1))
-    for x, y, luminance in (
-        (black, white, 1e-4 / (1 + 1e-4)),
-        (grey, white, (1 + 1e-4) / (1.25 + 1e-4)),
-        (grey, black, 1e-4 / (0.25 + 1e-4)),
-    ):
-        np.testing.assert_allclose(ssim(x, y, 1.0), [luminance], rtol=1e-3)
-
-
 @pytest.mark.parametrize("data_range", [1.0, 255.0])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_ssim_against_scikit_image(data_range: float, channels: int) -> None:
-    """Catches another padding, a crop that is off by one, rows and columns or channels mixed, and float32's loss."""
+    """Would catch: another padding, a crop that is off by one, rows and columns or channels mixed, float32's loss."""
     x, y = (data_range * image for image in pair((3, 40, 23, channels)))
     means, maps = [], []
     for p, q in zip(x.astype(np.float64), y.astype(np.float64), strict=True):
@@ -257,7 +219,7 @@ def test_ssim_against_scikit_image(data_range: float, channels: int) -> None:
 
 
 def test_gradient_of_ssim_against_scikit_image() -> None:
-    """Catches a transposed window that is shifted or loses its borders.
+    """Would catch: a transposed window that is shifted or loses its borders.
 
     scikit-image's is by the second image, and takes the filter for its own transpose, which it is not in the 5 px
     at each edge that are mirrored.
@@ -277,7 +239,7 @@ def test_gradient_of_ssim_against_scikit_image() -> None:
 
 @pytest.mark.peer
 def test_ssim_and_its_gradient_against_torch() -> None:
-    """Catches another window, and gradients that lose the borders.
+    """Would catch: another window, and gradients that lose the borders.
 
     The gradients are PyTorch's autograd of the whole, borders included, in float64.
     """
@@ -304,7 +266,7 @@ def test_ssim_and_its_gradient_against_torch() -> None:
 def test_ssim_is_bounded_symmetric_and_1_for_equal_images(
     x: np.ndarray, y: np.ndarray, data_range: float
 ) -> None:
-    """Catches rounding that takes a variance below 0 and SSIM above 1, and x and y treated differently."""
+    """Would catch: rounding that takes a variance below 0 and SSIM above 1, and x and y treated differently."""
     xy, yx = np.asarray(ssim_map(x, y, data_range)), np.asarray(ssim_map(y, x, data_range))
     assert xy.shape == x.shape
     assert (xy >= -1.001).all() and (xy <= 1).all()
@@ -313,41 +275,18 @@ def test_ssim_is_bounded_symmetric_and_1_for_equal_images(
 
 
 def test_ssim_far_from_zero_is_bounded() -> None:
-    """Catches variances that rounding takes below 0 (here it is larger than they are): SSIM would be of any size."""
+    """Would catch: variances that rounding takes below 0 (here larger than they are): SSIM would be of any size."""
     x, y = (100 + 0.01 * image for image in pair((1, 40, 40, 1)))
     values, gradient = jax.value_and_grad(lambda x: (ssim_map(x, y, 1.0) ** 2).sum())(x)
     assert np.abs(ssim_map(x, y, 1.0)).max() <= 1
     assert np.isfinite(values) and np.isfinite(gradient).all()
 
 
-def test_ssim_falls_with_noise_and_is_symmetric() -> None:
-    """Catches a dissimilarity, a value outside (0, 1], and x and y treated differently."""
-    x, _ = pair((2, 48, 64, 1))
-    noise = np.random.default_rng(4).normal(size=x.shape).astype(np.float32)
-    values = np.array([ssim(x, x + a * noise, 1.0) for a in (0, 0.01, 0.05, 0.2, 1, 5)])
-    np.testing.assert_allclose(values[0], 1, atol=1e-6)
-    assert (np.diff(values, axis=0) < 0).all()
-    assert (values > 0).all()
-    np.testing.assert_allclose(ssim(x + noise, x, 1.0), ssim(x, x + noise, 1.0), rtol=1e-6)
-
-
 def test_ssim_does_not_depend_on_the_unit() -> None:
-    """Catches constants that do not follow ``data_range``: uint8 images and [0, 1] must agree."""
+    """Would catch: constants that do not follow ``data_range``: uint8 images and [0, 1] must agree."""
     x, y = (np.round(255 * image) for image in pair((2, 48, 64, 1)))
     np.testing.assert_allclose(ssim(x, y, 255), ssim(x / 255, y / 255, 1.0), rtol=1e-5)
     np.testing.assert_array_equal(ssim(x.astype(np.uint8), y.astype(np.uint8), 255), ssim(x, y, 255))
-
-
-def test_ssim_of_an_example_is_its_own() -> None:
-    """Catches a mean over the batch, and channels folded into examples."""
-    x, y = pair((4, 44, 50, 3))
-    whole = np.asarray(ssim(x, y, 1.0))
-    assert whole.shape == (4,) and len(set(whole.tolist())) == 4
-    order = [2, 0, 3, 1]
-    np.testing.assert_allclose(ssim(x[order], y[order], 1.0), whole[order], rtol=1e-6)
-    np.testing.assert_allclose(ssim(x[1:2], y[1:2], 1.0), whole[1:2], rtol=1e-6)
-    by_channel = [ssim(x[..., c : c + 1], y[..., c : c + 1], 1.0) for c in range(3)]
-    np.testing.assert_allclose(np.mean(by_channel, 0), whole, rtol=1e-5)
 
 
 EXTREMES = {
@@ -362,7 +301,7 @@ EXTREMES = {
 
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_gradients_of_ssim_stay_finite(extreme: str) -> None:
-    """Catches 0/0 on flat patches."""
+    """Would catch: 0/0 on flat patches."""
     texture = pair((2, 48, 48, 1))[0]
     x, y = (jnp.asarray(texture if v is None else np.full_like(texture, v)) for v in EXTREMES[extreme])
     value, gradients = jax.value_and_grad(lambda x, y: (1 - ssim(x, y, 1.0)).sum(), argnums=(0, 1))(x, y)
@@ -370,21 +309,9 @@ def test_gradients_of_ssim_stay_finite(extreme: str) -> None:
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_descent_on_ssim_recovers_an_image() -> None:
-    """Catches a gradient of the wrong sign or one that vanishes from flat grey, where a decoder starts."""
-    x = jnp.asarray(pair((1, 24, 24, 1))[0])
-    step = jax.jit(jax.value_and_grad(lambda y: 1 - ssim(x, y, 1.0).sum()))
-    y = jnp.full_like(x, 0.5)
-    first, _ = step(y)
-    for _ in range(200):
-        loss, gradient = step(y)
-        y = y - 2 * gradient
-    assert float(loss) < 0.2 * float(first)
-
-
 @pytest.mark.parametrize("similarity", [ssim, ssim_map])
 def test_bfloat16_images_are_compared_in_float32(similarity: Similarity) -> None:
-    """Catches E[x²] - E[x]² in 8 bits, where it is nothing but rounding."""
+    """Would catch: E[x²] - E[x]² in 8 bits, where it is nothing but rounding."""
     x, y = (jnp.asarray(image).astype(jnp.bfloat16) for image in pair((2, 48, 48, 1)))
     got = similarity(x, y, 1.0)
     assert got.dtype == jnp.float32
@@ -393,7 +320,7 @@ def test_bfloat16_images_are_compared_in_float32(similarity: Similarity) -> None
 
 @pytest.mark.parametrize("shape", [(1, 10, 64, 1), (1, 64, 10, 1)])
 def test_images_smaller_than_a_window_are_refused(shape: tuple[int, ...]) -> None:
-    """Catches NaN, the mean over no window."""
+    """Would catch: NaN, the mean over no window."""
     size = f"{shape[1]}x{shape[2]}"
     with pytest.raises(ValueError, match=rf"`x` \(={size} px\) must be at least 11x11 px.*take larger"):
         ssim(jnp.zeros(shape), jnp.zeros(shape), 1.0)
@@ -402,7 +329,7 @@ def test_images_smaller_than_a_window_are_refused(shape: tuple[int, ...]) -> Non
 
 @pytest.mark.parametrize("data_range", [0.0, -1.0, math.nan, math.inf])
 def test_an_impossible_data_range_is_refused(data_range: float) -> None:
-    """Catches 0/0 on flat patches, and a range that makes all images equal."""
+    """Would catch: 0/0 on flat patches, and a range that makes all images equal."""
     images = jnp.zeros((1, 44, 44, 1))
     for similarity in (ssim, ssim_map):
         with pytest.raises(

@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.step import make_eval_step
-from dagm_jax.evaluation.threshold import VerdictConfig
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.models.network import make_network
 from dagm_jax.tasks.reconstruction import Corruption, ReconstructionConfig

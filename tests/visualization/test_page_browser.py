@@ -215,7 +215,9 @@ def test_curves_are_those_of_the_metrics(open_entries: Opener) -> None:
             "return [...document.querySelectorAll('.dot')].map(d => [+d.getAttribute('cx'), +d.getAttribute('cy')])"
         )
         assert dots[0] == pytest.approx([26 + 150 * overkill, 8 + 150 * (1 - found)], abs=1e-3)
-        assert dots[1] == pytest.approx([26 + 150 * found, 8 + 150 * (1 - (counts.precision or 0))], abs=1e-3)
+        assert dots[1] == pytest.approx(
+            [26 + 150 * found, 8 + 150 * (1 - (counts.rate("precision") or 0))], abs=1e-3
+        )
 
 
 def test_histogram_sets_the_threshold(open_entries: Opener) -> None:

@@ -1,0 +1,54 @@
+"""Configuration of scoring and calibration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from dagm_jax.errors import UserError, check_choices
+
+Calibration = Literal["f1", "false_alarm_rate", "expected_cost", "normals"]
+Score = Literal["max", "top_mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictConfig:
+    """How an image is scored and how the threshold on the score is chosen.
+
+    calibration: "f1" (highest F1), "expected_cost" (least fp_cost·FP + fn_cost·FN), "false_alarm_rate"
+    (at most the share max_false_alarm_rate of good images called defective), or "normals" (the score that
+    good images exceed with probability max_false_alarm_rate, extrapolated; looks at good images alone). score:
+    "max" pixel of the map, or "top_mean", the mean of its highest top_fraction of pixels; where slices are
+    scored, the highest slice, or the mean of the top_slices highest. smoothing_px: sigma of the Gaussian that
+    smooths the map before, 0 = off. Raises UserError, naming the field, its value and the rule.
+    """
+
+    calibration: Calibration = "f1"
+    max_false_alarm_rate: float = 0.01
+    fp_cost: float = 1.0
+    fn_cost: float = 20.0
+    score: Score = "max"
+    top_fraction: float = 0.001
+    top_slices: int = 3
+    smoothing_px: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_choices("verdict", self)
+        # Each rule is written so that a NaN fails it.
+        if not 0 <= self.max_false_alarm_rate <= 1:
+            self._refuse("max_false_alarm_rate", "must lie in [0, 1]; 0.01 allows one in a hundred")
+        if self.calibration == "normals" and not 0 < self.max_false_alarm_rate < 1:
+            self._refuse("max_false_alarm_rate", "must lie between 0 and 1 for calibration=normals")
+        for name in ("fp_cost", "fn_cost"):
+            if not 0 < getattr(self, name) < math.inf:
+                self._refuse(name, "must be positive and finite; only the ratio of the two costs matters")
+        if not 0 < self.top_fraction <= 1:
+            self._refuse("top_fraction", "must lie in (0, 1]; 0.001 takes the 262 highest of 512x512 pixels")
+        if self.top_slices < 1:
+            self._refuse("top_slices", "must be at least 1")
+        if not 0 <= self.smoothing_px < math.inf:
+            self._refuse("smoothing_px", "must be 0 (off) or a positive, finite sigma in pixels")
+
+    def _refuse(self, name: str, rule: str) -> None:
+        raise UserError(f"`verdict.{name}` (={getattr(self, name)}) {rule}")
