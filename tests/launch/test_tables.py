@@ -49,7 +49,8 @@ def rows_of(table: tables.Table, label: str, column: str = "model") -> dict[str,
 
 def lines_of(table: tables.Table) -> dict[str, list[str]]:
     """class → cells of the custom U-Net's Markdown line."""
-    return {line[1]: list(line) for line in table.lines() if line[0] == "custom_unet"}
+    lines = [line.strip("| ").split(" | ") for line in table.md().splitlines()]
+    return {line[1]: line for line in lines if line[0] == "custom_unet"}
 
 
 def table_1(grid: Grid) -> tables.Table:
