@@ -121,12 +121,12 @@ def make_dataset(subject: Subject) -> peer_data.StripDataset:
     are_files = all(isinstance(path, Path | None) for path in (*images, *masks))
     if not are_files or data.cache.shape is None:
         raise UserError(
-            "`data.root`: PyTorch's side reads PNG files of one size with a mask file each, as in DAGM's Class1 to "
+            "`data.root`: the PyTorch twin reads PNG files of one size with a mask file each, as in DAGM's Class1 to "
             "Class10; name such a folder or leave it empty"
         )
     if data.slicer.mode != "strips" or augment.max_angle_deg or augment.max_shift_px:
         raise UserError(
-            "`slicing.mode` and `augment`: PyTorch's side cuts strips and turns by k·90° only; leave the others out"
+            "`slicing.mode` and `augment`: the PyTorch twin cuts strips and turns by k·90° only; leave the others out"
         )
     source = peer_data.StripSource(images, masks, data.cache.shape, data.slicer, augment)  # type: ignore[arg-type]
     return peer_data.StripDataset(source)
@@ -158,14 +158,10 @@ def compare_epochs(cell: Cell, subject: Subject, options: Options) -> Values:
         raise UserError(f"`--epoch_slices` (={per_image}) must give at least one batch of {cell.batch_size}")
     theirs, notes = peer_epochs(subject, steps, options)
     both = {OURS: our_epochs(subject, steps, options.request.output / "epochs"), **theirs}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in both}
-    for number in range(EPOCH_ROUNDS):
-        for name, epochs in both.items():
-            seconds[name].append(epochs(number))
+    rounds = [{name: epochs(number) for name, epochs in both.items()} for number in range(EPOCH_ROUNDS)]
     values: Values = {"steps": steps, "num_images": len(subject.setup.data.split.train)}
-    for place, which in enumerate(("first", "later")):
-        medians = {name: median(each[place] for each in found) for name, found in seconds.items()}
-        values |= beside(medians, which)
+    for i, which in enumerate(("first", "later")):
+        values |= beside({name: median(seconds[name][i] for seconds in rounds) for name in both}, which)
     return {**values, **notes}
 
 

@@ -52,14 +52,14 @@ def versions() -> dict[str, str]:
 
 def measure_peaks(precisions: Sequence[str], repetitions: int = 5) -> dict[str, float]:
     """Precision → FLOP/s of a square matrix product on one device, 2·n³ over the seconds of the fastest block."""
-    side = 2048 if jax.default_backend() == "cpu" else 8192
+    n = 2048 if jax.default_backend() == "cpu" else 8192
     multiply = jax.jit(lambda a: a @ a)
     found = {}
     for dtype in precisions:
         # Random numbers: with constants the chip switches less and clocks higher.
-        a = jax.random.normal(jax.random.key(0), (side, side), dtype)
+        a = jax.random.normal(jax.random.key(0), (n, n), dtype)
         run = repeat(partial(multiply, a), jax.block_until_ready)
-        found[dtype] = 2 * side**3 / min(time_blocks(run, repetitions).seconds)
+        found[dtype] = 2 * n**3 / min(time_blocks(run, repetitions).seconds)
     return found
 
 

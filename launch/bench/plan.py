@@ -56,9 +56,10 @@ class Cell:
     @property
     def title(self) -> str:
         """``step, configs/custom_unet.py, jit, float32, batch 16, 1 device``, for messages."""
-        many = "" if self.num_devices == 1 else "s"
-        words = (self.kind, self.config, self.mode, self.precision, f"batch {self.batch_size}")
-        return ", ".join((*words, f"{self.num_devices} device{many}"))
+        devices = "1 device" if self.num_devices == 1 else f"{self.num_devices} devices"
+        return (
+            f"{self.kind}, {self.config}, {self.mode}, {self.precision}, batch {self.batch_size}, {devices}"
+        )
 
     @property
     def settings(self) -> tuple[Any, ...]:

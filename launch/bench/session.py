@@ -68,7 +68,7 @@ def check_task(config: RunConfig) -> SegmentationConfig:
     task = config.task
     if not isinstance(task, SegmentationConfig):
         raise UserError(
-            f"`--what` (=peer_…): PyTorch's side has the losses of segmentation alone, not of "
+            f"`--what` (=peer_…): the PyTorch twin has the losses of segmentation alone, not of "
             f"{task.name}; leave the peer out"
         )
     return task

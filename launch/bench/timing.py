@@ -29,7 +29,7 @@ class Blocks:
     num_calls: int
 
     def percentile(self, percent: float) -> float:
-        """Linear between neighbours, as numpy's default."""
+        """Percentile of the seconds per call, linear between neighbours."""
         return float(np.percentile(self.seconds, percent))
 
     @property

@@ -25,7 +25,7 @@ Run = Callable[[RunConfig, Path], Report]
 def reproduce(grid: Grid, run: Run) -> None:
     """Runs the grid's cells with ``run`` and writes tables and figures into its workdir.
 
-    Raises UserError for a mistake in the configurations before anything runs, and at the end where a cell failed.
+    Raises UserError for mistakes in the configurations before anything runs, and at the end where a cell failed.
     """
     configs = read_configs(grid)
     with locked(grid.plan.workdir, "workdir"):

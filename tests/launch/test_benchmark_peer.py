@@ -17,7 +17,7 @@ import optax
 import pytest
 from flax import nnx
 from PIL import Image
-from random_weights import randomised
+from random_weights import numbers, randomised
 
 pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
@@ -89,7 +89,7 @@ def make_weights(config: RunConfig) -> tuple[Network, Any, Any]:
 @pytest.mark.parametrize("name", ["custom_unet", pytest.param("unet3plus", marks=pytest.mark.long)])
 def test_the_loss_of_a_batch_is_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: another standardisation, masks in another order, an output or the guided module left out."""
-    # Dropout draws other numbers on either side; a rate of 0 leaves all else of the guided module.
+    # Dropout draws other numbers in PyTorch; a rate of 0 leaves all else of the guided module.
     monkeypatch.setattr(unet3plus, "DROPOUT_RATE", 0.0)
     config = narrow(name)
     network, params, stats = make_weights(config)
@@ -121,8 +121,7 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
     rng = np.random.default_rng(0)
     mask = (rng.random((3, 16, 16, 1)) > 0.5).astype(np.uint8)
     label = np.array([0, -1, 1], np.int32)
-    arrays = [rng.normal(size=(3, 16, 16, 1)).astype(np.float32) for _ in range(3)]
-    arrays.append(rng.normal(size=(3, 2)).astype(np.float32))
+    arrays = [*(numbers(3, 16, 16, 1, seed=seed) for seed in range(3)), numbers(3, 2)]
 
     def loss(arrays: Any) -> Any:
         output = NetworkOutput(arrays[0], tuple(arrays[1:3]), arrays[3])
@@ -150,8 +149,7 @@ def test_adamw_is_ours_with_its_clip_decay_and_warm_up() -> None:
     learning rate."""
     config = OptimConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.3, clip_norm=0.5)
     rng = np.random.default_rng(0)
-    start = {"weight": rng.normal(size=(3, 4)), "bias": rng.normal(size=3)}
-    start = {name: value.astype(np.float32) for name, value in start.items()}
+    start = {"weight": numbers(3, 4), "bias": numbers(3)}
     gradients = [
         {name: (scale * rng.normal(size=value.shape)).astype(np.float32) for name, value in start.items()}
         for scale in (1.0, 0.01, 1.0, 1.0)
@@ -269,13 +267,14 @@ def test_each_twin_is_compiled_for_its_own_batch(graphs: list[Any]) -> None:
 
 def test_a_part_that_torch_gives_up_compiling_is_no_compiled_figure(graphs: list[Any]) -> None:
     """Would catch: figures of eager code in the column of the compiled one."""
+    images = [torch.zeros(b, 4, 4, 1, dtype=torch.uint8) for b in range(2, 14)]
 
     def make(compiled: bool) -> timing.Run:
         predict = peer_step.make_predict(doubling_twin(), compiled)
 
         def run(number: int) -> None:
-            for b in range(2, 14):
-                predict(torch.zeros(b, 4, 4, 1, dtype=torch.uint8))
+            for image in images:
+                predict(image)
 
         return run
 
@@ -290,7 +289,7 @@ SLICER = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 64, 64)
 
 
 def test_labels_of_strips_are_ours() -> None:
-    """Would catch: another rule of what is positive, and so another balance of batches."""
+    """Would catch: another rule for positive strips, and so another balance of batches."""
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(50):

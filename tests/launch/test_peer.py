@@ -136,7 +136,7 @@ TRAINED = [
     custom_unet(),
     custom_unet(extra_skips="both", norm="none", up="bilinear"),
     autoencoder(),
-    # Without the module whose dropout draws other numbers on either side.
+    # Without the guided module: its dropout draws other numbers in PyTorch.
     unet3plus(classification_guided=False),
 ]
 

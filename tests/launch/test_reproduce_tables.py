@@ -29,7 +29,7 @@ def request(workdir: Path, *arguments: str) -> Grid:
     return parse_flags(["reproduce_tables", f"--workdir={workdir}", "--small", *arguments])
 
 
-# --- what runs ------------------------------------------------------------------------------------------------
+# --- runs ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -96,7 +96,7 @@ def test_cells_of_a_plan(tmp_path: Path) -> None:
     assert {cell.model for cell in cells if cell.variant.name} == {"custom_unet"}
 
 
-# --- what it survives -----------------------------------------------------------------------------------------
+# --- failures -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -191,7 +191,7 @@ def test_the_command_itself() -> None:
     assert done.stderr.startswith("error: `--models` (=unet3pls)") and done.stderr.count("\n") == 1
 
 
-# --- what it leaves -------------------------------------------------------------------------------------------
+# --- files -------------------------------------------------------------------------------------------
 
 
 def files(folder: Path) -> set[str]:
