@@ -44,11 +44,7 @@ def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
     assert first.calls == [f"{model}-class{class_id}-seed0" for class_id in (1, 8) for model in models]
     assert second.calls == [] and (tmp_path / "table_1.md").read_text() == table
     reproduce(request(tmp_path, "--models=custom_unet", "--classes=8,2", "--seeds=0,1"), larger)
-    assert larger.calls == [
-        "custom_unet-class2-seed0",
-        "custom_unet-class8-seed1",
-        "custom_unet-class2-seed1",
-    ]
+    assert larger.calls == [f"custom_unet-class{place}" for place in ("2-seed0", "8-seed1", "2-seed1")]
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -100,14 +96,11 @@ def test_cells_of_a_plan(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_a_failed_cell_is_named_and_the_others_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_cell_is_named_and_the_others_run(tmp_path: Path, capsys: Any) -> None:
     """Would catch: one bad class that ends the grid, a failure that nobody sees, and one that is never tried again."""
     runs = FakeRuns(2, UserError("`data.root`: no image of class 1 [b h w]"))
-    with pytest.raises(
-        UserError, match=r"1 of 4 cells failed, the first: segmentation, conv_autoencoder, class 1"
-    ):
+    message = "1 of 4 cells failed, the first: segmentation, conv_autoencoder, class 1"
+    with pytest.raises(UserError, match=message):
         reproduce(request(tmp_path, *TWO_BY_TWO), runs)
     assert len(runs.calls) == 4
     index = (tmp_path / "index.md").read_text()
@@ -137,9 +130,7 @@ def test_cells_of_another_configuration_are_refused_first(tmp_path: Path) -> Non
     """Would catch: tables that mix runs of two configurations, found out after hours or never."""
     reproduce(request(tmp_path, "--models=custom_unet", "--classes=8", "--seeds=0"), FakeRuns())
     runs = FakeRuns()
-    with pytest.raises(
-        UserError, match=r"custom_unet-class8-seed0\) holds a run with train.num_steps=300, not 7"
-    ):
+    with pytest.raises(UserError, match=r"class8-seed0\) holds a run with train.num_steps=300, not 7"):
         reproduce(request(tmp_path, *TWO_BY_TWO, "--config.train.num_steps=7"), runs)
     assert runs.calls == []
 

@@ -100,9 +100,9 @@ def test_interval_is_of_the_pooled_decisions() -> None:
     """Would catch: an interval of one seed, or a mean of intervals: 37 of 40 right, by Wilson's formula."""
     p, n, z = 37 / 40, 40, 1.959963984540054
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((p + z * z / (2 * n) + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    ends = [(p + z * z / (2 * n) + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
     one = ours(make_grid())["1"]
-    assert (one["accuracy_low_95"], one["accuracy_high_95"]) == pytest.approx((low, high))
+    assert [one["accuracy_low_95"], one["accuracy_high_95"]] == pytest.approx(ends)
 
 
 def test_printed_values_stand_beside() -> None:
