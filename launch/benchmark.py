@@ -20,10 +20,10 @@ from absl import flags, logging
 
 from dagm_jax.command_line import guarded, parse_request
 from launch.bench.plan import Request
+from launch.flag_lists import split_overrides
 
-OVERRIDE = "--config."
 NETWORKS = ("configs/custom_unet.py", "configs/conv_autoencoder.py", "configs/unet3plus.py")
-# The number of images in a class of DAGM.
+# Images of a class of DAGM 2007.
 LIKE_A_CLASS = ("--config.data.procedural_defective=150", "--config.data.procedural_good=1000")
 # Name → arguments that those on the command line come after.
 PRESETS: dict[str, tuple[str, ...]] = {
@@ -51,18 +51,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
 def parse(argv: Sequence[str]) -> tuple[Request, tuple[str, ...]]:
     """(request, ``--config.x.y=value`` overrides) of the command line; raises UserError for every mistake in it."""
     name, *given = argv
-    preset = parse_request(Request, [name, *_split(given)[0]], __doc__).preset
-    arguments, overrides = _split([*PRESETS.get(preset, ()), *given])
+    preset = parse_request(Request, [name, *split_overrides(given)[0]], __doc__).preset
+    arguments, overrides = split_overrides([*PRESETS.get(preset, ()), *given])
     return parse_request(Request, [name, *arguments], __doc__), tuple(overrides)
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    overrides = [argument for argument in arguments if argument.startswith(OVERRIDE)]
-    return [argument for argument in arguments if argument not in overrides], overrides
-
-
 def main(argv: Sequence[str]) -> int:
-    """Measures everything and writes it; the exit status."""
+    """Measures the request and writes its files; returns the exit status 0."""
     # The process's own flags count as read: grain's workers are handed them.
     flags.FLAGS(argv[:1])
     request, overrides = parse(argv)

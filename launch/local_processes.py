@@ -22,9 +22,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import FrameType
-
-from absl import app, flags
 
 from dagm_jax.command_line import (
     EXIT_INTERRUPTED,
@@ -36,10 +33,10 @@ from dagm_jax.command_line import (
 )
 from dagm_jax.errors import UserError
 
-# Time for the others to end by themselves when one has failed, and again to obey SIGTERM.
+# Seconds in which the other processes may end by themselves when one has failed, and again after SIGTERM.
 GRACE_S = 8.0
 POLL_S = 0.05
-# Exit statuses of processes that only lost another one: our own, and the abort of jax's service.
+# Exit statuses of processes that only lost another one: the main job's own, and the abort of jax's service.
 SECONDARY = (EXIT_PEER_LOST, -signal.SIGABRT)
 PR_SET_PDEATHSIG = 1
 
@@ -55,7 +52,7 @@ class Request:
 
 
 def parse(argv: Sequence[str]) -> tuple[Request, list[str]]:
-    """The launcher's flags and, from behind ``--``, the main job's arguments; raises UserError."""
+    """(the launcher's flags, the main job's arguments from behind ``--``). Raises UserError."""
     split = argv.index("--") if "--" in argv else len(argv)
     request, arguments = parse_request(Request, argv[:split], __doc__), list(argv[split + 1 :])
     if not arguments:
@@ -70,8 +67,7 @@ def free_port() -> int:
     """An unused port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+        return int(probe.getsockname()[1])
 
 
 def commands(count: int, port: int, arguments: Sequence[str]) -> list[list[str]]:
@@ -81,14 +77,14 @@ def commands(count: int, port: int, arguments: Sequence[str]) -> list[list[str]]
 
 
 def start(index: int, command: Sequence[str], gpus: int) -> subprocess.Popen[str]:
-    """Starts process ``index`` in a session of its own: Ctrl-C reaches it by this program alone, and its children can
-    be killed with it."""
-    environment = dict(os.environ)
-    if gpus:
-        environment["JAX_LOCAL_DEVICE_IDS"] = ",".join(str(index * gpus + i) for i in range(gpus))
+    """Process ``index``, started in a session of its own.
+
+    Ctrl-C then reaches it through this program alone, and its children can be killed with it.
+    """
+    own_gpus = ",".join(str(index * gpus + i) for i in range(gpus))
     return subprocess.Popen(
         command,
-        env=environment,
+        env=os.environ | ({"JAX_LOCAL_DEVICE_IDS": own_gpus} if gpus else {}),
         text=True,
         start_new_session=True,
         preexec_fn=end_with_parent,
@@ -111,9 +107,8 @@ class Job:
     ended: dict[int, int] = field(default_factory=dict)
     num_requests: int = 0
 
-    def stop(self, number: int, frame: FrameType | None) -> None:
+    def stop(self, *_: object) -> None:
         """Handler of SIGINT and SIGTERM: sends SIGTERM to all the first time, SIGKILL the second."""
-        del frame
         self.num_requests += 1
         self.signal(signal.SIGTERM if self.num_requests == 1 else signal.SIGKILL)
 
@@ -132,7 +127,7 @@ class Job:
         self._watch(GRACE_S, counted_as=0)
 
     def _watch(self, seconds: float, until_failure: bool = False, counted_as: int | None = None) -> None:
-        """Notes for so long which processes end and how, until all have ended."""
+        """Records the exit statuses of processes that end within so many seconds."""
         end_s = time.monotonic() + seconds
         while len(self.ended) < len(self.processes) and time.monotonic() < end_s:
             time.sleep(POLL_S)
@@ -143,7 +138,7 @@ class Job:
                 break
 
     def clear(self) -> None:
-        """Kills all that is left, the workers of dead processes too."""
+        """Kills all processes and their workers, those of dead processes too."""
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -151,34 +146,40 @@ class Job:
             process.wait()
 
     def culprit(self) -> tuple[int, int] | None:
-        """(index, status) of the process that failed first, the one that others only lost; None if none failed."""
+        """(index, status) of the process that failed first, those that only lost it aside; None if none failed."""
         failed = [(index, status) for index, status in self.ended.items() if status]
         own = [one for one in failed if one[1] not in SECONDARY]
         return next(iter(own or failed), None)
 
+    def explain(self, index: int, status: int) -> str:
+        """The last line on the terminal: which process ended the job, and how."""
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+        stuck = [i for i in range(len(self.processes)) if i not in self.ended]
+        if status in SECONDARY and stuck:
+            index, how = stuck[0], "was stuck and had to be killed"
+        return (
+            f"error: process {index} of {len(self.processes)} {how}, and all were ended; the same command goes on "
+            "from what was saved last"
+        )
 
-def relay(index: int, process: subprocess.Popen[str]) -> threading.Thread:
-    """Starts a thread that writes the lines of a process to stderr, each after its number."""
 
-    def copy_lines() -> None:
-        for line in process.stdout or ():
-            sys.stderr.write(f"[{index}] {line}")
-            sys.stderr.flush()
-
-    thread = threading.Thread(target=copy_lines, daemon=True)
-    thread.start()
-    return thread
+def relay(index: int, process: subprocess.Popen[str]) -> None:
+    """Writes the lines of a process to stderr, each after its number."""
+    for line in process.stdout or ():
+        print(f"[{index}] {line}", end="", file=sys.stderr, flush=True)
 
 
 def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
-    """Runs a job of these processes and returns its exit status; nothing of it is left running."""
+    """The exit status of a job of these processes; none of them is left running."""
     job = Job([])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, job.stop)
     try:
         for index, command in enumerate(command_lines):
             job.processes.append(start(index, command, gpus))
-        relays = [relay(i, process) for i, process in enumerate(job.processes) if i]
+        relays = [threading.Thread(target=relay, args=one, daemon=True) for one in enumerate(job.processes)]
+        for thread in relays:
+            thread.start()
         job.wait()
     finally:
         job.clear()
@@ -190,31 +191,17 @@ def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
     if failed is None:
         return 0
     index, status = failed
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
-    stuck = [i for i in range(len(command_lines)) if i not in job.ended]
-    if status in SECONDARY and stuck:
-        index, how = stuck[0], "was stuck and had to be killed"
     # Processes with these statuses have printed the reason.
     if status not in (EXIT_USER_ERROR, EXIT_INTERRUPTED):
-        print(
-            f"error: process {index} of {len(command_lines)} {how}, and all were ended; the same command goes on from "
-            "what was saved last",
-            file=sys.stderr,
-        )
+        print(job.explain(index, status), file=sys.stderr)
     return status if status > 0 else 128 - status
 
 
-def keep(argv: Sequence[str]) -> list[str]:
-    """The whole command line for `main`; none of it is read as absl's flags."""
-    flags.FLAGS(argv[:1])
-    return list(argv)
-
-
 def main(argv: Sequence[str]) -> int:
-    """Runs the job of the command line; returns its exit status."""
+    """The exit status of the job of the command line."""
     request, arguments = parse(argv)
     return run(commands(request.num_processes, free_port(), arguments), request.gpus_per_process)
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: guarded(main, argv), flags_parser=keep)
+    sys.exit(guarded(main, sys.argv))

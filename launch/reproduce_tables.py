@@ -14,22 +14,22 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from dagm_jax.command_line import guarded, parse_request
+from launch.flag_lists import split_overrides
 from launch.paper.cells import Grid, Plan, check_overrides
-
-OVERRIDE = "--config."
 
 
 def parse_flags(argv: Sequence[str]) -> Grid:
     """The grid of the command line, without reports; raises UserError of one line for every mistake in it."""
-    overrides = [argument for argument in argv[1:] if argument.startswith(OVERRIDE)]
     # The process's own flags count as read: grain's workers are handed them.
     flags.FLAGS(argv[:1])
-    plan = parse_request(Plan, [argument for argument in argv if argument not in overrides], __doc__)
+    arguments, overrides = split_overrides(argv)
+    plan = parse_request(Plan, arguments, __doc__)
     check_overrides(overrides)
     return Grid(plan, overrides, f"python -m launch.reproduce_tables {shlex.join(argv[1:])}".strip())
 
@@ -46,4 +46,4 @@ def main(grid: Grid) -> int:
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: guarded(main, argv), flags_parser=lambda argv: guarded(parse_flags, argv))
+    sys.exit(guarded(lambda argv: main(parse_flags(argv)), sys.argv))

@@ -77,7 +77,7 @@ class TinyUNet(nnx.Module):
                 for before, width in zip([in_channels, *c[:-1]], c, strict=True)
             ]
         )
-        # From the coarse end: widths of the skips, of the maps that meet them, and of what a level makes of both.
+        # Widths from the coarse end: of the skips, of the maps that meet them, and of a level's output.
         skips, handed, ends = c[3::-1], [w // 2 for w in c[:0:-1]], [*(w // 2 for w in c[3:0:-1]), c[0]]
         self.ups = nnx.List(
             [conv(below, up, (2, 2)) for below, up in zip([c[-1], *ends[:-1]], handed, strict=True)]
@@ -93,7 +93,7 @@ class TinyUNet(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
     ) -> NetworkOutput:
-        """The output; training and judging are alike, and nothing is drawn."""
+        """The output, the same in training and evaluation; nothing is drawn."""
         del train, key
         maps: list[Array] = []
         x = x.astype(self.dtype)

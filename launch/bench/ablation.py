@@ -1,10 +1,10 @@
-"""The training step as it is beside the same step with one thing changed: time and memory on this machine's devices.
+"""Time and memory of the training step, as it is and with one thing changed.
 
 ``python -m launch.bench.ablation [--config=configs/custom_unet.py] [--batch_size=8] [--repetitions=5]``
 
-The batch in two parts (``train.accumulate=2``); the sums of batch normalisation one by one, as a compiler finds them in
-the formula, instead of `dagm_jax.models.moments`; the copies that kernels' gradients read, free to be fused with the
-layers before them (`dagm_jax.models.convolution.apart`). The last two differ from the step as it is on CPUs alone.
+Rows: the batch in two parts (``train.accumulate=2``); batch normalisation's sums one by one, as the formula has them,
+instead of `dagm_jax.models.moments`; the copies that kernels' gradients read fused with the layers before them, against
+`dagm_jax.models.convolution.apart`. The last two differ from the step as it is on CPUs alone.
 Times are medians over alternating blocks; memory is XLA's scratch for the program beside its arguments.
 """
 
@@ -31,8 +31,9 @@ from launch.bench.plan import Cell
 from launch.bench.subject import Subject, Subjects
 from launch.bench.timing import time_alternately
 
-# A few images give the batches of all rows.
+# Images drawn for the batches of all rows.
 FEW_IMAGES = ("--config.data.procedural_defective=8", "--config.data.procedural_good=8")
+AS_IT_IS = "as it is"
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,22 @@ class Request:
 
 def change(name: str) -> AbstractContextManager[Any]:
     """The context in which the step is compiled with the change of this row."""
-    match name:
-        case "sums one by one":
-            return patch.object(moments, "channel_sums", moments.plain_channel_sums)
-        case "copies fused":
-            return patch.object(convolution, "set_xla_metadata", lambda y, **_: y)
+    if name == "sums one by one":
+        return patch.object(moments, "channel_sums", moments.plain_channel_sums)
+    if name == "copies fused":
+        return patch.object(convolution, "set_xla_metadata", lambda y, **_: y)
     return nullcontext()
 
 
 def make_rows(config: RunConfig, batch_size: int, folder: Path) -> dict[str, Subject]:
     """Name of the row → subject with its compiled step, the step as it is first."""
-    train = replace(config.train, accumulate=2)
-    configs = {"as it is": config, "in 2 parts": replace(config, train=train)}
-    configs |= dict.fromkeys(("sums one by one", "copies fused"), config)
+    in_parts = replace(config, train=replace(config.train, accumulate=2))
+    configs = {AS_IT_IS: config, "in 2 parts": in_parts, "sums one by one": config, "copies fused": config}
     subjects = Subjects(configs, folder, os.environ.get("XLA_FLAGS", ""))
     rows = {}
     for name in configs:
         rows[name] = subjects.of(Cell("step", name, batch_size=batch_size))
-        # A trace that jax has made before would be taken for this row's.
+        # jax would reuse the trace of another row.
         jax.clear_caches()
         with change(name):
             rows[name].step = rows[name].compile_step()
@@ -77,18 +76,14 @@ def make_table(config: RunConfig, batch_size: int, repetitions: int) -> Table:
     with TemporaryDirectory() as folder:
         rows = make_rows(config, batch_size, Path(folder))
         blocks = time_alternately({name: row.run_steps() for name, row in rows.items()}, repetitions)
-    memory = {}
-    for name, row in rows.items():
-        analysis: Any = row.step.memory_analysis()
-        memory[name] = analysis.temp_size_in_bytes
+    analyses: dict[str, Any] = {name: row.step.memory_analysis() for name, row in rows.items()}
+    memory = {name: analysis.temp_size_in_bytes for name, analysis in analyses.items()}
     title = f"{jax.devices()[0].device_kind}, {config.model.name}, batch {batch_size}"
     table = Table("step", "s", "times as it is", "scratch memory", title=title)
-    first = next(iter(rows))
     for name, each in blocks.items():
-        ratio, share = each.median_s / blocks[first].median_s, memory[name] / memory[first]
-        table.add_row(
-            name, f"{each.median_s:.3f}", f"{ratio:.2f}x", f"{memory[name] / 1e6:.0f} MB, {share:.2f}x"
-        )
+        ratio, share = each.median_s / blocks[AS_IT_IS].median_s, memory[name] / memory[AS_IT_IS]
+        scratch = f"{memory[name] / 1e6:.0f} MB, {share:.2f}x"
+        table.add_row(name, f"{each.median_s:.3f}", f"{ratio:.2f}x", scratch)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Ratios of measurements, where None is unknown, and the bytes that a compiled program sends."""
+"""Ratios of measurements, where None is unknown, and bytes that a compiled program sends."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 
 Number = float | None
 
-# On GPUs an all-reduce is a start and a done, of which one counts: ``%name = (f32[3,4]{1,0}, f32[]) all-reduce(…)``.
+# All-reduces in HLO text, ``%name = (f32[3,4]{1,0}, f32[]) all-reduce(…)``; on GPUs a start and a done, counted once.
 _ALL_REDUCE = re.compile(r" = (?P<shape>.*?) all-reduce(?:-start)?\(")
-_ARRAY = re.compile(r"(?P<kind>[a-z]+)(?P<bits>\d+)?\w*\[(?P<sides>[\d,]*)\]")
+_ARRAY = re.compile(r"(?P<kind>[a-z]+)(?P<bits>\d+)?\w*\[(?P<shape>[\d,]*)\]")
 
 
 def over(part: Number, whole: Number) -> Number:
@@ -22,13 +22,10 @@ def all_reduce_bytes(hlo: str) -> int:
 
     The traffic depends on the algorithm: a ring moves 2 (n - 1) / n times that per device.
     """
-    return sum(_shape_bytes(match["shape"]) for match in _ALL_REDUCE.finditer(hlo))
-
-
-def _shape_bytes(shape: str) -> int:
     total = 0
-    for array in _ARRAY.finditer(shape):
-        sides = [int(side) for side in array["sides"].split(",") if side]
-        # pred is the one kind without a number of bits.
-        total += math.prod(sides) * int(array["bits"] or 8) // 8
+    for match in _ALL_REDUCE.finditer(hlo):
+        for array in _ARRAY.finditer(match["shape"]):
+            shape = [int(size) for size in array["shape"].split(",") if size]
+            # pred is the one kind without a number of bits.
+            total += math.prod(shape) * int(array["bits"] or 8) // 8
     return total

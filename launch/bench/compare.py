@@ -1,4 +1,4 @@
-"""The figures of each kind of cell beside PyTorch: both sides in turn, in one process, on the same batches."""
+"""Figures of each kind of cell beside PyTorch: ours and theirs in turn, in one process, on the same batches."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from typing import Any
 
 from flax import nnx
 
-from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE
+from dagm_jax.command_line import one_line
 from dagm_jax.errors import UserError
 from launch.bench import peer_data
 from launch.bench.arithmetic import over
-from launch.bench.measure import Options, Values, latencies, pipeline_rates
+from launch.bench.measure import Options, Values, pipeline_rates
 from launch.bench.peer_step import (
     Twin,
+    as_examples,
     make_adamw_step,
     make_predict,
     make_twin,
-    run_answers,
-    run_predictions,
     run_steps,
     run_training,
 )
@@ -34,39 +33,37 @@ from launch.bench.timing import Run, repeat, seconds_of, time_alternately
 
 OURS, EAGER, COMPILED = "ours", "eager", "compiled"
 EPOCH_ROUNDS = 2
+# Most characters of an error in a note.
 MESSAGE_LENGTH = 200
 
 
 def twin_of(subject: Subject) -> Twin:
-    """A new twin with our initial weights."""
+    """A new PyTorch twin of the run's network with its initial weights."""
     setup, state = subject.setup, subject.setup.initial_state()
     model = nnx.merge(setup.network.graphdef, state.params, state.stats)
     return make_twin(setup.config, model, setup.network.mean, setup.network.std)
 
 
 def peer_runs(make: Callable[[bool], Run], compiles: bool) -> tuple[dict[str, Run], Values]:
-    """(runs of the peer, called once each; seconds of each one's first call, or why there is none).
+    """(name → run of PyTorch's, called once; ``compiled_error`` where torch.compile failed).
 
     ``make(compiled)`` gives a run. The eager one must work; torch.compile may fail for lack of a C++ compiler.
     """
-    runs: dict[str, Run] = {}
-    notes: Values = {}
-    for name in (EAGER, COMPILED) if compiles else (EAGER,):
+    runs, notes = {EAGER: make(False)}, {}
+    runs[EAGER](1)
+    if compiles:
         try:
-            run = make(name == COMPILED)
-            notes[f"{name}_first_call_s"] = seconds_of(partial(run, 1))
+            compiled = make(True)
+            compiled(1)
         except Exception as error:  # torch.compile raises whatever a compiler's absence leads to
-            if name == EAGER:
-                raise
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            notes["compiled_error"] = text[:MESSAGE_LENGTH]
+            notes["compiled_error"] = f"{type(error).__name__}: {one_line(error)}"[:MESSAGE_LENGTH]
         else:
-            runs[name] = run
+            runs[COMPILED] = compiled
     return runs, notes
 
 
 def beside(seconds: Mapping[str, float], name: str) -> Values:
-    """Seconds of both sides and the ratios, above 1 where ours is the faster one; ``name`` begins each."""
+    """Seconds of ours and theirs, and ratios above 1 where ours is faster; ``name`` begins each."""
     ours_s, eager_s, compiled_s = seconds[OURS], seconds[EAGER], seconds.get(COMPILED)
     best_s = eager_s if compiled_s is None else min(eager_s, compiled_s)
     return {
@@ -80,7 +77,7 @@ def beside(seconds: Mapping[str, float], name: str) -> Values:
 
 
 def compare_steps(cell: Cell, subject: Subject, options: Options) -> Values:
-    """The training step on batches that lie on the device."""
+    """The training step on batches that are on the device."""
 
     def make(compiled: bool) -> Run:
         twin = twin_of(subject)
@@ -92,110 +89,90 @@ def compare_steps(cell: Cell, subject: Subject, options: Options) -> Values:
 
 
 def compare_inference(cell: Cell, subject: Subject, options: Options) -> Values:
-    """Maps of slices: batches on the device one after the other; and from host to host, each waited for."""
-    batch = subject.batches[0]
+    """Slices to maps: throughput of batches on the device, latency from host memory to host memory."""
+    image = as_examples(subject.batches[:1])[0][0]
     answers = {OURS: subject.run_answers()}
 
     def make(compiled: bool) -> Run:
         twin = twin_of(subject)
-        predict = make_predict(twin, compiled)
-        answers[COMPILED if compiled else EAGER] = run_answers(twin, predict, batch)
-        return run_predictions(twin, predict, batch)
+        predict, placed = make_predict(twin, compiled), image.to(twin.device)
+        name = COMPILED if compiled else EAGER
+        answers[name] = repeat(lambda: predict(image.to(twin.device)).cpu())
+        return repeat(lambda: predict(placed), twin.synchronize)
 
     theirs, notes = peer_runs(make, options.request.peer_compiles)
-    waited = {name: answers[name] for name in (OURS, *theirs)}
+    batches = {OURS: subject.run_predictions(), **theirs}
+    waited = {name: answers[name] for name in batches}
     values: Values = {}
-    for name, runs in (("batch", {OURS: subject.run_predictions(), **theirs}), ("latency", waited)):
+    for name, runs in (("batch", batches), ("latency", waited)):
         blocks = time_alternately(runs, options.request.repetitions, singly=name == "latency")
-        values |= beside({side: each.median_s for side, each in blocks.items()}, name)
-    for side, each in blocks.items():
-        values |= latencies(each, f"{side}_")
+        values |= beside({which: each.median_s for which, each in blocks.items()}, name)
     return {**values, **notes}
 
 
-# --- input ----------------------------------------------------------------------------------------------------
-
-
 def make_dataset(subject: Subject) -> peer_data.StripDataset:
-    """PyTorch's data set of the training side's PNG files; nothing is decoded yet.
+    """PyTorch's data set of the training split's PNG files; nothing is decoded yet.
 
-    Raises UserError where images are not one file each of one size, or are sliced or moved in ways that it has not.
+    Raises UserError where images are not one file each of one size, or are sliced or augmented in ways that it lacks.
     """
     data, augment = subject.setup.data, subject.setup.config.augment
-    records = [data.manifest.samples[i] for i in data.split.train]
-    paths = [(record.image, record.mask) for record in records]
-    images = tuple(image for image, _ in paths if isinstance(image, Path))
-    masks = tuple(mask for _, mask in paths if mask is None or isinstance(mask, Path))
-    if len(images) < len(records) or len(masks) < len(records) or data.cache.shape is None:
+    images = tuple(sample.image for sample in subject.training_samples)
+    masks = tuple(sample.mask for sample in subject.training_samples)
+    are_files = all(isinstance(path, Path | None) for path in (*images, *masks))
+    if not are_files or data.cache.shape is None:
         raise UserError(
-            "`data.root`: PyTorch's side reads PNG files of one size with a mask file each, as in DAGM's Class1 to "
+            "`data.root`: the PyTorch twin reads PNG files of one size with a mask file each, as in DAGM's Class1 to "
             "Class10; name such a folder or leave it empty"
         )
     if data.slicer.mode != "strips" or augment.max_angle_deg or augment.max_shift_px:
         raise UserError(
-            "`slicing.mode` and `augment`: PyTorch's side cuts strips and turns by k·90° only; leave the others out"
+            "`slicing.mode` and `augment`: the PyTorch twin cuts strips and turns by k·90° only; leave the others out"
         )
-    source = peer_data.StripSource(
-        images=images,
-        masks=masks,
-        shape=data.cache.shape,
-        edges=data.slicer.vertical_edges,
-        slice_px=data.slicer.slice_px,
-        rotate90=augment.rotate90,
-        flip=augment.flip,
-        positive_share=POSITIVE_MASK_SHARE,
-        positive_px=POSITIVE_MASK_PX,
-    )
+    source = peer_data.StripSource(images, masks, data.cache.shape, data.slicer, augment)  # type: ignore[arg-type]
     return peer_data.StripDataset(source)
 
 
 def compare_pipelines(cell: Cell, subject: Subject, options: Options) -> Values:
-    """Batches of decoded images alone, in one process on each side, in turn."""
+    """Batches of decoded images, ours and DataLoader's in turn, without worker processes."""
     dataset = make_dataset(subject)
     dataset.decode()
     theirs = iter(peer_data.make_loader(dataset, subject.setup.config, 2**40))
-    with closing(subject.iterate_in_threads()) as ours:
-        runs = {"ours_": repeat(lambda: next(ours)), "peer_": repeat(lambda: next(theirs))}
-        values = pipeline_rates(runs, cell.batch_size, options)
+    values = pipeline_rates(subject, {"ours_": None, "peer_": repeat(lambda: next(theirs))}, options)
     values["ratio"] = over(values["ours_slices_per_s"], values["peer_slices_per_s"])
     values["ratio_per_core"] = over(values["ours_slices_per_core_s"], values["peer_slices_per_core_s"])
     return values
 
 
-# (number of the round) → seconds of a first and of a later epoch.
+# Type: number of the round → seconds of a first and of a later epoch.
 Epochs = Callable[[int], tuple[float, float]]
 
 
 def compare_epochs(cell: Cell, subject: Subject, options: Options) -> Values:
-    """An epoch from PNG files that have not been decoded yet, and a later one; steps compiled before.
+    """A first epoch from PNG files that are not decoded yet, and a later one; steps are compiled before.
 
-    Both sides decode the training side's files and keep the result: ours in a file, PyTorch's in shared memory.
+    Both decode the training split's files and keep the result: ours in a file, PyTorch in shared memory.
     """
     per_image = options.request.epoch_slices or subject.setup.data.slicer.num_slices
     steps = len(subject.setup.data.split.train) * per_image // cell.batch_size
     if not steps:
         raise UserError(f"`--epoch_slices` (={per_image}) must give at least one batch of {cell.batch_size}")
     theirs, notes = peer_epochs(subject, steps, options)
-    sides = {OURS: our_epochs(subject, steps, options.request.output / "epochs"), **theirs}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for number in range(EPOCH_ROUNDS):
-        for name, epochs in sides.items():
-            seconds[name].append(epochs(number))
+    both = {OURS: our_epochs(subject, steps, options.request.output / "epochs"), **theirs}
+    rounds = [{name: epochs(number) for name, epochs in both.items()} for number in range(EPOCH_ROUNDS)]
     values: Values = {"steps": steps, "num_images": len(subject.setup.data.split.train)}
-    for place, which in enumerate(("first", "later")):
-        medians = {name: median(each[place] for each in found) for name, found in seconds.items()}
-        values |= beside(medians, which)
+    for i, which in enumerate(("first", "later")):
+        values |= beside({name: median(seconds[name][i] for seconds in rounds) for name in both}, which)
     return {**values, **notes}
 
 
 def our_epochs(subject: Subject, steps: int, folder: Path) -> Epochs:
-    """First: decoding into a new cache, and ``steps`` steps. Later: ``steps`` more on what is decoded."""
+    """Our epochs. First: decoding into a new cache, and ``steps`` steps; later: ``steps`` more on decoded images."""
     shutil.rmtree(folder, ignore_errors=True)
     subject.run_steps()(2)
 
     def epochs(number: int) -> tuple[float, float]:
         start_s = time.perf_counter()
-        fed = subject.on_files(folder / str(number))
+        fed = subject.decode(folder / str(number))
         with closing(fed.iterate()) as batches:
             subject.run_training(batches)(steps)
             first_s = time.perf_counter() - start_s
@@ -207,7 +184,7 @@ def our_epochs(subject: Subject, steps: int, folder: Path) -> Epochs:
 
 
 def peer_epochs(subject: Subject, steps: int, options: Options) -> tuple[dict[str, Epochs], Values]:
-    """The same by PyTorch, eager and compiled; worker processes are started before the clock."""
+    """(PyTorch's epochs, eager and compiled; notes of `peer_runs`). Worker processes are started before the clock."""
     dataset = make_dataset(subject)
     config, num_workers = subject.setup.config, options.request.peer_workers
     loader = peer_data.make_loader(dataset, config, steps * config.train.batch_size, num_workers)
@@ -232,7 +209,7 @@ def peer_epochs(subject: Subject, steps: int, options: Options) -> tuple[dict[st
     return {name: partial(epochs, name) for name in runs}, notes
 
 
-PEER_KINDS: dict[str, Callable[[Cell, Subject, Options], Values]] = {
+KINDS: dict[str, Callable[[Cell, Subject, Options], Values]] = {
     "peer_step": compare_steps,
     "peer_inference": compare_inference,
     "peer_pipeline": compare_pipelines,

@@ -1,4 +1,4 @@
-"""The machine: its description, its measured and its printed peaks."""
+"""The machine: description, versions, measured peaks and those that the vendor prints."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from typing import Any
 
 import jax
 
-from dagm_jax.versions import package_versions
+from dagm_jax.versions import PACKAGES, package_versions
 from launch.bench.arithmetic import Number
 from launch.bench.timing import repeat, time_blocks
 
-# Dense tensor-core rates of NVIDIA's data sheets: "NVIDIA A100 Tensor Core GPU", June 2021; "NVIDIA H100 Tensor Core
-# GPU" (SXM); "NVIDIA H200 Tensor Core GPU" (SXM), where dense is half of the printed rate "with sparsity". float32 runs
-# in TF32 there, JAX's default.
 VENDOR_SOURCE = "NVIDIA's data sheets, dense, float32 as TF32"
+# FLOP/s of dense tensor cores by precision, from the data sheets "NVIDIA A100 Tensor Core GPU" (June 2021) and of H100
+# and H200 (SXM), where dense is half of the printed rate "with sparsity"; JAX runs float32 in TF32 there by default.
 A100 = {"bfloat16": 312e12, "float32": 156e12}
 H100 = {"bfloat16": 989.5e12, "float32": 494.5e12}
-# Kind of device → FLOP/s in each precision.
 VENDOR_PEAKS = {
     "NVIDIA A100-SXM4-40GB": A100,
     "NVIDIA A100-SXM4-80GB": A100,
@@ -33,50 +31,38 @@ VENDOR_PEAKS = {
 def describe() -> dict[str, Any]:
     """The machine in JSON values: devices, processor, cores that this process may use."""
     device = jax.local_devices()[0]
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
         "device": device.device_kind,
         "platform": device.platform,
         "num_local_devices": jax.local_device_count(),
-        "processor": _processor(),
+        "processor": next(names, platform.machine()),
         "num_cores": len(os.sched_getaffinity(0)),
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30,
         "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the figures depend on."""
-    return {
-        "python": platform.python_version(),
-        **package_versions(),
-        **package_versions(("torch", "pillow")),
-    }
+    return {"python": platform.python_version(), **package_versions((*PACKAGES, "torch", "pillow"))}
 
 
 def measure_peaks(precisions: Sequence[str], repetitions: int = 5) -> dict[str, float]:
-    """FLOP/s of a square matrix product in each precision, 2·n³ of them, on one device in this run.
-
-    Seconds are those of the fastest block: a peak is possible, not usual.
-    """
-    side = 2048 if jax.default_backend() == "cpu" else 8192
+    """Precision → FLOP/s of a square matrix product on one device, 2·n³ over the seconds of the fastest block."""
+    n = 2048 if jax.default_backend() == "cpu" else 8192
     multiply = jax.jit(lambda a: a @ a)
     found = {}
     for dtype in precisions:
-        # Random numbers, because a chip that has little to switch clocks higher.
-        a = jax.random.normal(jax.random.key(0), (side, side), dtype)
+        # Random numbers: with constants the chip switches less and clocks higher.
+        a = jax.random.normal(jax.random.key(0), (n, n), dtype)
         run = repeat(partial(multiply, a), jax.block_until_ready)
-        found[dtype] = 2 * side**3 / min(time_blocks(run, repetitions).seconds)
+        found[dtype] = 2 * n**3 / min(time_blocks(run, repetitions).seconds)
     return found
 
 
 def vendor_peak(precision: str) -> Number:
-    """FLOP/s that the vendor prints for this kind of device; None where VENDOR_PEAKS has no entry."""
+    """FLOP/s that the vendor prints for this kind of device; None for kinds that are not in VENDOR_PEAKS."""
     return VENDOR_PEAKS.get(jax.local_devices()[0].device_kind, {}).get(precision)

@@ -1,4 +1,4 @@
-"""The figures of each kind of cell on our side; `launch.bench.compare` has those beside PyTorch."""
+"""Figures of each kind of cell without PyTorch; `launch.bench.compare` has those beside it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,27 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from dagm_jax.data.pipeline import iterate
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.workdir import Workdir
 from launch.bench import hardware
 from launch.bench.arithmetic import Number, all_reduce_bytes, over
-from launch.bench.plan import Cell, Request
+from launch.bench.plan import PEER, Cell, Request
 from launch.bench.subject import Subject, Subjects
-from launch.bench.timing import (
-    Blocks,
-    Run,
-    calls_per_block,
-    repeat,
-    seconds_of,
-    time_alternately,
-    time_blocks,
-)
+from launch.bench.timing import Blocks, Run, calls_per_block, repeat, time_alternately, time_blocks
 
-# Figures by name, whose ending is their unit: see `launch.bench.report`.
+# Type of figures by name; parts of the name say the unit, see `launch.bench.report`.
 Values = dict[str, Any]
-# Batches before a pipeline is timed: those that prefetching has ready would be free.
+# Batches before a pipeline is timed: prefetched ones would be free.
 WARM_UP_BATCHES = 16
 
 
@@ -42,30 +36,20 @@ class Options:
     """The options of all cells: the request, ``--config.x.y=value`` overrides, `hardware.measure_peaks`."""
 
     request: Request
-    overrides: tuple[str, ...] = ()
-    peaks: dict[str, float] = field(default_factory=dict)
+    overrides: tuple[str, ...]
+    peaks: dict[str, float]
 
 
 def throughput(subject: Subject, seconds_per_batch: float) -> Values:
-    """Slices and whole images a second; an image is as many slices as it is cut into."""
+    """Slices and whole images per second."""
     slices_per_s = subject.setup.config.train.batch_size / seconds_per_batch
     per_image = subject.setup.data.slicer.num_slices
     return {"slices_per_s": slices_per_s, "images_per_s": slices_per_s / per_image}
 
 
 def times(blocks: Blocks, name: str) -> Values:
-    """Median and 90th percentile of a call's seconds, over how many blocks of how many calls."""
-    return {
-        f"{name}_median_s": blocks.median_s,
-        f"{name}_p90_s": blocks.p90_s,
-        "num_blocks": len(blocks.seconds),
-        "calls_per_block": blocks.num_calls,
-    }
-
-
-def latencies(blocks: Blocks, prefix: str = "") -> Values:
-    """Percentiles of the seconds from host memory to host memory."""
-    return {f"{prefix}latency_p{p}_s": blocks.percentile(p) for p in (50, 95, 99)}
+    """Median and 90th percentile of a call's seconds."""
+    return {f"{name}_median_s": blocks.median_s, f"{name}_p90_s": blocks.percentile(90)}
 
 
 def costs(
@@ -73,8 +57,8 @@ def costs(
 ) -> Values:
     """FLOP/s of a program with their shares of the devices' measured and printed peaks; its memory.
 
-    FLOPs are of all devices; memory of one: arguments, results and scratch of its program, and the peak of its
-    allocator in this process, where it tells.
+    FLOPs are summed over devices. Memory is that of one device: arguments, results and scratch of the program, and the
+    allocator's peak in this process, None on CPUs.
     """
     flop_per_s = over(flop, seconds)
     per_device = over(flop_per_s, cell.num_devices)
@@ -92,7 +76,7 @@ def costs(
 
 
 def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
-    """Compilation, then steady steps on batches that lie on the devices."""
+    """Compilation, then steady steps on batches that are on the devices."""
     compile_s = subject.time_compilation()
     run = subject.run_steps()
     blocks = time_blocks(run, options.request.repetitions)
@@ -105,31 +89,30 @@ def measure_step(cell: Cell, subject: Subject, options: Options) -> Values:
         **costs(subject.step, subject.step_flop(), blocks.median_s, cell, options),
         # pmap sums over one device too, which sends nothing.
         "all_reduce_bytes": all_reduce_bytes(subject.step.as_text() or "") if cell.num_devices > 1 else 0,
-        "num_parameters": subject.num_parameters,
+        "num_parameters": sum(p.size for p in jax.tree.leaves(subject.setup.initial_state().params)),
         **profile(cell, run, blocks.num_calls, options),
     }
 
 
 def measure_whole(cell: Cell, subject: Subject, options: Options) -> Values:
-    """Steps on batches as the pipeline makes them, in turn with steps that wait for nothing."""
+    """Steps on batches as the pipeline makes them, in turn with steps on batches that are on the devices."""
     with closing(subject.iterate()) as batches:
         runs = {"whole": subject.run_training(batches), "step": subject.run_steps()}
         blocks = time_alternately(runs, options.request.repetitions)
         return {
             **times(blocks["whole"], "whole"),
             **throughput(subject, blocks["whole"].median_s),
-            # 1 where data never keep a step waiting.
             "step_over_whole": over(blocks["step"].median_s, blocks["whole"].median_s),
             **profile(cell, runs["whole"], blocks["whole"].num_calls, options),
         }
 
 
 def profile(cell: Cell, run: Run, number: int, options: Options) -> Values:
-    """The folder with a trace of ``number`` calls, for TensorBoard or Perfetto; nothing without ``--profile``."""
+    """Folder of a trace of ``number`` calls, for TensorBoard or Perfetto; nothing without ``--profile``."""
     if not options.request.profile:
         return {}
     folder = Path("traces") / cell.name
-    # Python's own calls are left out: writing them down would take longer than a short step does.
+    # Python's own calls are left out: recording them takes longer than a short step does.
     profiler = jax.profiler.ProfileOptions()
     profiler.python_tracer_level = 0
     with jax.profiler.trace(str(options.request.output / folder), profiler_options=profiler):
@@ -138,12 +121,11 @@ def profile(cell: Cell, run: Run, number: int, options: Options) -> Values:
 
 
 def measure_inference(cell: Cell, subject: Subject, options: Options) -> Values:
-    """Latency from host to host, and throughput of batches that lie on the device, of slices to maps."""
+    """Slices to maps: latency from host memory to host memory, throughput of batches that are on the devices."""
     answers = time_blocks(subject.run_answers(), options.request.repetitions, singly=True)
     blocks = time_blocks(subject.run_predictions(), options.request.repetitions)
     return {
-        **latencies(answers),
-        "num_answers": len(answers.seconds),
+        **{f"latency_p{p}_s": answers.percentile(p) for p in (50, 95, 99)},
         **times(blocks, "batch"),
         **throughput(subject, blocks.median_s),
         **costs(subject.predictor[0], subject.predict_flop(), blocks.median_s, cell, options),
@@ -151,39 +133,36 @@ def measure_inference(cell: Cell, subject: Subject, options: Options) -> Values:
 
 
 def measure_pipeline(cell: Cell, subject: Subject, options: Options) -> Values:
-    """The input pipeline alone: slices a second, and for each second of a core."""
-    with closing(subject.iterate_in_threads()) as batches:
-        rates = pipeline_rates({"": repeat(lambda: next(batches))}, cell.batch_size, options)
-    return rates
+    """Slices per second and per core second of the input pipeline alone."""
+    return pipeline_rates(subject, {"": None}, options)
 
 
-def pipeline_rates(runs: dict[str, Run], batch_size: int, options: Options) -> Values:
-    """``slices_per_s`` and ``slices_per_core_s`` of each run, in turn; a name begins its two.
+def pipeline_rates(subject: Subject, runs: Mapping[str, Run | None], options: Options) -> Values:
+    """NAME + ``slices_per_s`` and NAME + ``slices_per_core_s`` of each run, timed in turn; None: our pipeline.
 
-    Processor seconds are those of all threads of this process.
+    Core seconds are those of all threads of this process: no pipeline has worker processes here.
     """
-    for run in runs.values():
-        run(WARM_UP_BATCHES)
-    calls = {name: calls_per_block(run) for name, run in runs.items()}
-    spent = {name: (0.0, 0.0) for name in runs}
-    for _ in range(options.request.repetitions):
-        for name, run in runs.items():
-            # Ours makes batches ahead also while the other works: those must not be free.
-            run(WARM_UP_BATCHES)
-            core_s = time.process_time()
-            wall_s = seconds_of(lambda run=run, name=name: run(calls[name]))  # type: ignore[misc]
-            core_s = time.process_time() - core_s
-            spent[name] = spent[name][0] + wall_s, spent[name][1] + core_s
+    spent: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with closing(iterate(subject.setup.stream(), 0, num_workers=0)) as batches:
+        timed = {name: run or repeat(lambda: next(batches)) for name, run in runs.items()}
+        calls = {name: calls_per_block(run) for name, run in timed.items()}
+        for _ in range(options.request.repetitions):
+            for name, run in timed.items():
+                # Ours prefetches also while the other works; what is ready must not be free.
+                run(WARM_UP_BATCHES)
+                core_s, wall_s = time.process_time(), time.perf_counter()
+                run(calls[name])
+                spent[name].append((time.perf_counter() - wall_s, time.process_time() - core_s))
     values: Values = {}
-    for name, (wall_s, core_s) in spent.items():
-        slices = options.request.repetitions * calls[name] * batch_size
-        values[f"{name}slices_per_s"] = slices / wall_s
-        values[f"{name}slices_per_core_s"] = slices / core_s
+    for name, seconds in spent.items():
+        slices = len(seconds) * calls[name] * subject.setup.config.train.batch_size
+        wall_s, core_s = map(sum, zip(*seconds, strict=True))
+        values |= {f"{name}slices_per_s": slices / wall_s, f"{name}slices_per_core_s": slices / core_s}
     return values
 
 
 def measure_command(cell: Cell, root: str, options: Options) -> Values:
-    """The main job as a command on the images in ``root``: seconds until it ends, and its report's accuracy.
+    """The main job as a command on the images in ``root``: seconds until it ends, and figures of its report.
 
     Raises UserError where the command fails.
     """
@@ -208,28 +187,24 @@ def measure_command(cell: Cell, root: str, options: Options) -> Values:
         "accuracy": report["test"]["accuracy"],
         "num_images": report["test"]["num_images"],
         "executing_time_s": report["cost_of_running"]["executing_time_s"],
-        "compile_judge_s": report["cost_of_running"]["compile_time_s"],
         "train_s": report["training"]["train_time_s"],
         "steps": report["training"]["last_step"],
-        "device": report["device"],
     }
 
 
-OUR_KINDS: dict[str, Callable[[Cell, Subject, Options], Values]] = {
-    "step": measure_step,
-    "whole": measure_whole,
-    "inference": measure_inference,
-    "pipeline": measure_pipeline,
-}
-
-
 def measure(cell: Cell, subjects: Subjects, options: Options) -> Values:
-    """The figures of any cell."""
+    """Figures of any cell."""
     if cell.kind == "command":
         return measure_command(cell, subjects.configs[cell.config].data.root, options)
-    if cell.kind in OUR_KINDS:
-        return OUR_KINDS[cell.kind](cell, subjects.of(cell), options)
-    # PyTorch is an extra.
-    from launch.bench.compare import PEER_KINDS
+    kinds: dict[str, Callable[[Cell, Subject, Options], Values]] = {
+        "step": measure_step,
+        "whole": measure_whole,
+        "inference": measure_inference,
+        "pipeline": measure_pipeline,
+    }
+    if cell.kind.startswith(PEER):
+        # PyTorch is an extra.
+        from launch.bench import compare
 
-    return PEER_KINDS[cell.kind](cell, subjects.of(cell), options)
+        kinds = compare.KINDS
+    return kinds[cell.kind](cell, subjects.of(cell), options)

@@ -1,7 +1,7 @@
-"""The peer's input: PNG files decoded by threads, then strips of turned images by ``torch.utils.data.DataLoader``.
+"""PyTorch's input pipeline: PNG files decoded by threads, then strips of turned images by ``DataLoader``.
 
-The same slicing, moves and balance as ours, written anew for PyTorch. Free of jax: the loader's worker processes import
-this module.
+Slices, augmentation and balance are those of ours, written anew. Free of jax: the loader's worker processes import this
+module.
 """
 
 from __future__ import annotations
@@ -17,39 +17,37 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dagm_jax.data.config import AugmentConfig
+from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE, Slicer
+
 if TYPE_CHECKING:
     from dagm_jax.config import RunConfig
 
-# (image, mask, label) of a strip or, batched, of a batch.
+# Type of a strip or a batch: (image, mask, label).
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-# (index of an image, whether its strip is positive, None for any).
+# Type of a request: (index of an image, whether its strip is positive, None for any).
 SampleRequest = tuple[int, bool | None]
 DECODE_THREADS = 4
 
 
 @dataclass(frozen=True)
 class StripSource:
-    """The images of the training side, and how they are turned and cut.
+    """Images of the training split, all of ``shape`` (h, w), and how they are turned and cut into full-height strips.
 
-    images, masks: a file each, None for the mask of a good one; shape: (h, w) of all; edges, slice_px: left edges and
-    width of full-height strips; a strip is positive that holds so much of the mask.
+    images, masks: a file each, None for the mask of a good image.
     """
 
     images: tuple[Path, ...]
     masks: tuple[Path | None, ...]
     shape: tuple[int, int]
-    edges: tuple[int, ...]
-    slice_px: int
-    rotate90: bool
-    flip: bool
-    positive_share: float
-    positive_px: int
+    slicer: Slicer
+    augment: AugmentConfig
 
 
 class StripDataset(Dataset[Example]):
-    """Sample request → a random strip of the image.
+    """Data set whose items are random strips, one for each sample request.
 
-    Decoded images lie in shared memory, so that worker processes hold them once and may start before `decode`.
+    Decoded images are in shared memory, so that worker processes hold them once and may start before `decode`.
     """
 
     def __init__(self, source: StripSource) -> None:
@@ -80,33 +78,33 @@ class StripDataset(Dataset[Example]):
             self._rng = np.random.default_rng(torch.initial_seed() % 2**63)
         rng, source, (index, positive) = self._rng, self.source, request
         image, mask = self.images[index].numpy(), self.masks[index].numpy()
-        if source.flip and rng.random() < 0.5:
+        if source.augment.flip and rng.random() < 0.5:
             image, mask = image[:, ::-1], mask[:, ::-1]
-        if source.rotate90:
+        if source.augment.rotate90:
             turns = int(rng.integers(4))
             image, mask = np.rot90(image, turns), np.rot90(mask, turns)
-        labels = label_strips(mask, source)
+        labels = label_strips(mask, source.slicer)
         fitting = np.flatnonzero((labels == 1) == positive) if positive is not None else ()
         chosen = int(rng.choice(fitting)) if len(fitting) else int(rng.integers(len(labels)))
-        left = source.edges[chosen]
-        cut = (slice(None), slice(left, left + source.slice_px), None)
+        left = source.slicer.vertical_edges[chosen]
+        cut = (slice(None), slice(left, left + source.slicer.slice_px), None)
         image, mask = np.ascontiguousarray(image[cut]), np.ascontiguousarray(mask[cut])
-        # int32 as in our batches: a compiled step is compiled again for another type.
+        # int32 as in our batches, for whose types the step is compiled.
         label = torch.tensor(int(labels[chosen]), dtype=torch.int32)
         return torch.from_numpy(image), torch.from_numpy(mask), label
 
 
-def label_strips(mask: np.ndarray, source: StripSource) -> np.ndarray:
-    """1, 0 or -1 of each strip: enough of the mask, none of it, or something between."""
+def label_strips(mask: np.ndarray, slicer: Slicer) -> np.ndarray:
+    """Label of each strip: 1 where it holds enough of the mask, 0 where none, -1 between."""
     until = np.concatenate([[0], np.cumsum(mask.sum(axis=0, dtype=np.int32))])
-    left = np.array(source.edges)
-    held = until[left + source.slice_px] - until[left]
-    enough = held >= min(source.positive_share * until[-1], source.positive_px)
+    left = np.array(slicer.vertical_edges)
+    held = until[left + slicer.slice_px] - until[left]
+    enough = held >= min(POSITIVE_MASK_SHARE * until[-1], POSITIVE_MASK_PX)
     return np.where(held == 0, 0, np.where(enough, 1, -1))
 
 
 class BalancedSampler(Sampler[SampleRequest]):
-    """An epoch of ``number`` requests: in turn a positive strip of a defective image and another strip of any image.
+    """Sampler of ``number`` requests: in turn a positive strip of a defective image, a negative strip of any image.
 
     Without ``balance`` any strip of any image. Images are shuffled, and again when all have been drawn.
     """
@@ -137,7 +135,7 @@ class BalancedSampler(Sampler[SampleRequest]):
 def make_loader(
     dataset: StripDataset, config: RunConfig, num_slices: int, num_workers: int = 0
 ) -> DataLoader[Example]:
-    """Batches of an epoch of so many slices; worker processes stay from epoch to epoch."""
+    """Loader of an epoch of so many slices in batches; worker processes stay from epoch to epoch."""
     train = config.train
     return DataLoader(
         dataset,

@@ -1,7 +1,7 @@
-"""The twin's loss, training step and inference in PyTorch, as one would write them there.
+"""Loss, training step and inference of a network's twin in idiomatic PyTorch.
 
-Same weights, batches, losses and optimiser as ours. Slices come as the data loader gives them, uint8 ``[b h w 1]``,
-whose NCHW view is torch's channels_last. On a GPU bfloat16 is autocast's, and float32 may use TF32, as JAX does.
+Weights, batches, losses and optimiser are those of ours. Slices are the data loader's uint8 ``[b h w 1]``, whose NCHW
+view is torch's channels_last. bfloat16 is autocast's, and on GPUs float32 may use TF32, as in JAX.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from launch import peer
 from launch.bench.session import check_task
 from launch.bench.timing import Run, repeat
 
-# (image, mask, label) of a batch: uint8 [b h w 1], uint8 {0, 1} [b h w 1], int32 [b].
+# Type of a batch: (image uint8 [b h w 1], mask uint8 {0, 1} [b h w 1], label int32 [b]).
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Step = Callable[[Example], torch.Tensor]
 F = TypeVar("F", bound=Callable[..., torch.Tensor])
@@ -38,7 +38,7 @@ FOCAL_GAMMA = 2.0
 
 
 def make_ssim(device: torch.device) -> pytorch_msssim.SSIM:
-    """SSIM whose window is made once and lies on ``device``; made at each call, the device would wait for it."""
+    """SSIM whose window is made once, on ``device``; made at each call, the device would wait for it."""
     ssim = pytorch_msssim.SSIM(data_range=1.0, channel=1)
     ssim.win = ssim.win.to(device)
     return ssim
@@ -47,7 +47,7 @@ def make_ssim(device: torch.device) -> pytorch_msssim.SSIM:
 def pixel_loss(
     task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor, ssim: pytorch_msssim.SSIM
 ) -> torch.Tensor:
-    """The weighted terms of one output's loss, each a mean over the batch; NCHW, float32."""
+    """Weighted sum of one output's loss terms, each a mean over the batch; NCHW, float32."""
     p = torch.sigmoid(logits)
     loss = logits.new_zeros(())
     dims = (1, 2, 3)
@@ -75,7 +75,7 @@ def batch_loss(
     label: torch.Tensor,
     ssim: pytorch_msssim.SSIM,
 ) -> torch.Tensor:
-    """The mean of all outputs' losses, and the guided module's cross-entropy of the slices that have a label."""
+    """Mean of all outputs' losses, plus the guided module's cross-entropy on slices that have a label."""
     outputs = (output.logits, *output.side_logits)
     losses = [pixel_loss(task, logits, targets, ssim) for logits in outputs]
     loss = sum(losses, targets.new_zeros(())) / len(outputs)
@@ -90,7 +90,7 @@ def batch_loss(
 
 @dataclass(frozen=True)
 class Twin:
-    """A network's twin on its device with our initial weights, and what its input looks like."""
+    """A network's twin on its device with our initial weights, and the standardisation of its input."""
 
     module: nn.Module
     task: SegmentationConfig
@@ -101,7 +101,7 @@ class Twin:
     device: torch.device
     ssim: pytorch_msssim.SSIM
 
-    def show(self, image: torch.Tensor) -> torch.Tensor:
+    def preprocess(self, image: torch.Tensor) -> torch.Tensor:
         """Standardised slices ``[b c h w]``, channels_last."""
         x = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
         x = x.expand(-1, self.in_channels, -1, -1)
@@ -110,11 +110,11 @@ class Twin:
     def loss(self, image: torch.Tensor, mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The loss of a batch on the device."""
         targets = mask.permute(0, 3, 1, 2).float()
-        return batch_loss(self.task, self.module(self.show(image)), targets, label, self.ssim)
+        return batch_loss(self.task, self.module(self.preprocess(image)), targets, label, self.ssim)
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         """Defect probabilities ``[b 1 h w]``, gated where the network guides itself."""
-        output = self.module(self.show(image))
+        output = self.module(self.preprocess(image))
         maps: torch.Tensor = torch.sigmoid(output.logits)
         if output.class_logits is None:
             return maps
@@ -132,7 +132,7 @@ class Twin:
 
 
 def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: str = "") -> Twin:
-    """The twin of our network ``model`` on ``device``; without one on a GPU if PyTorch finds one, else on the CPU."""
+    """The twin of our network ``model`` on ``device``, by default PyTorch's GPU if there is one, else the CPU."""
     task = check_task(config)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     module = peer.build(config.model, in_channels=config.in_channels, out_channels=1)
@@ -140,33 +140,28 @@ def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: st
     module.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    # A training side of one grey level has no spread.
+    # The spread is 0 where all training images have one grey level.
     return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place, make_ssim(place))
 
 
 def compile_anew(function: F) -> F:
     """``function`` compiled for each shape on its own, as if nothing had been compiled in this process before.
 
-    A part that is compiled too often raises torch's error at the call, where torch would run it eagerly.
+    Past torch's limit of recompilations the call raises, where torch would run eagerly.
     """
-    # Kept per code object, which all twins share: what other cells left makes shapes dynamic and uses the limit up.
+    # Compiled programs are kept per code object, which all twins share: other cells would use the limit up.
     torch._dynamo.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(function, dynamic=False)  # type: ignore[no-any-return]
 
 
 def make_adamw_step(twin: Twin, compiled: bool) -> Step:
-    """``step(batch) -> loss`` with our optimiser's settings, clip and warm-up; ``compiled``: its loss by torch.compile.
-
-    Vectors do not decay.
-    """
+    """``step(batch) -> loss`` with our optimiser's decay, clip and warm-up; ``compiled``: its loss by torch.compile."""
     module, optim = twin.module.train(), twin.optim
     parameters = list(module.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, fused=True)
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == decays] for decays in (True, False))
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, weight_decay=optim.weight_decay, fused=True)
     loss_of = compile_anew(twin.loss) if compiled else twin.loss
     taken = 0
 
@@ -186,7 +181,7 @@ def make_adamw_step(twin: Twin, compiled: bool) -> Step:
 
 
 def as_examples(batches: Sequence[Any]) -> list[Example]:
-    """Our host batches as torch's, sharing their memory."""
+    """Our host batches as torch tensors."""
     return [
         tuple(torch.from_numpy(np.array(batch[name])) for name in ("image", "mask", "label"))  # type: ignore[misc]
         for batch in batches
@@ -194,7 +189,7 @@ def as_examples(batches: Sequence[Any]) -> list[Example]:
 
 
 def run_steps(twin: Twin, step: Step, batches: Sequence[Any]) -> Run:
-    """Steps on batches that lie on the device already."""
+    """Steps on batches that are on the device already."""
     return run_training(twin, step, cycle([twin.place(example) for example in as_examples(batches)]))
 
 
@@ -206,22 +201,4 @@ def run_training(twin: Twin, step: Step, examples: Iterator[Example]) -> Run:
 def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """``predict(image on the device) -> maps``, in evaluation mode."""
     twin.module.eval()
-    predict = compile_anew(twin.predict) if compiled else twin.predict
-
-    def without_gradients(image: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return predict(image)
-
-    return without_gradients
-
-
-def run_predictions(twin: Twin, predict: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Run:
-    """Maps of one batch that lies on the device."""
-    image = twin.place(as_examples([batch])[0])[0]
-    return repeat(lambda: predict(image), twin.synchronize)
-
-
-def run_answers(twin: Twin, predict: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Run:
-    """Maps of one batch from host memory to host memory, each waited for."""
-    image = as_examples([batch])[0][0]
-    return repeat(lambda: predict(image.to(twin.device)).cpu())
+    return torch.inference_mode()(compile_anew(twin.predict) if compiled else twin.predict)  # type: ignore[no-any-return]

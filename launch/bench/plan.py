@@ -1,16 +1,18 @@
-"""The request of a benchmark and its cells: one measurement or comparison each, in the order of measurement."""
+"""The flags of a benchmark and its cells: one measurement or comparison each, in the order of measurement."""
 
 # Free of jax, as launch.benchmark is.
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from dagm_jax.command_line import flag
-from dagm_jax.errors import UserError, nearest
+from dagm_jax.errors import UserError
+from launch.flag_lists import check_list
 
 SETTINGS = ("modes", "precisions", "batch_sizes", "devices")
 # Kind of cell → the flags that it is measured over.
@@ -34,7 +36,7 @@ FIELDS = {
     "devices": "num_devices",
 }
 WORDS = {"what": tuple(AXES), "modes": ("jit", "pmap"), "precisions": ("float32", "bfloat16")}
-# Kinds that read images from files.
+# Kinds that read PNG files.
 ON_FILES = ("command", "peer_pipeline", "peer_epoch")
 PEER = "peer_"
 TINY_UNET = "tiny_unet"
@@ -54,15 +56,20 @@ class Cell:
     @property
     def title(self) -> str:
         """``step, configs/custom_unet.py, jit, float32, batch 16, 1 device``, for messages."""
-        many = "" if self.num_devices == 1 else "s"
-        words = (self.kind, self.config, self.mode, self.precision, f"batch {self.batch_size}")
-        return ", ".join((*words, f"{self.num_devices} device{many}"))
+        devices = "1 device" if self.num_devices == 1 else f"{self.num_devices} devices"
+        return (
+            f"{self.kind}, {self.config}, {self.mode}, {self.precision}, batch {self.batch_size}, {devices}"
+        )
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """The options that the setup depends on beside the configuration."""
+        return self.mode, self.precision, self.batch_size, self.num_devices
 
     @property
     def name(self) -> str:
         """The title as a file name."""
-        values = {**asdict(self), "config": self.config.rpartition("/")[2].replace(".py", "")}.values()
-        return "-".join("".join(c if c.isalnum() else "_" for c in str(value)) for value in values)
+        return re.sub(r"\W+", "_", self.title)
 
 
 @dataclass(frozen=True)
@@ -96,21 +103,10 @@ class Request:
     output: Path = flag("Where results are written.", Path("runs/benchmark"))
 
     def __post_init__(self) -> None:
-        """Raises UserError for unknown words, numbers below 1, and lists that are empty or repeat themselves."""
+        """Raises UserError for lists that `check_list` refuses, and for a profile of nothing."""
         object.__setattr__(self, "configs", split_configs(self.configs))
         for name in ("configs", "what", *FIELDS):
-            values = getattr(self, name)
-            shown = f"`--{name}` (={','.join(map(str, values))})"
-            if not values or len(set(values)) < len(values):
-                raise UserError(f"{shown} must name at least one value, and each once")
-            if any(isinstance(value, int) and value < 1 for value in values):
-                raise UserError(f"{shown} must be whole numbers from 1 on")
-            for value in values:
-                if value not in WORDS.get(name, values):
-                    known = WORDS[name]
-                    raise UserError(
-                        f"`--{name}` (={value}) must be of {', '.join(known)}{nearest(value, known)}"
-                    )
+            check_list(name, getattr(self, name), WORDS.get(name, ()))
         if self.profile and not {"step", "whole"} & set(self.what):
             raise UserError(
                 "`--profile` (=True) traces the cells `step` and `whole`, which `--what` leaves out; add one"
@@ -119,30 +115,21 @@ class Request:
     def cells(self) -> list[Cell]:
         """All cells, network by network; those of the same settings, which share compiled programs, stand together.
 
-        Commands are of the first configuration alone. TinyUNet has no twin, and the main job cannot train it.
+        Commands run the first configuration alone. TinyUNet has no twin, and the main job cannot train it.
         """
-        found = [
-            Cell(kind, config, **dict(zip((FIELDS[axis] for axis in axes), values, strict=True)))
-            for config in self.configs
-            for kind, axes in AXES.items()
-            if kind in self.what and self._has(config, kind)
-            for values in product(*(getattr(self, axis) for axis in axes))
-        ]
-        return sorted(found, key=lambda cell: (self.configs.index(cell.config), settings(cell)))
-
-    def _has(self, config: str, kind: str) -> bool:
-        if kind == "command":
-            return config == self.configs[0] != TINY_UNET
-        return config != TINY_UNET or not kind.startswith(PEER)
-
-
-def settings(cell: Cell) -> tuple[Any, ...]:
-    """All that a cell's setup depends on beside its configuration."""
-    return cell.mode, cell.precision, cell.batch_size, cell.num_devices
+        found = []
+        for config, (kind, axes) in product(self.configs, AXES.items()):
+            is_left_out = config == TINY_UNET and (kind == "command" or kind.startswith(PEER))
+            if kind not in self.what or is_left_out or (kind == "command" and config != self.configs[0]):
+                continue
+            for values in product(*(getattr(self, axis) for axis in axes)):
+                fields = dict(zip((FIELDS[axis] for axis in axes), values, strict=True))
+                found.append(Cell(kind, config, **fields))
+        return sorted(found, key=lambda cell: (self.configs.index(cell.config), cell.settings))
 
 
 def split_configs(words: Sequence[str]) -> tuple[str, ...]:
-    """FILE[:OPTIONS] and names of a comma list, whose OPTIONS may have held commas themselves."""
+    """FILE[:OPTIONS] and names of a comma list, OPTIONS with their commas."""
     configs: list[str] = []
     for word in words:
         is_option = bool(configs) and ":" in configs[-1] and ".py" not in word and word != TINY_UNET

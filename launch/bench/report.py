@@ -25,7 +25,7 @@ TITLES = {
     "peer_pipeline": "Input pipeline beside PyTorch's DataLoader",
     "peer_epoch": "Epoch from PNG files beside PyTorch with DataLoader",
 }
-# Part of a figure's name → factor and unit in Markdown; the first that fits counts.
+# Units in Markdown: (part of a figure's name, factor, unit); the first part that fits counts.
 UNITS: tuple[tuple[str, float, str], ...] = (
     ("flop_per_s", 1e-9, "GFLOP/s"),
     ("per_s", 1, ""),
@@ -42,22 +42,17 @@ UNITS: tuple[tuple[str, float, str], ...] = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a cell: its figures, or why there are none."""
+    """A cell's figures, or why there are none."""
 
     cell: Cell
     values: Values = field(default_factory=dict)
     error: str = ""
     seconds: float = 0.0
 
-    def json(self) -> dict[str, Any]:
-        """JSON values: the cell's fields, ``status``, ``error`` where it is not "measured", ``values``."""
-        status = "failed" if self.error else "measured"
-        return {**asdict(self.cell), "status": status, "error": self.error or None, "values": self.values}
-
 
 @dataclass
 class State:
-    """The cells of a run and their results so far."""
+    """The cells of a run, and results so far in their order."""
 
     cells: Sequence[Cell]
     outcomes: list[Outcome] = field(default_factory=list)
@@ -68,7 +63,7 @@ class State:
 
 
 def column(name: str, values: Sequence[Any]) -> list[str]:
-    """Heading and cells of a table's column of figures: unit by the name, milliseconds where all are below 1 s."""
+    """Heading and cells of a column of figures; the unit by the name, milliseconds where all are below 1 s."""
     factor, unit = next(((factor, unit) for part, factor, unit in UNITS if part in name), (1, ""))
     numbers = [value for value in values if value is not None]
     if unit == "s" and max(numbers) < 1:
@@ -84,17 +79,16 @@ def column(name: str, values: Sequence[Any]) -> list[str]:
 
 
 def section(title: str, columns: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
-    """A Markdown table of columns, each with its heading, under a title and above its notes."""
+    """Title, Markdown table of columns that begin with their headings, and notes."""
     heading, *lines = zip(*([cell.replace("|", "\\|") for cell in each] for each in columns), strict=True)
     grid = "\n".join(f"| {' | '.join(line)} |" for line in (heading, ["---"] * len(heading), *lines))
     return "\n".join([f"## {title}\n\n{grid}\n", *(f"* {note}\n" for note in notes)])
 
 
 def kind_section(kind: str, outcomes: Sequence[Outcome]) -> str:
-    """The table of one kind of cells; columns that none of them has a figure for are left out."""
-    cells = [asdict(outcome.cell) for outcome in outcomes]
+    """The table of one kind of cells; columns without any figure are left out."""
     axes = ["config", *(FIELDS[axis] for axis in AXES[kind])]
-    columns = [[axis, *(str(cell[axis]) for cell in cells)] for axis in axes]
+    columns = [[axis, *(str(getattr(outcome.cell, axis)) for outcome in outcomes)] for axis in axes]
     for name in dict.fromkeys(name for outcome in outcomes for name in outcome.values):
         values = [outcome.values.get(name) for outcome in outcomes]
         if any(isinstance(value, int | float) for value in values):
@@ -109,24 +103,18 @@ def kind_section(kind: str, outcomes: Sequence[Outcome]) -> str:
     return section(TITLES[kind], columns, notes)
 
 
-# Where figures come from: command, hardware, versions, flags, measured peaks, time of the start; JSON values.
+# Type of `session.describe`'s result.
 Origin = Mapping[str, Any]
-
-
-def facts(origin: Origin) -> str:
-    """The origin as a list of Markdown."""
-    return "".join(
-        f"* {name.replace('_', ' ')}: "
-        + (", ".join(f"{k} {v}" for k, v in fact.items()) if isinstance(fact, Mapping) else str(fact))
-        + "\n"
-        for name, fact in origin.items()
-    )
 
 
 def markdown(state: State, origin: Origin) -> str:
     """The whole report."""
     done = f"{len(state.outcomes)} of {len(state.cells)}, {len(state.failures)} without figures"
-    parts = ["# Benchmark\n\n" + facts({**origin, "vendor's peaks": VENDOR_SOURCE, "cells tried": done})]
+    parts = ["# Benchmark\n"]
+    for name, fact in {**origin, "vendor's peaks": VENDOR_SOURCE, "cells tried": done}.items():
+        text = ", ".join(f"{k} {v}" for k, v in fact.items()) if isinstance(fact, Mapping) else fact
+        parts.append(f"* {name.replace('_', ' ')}: {text}")
+    parts[-1] += "\n"
     measured = [outcome for outcome in state.outcomes if not outcome.error]
     for kind in TITLES:
         if found := [outcome for outcome in measured if outcome.cell.kind == kind]:
@@ -138,10 +126,18 @@ def markdown(state: State, origin: Origin) -> str:
 
 
 def as_json(state: State, origin: Origin) -> str:
-    """Everything that was measured, unrounded; unknown figures are null."""
+    """All figures, unrounded; unknown ones are null."""
     content = {
         **origin,
-        "cells": [outcome.json() for outcome in state.outcomes],
+        "cells": [
+            {
+                **asdict(outcome.cell),
+                "status": "failed" if outcome.error else "measured",
+                "error": outcome.error or None,
+                "values": outcome.values,
+            }
+            for outcome in state.outcomes
+        ],
         "waiting": [asdict(cell) for cell in state.cells[len(state.outcomes) :]],
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"

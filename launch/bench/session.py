@@ -1,4 +1,4 @@
-"""A benchmark from its request to its files; a cell that fails is a line of the table, not the end of the run."""
+"""A benchmark from its flags to its files; a cell that fails is a line of the table, not the end of the run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from dagm_jax.command_line import one_line
 from dagm_jax.config import RunConfig
 from dagm_jax.console import console, show
 from dagm_jax.distributed.devices import make_devices
@@ -26,13 +28,12 @@ from launch.bench.report import Outcome, State
 from launch.bench.subject import Subjects, read_configs, take_devices
 from launch.prepare.procedural_images import Recipe, write_class
 
-# Figures that stand for a cell on the terminal, the first that it has.
-MAIN_FIGURES = ("step_ratio", "batch_ratio", "ratio_per_core", "first_ratio", "slices_per_s", "command_s")
+# Most characters of a failed cell's reason.
 MESSAGE_LENGTH = 300
 
 
 def run(request: Request, overrides: tuple[str, ...], command: str, xla_flags: str) -> None:
-    """Measures the request's cells and writes its files. Raises UserError for mistakes before anything is measured."""
+    """Measures a request and writes its files. Raises UserError for mistakes before anything is measured."""
     cells = request.cells()
     configs = read_configs(request.configs, overrides)
     check_peer(cells, configs)
@@ -45,10 +46,7 @@ def run(request: Request, overrides: tuple[str, ...], command: str, xla_flags: s
         state = State(cells)
         origin = describe(request, overrides, command, configs, xla_flags)
         options = Options(request, overrides, origin["measured_peaks"])
-
-        def write() -> None:
-            report.write(state, origin, request.output)
-
+        write = partial(report.write, state, origin, request.output)
         write()
         run_cells(state, lambda cell: measure(cell, subjects, options), write, request.time_limit_s or None)
     console.print(f"benchmark.md, benchmark.json: {request.output}")
@@ -56,28 +54,28 @@ def run(request: Request, overrides: tuple[str, ...], command: str, xla_flags: s
 
 def check_peer(cells: list[Cell], configs: Mapping[str, RunConfig]) -> None:
     """Raises UserError where cells need PyTorch and it is not installed, or lacks the loss of their configuration."""
-    needing = {cell.config for cell in cells if cell.kind.startswith(PEER)}
-    if needing and not all(map(importlib.util.find_spec, ("torch", "pytorch_msssim"))):
+    names = {cell.config for cell in cells if cell.kind.startswith(PEER)}
+    if names and not all(map(importlib.util.find_spec, ("torch", "pytorch_msssim"))):
         raise UserError(
             "`--what` (=peer_…) needs PyTorch, which is not installed; pip install -e '.[peer]' or leave the peer out"
         )
-    for name in needing:
+    for name in names:
         check_task(configs[name])
 
 
 def check_task(config: RunConfig) -> SegmentationConfig:
-    """The task, if the twin has its loss. Raises UserError."""
+    """The task; raises UserError where the twin lacks its loss."""
     task = config.task
     if not isinstance(task, SegmentationConfig):
         raise UserError(
-            f"`--what` (=peer_…): PyTorch's side has the losses of segmentation alone, not of "
+            f"`--what` (=peer_…): the PyTorch twin has the losses of segmentation alone, not of "
             f"{task.name}; leave the peer out"
         )
     return task
 
 
 def on_files(config: RunConfig, folder: Path) -> RunConfig:
-    """``config`` with its built-in images, if it has those, written to PNG files in ``folder``, and read from there."""
+    """``config`` reading PNG files: built-in images are written to ``folder`` and read from there."""
     data = config.data
     if data.root:
         return config
@@ -95,12 +93,12 @@ def describe(
     configs: Mapping[str, RunConfig],
     xla_flags: str,
 ) -> dict[str, Any]:
-    """The origin of all figures in JSON values, with the peaks of this run's precisions, measured now."""
+    """Command, hardware, versions, flags, peaks of the precisions (measured now) and start time, in JSON values."""
     compiler = {str(make_devices(config.parallel, xla_flags).compiler_options) for config in configs.values()}
-    given = {name: value for name, value in asdict(request).items() if name != "output"}
-    flags: dict[str, Any] = {
+    flags = {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value
-        for name, value in given.items()
+        for name, value in asdict(request).items()
+        if name != "output"
     }
     flags |= {
         "overrides": " ".join(overrides),
@@ -108,13 +106,12 @@ def describe(
         "compiler_options": "; ".join(sorted(compiler)),
     }
     needs_peaks = {"step", "inference"} & set(request.what)
-    peaks = hardware.measure_peaks(request.precisions) if needs_peaks else {}
     return {
         "command": command,
         "hardware": hardware.describe(),
         "versions": hardware.versions(),
         "flags": flags,
-        "measured_peaks": peaks,
+        "measured_peaks": hardware.measure_peaks(request.precisions) if needs_peaks else {},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -141,26 +138,21 @@ def run_cells(
                 outcome = attempt(cell, measure, clock)
             longest_s = max(longest_s, outcome.seconds)
             state.outcomes.append(outcome)
-            console.print(f"benchmark: {outcome.error or main_figure(outcome.values)}")
+            if outcome.error:
+                console.print(f"benchmark: {outcome.error}")
             bar.advance(1, f"{len(state.failures)} failed" if state.failures else "")
             on_change()
 
 
 def attempt(cell: Cell, measure: Callable[[Cell], Values], clock: Callable[[], float]) -> Outcome:
-    """The cell's figures, or the first line of what went wrong; memory that a failure held is let go."""
+    """The cell's figures, or the reason of its failure in one line, whose memory is freed."""
     start_s = clock()
     try:
         return Outcome(cell, measure(cell), seconds=clock() - start_s)
     except Exception as error:  # out of memory, a compiler's failure: another cell may well succeed
-        text = " ".join(str(error).split())[:MESSAGE_LENGTH]
-        message = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-    # Only now has the exception, whose frames hold the arrays, gone.
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        message = f"{kind}{one_line(error)}"[:MESSAGE_LENGTH]
+    # The exception, whose frames hold the arrays, is gone only here.
     jax.clear_caches()
     gc.collect()
     return Outcome(cell, error=message, seconds=clock() - start_s)
-
-
-def main_figure(values: Values) -> str:
-    """The figure that one would look at first, with its name."""
-    name = next((name for name in MAIN_FIGURES if values.get(name) is not None), None)
-    return "done" if name is None else f"{name.replace('_', ' ')} {values[name]:,.2f}"

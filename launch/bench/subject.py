@@ -1,4 +1,4 @@
-"""Our side of the benchmark: the programs of ``dagm_jax.experiment``, as a run compiles and feeds them."""
+"""The programs of ``dagm_jax.experiment`` that the benchmark times, as a run compiles and feeds them."""
 
 from __future__ import annotations
 
@@ -26,36 +26,23 @@ from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.models.network import Network
-from dagm_jax.types import Batch
+from dagm_jax.types import Batch, Sample
 from launch import tiny_unet
-from launch.bench.plan import TINY_UNET, Cell, settings
+from launch.bench.plan import TINY_UNET, Cell
 from launch.bench.timing import Run, repeat, seconds_of
 
-# More steps than a benchmark takes, so that no stream ends.
+# Length of the stream: more steps than a benchmark takes.
 NUM_STEPS = 1_000_000
 NUM_BATCHES = 4
 
 
 def read_configs(configs: tuple[str, ...], overrides: tuple[str, ...]) -> dict[str, RunConfig]:
-    """Name on the command line → configuration. Overrides of ``config.model`` do not reach TinyUNet's.
-
-    Raises UserError for every mistake in them.
-    """
+    """Name on the command line → configuration; TinyUNet's takes no overrides of ``config.model``. Raises UserError."""
     found = {name: read_config(name, overrides) for name in configs if name != TINY_UNET}
     if TINY_UNET in configs:
         own = [text for text in overrides if not text.startswith(("--config.model.", "--config.slicing."))]
         found[TINY_UNET] = tiny_unet.on_whole_images(read_config("configs/custom_unet.py", own))
     return found
-
-
-def configure(config: RunConfig, cell: Cell) -> RunConfig:
-    """``config`` in the cell's mode, precision and batch size."""
-    return replace(
-        config,
-        model=replace(config.model, compute_dtype=cell.precision),  # type: ignore[arg-type]
-        parallel=replace(config.parallel, mode=cell.mode),  # type: ignore[arg-type]
-        train=replace(config.train, batch_size=cell.batch_size, num_steps=NUM_STEPS),
-    )
 
 
 def take_devices(config: RunConfig, number: int, xla_flags: str) -> Devices:
@@ -72,11 +59,11 @@ def take_devices(config: RunConfig, number: int, xla_flags: str) -> Devices:
 
 @dataclass(frozen=True)
 class CountingDevices(Devices):
-    """Devices that count the FLOPs of the step instead of compiling it."""
+    """Devices whose `compile_step` gives the FLOPs of a step."""
 
     @property
     def platform(self) -> str:
-        """A name that no network has a form for: the convolutions are counted as written."""
+        """A name that no network has a form for, so that convolutions are counted as written."""
         return "any"
 
     def compile_step(self, step: Callable[..., Any], *example: Any) -> Any:
@@ -86,7 +73,7 @@ class CountingDevices(Devices):
 
 @dataclass
 class Subject:
-    """The subject of a measurement: a run's setup with the cell's options, and real batches of its stream."""
+    """A measured run: its setup with the cell's options, its programs, and the first batches of its stream."""
 
     setup: Setup
 
@@ -115,20 +102,20 @@ class Subject:
     def step_flop(self) -> float | None:
         """FLOPs of one step over the whole batch, 2 per multiply-add, as XLA counts them before optimisation.
 
-        A batch that is worked off in parts is counted in one, since XLA counts the body of a loop once.
+        Accumulation in parts is left out, since XLA counts the body of a loop once.
         """
         config, devices = self.setup.config, self.setup.devices
         counting = CountingDevices(devices.mesh, devices.compiler_options)
         in_one = replace(config, train=replace(config.train, accumulate=1))
-        found: Any = Subject(replace(self.setup, config=in_one, devices=counting)).compile_step()
+        found: Any = replace(self, setup=replace(self.setup, config=in_one, devices=counting)).compile_step()
         return found  # type: ignore[no-any-return]
 
     def run_steps(self) -> Run:
-        """Steps on batches that lie on the devices already."""
+        """Steps on batches that are on the devices already."""
         return self._run(cycle([self.setup.devices.shard_training_batch(batch) for batch in self.batches]))
 
     def run_training(self, batches: Iterator[Any]) -> Run:
-        """Steps on batches as they come, put on the devices one after the other, as the training loop does."""
+        """Steps on batches as they come, each put on the devices before its step, as the training loop does."""
         return self._run(map(self.setup.devices.shard_training_batch, batches))
 
     def _run(self, placed: Iterator[Any]) -> Run:
@@ -145,24 +132,16 @@ class Subject:
         """The run's batches from the first on, prefetched as in training."""
         return iterate(self.setup.stream(), 0, self.setup.config.data.num_workers)
 
-    def iterate_in_threads(self) -> grain.DatasetIterator:
-        """The same without worker processes: all processor seconds are this process's."""
-        return iterate(self.setup.stream(), 0, 0)
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(int(p.size) for p in jax.tree.leaves(self.setup.initial_state().params))
-
     def maps_of(self, network: Network, params: Any, stats: Any, image: Any) -> Any:
-        """Slices uint8 ``[b h w 1]`` → their maps float32 ``[b h w 1]``; to be traced."""
+        """Maps float32 ``[b h w 1]`` of slices uint8 ``[b h w 1]``; traceable."""
         forward, _ = network.apply(params, stats, train=False)
         b = image.shape[0]
-        # Masks and labels go into losses alone, which the compiler leaves out.
+        # Masks and labels enter losses alone, which the compiler leaves out.
         unused: Any = np.zeros(image.shape, np.uint8), np.zeros(b, np.int32), np.arange(b)
         return self.setup.config.task.predict(forward, network.preprocess(image, *unused)).map
 
     def predict_maps(self, params: Any, stats: Any, image: Any) -> Any:
-        """`maps_of` as the main job computes it: on CPUs in a form for them, the slices of one image at a time."""
+        """`maps_of` as the evaluation step computes it: on CPUs in a form for them, one image's slices at a time."""
         devices = self.setup.devices
         maps = partial(self.maps_of, self.setup.network.for_platform(devices.platform), params, stats)
         is_cpu = devices.platform == "cpu"
@@ -170,20 +149,20 @@ class Subject:
         return in_parts(maps, image, devices.num_devices, most)
 
     def predict_flop(self) -> float | None:
-        """FLOPs of `maps_of` as it was written, without what is left out."""
+        """FLOPs of `maps_of` before optimisation, without losses."""
         _, params, stats, image = self.predictor
         return count_flop(partial(self.maps_of, self.setup.network), params, stats, image)
 
     @cached_property
     def predictor(self) -> tuple[jax.stages.Compiled, Any, Any, np.ndarray]:
-        """(compiled `predict`, parameters, statistics, images uint8 ``[b h w 1]``)."""
+        """(compiled `predict_maps`, parameters, statistics, images uint8 ``[b h w 1]``)."""
         state, image = self.setup.initial_state(), self.batches[0]["image"]
         example = self.setup.devices.shard_batch(image)
         compiled = self.setup.devices.compile_eval_step(self.predict_maps, state.params, state.stats, example)
         return compiled, state.params, state.stats, image
 
     def run_predictions(self) -> Run:
-        """Maps of one batch that lies on the devices."""
+        """Maps of one batch that is on the devices."""
         compiled, params, stats, image = self.predictor
         placed = self.setup.devices.shard_batch(image)
         return repeat(lambda: compiled(params, stats, placed), jax.block_until_ready)
@@ -194,18 +173,22 @@ class Subject:
         shard = self.setup.devices.shard_batch
         return repeat(lambda: np.asarray(compiled(params, stats, shard(image))))
 
-    def on_files(self, directory: Path) -> Subject:
-        """The same with the training side alone, decoded from its files into a cache in ``directory``."""
+    @property
+    def training_samples(self) -> list[Sample]:
+        """The samples of the training split."""
+        return [self.setup.data.manifest.samples[i] for i in self.setup.data.split.train]
+
+    def decode(self, folder: Path) -> Subject:
+        """The same run on its training split alone, whose files are decoded into a cache in ``folder`` now."""
         data = self.setup.data
-        records = tuple(data.manifest.samples[i] for i in data.split.train)
-        manifest, cache = build_cache(replace(data.manifest, samples=records), directory, data.cache.shape)
+        manifest = replace(data.manifest, samples=tuple(self.training_samples))
+        manifest, cache = build_cache(manifest, folder, data.cache.shape)
         split = Split(train=tuple(range(len(cache))), validation=(), test=())
-        alone = replace(data, manifest=manifest, cache=cache, split=split)
-        return Subject(replace(self.setup, data=alone))
+        return Subject(replace(self.setup, data=replace(data, manifest=manifest, cache=cache, split=split)))
 
 
 class Subjects:
-    """Makes the subjects of cells; images are decoded once, and the last subject is kept with its compiled programs."""
+    """Makes subjects of cells: decodes images once, and keeps the last subject with its compiled programs."""
 
     def __init__(self, configs: dict[str, RunConfig], folder: Path, xla_flags: str) -> None:
         self.configs, self.folder, self.xla_flags = configs, folder, xla_flags
@@ -214,17 +197,20 @@ class Subjects:
 
     def of(self, cell: Cell) -> Subject:
         """The cell's subject. Raises UserError where its options do not go together."""
-        key = cell.config, settings(cell)
+        key = cell.config, cell.settings
         if self._last is None or self._last[0] != key:
             # Compiled programs hold memory.
             self._last = None
-            config = configure(self.configs[cell.config], cell)
+            config = self.configs[cell.config]
+            config = replace(
+                config,
+                model=replace(config.model, compute_dtype=cell.precision),  # type: ignore[arg-type]
+                parallel=replace(config.parallel, mode=cell.mode),  # type: ignore[arg-type]
+                train=replace(config.train, batch_size=cell.batch_size, num_steps=NUM_STEPS),
+            )
+            images = (config.data, config.slicing, config.task, config.augment, config.seed)
+            if images not in self._data:
+                self._data[images] = prepare_data(config, Workdir(self.folder))
             devices = take_devices(config, cell.num_devices, self.xla_flags)
-            self._last = key, Subject(Setup(config, self._images(config), devices))
+            self._last = key, Subject(Setup(config, self._data[images], devices))
         return self._last[1]
-
-    def _images(self, config: RunConfig) -> Data:
-        key = (config.data, config.slicing, config.task, config.augment, config.seed)
-        if key not in self._data:
-            self._data[key] = prepare_data(config, Workdir(self.folder))
-        return self._data[key]

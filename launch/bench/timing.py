@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,34 +10,31 @@ from typing import Any
 
 import numpy as np
 
-# ``run(n)`` makes n calls one after the other and returns when the results of all are there.
+# Type of a timed program: ``run(n)`` makes n calls one after the other and returns when all results are there.
 Run = Callable[[int], None]
 Clock = Callable[[], float]
 
+# Limits of a block: least seconds, most calls.
 LEAST_BLOCK_S = 0.25
-# The pause before a block: PyTorch's OpenMP threads (libgomp) spin for milliseconds after a call and keep a core busy.
-SETTLE_S = 0.05
 MOST_CALLS = 200
+# Seconds before a block: PyTorch's OpenMP threads (libgomp) spin for milliseconds after a call and keep a core busy.
+SETTLE_S = 0.05
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Seconds per call, one mean for each block of ``num_calls`` calls; of calls timed singly, one for each."""
+    """Seconds per call: the mean of each block of ``num_calls`` calls, or each call where they are timed singly."""
 
     seconds: tuple[float, ...]
     num_calls: int
 
     def percentile(self, percent: float) -> float:
-        """Linear between neighbours, as numpy's default."""
+        """Percentile of the seconds per call, linear between neighbours."""
         return float(np.percentile(self.seconds, percent))
 
     @property
     def median_s(self) -> float:
         return self.percentile(50)
-
-    @property
-    def p90_s(self) -> float:
-        return self.percentile(90)
 
 
 def repeat(call: Callable[[], Any], wait: Callable[[Any], object] = lambda result: None) -> Run:
@@ -61,14 +59,13 @@ def calls_per_block(run: Run, clock: Clock = time.perf_counter) -> int:
     """The number of calls that last LEAST_BLOCK_S, from one call after a first one that warms up."""
     run(1)
     once_s = seconds_of(lambda: run(1), clock)
-    wanted = LEAST_BLOCK_S / max(once_s, LEAST_BLOCK_S / MOST_CALLS)
-    return max(1, min(MOST_CALLS, -int(-wanted // 1)))
+    return math.ceil(LEAST_BLOCK_S / max(once_s, LEAST_BLOCK_S / MOST_CALLS))
 
 
 def time_alternately(
     runs: Mapping[str, Run], repetitions: int, clock: Clock = time.perf_counter, *, singly: bool = False
 ) -> dict[str, Blocks]:
-    """Blocks of each program in turn, so that a slow moment hits all alike, with a pause of SETTLE_S before each.
+    """Name → blocks, timed in turn so that a slow moment hits all programs alike, SETTLE_S before each.
 
     ``singly`` times every call of a block on its own, for latencies.
     """

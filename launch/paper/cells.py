@@ -1,4 +1,4 @@
-"""The cells of a grid: its runs, their names and configurations, and the reports of the finished ones."""
+"""The cells of a grid: runs, their names and configurations, and the reports of the finished ones."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagm_jax.command_line import flag, read_config
-from dagm_jax.errors import UserError, nearest
+from dagm_jax.errors import UserError
+from launch.flag_lists import check_list
 from launch.paper.printed import TABLE_1
 
 if TYPE_CHECKING:
     from dagm_jax.config import RunConfig
 
-# Content of a cell's ``report.json``.
+# Type of a cell's ``report.json``.
 Report = dict[str, Any]
 MODELS = tuple(TABLE_1)
-# Fields that differ from cell to cell, and the flag that sets each for the whole grid.
+# Overrides refused, since the fields differ from cell to cell → flag that sets them for the grid.
 AXES = {"--config.data.classes": "--classes", "--config.seed": "--seeds"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to differ from the configured run: name in file names, overrides, and their effect in words.
+    """A change of the configured run: name in file names, overrides, and their effect in words.
 
-    needs_defects: meaningless for a task that sees no defect in training.
+    needs_defects: meaningless in a task that trains on good images alone.
     """
 
     name: str
@@ -46,7 +47,7 @@ ABLATIONS = (
     Variant(
         "no_rotation",
         ("--config.augment.rotate90=False",),
-        "trained without rotations by k·90°, judged by upright strips alone, without mirror images",
+        "trained without rotations by k·90°, tested on upright strips alone, without mirror images",
     ),
     Variant(
         "no_upsampling",
@@ -92,7 +93,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The flags: what a grid runs over, and where. Raises UserError for unknown, repeated and missing values."""
+    """The flags. Raises UserError for lists that `check_list` refuses and an ablation without its model."""
 
     models: tuple[str, ...] = flag("Networks, by the names of configs/.", MODELS)
     classes: tuple[int, ...] = flag("Classes; a network is trained on each alone.", (1, 8))
@@ -105,19 +106,10 @@ class Plan:
     def __post_init__(self) -> None:
         from dagm_jax.config import TASKS
 
-        for name in ("models", "classes", "tasks", "seeds"):
-            values = getattr(self, name)
-            if not values:
-                raise UserError(f"`--{name}` is empty; name at least one")
-            twice = [value for value in values if values.count(value) > 1]
-            if twice:
-                raise UserError(f"`--{name}` names {twice[0]} twice; name each once")
-        check_names("models", self.models, MODELS)
-        check_names("tasks", self.tasks, TASKS)
-        for name, least in (("classes", 1), ("seeds", 0)):
-            if min(getattr(self, name)) < least:
-                numbers = ",".join(map(str, getattr(self, name)))
-                raise UserError(f"`--{name}` (={numbers}) must be whole numbers from {least} on, such as 1,8")
+        check_list("models", self.models, MODELS)
+        check_list("classes", self.classes)
+        check_list("tasks", self.tasks, tuple(TASKS))
+        check_list("seeds", self.seeds, least=0)
         if self.ablation and ABLATED_MODEL not in self.models:
             raise UserError(
                 f"`--ablation` varies {ABLATED_MODEL}, which `--models` (={','.join(self.models)}) leaves out; "
@@ -125,10 +117,7 @@ class Plan:
             )
 
     def cells(self) -> list[Cell]:
-        """Every cell in running order: all cells of one seed before the next seed, variants last.
-
-        A grid that is cut short thus has whole tables of its first seeds.
-        """
+        """All cells in running order: seed by seed, so that a grid cut short has whole tables; variants last."""
         base = [
             Cell(task, model, class_id, seed)
             for seed in self.seeds
@@ -150,28 +139,20 @@ class Grid:
     reports: dict[Cell, Report] = field(default_factory=dict)
     failures: dict[Cell, str] = field(default_factory=dict)
 
-    def select(self, **wanted: Any) -> dict[Cell, Report]:
+    def select(self, **values: Any) -> dict[Cell, Report]:
         """The finished cells whose fields have these values, in running order, with their reports."""
         return {
             cell: self.reports[cell]
             for cell in self.plan.cells()
-            if cell in self.reports and all(getattr(cell, name) == value for name, value in wanted.items())
+            if cell in self.reports and all(getattr(cell, name) == value for name, value in values.items())
         }
 
 
 def ablations(task: str) -> tuple[Variant, ...]:
-    """The variants that are meaningful in a task."""
+    """Variants that are meaningful in a task."""
     from dagm_jax.config import TASKS
 
     return tuple(v for v in ABLATIONS if TASKS[task].learns_from_defects or not v.needs_defects)
-
-
-def check_names(option: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises UserError for a name that is not known, with the nearest that is."""
-    known = tuple(known)
-    for name in names:
-        if name not in known:
-            raise UserError(f"`--{option}` (={name}) must be of {', '.join(known)}{nearest(name, known)}")
 
 
 def check_overrides(overrides: Iterable[str]) -> None:

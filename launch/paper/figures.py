@@ -1,4 +1,4 @@
-"""The figures of the grid that are drawn from finished cells: pipeline, confusion matrices, curves."""
+"""Figures of a grid's finished cells: pipeline, confusion matrices, curves."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dagm_jax.visualization.figures import BLUE, ORANGE, draw_confusion, series,
 from launch.paper.cells import BASE, Cell, Grid, Plan, Report
 from launch.paper.rows import counts_of
 
-# Cell of the paper's Fig. 1, most important field first, and class of its Figs. 3 and 4.
-PAPERS = {"task": "segmentation", "model": "custom_unet", "class_id": 1}
+# Cell of the paper's Fig. 1, most important field first.
+FIG_1_CELL = {"task": "segmentation", "model": "custom_unet", "class_id": 1}
+# Class of the paper's Figs. 3 and 4.
 SHOWN_CLASS = 4
-# A run's own picture of the pipeline, below its workdir.
-PIPELINE = Path("figures") / "pipeline.png"
+# Size of a panel in inches.
 PANEL_WIDTH, PANEL_HEIGHT = 4.4, 2.6
 
 
@@ -25,25 +25,26 @@ def shown_class(plan: Plan) -> int:
     return SHOWN_CLASS if SHOWN_CLASS in plan.classes else plan.classes[0]
 
 
-def read_pipeline(grid: Grid) -> bytes | None:
-    """The picture of the pipeline of the cell that is nearest to the paper's, None without finished cells."""
-    paths = {cell: cell.workdir(grid.plan.workdir) / PIPELINE for cell in grid.select(variant=BASE)}
-    found = [cell for cell, path in paths.items() if path.exists()]
-    if not found:
-        return None
-    nearest = max(found, key=lambda cell: [getattr(cell, name) == value for name, value in PAPERS.items()])
-    return paths[nearest].read_bytes()
+def find_pipeline(grid: Grid) -> Path | None:
+    """The pipeline figure of the finished run that is nearest to the paper's; None if there is none."""
+
+    def nearness(cell: Cell) -> list[bool]:
+        return [getattr(cell, name) == value for name, value in FIG_1_CELL.items()]
+
+    cells = sorted(grid.select(variant=BASE), key=nearness, reverse=True)
+    paths = (cell.workdir(grid.plan.workdir) / "figures" / "pipeline.png" for cell in cells)
+    return next((path for path in paths if path.exists()), None)
 
 
 def group_by_model(grid: Grid, task: str) -> dict[str, dict[Cell, Report]]:
-    """model → its finished cells of the shown class, for the models that have any."""
-    wanted = {"task": task, "class_id": shown_class(grid.plan), "variant": BASE}
-    groups = {model: grid.select(model=model, **wanted) for model in grid.plan.models}
+    """model → its finished cells of the shown class, for models that have any."""
+    fields = {"task": task, "class_id": shown_class(grid.plan), "variant": BASE}
+    groups = {model: grid.select(model=model, **fields) for model in grid.plan.models}
     return {model: reports for model, reports in groups.items() if reports}
 
 
 def plot_confusions(grid: Grid, task: str) -> Figure | None:
-    """The models' confusion matrices side by side, all seeds together; None without finished cells."""
+    """Confusion matrices of the models, all seeds together, in one row; None without finished cells."""
     groups = group_by_model(grid, task)
     if not groups:
         return None
@@ -52,7 +53,7 @@ def plot_confusions(grid: Grid, task: str) -> Figure | None:
     for axes, (model, reports) in zip(panels, groups.items(), strict=True):
         total = counts_of(reports.values())
         seeds = ", ".join(str(cell.seed) for cell in reports)
-        title = f"{model}, class {shown_class(grid.plan)}\n{total.num_images} verdicts, seeds {seeds}"
+        title = f"{model}, class {shown_class(grid.plan)}\n{total.num_images} decisions, seeds {seeds}"
         draw_confusion(axes, total, title)
     return figure
 

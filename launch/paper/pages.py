@@ -1,4 +1,4 @@
-"""The files of a grid for its readers: tables, figures, and one page that shows them all."""
+"""Files of a grid: tables, figures, and an index page that shows them all."""
 
 from __future__ import annotations
 
@@ -12,47 +12,41 @@ from dagm_jax.console import console
 from dagm_jax.storage import replacing, write_atomically
 from dagm_jax.visualization.figures import write_figure
 from launch.paper import tables
-from launch.paper.cells import BASE, Cell, Grid
-from launch.paper.figures import plot_confusions, plot_curves, read_pipeline, shown_class
+from launch.paper.cells import Grid
+from launch.paper.figures import find_pipeline, plot_confusions, plot_curves, shown_class
 
 INDEX, PIPELINE = "index.md", "fig_1.png"
-# Files of a task, and their kinds.
-OF_TASK = {
+# Files of each task: name → endings.
+TASK_FILES = {
     "table_1": ("md", "csv", "json"),
     "ablation": ("md", "csv", "json"),
     "fig_3": ("png",),
     "fig_4": ("png",),
 }
-# Figures of Table I that the terminal shows at the end, with their headings.
+# Columns of the summary on the terminal: figure of Table I → heading.
 SUMMARY = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC"}
 
 
 def remove_pages(root: Path) -> None:
-    """Removes tables and figures of an earlier grid, which may have shown other cells."""
-    for name, kinds in OF_TASK.items():
+    """Removes tables and figures of an earlier grid, which may show other cells."""
+    for name, kinds in TASK_FILES.items():
         for ending in ("", *(f"_{task}" for task in TASKS)):
             for kind in kinds:
                 (root / f"{name}{ending}.{kind}").unlink(missing_ok=True)
     (root / PIPELINE).unlink(missing_ok=True)
 
 
-def write_pages(grid: Grid, changed: Cell | None = None) -> None:
-    """Writes all that the finished cells allow; existing files stay whole if this is cut short.
-
-    changed: the one cell that is new; only the figures that show it are drawn. None: all are drawn.
-    """
-    plan, root = grid.plan, grid.plan.workdir
+def write_pages(grid: Grid) -> None:
+    """Writes tables, figures and index of the finished cells, each file atomically."""
+    root = grid.plan.workdir
     sections = [f"# {title(grid)}\n"]
-    for task in plan.tasks:
-        is_drawn = changed is None or (
-            (changed.task, changed.class_id, changed.variant) == (task, shown_class(plan), BASE)
-        )
-        sections += write_task(grid, task, is_drawn)
+    for task in grid.plan.tasks:
+        sections += write_task(grid, task)
     sections.append(write_table(root, "models", tables.models_table(grid), ("md", "csv")))
     sections.append(write_table(root, "table_2", tables.table_2(grid), ("md",)))
-    if picture := read_pipeline(grid):
+    if picture := find_pipeline(grid):
         with replacing(root / PIPELINE, "xb") as stream:
-            stream.write(picture)
+            stream.write(picture.read_bytes())
     sections += [picture_section(root, "The pipeline (Fig. 1)", PIPELINE), cells_section(grid)]
     write_atomically(root / INDEX, "\n".join(sections))
 
@@ -63,19 +57,19 @@ def title(grid: Grid) -> str:
     return f"The paper's tables: {len(grid.reports)} of {len(grid.plan.cells())} cells finished{failed}"
 
 
-def write_task(grid: Grid, task: str, is_drawn: bool) -> list[str]:
-    """Writes the tables of one task, and its figures if ``is_drawn``; returns their sections of the index."""
+def write_task(grid: Grid, task: str) -> list[str]:
+    """Writes the tables and figures of one task; returns their sections of the index."""
     root, ending = grid.plan.workdir, f"_{task}" if len(grid.plan.tasks) > 1 else ""
     made = {"table_1": tables.table_1(grid, task)}
     if grid.plan.ablation:
         made["ablation"] = tables.ablation_table(grid, task)
-    sections = [write_table(root, f"{name}{ending}", made[name], OF_TASK[name]) for name in made]
+    sections = [write_table(root, f"{name}{ending}", made[name], TASK_FILES[name]) for name in made]
     for name, heading, plot in (
         ("fig_3", "Confusion matrices (Fig. 3)", plot_confusions),
         ("fig_4", "Loss and accuracy (Fig. 4)", plot_curves),
     ):
         path = root / f"{name}{ending}.png"
-        if is_drawn and (figure := plot(grid, task)):
+        if figure := plot(grid, task):
             write_figure(figure, path)
         which = f"class {shown_class(grid.plan)}, {task}"
         sections.append(picture_section(root, f"{heading}: {which}", path.name))
@@ -91,23 +85,18 @@ def write_table(root: Path, name: str, table: tables.Table, kinds: Sequence[str]
 
 
 def picture_section(root: Path, heading: str, name: str) -> str:
-    """The section of a picture, which says so if it is not drawn yet."""
+    """The section of a picture, or of a note that it is not drawn yet."""
     shown = f"![{heading}]({name})" if (root / name).exists() else "Not drawn yet."
     return f"## {heading}\n\n{shown}\n"
 
 
 def cells_section(grid: Grid) -> str:
-    """The state of every cell."""
-    lines = []
-    for cell in grid.plan.cells():
-        state = "not finished yet"
-        if cell in grid.reports:
-            place = cell.workdir(grid.plan.workdir).relative_to(grid.plan.workdir).as_posix()
-            state = f"finished, [report]({place}/report.json)"
-        elif cell in grid.failures:
-            state = f"**failed**: {grid.failures[cell]}"
-        lines.append(f"* {cell.title}: {state}")
-    return "## Cells\n\n" + "\n".join(lines) + "\n"
+    """The section with the state of every cell."""
+    states = {cell: "not finished yet" for cell in grid.plan.cells()}
+    states |= {cell: f"**failed**: {message}" for cell, message in grid.failures.items()}
+    for cell in grid.reports:
+        states[cell] = f"finished, [report]({cell.workdir(Path()).as_posix()}/report.json)"
+    return "## Cells\n\n" + "".join(f"* {cell.title}: {state}\n" for cell, state in states.items())
 
 
 def print_summary(grid: Grid) -> None:

@@ -1,8 +1,7 @@
-"""The numbers of the paper's Tables I and II, as printed, and what arithmetic says of them.
+"""Numbers of the paper's Tables I and II, as printed, and contradictions between them.
 
-They stand beside ours and are never asserted: the paper's table contradicts itself, as :func:`remarks` computes from
-the numbers below, and its test images are not known. Source: the paper's Table I (one row per class and network,
-classes 1 to 6 of DAGM 2007, and a row of means) and Table II.
+Tables show them beside ours, and no test compares the two: the paper's table contradicts itself (`remarks`), and its
+test images are not known. Source: Table I (a row per network and class, 1 to 6 of DAGM 2007, and of means), Table II.
 """
 
 from __future__ import annotations
@@ -79,9 +78,9 @@ def printed_mean(model: str, classes: Collection[int], name: str) -> float | Non
 
 
 def implied_defect_share(row: Printed) -> float:
-    """The share π of defective test images that the printed accuracy, precision and recall imply.
+    """The share π of defective test images that the printed accuracy, precision P and recall R imply.
 
-    Of all images π(1 - R) are missed and πR(1 - P)/P are false alarms; together they are 1 - accuracy.
+    Missed images, π(1 - R), and false alarms, πR(1 - P)/P, add up to 1 - accuracy.
     """
     misses = 1 - row.recall
     false_alarms = row.recall * (1 - row.precision) / row.precision
@@ -89,9 +88,9 @@ def implied_defect_share(row: Printed) -> float:
 
 
 def remarks() -> tuple[str, ...]:
-    """Contradictions within the printed Table I, one sentence each, computed from its numbers."""
+    """Contradictions within the printed Table I, a sentence each, computed from its numbers."""
     rows = [row for table in TABLE_1.values() for row in table.values()]
-    # Rounding of P and R moves their harmonic mean by at most as much as themselves.
+    # Rounding of P and R moves their harmonic mean by at most ROUNDING, that of F1 adds as much.
     means = [2 * row.precision * row.recall / (row.precision + row.recall) for row in rows]
     harmonic = sum(abs(row.f1 - mean) <= 2 * ROUNDING for row, mean in zip(rows, means, strict=True))
     outside = sum(
@@ -103,9 +102,9 @@ def remarks() -> tuple[str, ...]:
     return (
         f"F1 is the harmonic mean of precision and recall in {harmonic} of {len(rows)} rows, and lies outside "
         f"the two in {outside}, where no mean can lie.",
-        f"The accuracy is a number of right verdicts over {TEST_IMAGES} images (20 % of a class) in {whole} of "
+        f"The accuracy is a number of right decisions over {TEST_IMAGES} images (20 % of a class) in {whole} of "
         f"{len(rows)} rows.",
-        f"Accuracy, precision and recall together imply test sides of which {min(shares):.0%} to {max(shares):.0%} "
+        f"Accuracy, precision and recall together imply test splits of which {min(shares):.0%} to {max(shares):.0%} "
         f"are defective (median {median(shares):.0%}), where these classes hold "
         f"{DEFECTIVE_IMAGES / CLASS_IMAGES:.0%}: defects were probably multiplied before the split.",
     )

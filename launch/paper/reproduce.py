@@ -1,15 +1,13 @@
-"""A grid's runs, one after the other: finished cells are read, interrupted ones resumed, tables written after each."""
+"""Runs of a grid, one after the other: finished ones are read, interrupted ones resumed, tables written after each."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from statistics import fmean
 
 import jax
 
@@ -28,7 +26,7 @@ Run = Callable[[RunConfig, Path], Report]
 def reproduce(grid: Grid, run: Run) -> None:
     """Runs the grid's cells with ``run`` and writes tables and figures into its workdir.
 
-    Raises UserError for a mistake in the configurations before anything runs, and at the end where a cell failed.
+    Raises UserError for mistakes in the configurations before anything runs, and at the end where a cell failed.
     """
     configs = read_configs(grid)
     with locked(grid.plan.workdir, "workdir"):
@@ -61,7 +59,7 @@ def read_configs(grid: Grid) -> dict[Cell, RunConfig]:
 
 
 def read_finished(grid: Grid, configs: Mapping[Cell, RunConfig]) -> None:
-    """Puts the finished cells into the grid. Raises UserError where a cell's folder holds another run."""
+    """Reads the reports of finished cells. Raises UserError where a cell's folder holds another run."""
     for cell, config in configs.items():
         workdir = Workdir(cell.workdir(grid.plan.workdir))
         check_same_run(config, workdir)
@@ -78,33 +76,14 @@ def run_cells(grid: Grid, configs: Mapping[Cell, RunConfig], run: Run) -> None:
     num_before, start_s = len(grid.reports), time.monotonic()
     if num_before:
         console.print(f"grid: {num_before} of {len(configs)} cells were finished before")
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for index, cell in enumerate(waiting):
-        left_s = time_left_s(seconds, waiting[index:])
-        left = "" if left_s is None else f", about {_clock(left_s)} left"
-        elapsed = f"{_clock(time.monotonic() - start_s)} elapsed{left}"
-        console.print(f"grid: cell {num_before + index + 1} of {len(configs)} ({elapsed}): {cell.title}")
-        began_s = time.monotonic()
+    for number, cell in enumerate(waiting, num_before + 1):
+        elapsed = timedelta(seconds=round(time.monotonic() - start_s))
+        console.print(f"grid: cell {number} of {len(configs)} ({elapsed} elapsed): {cell.title}")
         try:
             grid.reports[cell] = run(configs[cell], cell.workdir(grid.plan.workdir))
-            seconds[cell.model].append(time.monotonic() - began_s)
         except UserError as error:
             grid.failures[cell] = str(error)
             console.print(f"grid: cell failed: {error}")
-        # Compiled programs of one cell are of no use to the next, and add up.
+        # Compiled programs of one cell serve no other, and would fill the memory.
         jax.clear_caches()
-        write_pages(grid, cell)
-
-
-def time_left_s(seconds: Mapping[str, Sequence[float]], cells: Sequence[Cell]) -> float | None:
-    """Expected seconds for these cells from the ``seconds`` that finished ones took, by model; None for no data.
-
-    A model without data takes the mean of all.
-    """
-    known = [s for values in seconds.values() for s in values]
-    return sum(fmean(seconds.get(cell.model) or known) for cell in cells) if known else None
-
-
-def _clock(seconds: float) -> str:
-    """h:mm:ss."""
-    return str(timedelta(seconds=round(seconds)))
+        write_pages(grid)

@@ -1,4 +1,4 @@
-"""Plain rows from reports: mean and standard deviation over seeds, for each class and averaged over the classes."""
+"""Table rows from reports: mean and standard deviation over seeds, for each class and averaged over classes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dagm_jax.evaluation.metrics import ImageCounts
 from launch.paper.cells import Cell, Report
 from launch.paper.printed import Printed
 
-# Figures in the paper's Table I, and those that ours adds.
+# Figures of the paper's Table I; those that ours adds; those that the ablation compares in pairs.
 PRINTED = Printed._fields
 EXTRA = ("auroc", "average_precision", "balanced_accuracy", "cost_1_20")
 PAIRED = ("accuracy", "auroc", "dice_defective")
 # Class name of a row of averages.
 MEAN = "mean"
 
-# Name → value of one cell, None where it is undefined.
+# Type of one cell's figures: name → value, None where undefined.
 Figures = Mapping[str, float | None]
-# Column → value of one line of a table, as CSV and JSON hold it.
+# Type of a table row in CSV and JSON: column → value.
 Row = dict[str, Any]
 
 
@@ -44,7 +44,7 @@ def counts_of(reports: Iterable[Report]) -> ImageCounts:
 
 
 def figures_of(report: Report) -> Figures:
-    """The figures that tables show; a miss costs as much as 20 false alarms, whatever the run was configured with."""
+    """Figures of the tables; a missed defect costs 20 false alarms, whatever costs the run was configured with."""
     names = (*PRINTED[:-1], *EXTRA[:-1], "dice_defective")
     return {
         **{name: report["test"].get(name) for name in names},
@@ -54,14 +54,14 @@ def figures_of(report: Report) -> Figures:
 
 
 def baselines_of(report: Report) -> dict[str, Figures]:
-    """Baseline → its figures: every image given the label of most images; local texture energy, without training."""
+    """Baseline → figures: the label of most images for every image; local texture energy, without training."""
     values = report["baselines"]
     energy = {name: values[f"local_energy_{name}"] for name in ("accuracy", "f1", "auroc")}
     return {"majority": {"accuracy": values["majority_accuracy"]}, "local energy": energy}
 
 
 def differences(ours: Figures, base: Figures) -> Figures:
-    """``NAME_difference``: ours less the base's, None where either is undefined."""
+    """NAME + ``_difference``: ours less the base's, None where either is undefined."""
     pairs = {name: (ours[name], base.get(name)) for name in PAIRED}
     return {f"{name}_difference": None if a is None or b is None else a - b for name, (a, b) in pairs.items()}
 
@@ -80,10 +80,10 @@ def statistic(values: Sequence[float | None]) -> Statistic:
 
 
 def average(classes: Sequence[Mapping[int, Figures]], name: str) -> Statistic:
-    """A figure averaged over classes, each given as seed → figures.
+    """Statistic of a figure over classes, each given as seed → figures.
 
-    mean: of the classes' means, which weighs classes alike whatever seeds they have. sd: over the seeds that every
-    class has, of that seed's average; it says how much the average moves, not how much classes differ.
+    mean: the mean of the classes' means, which weighs classes alike whatever seeds they have. sd: the deviation, over
+    the seeds that every class has, of a seed's average over classes.
     """
     each = [statistic([figures[name] for figures in seeds.values() if name in figures]) for seeds in classes]
     by_seed = [[seeds[seed].get(name) for seeds in classes] for seed in shared_seeds(classes)]
@@ -96,7 +96,7 @@ def average(classes: Sequence[Mapping[int, Figures]], name: str) -> Statistic:
 
 
 def shared_seeds(classes: Sequence[Mapping[int, Figures]]) -> list[int]:
-    """The seeds that all classes have."""
+    """Seeds that all classes have."""
     return sorted(set.intersection(*(set(seeds) for seeds in classes)))
 
 

@@ -1,4 +1,4 @@
-"""The tables of the grid, each once as Markdown for readers and once as plain rows for programs."""
+"""Tables of a grid: Markdown for readers, and the same rows as CSV and JSON for programs."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ HEADINGS = {
     "dice_defective_difference": "Δ Dice",
 }
 ABLATION_FIGURES = ("accuracy", "f1", *EXTRA[:-1], "dice_defective", "executing_time_s", *list(HEADINGS)[-3:])
-# Decimals in Markdown of figures that are no rates.
+# Decimals in Markdown: figures that are no rates, and rates.
 DECIMALS = {"executing_time_s": 1, "cost_1_20": 1}
 RATE_DECIMALS = 4
-# Settings that change times but not results: finished cells may differ in them.
+# Settings in which finished cells may differ: they change times, but not results.
 PACE_FIELDS = ("data.num_workers", "parallel.cpu_convolutions", "parallel.mode")
 NOTHING = "-"
 
-# Heading → text of a row's cell.
+# Type: heading → function of a row that gives the cell's text.
 Columns = Mapping[str, Callable[[Row], str]]
 
 
@@ -64,13 +64,10 @@ class Table:
     rows: Sequence[Row]
     notes: Sequence[str] = ()
 
-    def lines(self) -> list[list[str]]:
-        """The cells of the Markdown lines."""
-        return [[text(row) for text in self.columns.values()] for row in self.rows]
-
     def md(self, level: int = 1) -> str:
         """The table in Markdown under a heading of this level."""
-        cells = [list(self.columns), ["---"] * len(self.columns), *self.lines()]
+        lines = [[text(row) for text in self.columns.values()] for row in self.rows]
+        cells = [list(self.columns), ["---"] * len(self.columns), *lines]
         grid = "\n".join(f"| {' | '.join(line)} |" for line in cells)
         above, below = ("\n".join(f"* {note}" for note in notes) for notes in (self.header, self.notes))
         parts = (f"{'#' * level} {self.title}", above, grid, below)
@@ -99,7 +96,7 @@ def number(value: float | None, decimals: int = RATE_DECIMALS, sign: str = "") -
 
 
 def statistic_text(row: Row, name: str) -> str:
-    """``mean ± sd, 1 undefined`` of a figure, without the parts that there are none of."""
+    """``mean ± sd, 1 undefined`` of a figure, without the parts that are missing."""
     mean, sd, undefined = (row[f"{name}_{part}"] for part in ("mean", "sd", "undefined"))
     if mean is None:
         return "undefined" if undefined else NOTHING
@@ -111,7 +108,7 @@ def statistic_text(row: Row, name: str) -> str:
 
 
 def printed_text(row: Row, name: str) -> str:
-    """Our statistic with the paper's value in brackets; without brackets for what the paper has no rows of."""
+    """Our statistic with the paper's value in brackets; without brackets for baselines."""
     text = statistic_text(row, name)
     printed = number(row[f"{name}_printed"], DECIMALS.get(name, RATE_DECIMALS))
     return f"{text} ({printed})" if row["model"] in TABLE_1 else text
@@ -150,7 +147,7 @@ def figure_columns(
 
 
 def provenance(reports: Collection[Report], command: str) -> list[str]:
-    """Notes on the origin of the numbers: command, images, devices, versions, mixed settings."""
+    """Notes on the origin of the numbers: command, images, devices, versions, mixed PACE_FIELDS."""
     found = {
         "Images": {report["data"]["source"] for report in reports},
         "Device": {report["device"] for report in reports},
@@ -158,12 +155,6 @@ def provenance(reports: Collection[Report], command: str) -> list[str]:
     }
     nothing = ["no cell is finished"]
     notes = [f"{title}: {text}" for title, texts in found.items() for text in sorted(texts) or nothing]
-    return [f"Command: `{command}`", *notes, *mixed_notes(reports)]
-
-
-def mixed_notes(reports: Collection[Report]) -> list[str]:
-    """A note for each of PACE_FIELDS in which these reports differ, so that their mean times mix unlike runs."""
-    notes = []
     for name in PACE_FIELDS:
         group, field = name.split(".")
         values = sorted({str(report["config"][group][field]) for report in reports})
@@ -171,7 +162,7 @@ def mixed_notes(reports: Collection[Report]) -> list[str]:
             notes.append(
                 f"Cells ran with different `{name}`: {', '.join(values)}; times are averaged over them"
             )
-    return notes
+    return [f"Command: `{command}`", *notes]
 
 
 # --- Table I --------------------------------------------------------------------------------------------------
@@ -185,7 +176,7 @@ def model_rows(grid: Grid, task: str, model: str) -> list[Row]:
     for row in rows:
         own = classes if row["class"] == MEAN else (int(row["class"]),)
         for name in PRINTED:
-            # The paper's mean beside ours is over the same classes: those that are finished and have this figure.
+            # The paper's mean is over the classes of ours: those that are finished and have this figure.
             averaged = [c for c, one in zip(classes, rows, strict=False) if one[f"{name}_mean"] is not None]
             row[f"{name}_printed"] = printed_mean(model, averaged if row["class"] == MEAN else own, name)
         total = counts_of(report for cell, report in reports.items() if cell.class_id in own)
@@ -199,7 +190,7 @@ def table_1(grid: Grid, task: str) -> Table:
     reports, plan = grid.select(task=task, variant=BASE), grid.plan
     rows = [row for model in plan.models for row in model_rows(grid, task, model)]
     for name in ("majority", "local energy"):
-        # Every model's report of a class and seed has the same baselines.
+        # Baselines of a class and seed are the same in every model's report.
         found = {cell: baselines_of(report)[name] for cell, report in reports.items()}
         rows += class_rows({"task": task, "model": name}, plan.classes, found, (*PRINTED, *EXTRA), PRINTED)
     columns = {
@@ -212,11 +203,11 @@ def table_1(grid: Grid, task: str) -> Table:
     notes = [
         f"Positive is defective. Mean ± sample standard deviation over seeds {', '.join(map(str, plan.seeds))}; "
         "one seed has none. A rate whose denominator is 0 is left out of the mean and counted as undefined.",
-        "Executing time: seconds from the files of a class's test side to its verdicts, without compilation.",
-        "The interval is Wilson's, of the verdicts of all seeds together; seeds may test on the same images, which "
-        "are then not independent.",
-        "Cost: a false alarm 1, a missed defect 20, summed over the test side.",
-        "Means: of the classes' means; their standard deviation is that of the seeds' averages.",
+        "Executing time: seconds from the files of a class's test split to its decisions, without compilation.",
+        "The interval is Wilson's, over the decisions of all seeds together; seeds may test on the same images, "
+        "which are then not independent.",
+        "Cost: a false alarm 1, a missed defect 20, summed over the test split.",
+        "Means are those of the classes' means; their standard deviation is that of the seeds' averages.",
         "In brackets: the paper's number, for information only. Its test images differ from these and are not "
         f"known; in a mean, over those of its classes 1 to 6 that are in ours. Its own mean accuracies: {means}.",
         *(f"The paper's table: {remark}" for remark in remarks()),
@@ -228,7 +219,7 @@ def table_1(grid: Grid, task: str) -> Table:
 
 
 def ablation_table(grid: Grid, task: str) -> Table:
-    """The worth of the paper's claims: the customised U-Net with one thing taken away at a time."""
+    """The ablation: the customised U-Net with one thing taken away at a time."""
     variants, plan = (BASE, *ablations(task)), grid.plan
     reports = grid.select(task=task, model=ABLATED_MODEL)
     figures = {cell: figures_of(report) for cell, report in reports.items()}
@@ -254,7 +245,7 @@ def ablation_table(grid: Grid, task: str) -> Table:
 
 
 def model_row(reports: Mapping[Cell, Report]) -> Row:
-    """Size and speed of one model in one task: structure from the first cell, speeds as means over the cells."""
+    """Size and speed of one model in one task: size of the first cell, mean speeds of all cells."""
     cell, first = next(iter(reports.items()))
     running = first["cost_of_running"]
     steps_s = [float(report["training"]["seconds_per_1000_slices"]) for report in reports.values()]
@@ -273,8 +264,8 @@ def model_row(reports: Mapping[Cell, Report]) -> Row:
 
 
 def executing_speed(report: Report) -> float:
-    """Slices per second from files to verdicts."""
-    # The configured number of slices is not always the one that covers an image, and tiles have none.
+    """Slices per second from files to decisions."""
+    # The slicer's number: the configured one may not cover an image, and tiles have none.
     _, slicer = make_slicers(from_config_dict(report["config"]), *report["data"]["largest_px"])
     return float(report["cost_of_running"]["images_per_s"]) * slicer.num_slices
 
@@ -282,7 +273,9 @@ def executing_speed(report: Report) -> float:
 def models_table(grid: Grid) -> Table:
     """Parameters, GFLOP, slices per second and size of each model, task by task."""
     plan = grid.plan
-    groups = [grid.select(task=task, model=m, variant=BASE) for task in plan.tasks for m in plan.models]
+    selected = [grid.select(task=task, model=m, variant=BASE) for task in plan.tasks for m in plan.models]
+    groups = [reports for reports in selected if reports]
+    header = provenance([report for reports in groups for report in reports.values()], grid.command)
     columns: Columns = {
         **plain_columns("task", "model", "base_channels"),
         "parameters": lambda row: f"{row['num_parameters']:,}",
@@ -296,26 +289,25 @@ def models_table(grid: Grid) -> Table:
         "Parameters: the trainable ones. Weights: these at 4 bytes each (float32), as an export holds them; a "
         "checkpoint is larger by the optimiser's state.",
         "GFLOP: forward pass of one slice, 2 per multiply-add, as XLA counts before it optimises.",
-        "Training slices/s: steps alone. Executing slices/s: from files to verdicts. Means over the cells.",
-        *mixed_notes([report for reports in groups for report in reports.values()]),
+        "Training slices/s: steps alone. Executing slices/s: from files to decisions. Means over the cells.",
     ]
-    return Table("Models", [], columns, [model_row(reports) for reports in groups if reports], notes)
+    return Table("Models", header, columns, [model_row(reports) for reports in groups], notes)
 
 
 # --- Table II -------------------------------------------------------------------------------------------------
 
 
 def table_2(grid: Grid) -> Table:
-    """The paper's Table II, the quantities that its numbers are, and the mean accuracies of this grid below them."""
+    """The paper's Table II with the quantity that each number is, and the mean accuracies of this grid."""
     names = ("authors", "network", "percent", "meaning")
     lines = list(TABLE_2)
-    meaning = "mean accuracy of image verdicts over DAGM classes 1 to 6, as printed"
+    meaning = "mean accuracy of image decisions over DAGM classes 1 to 6, as printed"
     lines += [("the paper", model, 100 * row.accuracy, meaning) for model, row in TABLE_1_MEANS.items()]
     for task in grid.plan.tasks:
         for model in grid.plan.models:
             row = model_rows(grid, task, model)[-1]
             if row["class"] == MEAN and row["accuracy_mean"] is not None:
-                meaning = f"accuracy of image verdicts, {task}, {class_text(row, grid.plan)} classes"
+                meaning = f"accuracy of image decisions, {task}, {class_text(row, grid.plan)} classes"
                 lines.append(("this grid", model, 100 * row["accuracy_mean"], meaning))
     columns: Columns = {
         **plain_columns("authors", "network"),

@@ -1,15 +1,14 @@
-"""Fake runs that take no time: the files of ``experiment.run``, from a confusion matrix."""
+"""Fake runs that take no time: the files of ``experiment.run``, made of a confusion matrix."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sklearn import metrics as sk
-
 from dagm_jax.config import RunConfig, to_json
+from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.types import DAGM_SHAPE
 
 Counts = tuple[int, int, int, int]
@@ -20,26 +19,13 @@ HISTORY = [
 ]
 
 
-def rates(tp: int, fp: int, fn: int, tn: int) -> dict[str, float | None]:
-    """scikit-learn's rates of a confusion matrix; None where the denominator is 0."""
-    truth, called = [1] * (tp + fn) + [0] * (fp + tn), [1] * tp + [0] * fn + [1] * fp + [0] * tn
-    return {
-        "accuracy": float(sk.accuracy_score(truth, called)),
-        "precision": float(sk.precision_score(truth, called)) if tp + fp else None,
-        "recall": float(sk.recall_score(truth, called)),
-        "f1": float(sk.f1_score(truth, called)),
-        "balanced_accuracy": float(sk.balanced_accuracy_score(truth, called)),
-    }
-
-
 def make_report(config: RunConfig, counts: Counts, **changes: Any) -> dict[str, Any]:
-    """A ``report.json`` with these counts (tp, fp, fn, tn); ``changes`` replace figures of its test side."""
-    names = ("tp", "fp", "fn", "tn")
-    test = {**dict(zip(names, counts, strict=True)), **rates(*counts)}
+    """A ``report.json`` with these counts (tp, fp, fn, tn); ``changes`` replace figures of its test split."""
+    rates = ("accuracy", "precision", "recall", "f1", "balanced_accuracy")
+    image_counts = ImageCounts(*counts)
+    test = asdict(image_counts) | {name: getattr(image_counts, name) for name in rates}
     test |= {"auroc": 0.9, "average_precision": 0.8, "dice_defective": 0.7, "cost": -1.0, **changes}
     return {
-        "model": config.model.name,
-        "task": config.task.name,
         "test": test,
         "cost_of_running": {
             "executing_time_s": 10.0,
@@ -54,11 +40,7 @@ def make_report(config: RunConfig, counts: Counts, **changes: Any) -> dict[str, 
             "local_energy_accuracy": 0.75,
             "local_energy_f1": None,
         },
-        "data": {
-            "source": f"fake images of classes {config.data.classes}",
-            "largest_px": list(DAGM_SHAPE),
-        },
-        "seed": config.seed,
+        "data": {"source": f"fake images of classes {config.data.classes}", "largest_px": [*DAGM_SHAPE]},
         "device": "fake device",
         "versions": {"jax": "0.10"},
         "config": json.loads(to_json(config)),
@@ -66,20 +48,18 @@ def make_report(config: RunConfig, counts: Counts, **changes: Any) -> dict[str, 
 
 
 class FakeRuns:
-    """A ``run`` that remembers the workdirs that it was called for, and leaves a finished run in each.
+    """A ``run`` that notes the workdirs' names and leaves a finished run in each; call ``at`` raises ``error``."""
 
-    before: called with the number of the call, to raise what a real run might.
-    """
-
-    def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
+    def __init__(self, at: int = 0, error: BaseException | None = None) -> None:
         self.calls: list[str] = []
-        self._before = before
+        self._at, self._error = at, error
 
     def __call__(self, config: RunConfig, workdir: Path) -> dict[str, Any]:
         self.calls.append(workdir.name)
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(to_json(config))
-        self._before(len(self.calls))
+        if self._error and len(self.calls) == self._at:
+            raise self._error
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
         (workdir / "figures").mkdir(exist_ok=True)
         (workdir / "figures" / "pipeline.png").write_bytes(workdir.name.encode())

@@ -1,4 +1,4 @@
-"""The benchmark: its arithmetic by hand, its plan, what becomes of failures, and one run of it."""
+"""The benchmark: arithmetic by hand, its cells, failures, mistakes of the command line, and a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,30 +24,10 @@ from dagm_jax.experiment.setup import forward_gflop
 from launch import benchmark, tiny_unet
 from launch.bench import hardware, session, subject, timing
 from launch.bench.arithmetic import all_reduce_bytes
-from launch.bench.plan import TINY_UNET, Cell, Request, split_configs
+from launch.bench.plan import TINY_UNET, Cell, Request
 from launch.bench.report import State, as_json, column, markdown
 
 REPOSITORY = Path(__file__).parents[2]
-MACHINE = {
-    "device": "cpu",
-    "platform": "cpu",
-    "num_local_devices": 1,
-    "processor": "a processor",
-    "num_cores": 2,
-    "memory_gib": 8,
-    "system": "Linux",
-}
-
-
-@pytest.fixture
-def quick_compiles() -> Iterator[None]:
-    """Compiling, above all what draws initial weights, is most of the work here; optimised code would not pay."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-# --- arithmetic ---
 
 
 def test_all_reduces_are_counted_once_in_bytes_of_their_types() -> None:
@@ -62,7 +43,7 @@ def test_all_reduces_are_counted_once_in_bytes_of_their_types() -> None:
 
 
 def test_measured_peaks_are_work_over_the_fastest_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: n³ for 2·n³, the usual block for the fastest."""
+    """Would catch: n³ for 2·n³, the median block for the fastest."""
     blocks = timing.Blocks((3.0, 2.0, 4.0), 1)
     monkeypatch.setattr(hardware, "time_blocks", lambda run, repetitions: blocks)
     assert hardware.measure_peaks(["float32"]) == {"float32": 2048**3}
@@ -99,12 +80,12 @@ def test_programs_are_timed_in_turn_by_blocks() -> None:
     runs = {"a": clock.run("a", lambda: next(slow)), "b": clock.run("b", lambda: 0.5)}
     blocks = timing.time_alternately(runs, 3, clock)
     assert blocks["a"].seconds == pytest.approx([0.1] * 3) and blocks["a"].num_calls == 3
-    assert blocks["b"].median_s == 0.5 and blocks["b"].p90_s == 0.5 and blocks["b"].num_calls == 1
+    assert blocks["b"].median_s == 0.5 and blocks["b"].num_calls == 1
     assert clock.calls == [("a", 1), ("a", 1), ("b", 1), ("b", 1), *[("a", 3), ("b", 1)] * 3]
     seconds = iter([9.0, 0.1, 0.1, 0.1, 0.4])
     singly = timing.time_blocks(clock.run("c", lambda: next(seconds)), 1, clock, singly=True)
     assert singly.seconds == pytest.approx([0.1, 0.1, 0.4])
-    assert singly.median_s == pytest.approx(0.1) and singly.p90_s == pytest.approx(0.34)
+    assert singly.median_s == pytest.approx(0.1) and singly.percentile(90) == pytest.approx(0.34)
 
 
 # --- plan ---
@@ -120,13 +101,13 @@ def plan(**changes: Any) -> Request:
     return Request(**values | changes)
 
 
-def test_cells_are_the_grid_of_what_each_kind_depends_on() -> None:
-    """Would catch: a grid with holes, repeated inference for every device count, a twin of a network without one."""
+def test_cells_are_the_grid_of_each_kind_s_flags() -> None:
+    """Would catch: a grid with holes, repeated inference for every device count, a twin of a network without one, a
+    step that is compiled again for its comparison."""
     kinds = ("inference", "peer_step", "step", "command", "peer_epoch")
     cells = plan(what=kinds, modes=("jit", "pmap"), batch_sizes=(8, 16), devices=(1, 2)).cells()
     assert len(set(cells)) == len(cells)
-    counts = {(c.kind, c.config): sum((d.kind, d.config) == (c.kind, c.config) for d in cells) for c in cells}
-    assert counts == {
+    assert Counter((cell.kind, cell.config) for cell in cells) == {
         ("command", "a.py"): 1,
         ("step", "a.py"): 8,
         ("peer_step", "a.py"): 2,
@@ -136,21 +117,11 @@ def test_cells_are_the_grid_of_what_each_kind_depends_on() -> None:
         ("peer_epoch", "a.py"): 2,
     }
     assert cells[0].kind == "command" and len({cell.name for cell in cells}) == len(cells)
-
-
-def test_cells_of_the_same_settings_stand_together() -> None:
-    """Would catch: a step that is compiled again for its comparison, because another's came between."""
+    # Cells of the same settings stand together.
     cells = plan(what=("peer_step", "whole", "step"), configs=("b.py", "a.py"), batch_sizes=(8, 16)).cells()
-    settings = [(cell.config, cell.batch_size) for cell in cells]
-    assert list(dict.fromkeys(settings)) == [("b.py", 8), ("b.py", 16), ("a.py", 8), ("a.py", 16)]
-    assert settings == sorted(settings, key=lambda each: (each[0] == "a.py", each[1]))
+    order = [(config, size) for config in ("b.py", "a.py") for size in (8, 16) for _ in range(3)]
+    assert [(cell.config, cell.batch_size) for cell in cells] == order
     assert [cell.kind for cell in cells[:3]] == ["step", "whole", "peer_step"]
-
-
-def test_options_of_a_configuration_may_hold_commas() -> None:
-    """Would catch: ``equal_width`` taken for a file."""
-    words = ["a.py:segmentation", "equal_width", "tiny_unet", "b.py", "c.py:x", "y"]
-    assert split_configs(words) == ("a.py:segmentation,equal_width", "tiny_unet", "b.py", "c.py:x,y")
 
 
 # --- failures ---
@@ -164,7 +135,7 @@ def measured(cell: Cell) -> dict[str, Any]:
 
 ORIGIN = {
     "command": "a command",
-    "hardware": MACHINE,
+    "hardware": {"device": "cpu", "num_cores": 2},
     "versions": {"jax": "1"},
     "flags": {"modes": "jit"},
     "measured_peaks": {"float32": 2e11},
@@ -179,18 +150,15 @@ def test_a_failed_cell_is_listed_and_the_others_are_measured() -> None:
     content = json.loads(as_json(state, ORIGIN))
     assert [cell["status"] for cell in content["cells"]] == ["measured", "failed", "measured"]
     assert content["cells"][1]["error"].startswith("RuntimeError: RESOURCE_EXHAUSTED: Out of memory while")
-    assert content["command"] and content["hardware"] and content["versions"] and content["flags"]
+    assert {name: content[name] for name in ORIGIN} == ORIGIN
     text = markdown(state, ORIGIN)
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert (
-        rows[0] == "| config | mode | precision | batch_size | num_devices | slices per s | step median, ms |"
-    )
+    columns = "config | mode | precision | batch_size | num_devices | slices per s | step median, ms"
+    assert rows[0] == f"| {columns} |"
     assert "| a.py | jit | float32 | 8 | 1 | 100.00 | 80.00 |" in rows
-    assert rows[-1].startswith(
-        "| step, a.py, jit, float32, batch 16, 1 device | RuntimeError: RESOURCE_EXHAUSTED"
-    )
+    assert rows[-1].startswith("| step, a.py, jit, float32, batch 16, 1 device | RuntimeError: RESOURCE_EXH")
     assert "1 \\| 2" in rows[-1] and "share of vendor" not in text
-    assert "* hardware: device cpu" in text and "* flags: modes jit" in text
+    assert "\n\n* command: a command\n* hardware: device cpu, num_cores 2\n" in text
 
 
 @pytest.mark.parametrize(
@@ -199,14 +167,13 @@ def test_a_failed_cell_is_listed_and_the_others_are_measured() -> None:
         ("first_ours_s", [0.5, 12.0, None], ["first ours, s", "0.50", "12.00", "-"]),
         ("step_median_s", [0.5, 0.0123], ["step median, ms", "500.00", "12.30"]),
         ("slices_per_s", [5226.04], ["slices per s", "5,226.04"]),
-        ("slices_per_core_s", [2.0], ["slices per core s", "2.00"]),
         ("flop", [3e9], ["flop, GFLOP", "3.00"]),
         ("flop_per_s", [3e9], ["flop per s, GFLOP/s", "3.00"]),
         ("share_of_vendor_peak", [0.25], ["share of vendor peak, %", "25.00"]),
         ("program_bytes", [2.0**21], ["program bytes, MiB", "2.00"]),
         ("step_ratio_eager", [1.5], ["step ratio eager, x", "1.50"]),
         ("accuracy", [0.9957], ["accuracy, %", "99.57"]),
-        ("num_blocks", [5], ["num blocks", "5"]),
+        ("num_images", [5], ["num images", "5"]),
     ],
 )
 def test_figures_are_shown_in_the_unit_of_their_name(name: str, values: list[Any], expected: Any) -> None:
@@ -214,7 +181,7 @@ def test_figures_are_shown_in_the_unit_of_their_name(name: str, values: list[Any
     assert column(name, values) == expected
 
 
-def test_what_no_time_is_left_for_is_listed() -> None:
+def test_cells_without_time_left_are_listed() -> None:
     """Would catch: a preset that goes on past its limit, and cells that are left out silently."""
     clock = Clock()
     state = State(plan(configs=("a.py",), batch_sizes=(1, 2, 3, 4)).cells())
@@ -239,10 +206,10 @@ def test_what_no_time_is_left_for_is_listed() -> None:
         (["--precisions=float16"], r"`--precisions` \(=float16\) must be of float32, bfloat16"),
         (["--batch_sizes=0"], r"`--batch_sizes` \(=0\) must be whole numbers from 1 on"),
         (["--devices=1,1"], r"`--devices` \(=1,1\) must name at least one value, and each once"),
+        (["--configs="], r"`--configs` \(=\) must name at least one value"),
         (["--preset=gpus"], r"`--preset` \(=gpus\) must be one of gpu, gpu_judging, cpu; did you mean gpu\?"),
         (["--profile", "--what=pipeline"], r"`--profile` \(=True\) traces the cells `step` and `whole`"),
         (["--repetitions=0"], r"command line: .*repetitions"),
-        (["step"], r"command line: 'step' is not a flag"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
@@ -253,18 +220,16 @@ def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("argument", "message"),
     [
-        (["--configs=configs/none.py"], "is no file"),
-        (["--config.model.width=1"], r"`config.model.width` is not a field"),
-        (["--devices=99"], r"`--devices` \(=99\) must be at most the \d+ devices"),
+        ("--configs=configs/none.py", "is neither a file nor a shipped configuration"),
+        ("--config.model.width=1", r"`config.model.width` is not a field"),
+        ("--devices=99", r"`--devices` \(=99\) must be at most the \d+ devices"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_measured(
-    arguments: list[str], message: str, tmp_path: Path
-) -> None:
+def test_mistakes_are_found_before_anything_is_measured(argument: str, message: str, tmp_path: Path) -> None:
     """Would catch: an output folder of a run that cannot be."""
-    request, overrides = benchmark.parse(["benchmark", f"--output={tmp_path / 'out'}", *arguments])
+    request, overrides = benchmark.parse(["benchmark", f"--output={tmp_path / 'out'}", argument])
     with pytest.raises(UserError, match=message):
         session.run(request, overrides, "a command", "")
     assert not (tmp_path / "out").exists()
@@ -272,9 +237,10 @@ def test_mistakes_are_found_before_anything_is_measured(
 
 def test_a_preset_gives_way_to_flags() -> None:
     """Would catch: a preset that overrides what is given, its overrides after those given, an unknown name in it."""
-    request, overrides = benchmark.parse(
-        ["benchmark", "--preset=gpu", "--batch_sizes=4", "--config.data.procedural_good=9"]
-    )
+    given = ["--configs=a.py:x,y,tiny_unet,b.py:z", "--batch_sizes=4", "--config.data.procedural_good=9"]
+    request, overrides = benchmark.parse(["benchmark", "--preset=gpu", *given])
+    # OPTIONS may hold commas.
+    assert request.configs == ("a.py:x,y", "tiny_unet", "b.py:z")
     assert request.batch_sizes == (4,) and request.precisions == ("bfloat16",)
     assert 0 < request.time_limit_s < 600
     assert overrides[-1] == "--config.data.procedural_good=9" and len(overrides) == 3
@@ -287,36 +253,33 @@ def test_a_preset_gives_way_to_flags() -> None:
         assert len(configs) >= 3 and request.preset == preset
 
 
-def test_the_command_starts_and_says_what_it_takes() -> None:
-    """Would catch: a program that runs when called from Python and fails from the shell."""
-    command = [sys.executable, "-m", "launch.benchmark"]
-    done = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+@pytest.mark.parametrize("name", ["benchmark", "reproduce_tables"])
+def test_the_commands_print_help_without_jax(name: str) -> None:
+    """Would catch: a program that fails from the shell; jax loaded by every worker process of grain and PyTorch."""
+    code = f"""if True:
+        import runpy, sys
+        sys.argv = ["x", "--help"]
+        try:
+            runpy.run_module("launch.{name}", run_name="__main__")
+        finally:
+            assert not {{"jax", "flax", "matplotlib"}} & set(sys.modules)
+    """
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "--inference_batches" in done.stdout
-
-
-def test_the_module_that_workers_import_again_has_no_jax() -> None:
-    """Would catch: jax's seconds paid, or its backend started, by every worker process of grain and PyTorch."""
-    code = "import sys, launch.benchmark; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+    assert f"python -m launch.{name} --" in done.stdout
 
 
 # --- TinyUNet ---
 
 
-def tiny(base_channels: int = 32) -> Any:
-    config = tiny_unet.TinyUNetConfig(base_channels)
-    return nnx.eval_shape(lambda: config.build(in_channels=1, out_channels=1, rngs=nnx.Rngs(0)))
-
-
-def test_tiny_unet_has_the_printed_number_of_parameters() -> None:
-    """Would catch: another network than the one whose speed is printed."""
-    assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(tiny(), nnx.Param))) == 1_850_305
-
-
-def test_tiny_unet_has_the_flops_of_its_convolutions_by_hand() -> None:
-    """Would catch: a level at the wrong size: parameters would be the same. Printed with all taps: 36.7 GFLOP."""
-    graphdef, state = nnx.split(tiny())
+def test_tiny_unet_has_the_printed_parameters_and_the_flops_of_its_convolutions() -> None:
+    """Would catch: another network than the one whose speed is printed; a level at the wrong size, where parameters
+    stay the same. Printed with all taps: 36.7 GFLOP."""
+    config = tiny_unet.TinyUNetConfig()
+    tiny = nnx.eval_shape(lambda: config.build(in_channels=1, out_channels=1, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(tiny)
+    assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(state)) == 1_850_305
 
     def forward(state: Any, x: Any) -> Any:
         return nnx.merge(graphdef, state)(x, train=False).logits
@@ -324,21 +287,17 @@ def test_tiny_unet_has_the_flops_of_its_convolutions_by_hand() -> None:
     image = jax.ShapeDtypeStruct((1, 512, 512, 1), np.float32)
     counted = jax.jit(forward).lower(state, image).cost_analysis()["flops"]
 
-    def conv(side: int, before: int, after: int, taps: int = 3) -> int:
-        inside = {3: 3 * side - 2, 2: 2 * side - 1, 1: side}[taps]
+    def conv(size: int, before: int, after: int, taps: int = 3) -> int:
+        inside = {3: 3 * size - 2, 2: 2 * size - 1, 1: size}[taps]
         return 2 * inside**2 * before * after
 
     levels = [(512, 1, 32), (256, 32, 32), (128, 32, 64), (64, 64, 128), (32, 128, 256)]
-    expected = sum(conv(side, a, b) + conv(side, b, b) for side, a, b in levels)
-    # (side, from below, up-sampled and skip, first, second)
-    ups = [
-        (64, 256, 128, 128, 128, 64),
-        (128, 64, 64, 64, 64, 32),
-        (256, 32, 32, 32, 32, 16),
-        (512, 16, 16, 32, 32, 32),
-    ]
-    for side, below, up, skip, first, second in ups:
-        expected += conv(side, below, up, 2) + conv(side, up + skip, first) + conv(side, first, second)
+    expected = sum(conv(size, a, b) + conv(size, b, b) for size, a, b in levels)
+    # (size, from below, up-sampled and skip, first, second)
+    ups = [(64, 256, 128, 128, 128, 64), (128, 64, 64, 64, 64, 32)]
+    ups += [(256, 32, 32, 32, 32, 16), (512, 16, 16, 32, 32, 32)]
+    for size, below, up, skip, first, second in ups:
+        expected += conv(size, below, up, 2) + conv(size, up + skip, first) + conv(size, first, second)
     expected += conv(512, 32, 1, 1)
     assert 0 < counted / expected - 1 < 0.01
     assert abs(counted / 36.7e9 - 1) < 0.01
@@ -393,79 +352,64 @@ def test_a_run_leaves_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     cells = {cell["kind"]: cell["values"] for cell in content["cells"]}
     assert [cell["kind"] for cell in content["cells"]] == ["inference", "step", "whole", "pipeline"]
     assert content["cells"][2]["error"] == "RuntimeError: RESOURCE_EXHAUSTED"
-    assert (
-        content["hardware"]["num_cores"]
-        and content["flags"]["batch_sizes"] == "4"
-        and content["versions"]["jax"]
-    )
+    assert content["hardware"]["num_cores"] and content["flags"]["batch_sizes"] == "4"
+    assert content["versions"]["jax"]
 
     step, inference, setup = cells["step"], cells["inference"], seen[0].setup
     assert step["slices_per_s"] == pytest.approx(4 / step["step_median_s"])
     assert step["images_per_s"] == pytest.approx(step["slices_per_s"] / 32)
     assert step["flop_per_s"] == pytest.approx(step["flop"] / step["step_median_s"])
     assert step["share_of_measured_peak"] == pytest.approx(step["flop_per_s"] / 1e12)
-    assert step["compile_s"] > step["step_median_s"]
-    assert step["step_median_s"] <= step["step_p90_s"] and step["num_blocks"] == 2
+    assert step["compile_s"] > step["step_median_s"] and step["step_median_s"] <= step["step_p90_s"]
     assert step["all_reduce_bytes"] == 0 and step["device_peak_bytes"] is None
     assert step["program_bytes"] > 3 * 4 * step["num_parameters"]
 
     forward = forward_gflop(setup, setup.initial_state()) * 1e9
-    # A step is a forward pass and two of its size; a narrow network's norms and losses come to it.
+    # A step costs three forward passes, and a narrow network's norms and losses.
     assert 2.5 < step["flop"] / (4 * forward) < 4
     assert inference["flop"] / (2 * forward) == pytest.approx(1, abs=0.1)
     assert inference["latency_p50_s"] <= inference["latency_p95_s"] <= inference["latency_p99_s"]
     assert cells["pipeline"]["slices_per_core_s"] > 0
 
     text = (tmp_path / "benchmark.md").read_text()
-    assert (
-        "## Training step" in text
-        and "| whole, configs/custom_unet.py, jit, float32, batch 4, 1 device |" in text
-    )
+    assert "## Training step" in text
+    assert "| whole, configs/custom_unet.py, jit, float32, batch 4, 1 device |" in text
 
 
-@pytest.mark.usefixtures("quick_compiles")
-def test_work_of_a_batch_in_parts_is_that_of_all_parts(
-    tmp_path: Path,
-) -> None:
-    """Would catch: FLOPs of one part of a batch, as XLA counts what a loop repeats once, over the seconds of all."""
-    flop = {}
-    for accumulate in (1, 2):
-        overrides = (*TINY, f"--config.train.accumulate={accumulate}")
-        configs = subject.read_configs((TINY_UNET,), overrides)
-        subjects = subject.Subjects(configs, tmp_path, "")
-        flop[accumulate] = subjects.of(Cell("step", TINY_UNET, batch_size=4)).step_flop()
-    assert flop[1] and flop[1] == flop[2]
+def make_subject(name: str, folder: Path) -> subject.Subject:
+    configs = subject.read_configs((name,), tuple(TINY))
+    return subject.Subjects(configs, folder, "").of(Cell("step", name, batch_size=4))
 
 
 def test_the_step_takes_the_form_of_its_devices(tmp_path: Path) -> None:
     """Would catch: gradients on a CPU in an order that loops run slowly, the forms of CPUs on accelerators or in FLOPs
     that are compared with accelerators'.
     """
-    name = "configs/custom_unet.py"
-    setup = subject.Subjects(subject.read_configs((name,), TINY), tmp_path, "").of(Cell("step", name)).setup
-    batch = subject.Subject(setup).batches[0]
-    orders = {}
-    for platform in ("cpu", "gpu", subject.CountingDevices(setup.devices.mesh, None).platform):
-        reading = replace(setup, devices=ReadingDevices(setup.devices.mesh, None, asked=platform))
-        text: Any = reading.compile_step(reading.initial_state(), batch)
+    ours = make_subject("configs/custom_unet.py", tmp_path)
+    mesh, orders = ours.setup.devices.mesh, {}
+    for platform in ("cpu", "gpu", subject.CountingDevices(mesh, None).platform):
+        setup = replace(ours.setup, devices=ReadingDevices(mesh, None, asked=platform))
+        text: Any = setup.compile_step(setup.initial_state(), ours.batches[0])
         orders[platform] = set(re.findall(r"lhs_spec=\(([^)]*)\)", text))
     assert orders.pop("cpu") == {"0, 3, 1, 2"}
     assert all(len(each) > 1 for each in orders.values())
 
 
 @pytest.mark.usefixtures("quick_compiles")
-def test_inference_in_parts_is_that_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: maps of some slices, or FLOPs of one part over the seconds of all."""
-    subjects = subject.Subjects(subject.read_configs((TINY_UNET,), TINY), tmp_path, "")
-    setup = subjects.of(Cell("inference", TINY_UNET, batch_size=4)).setup
-    found = []
-    for part_px in (2**20, 1):
-        monkeypatch.setattr("dagm_jax.train.step.CPU_PART_PX", part_px)
-        each = subject.Subject(setup)
+def test_figures_of_a_batch_in_parts_are_of_all_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: maps of some slices, or FLOPs of one part, as XLA counts a loop's body once, over the seconds of
+    all."""
+    setup, found = make_subject(TINY_UNET, tmp_path).setup, []
+    for accumulate, part_px in ((1, 2**20), (2, 1)):
+        monkeypatch.setattr("dagm_jax.evaluation.step.CPU_PART_PX", part_px)
+        train = replace(setup.config.train, accumulate=accumulate)
+        each = subject.Subject(replace(setup, config=replace(setup.config, train=train)))
         compiled, params, stats, image = each.predictor
-        found.append((each.predict_flop(), compiled(params, stats, image)))
+        found.append(([each.step_flop(), each.predict_flop()], compiled(params, stats, image)))
     (flop, maps), (parts_flop, parts_maps) = found
-    assert flop and parts_flop == flop
+    assert all(flop) and parts_flop == flop
     assert maps.shape == image.shape
     np.testing.assert_allclose(parts_maps, maps, atol=1e-6)
 
@@ -478,16 +422,13 @@ def test_steps_on_two_devices_in_both_modes(tmp_path: Path) -> None:
         *("--batch_sizes=4", "--repetitions=1", "--profile", f"--output={tmp_path}", *TINY),
     ]
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "64", "PATH": ""}
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    subprocess.run(command, capture_output=True, cwd=REPOSITORY, env=environment, check=True)
     cells = json.loads((tmp_path / "benchmark.json").read_text())["cells"]
     assert [cell["status"] for cell in cells] == ["measured"] * 8
     for cell in cells:
         values, two = cell["values"], cell["num_devices"] == 2
         if cell["kind"] == "step":
-            # Gradients at least; batch norm's sums and the loss come to them.
+            # Gradients, and batch norm's sums and the loss.
             assert (values["all_reduce_bytes"] >= 4 * values["num_parameters"]) == two
             assert values["slices_per_s_per_device"] == values["slices_per_s"] / cell["num_devices"]
         else:

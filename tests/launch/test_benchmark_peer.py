@@ -1,9 +1,9 @@
-"""PyTorch's side of the benchmark: its losses, optimiser and input against ours, and what is timed beside what."""
+"""PyTorch in the benchmark: losses, optimiser, maps and input against ours, and a run beside it."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +17,16 @@ import optax
 import pytest
 from flax import nnx
 from PIL import Image
+from random_weights import numbers, randomised
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
 
 from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
 from dagm_jax.data.augment import dihedral
-from dagm_jax.data.config import SlicingConfig
-from dagm_jax.data.slicing import POSITIVE_MASK_PX, POSITIVE_MASK_SHARE, make_slicer, slice_labels
+from dagm_jax.data.config import AugmentConfig, SlicingConfig
+from dagm_jax.data.slicing import make_slicer, slice_labels
 from dagm_jax.errors import UserError
 from dagm_jax.models import unet3plus
 from dagm_jax.models.network import Network
@@ -47,25 +48,8 @@ from launch.bench.peer_data import (
 MEAN, STD = 120.0, 40.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """PyTorch's threads wait for one another in busy loops: where cores are shared, small maps take minutes so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def quick_compiles() -> Iterator[None]:
-    """Compiling, above all what draws initial weights, is most of the work here; optimised code would not pay."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def batches(number: int) -> list[Any]:
-    """Random slices and masks; a slice without defect, one that is neither, one with it."""
+    """Random slices and masks with labels 0, -1 and 1."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(number):
@@ -91,22 +75,11 @@ def narrow(name: str) -> RunConfig:
 
 
 def make_weights(config: RunConfig) -> tuple[Network, Any, Any]:
-    """(network, parameters, statistics): random numbers for all parameters, drawn without compiling anything."""
-    model = nnx.eval_shape(
-        lambda: config.model.build(in_channels=config.in_channels, out_channels=1, rngs=nnx.Rngs(0))
+    """(network, random parameters, random statistics)."""
+    sizes = {"in_channels": config.in_channels, "out_channels": 1}
+    graphdef, params, stats = randomised(
+        nnx.eval_shape(lambda: config.model.build(**sizes, rngs=nnx.Rngs(0)))
     )
-    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    rng = np.random.default_rng(0)
-
-    def draw(path: Any, leaf: Any) -> jax.Array:
-        name = jax.tree_util.keystr(path)
-        if "mean" in name or "var" in name:
-            return jnp.full(leaf.shape, float("var" in name))
-        fan_in = leaf.shape[0] if leaf.shape[1:3] == (2, 2) else np.prod(leaf.shape[:-1])
-        std = (2 / fan_in) ** 0.5 if len(leaf.shape) == 4 else 0.3
-        return jnp.asarray(rng.normal(float("scale" in name), std, leaf.shape), jnp.float32)
-
-    params, stats = jax.tree_util.tree_map_with_path(draw, (params, stats))
     return Network(graphdef, config.in_channels, MEAN, STD), params, stats
 
 
@@ -116,7 +89,7 @@ def make_weights(config: RunConfig) -> tuple[Network, Any, Any]:
 @pytest.mark.parametrize("name", ["custom_unet", pytest.param("unet3plus", marks=pytest.mark.long)])
 def test_the_loss_of_a_batch_is_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: another standardisation, masks in another order, an output or the guided module left out."""
-    # Dropout draws other numbers on either side; a rate of 0 leaves all else of the guided module.
+    # Dropout draws other numbers in PyTorch; a rate of 0 leaves all else of the guided module.
     monkeypatch.setattr(unet3plus, "DROPOUT_RATE", 0.0)
     config = narrow(name)
     network, params, stats = make_weights(config)
@@ -148,8 +121,7 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
     rng = np.random.default_rng(0)
     mask = (rng.random((3, 16, 16, 1)) > 0.5).astype(np.uint8)
     label = np.array([0, -1, 1], np.int32)
-    arrays = [rng.normal(size=(3, 16, 16, 1)).astype(np.float32) for _ in range(3)]
-    arrays.append(rng.normal(size=(3, 2)).astype(np.float32))
+    arrays = [*(numbers(3, 16, 16, 1, seed=seed) for seed in range(3)), numbers(3, 2)]
 
     def loss(arrays: Any) -> Any:
         output = NetworkOutput(arrays[0], tuple(arrays[1:3]), arrays[3])
@@ -177,8 +149,7 @@ def test_adamw_is_ours_with_its_clip_decay_and_warm_up() -> None:
     learning rate."""
     config = OptimConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.3, clip_norm=0.5)
     rng = np.random.default_rng(0)
-    start = {"weight": rng.normal(size=(3, 4)), "bias": rng.normal(size=3)}
-    start = {name: value.astype(np.float32) for name, value in start.items()}
+    start = {"weight": numbers(3, 4), "bias": numbers(3)}
     gradients = [
         {name: (scale * rng.normal(size=value.shape)).astype(np.float32) for name, value in start.items()}
         for scale in (1.0, 0.01, 1.0, 1.0)
@@ -208,7 +179,7 @@ def test_adamw_is_ours_with_its_clip_decay_and_warm_up() -> None:
 
 @pytest.mark.parametrize("name", ["custom_unet", "unet3plus"])
 def test_maps_are_ours(name: str) -> None:
-    """Would catch: logits timed for maps, a map that is not gated, dropout and batch statistics in judging."""
+    """Would catch: logits timed for maps, a map that is not gated, dropout and batch statistics in inference."""
     config = narrow(name)
     network, params, stats = make_weights(config)
     twin = peer_step.make_twin(config, nnx.merge(network.graphdef, params, stats), MEAN, STD)
@@ -240,14 +211,10 @@ def test_a_compiler_that_fails_leaves_its_reason_and_the_eager_form() -> None:
 
     runs, notes = compare.peer_runs(make, compiles=True)
     assert list(runs) == ["eager"]
-    assert notes["compiled_error"] == "RuntimeError: no compiler: g++ not found"
-    assert list(compare.peer_runs(make, compiles=False)[1]) == ["eager_first_call_s"]
+    assert notes == {"compiled_error": "RuntimeError: no compiler: g++ not found"}
+    assert compare.peer_runs(make, compiles=False)[1] == {}
     values = compare.beside({"ours": 2.0, "eager": 3.0, "compiled": 2.5}, "step")
-    assert (values["step_ratio_eager"], values["step_ratio_compiled"], values["step_ratio"]) == (
-        1.5,
-        1.25,
-        1.25,
-    )
+    assert [values[f"step_ratio{end}"] for end in ("_eager", "_compiled", "")] == [1.5, 1.25, 1.25]
 
 
 class Doubling(torch.nn.Module):
@@ -300,13 +267,14 @@ def test_each_twin_is_compiled_for_its_own_batch(graphs: list[Any]) -> None:
 
 def test_a_part_that_torch_gives_up_compiling_is_no_compiled_figure(graphs: list[Any]) -> None:
     """Would catch: figures of eager code in the column of the compiled one."""
+    images = [torch.zeros(b, 4, 4, 1, dtype=torch.uint8) for b in range(2, 14)]
 
     def make(compiled: bool) -> timing.Run:
         predict = peer_step.make_predict(doubling_twin(), compiled)
 
         def run(number: int) -> None:
-            for b in range(2, 14):
-                predict(torch.zeros(b, 4, 4, 1, dtype=torch.uint8))
+            for image in images:
+                predict(image)
 
         return run
 
@@ -320,13 +288,8 @@ def test_a_part_that_torch_gives_up_compiling_is_no_compiled_figure(graphs: list
 SLICER = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 64, 64)
 
 
-def source(images: tuple[Path, ...] = (), masks: tuple[Path | None, ...] = ()) -> StripSource:
-    shares = POSITIVE_MASK_SHARE, POSITIVE_MASK_PX
-    return StripSource(images, masks, (64, 64), SLICER.vertical_edges, 16, True, True, *shares)
-
-
 def test_labels_of_strips_are_ours() -> None:
-    """Would catch: another rule of what is positive, and so another balance of batches."""
+    """Would catch: another rule for positive strips, and so another balance of batches."""
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(50):
@@ -334,7 +297,7 @@ def test_labels_of_strips_are_ours() -> None:
         top, left = rng.integers(0, 48, 2)
         mask[top : top + rng.integers(0, 40), left : left + rng.integers(1, 40)] = True
         expected = slice_labels(SLICER.held(mask), mask.sum())
-        np.testing.assert_array_equal(label_strips(mask.view(np.uint8), source()), expected)
+        np.testing.assert_array_equal(label_strips(mask.view(np.uint8), SLICER), expected)
         seen |= set(expected.tolist())
     assert seen == {-1, 0, 1}
 
@@ -352,7 +315,7 @@ def files(tmp_path: Path) -> StripSource:
         masks.append(tmp_path / f"{number}_label.png" if number < 2 else None)
         Image.fromarray(image).save(tmp_path / f"{number}.png")
         images.append(tmp_path / f"{number}.png")
-    return source(tuple(images), tuple(masks))
+    return StripSource(tuple(images), tuple(masks), (64, 64), SLICER, AugmentConfig())
 
 
 def test_strips_are_those_of_turned_images_with_their_masks(files: StripSource) -> None:
@@ -365,7 +328,7 @@ def test_strips_are_those_of_turned_images_with_their_masks(files: StripSource) 
         (turns, flip, edge): dihedral(image, turns, flip)[:, edge : edge + 16]
         for turns in range(4)
         for flip in (False, True)
-        for edge in files.edges
+        for edge in SLICER.vertical_edges
     }
     found = set()
     for _ in range(300):
@@ -374,7 +337,7 @@ def test_strips_are_those_of_turned_images_with_their_masks(files: StripSource) 
         np.testing.assert_array_equal(mask.numpy() == 1, strip.numpy() >= 150)
         found |= {name for name, view in views.items() if (view == strip[..., 0].numpy()).all()}
     assert {name[:2] for name in found} == {(t, f) for t in range(4) for f in (False, True)}
-    assert {name[2] for name in found} == set(files.edges)
+    assert {name[2] for name in found} == set(SLICER.vertical_edges)
     assert {int(dataset[0, True][2]) for _ in range(20)} == {1}
     assert 1 not in {int(dataset[0, False][2]) for _ in range(20)}
 
@@ -382,10 +345,10 @@ def test_strips_are_those_of_turned_images_with_their_masks(files: StripSource) 
 def test_half_of_a_batch_is_positive(files: StripSource) -> None:
     """Would catch: an epoch without up-sampling, an image that is drawn twice before another is drawn once."""
     requests = list(BalancedSampler(files, 20, balance=True, seed=0))
-    assert [wanted for _, wanted in requests] == [True, False] * 10
-    assert {place for place, wanted in requests if wanted} == {0, 1}
-    assert sorted(place for place, wanted in requests[:10] if not wanted) == [0, 1, 2, 3, 4]
-    assert {wanted for _, wanted in BalancedSampler(files, 4, balance=False, seed=0)} == {None}
+    assert [positive for _, positive in requests] == [True, False] * 10
+    assert {index for index, positive in requests if positive} == {0, 1}
+    assert sorted(index for index, positive in requests[:10] if not positive) == [0, 1, 2, 3, 4]
+    assert {positive for _, positive in BalancedSampler(files, 4, balance=False, seed=0)} == {None}
     dataset = StripDataset(files)
     dataset.decode()
     config = RunConfig(train=TrainConfig(batch_size=4))
@@ -409,36 +372,33 @@ def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         *("--config.model.base_channels=1", "--config.slicing.slice_px=16"),
         *("--config.data.procedural_defective=8", "--config.data.procedural_good=8"),
     ]
-    states, steps = [], set()
+    inputs = set()
     make_adamw_step = compare.make_adamw_step
 
     def note_inputs(twin: Any, compiled: bool) -> Any:
         step = make_adamw_step(twin, compiled)
 
         def noted(example: Any) -> Any:
-            steps.add(tuple((part.dtype, part.shape, part.stride()) for part in example))
+            inputs.add(tuple((part.dtype, part.shape, part.stride()) for part in example))
             return step(example)
 
         return noted
 
     monkeypatch.setattr(compare, "make_adamw_step", note_inputs)
-    run_cells = session.run_cells
-    monkeypatch.setattr(
-        session, "run_cells", lambda state, *rest: (states.append(state), run_cells(state, *rest))
-    )
     session.run(*benchmark.parse(["benchmark", *flags]), "a command", "")
-    outcomes = {outcome.cell.kind: outcome for outcome in states[0].outcomes}
-    assert {kind: outcome.error for kind, outcome in outcomes.items()} == dict.fromkeys(outcomes, "")
-    assert list(outcomes) == ["peer_inference", "peer_step", "peer_pipeline", "peer_epoch"]
+    cells = json.loads((tmp_path / "benchmark.json").read_text())["cells"]
+    assert {cell["kind"]: cell["error"] for cell in cells} == {cell["kind"]: None for cell in cells}
+    found = {cell["kind"]: cell["values"] for cell in cells}
+    assert list(found) == ["peer_inference", "peer_step", "peer_pipeline", "peer_epoch"]
     for kind, name in (("peer_step", "step"), ("peer_inference", "latency"), ("peer_epoch", "first")):
-        values = outcomes[kind].values
+        values = found[kind]
         ratio = values[f"{name}_eager_s"] / values[f"{name}_ours_s"]
         assert values[f"{name}_ratio"] == values[f"{name}_ratio_eager"] == pytest.approx(ratio)
         assert values[f"{name}_compiled_s"] is None
-    pipeline, epoch = outcomes["peer_pipeline"].values, outcomes["peer_epoch"].values
+    pipeline, epoch = found["peer_pipeline"], found["peer_epoch"]
     expected = pipeline["ours_slices_per_core_s"] / pipeline["peer_slices_per_core_s"]
     assert pipeline["ratio_per_core"] == pytest.approx(expected)
     assert epoch["steps"] == epoch["num_images"] // 4
-    assert len(steps) == 1
+    assert len(inputs) == 1
     text = (tmp_path / "benchmark.md").read_text()
     assert "Training step beside PyTorch" in text and "step ratio eager, x" in text

@@ -1,7 +1,7 @@
-"""Starters of the job on clusters: scripts pass shellcheck and hand arguments on, manifests are valid.
+"""Scripts and manifests for clusters: scripts pass shellcheck and hand arguments on, manifests are valid.
 
-The manifests are held against the models that Kubeflow's trainer is generated with from the schemas of JobSet and
-Kubernetes: a field that these do not know does not come back from them.
+Manifests are parsed by models that Kubeflow generates from the schemas of JobSet and Kubernetes, which drop unknown
+fields.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pytest
 import yaml
 from absl import flags
 from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
-from pydantic import ValidationError
 
 from dagm_jax import main
 
@@ -120,7 +119,7 @@ def test_slurm_s_signal_reaches_the_command(tmp_path: Path) -> None:
 
 
 def test_tpu_vm_hands_its_arguments_to_every_host(tmp_path: Path) -> None:
-    """Would catch: arguments that the shell of the other side takes apart."""
+    """Would catch: arguments that the remote shell takes apart."""
     command = (str(CLUSTERS / "tpu_vm.sh"), "slice", "zone-a", "/home/me/dagm jax", *ARGUMENTS)
     done = run_with(tmp_path, {"gcloud": "exit 3"}, *command)
     assert done.returncode == 3
@@ -144,17 +143,9 @@ def test_manifests_are_valid(manifest: Path) -> None:
     """Would catch: a field that is misspelt, of another type, or in another place than Kubernetes looks for it."""
     content = read(manifest)
     assert JobsetV1alpha2JobSet.from_dict(content).to_dict() == content
-
-
-def test_the_validation_sees_mistakes() -> None:
-    """Would catch: a check that lets everything pass."""
-    content = read(MANIFESTS[0])
-    job = content["spec"]["replicatedJobs"][0]["template"]["spec"]
-    job["paralelism"] = job.pop("parallelism")
+    # The check sees a misspelt field.
+    content["spec"]["replicatedJobs"][0]["template"]["spec"]["paralelism"] = 2
     assert JobsetV1alpha2JobSet.from_dict(content).to_dict() != content
-    job["parallelism"] = "two"
-    with pytest.raises(ValidationError, match="parallelism"):
-        JobsetV1alpha2JobSet.from_dict(content)
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""The launcher with processes that cost nothing: its output, the processes it ends, its last line."""
+"""The launcher of local processes, over short programs: output, ended processes, last line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ time.sleep(600)
 def launch(
     *programs: str, grace_s: float = 1.0, gpus: int = 0, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """The launcher, in a process of its own, over these programs; what one is given as argument is in it."""
+    """The launcher, in a process of its own, over these programs, each with its argument after an @."""
     code = (
         "import sys; from launch import local_processes; local_processes.GRACE_S = float(sys.argv[1]);"
         "sys.exit(local_processes.run([[sys.executable, '-c', *p.split('@')] for p in sys.argv[3:]],"
@@ -80,7 +80,7 @@ def finish(job: subprocess.Popen[str]) -> tuple[int, str, str]:
     return job.returncode, out, err
 
 
-def test_the_first_is_shown_as_it_is_and_the_others_by_number() -> None:
+def test_process_0_is_shown_as_it_is_and_the_others_by_number() -> None:
     """Would catch: output that is lost, or mixed so that nobody knows who complained."""
     job = launch("print('report')", "import sys; print('odd'); print('worse', file=sys.stderr)")
     assert finish(job) == (0, "report\n", "[1] odd\n[1] worse\n")
@@ -104,9 +104,7 @@ def test_one_that_dies_ends_all_and_is_named(death: str, status: int, how: str, 
     job = launch(notices, f"{OBEDIENT}@{marks[0]}", f"{STUBBORN}@{marks[1]}", last)
     code, _, err = finish(job)
     assert code == status
-    assert err.splitlines()[-1].startswith(
-        f"error: process 3 of 4 {how}, and all were ended; the same command"
-    )
+    assert err.splitlines()[-1].startswith(f"error: process 3 of 4 {how}, and all were ended; the same")
     assert not is_running(int(marks[1].read_text()))
 
 
@@ -117,14 +115,12 @@ def test_one_that_is_frozen_is_named_by_those_that_gave_it_up(tmp_path: Path) ->
     code, _, err = finish(launch(gives_up, f"{STUBBORN}@{mark}", gives_up))
     assert code == 75
     (line,) = err.splitlines()
-    assert line.startswith(
-        "error: process 1 of 3 was stuck and had to be killed, and all were ended; the same"
-    )
+    assert line.startswith("error: process 1 of 3 was stuck and had to be killed, and all were ended; ")
     assert not is_running(int(mark.read_text()))
 
 
 def test_a_users_mistake_is_left_to_the_process_to_explain() -> None:
-    """Would catch: a second line after the one that says what to mend."""
+    """Would catch: a second line after that of the process."""
     mistake = "import sys; print('error: mend it', file=sys.stderr); sys.exit(2)"
     assert finish(launch(mistake, "import sys; sys.exit(2)")) == (2, "", "error: mend it\n")
 
@@ -170,10 +166,9 @@ def test_the_command_line() -> None:
     request = local_processes.Request(num_processes=3, gpus_per_process=0)
     assert local_processes.parse(argv) == (request, ["--config=x.py", "--num_processes=9"])
     start = ["-m", "dagm_jax.main", "--coordinator_address=127.0.0.1:1234"]
-    lines = local_processes.commands(3, 1234, ["--config=x.py"])
-    assert [line[1:] for line in lines] == [
-        [*start, "--num_processes=3", f"--process_id={i}", "--config=x.py"] for i in range(3)
-    ]
+    lines = local_processes.commands(2, 1234, ["--config=x.py"])
+    expected = [[*start, "--num_processes=2", f"--process_id={i}", "--config=x.py"] for i in range(2)]
+    assert [line[1:] for line in lines] == expected
     for wrong, match in (
         (["x", "--num_processes=2"], "nothing follows `--`"),
         (["x", "--num_processes=0", "--", "--config=x.py"], "num_processes"),

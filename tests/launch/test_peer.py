@@ -1,22 +1,21 @@
-"""The PyTorch twins against our networks: parameter counts, outputs, running statistics and SGD updates.
+"""PyTorch twins against our networks: outputs, running statistics and SGD updates.
 
-Of every pair one side is torch's own layers, so that an agreement is no agreement of our code with itself.
+Twins are built of torch's own layers, so that our code is not compared with itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from random_weights import numbers, randomised
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[peer]') is not installed")
 
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
@@ -32,51 +31,25 @@ autoencoder = partial(ConvAutoencoderConfig, base_channels=2, bottleneck_channel
 unet3plus = partial(UNet3PlusConfig, base_channels=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """PyTorch's threads wait for one another in busy loops: where cores are shared, small maps take minutes so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def numbers(*shape: int, seed: int = 0) -> np.ndarray:
-    """Float32 standard normal numbers of the given shape."""
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def random_leaf(path: Any, leaf: Any, rng: np.random.Generator) -> jax.Array:
-    """A number for every weight and statistic: no zero biases or means, no unit scales or variances."""
-    name = jax.tree_util.keystr(path)
-    if "var" in name:
-        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
-    mean = 1.0 if "scale" in name else 0.0
-    fan_in = leaf.shape[0] if leaf.shape[1:3] == (2, 2) else np.prod(leaf.shape[:-1])
-    std = (2 / fan_in) ** 0.5 if len(leaf.shape) == 4 else 0.3
-    return jnp.asarray(rng.normal(mean, std, leaf.shape), jnp.float32)
-
-
-def abstract(config: peer.Config, in_channels: int = IN_CHANNELS, out_channels: int = OUT_CHANNELS) -> Any:
-    return nnx.eval_shape(
-        lambda: config.build(in_channels=in_channels, out_channels=out_channels, rngs=nnx.Rngs(0))
-    )
-
-
 @cache
-def make_model(config: peer.Config) -> nnx.Module:
-    """Our network with random numbers throughout; not to be changed."""
-    graphdef, state = nnx.split(abstract(config))
-    rng = np.random.default_rng(0)
-    return nnx.merge(
-        graphdef, jax.tree_util.tree_map_with_path(lambda p, leaf: random_leaf(p, leaf, rng), state)
-    )
+def split_model(config: peer.Config) -> tuple[Any, Any, Any]:
+    """(structure, random parameters, random statistics) of our network."""
+    sizes = {"in_channels": IN_CHANNELS, "out_channels": OUT_CHANNELS}
+    return randomised(nnx.eval_shape(lambda: config.build(**sizes, rngs=nnx.Rngs(0))))
+
+
+def copy(config: peer.Config, twin: Any) -> None:
+    peer.copy_weights(nnx.merge(*split_model(config)), twin)
+
+
+def build(config: peer.Config) -> Any:
+    return peer.build(config, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
 
 
 def make_twin(config: peer.Config) -> Any:
-    """The twin of :func:`make_model`, its weights copied."""
-    twin = peer.build(config, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
-    peer.copy_weights(make_model(config), twin)
+    """The twin with the weights of `split_model`."""
+    twin = build(config)
+    copy(config, twin)
     return twin
 
 
@@ -104,7 +77,7 @@ def assert_outputs_near(ours: NetworkOutput, theirs: NetworkOutput) -> None:
     assert (ours.class_logits is None) == (theirs.class_logits is None)
     for i, (a, b) in enumerate(zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)):
         expected = nhwc(b)
-        assert expected.std() > 0.05
+        assert expected.std() > 1e-3
         assert_close(a, expected, f"output {i}", rtol=1e-4)
 
 
@@ -136,8 +109,8 @@ FORWARD = [
 def test_forward_pass_is_pytorch_s(config: peer.Config, size: tuple[int, int, int]) -> None:
     """Would catch: transposed kernels, skips in another order or from another level, aligned corners, an epsilon."""
     x = numbers(*size, IN_CHANNELS)
-    graphdef, state = nnx.split(make_model(config))
-    output = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, train=False))(state, x)
+    graphdef, *state = split_model(config)
+    output = jax.jit(lambda state, x: nnx.merge(graphdef, *state)(x, train=False))(state, x)
     with torch.inference_mode():
         theirs = make_twin(config).eval()(nchw(x))
     assert_outputs_near(output, theirs)
@@ -163,7 +136,7 @@ TRAINED = [
     custom_unet(),
     custom_unet(extra_skips="both", norm="none", up="bilinear"),
     autoencoder(),
-    # Without the module whose dropout draws other numbers on either side.
+    # Without the guided module: its dropout draws other numbers in PyTorch.
     unet3plus(classification_guided=False),
 ]
 
@@ -171,7 +144,7 @@ TRAINED = [
 @cache
 def make_step(config: peer.Config) -> Any:
     """(parameters, statistics, x, target) → (loss, output, gradients, new parameters, new statistics), jitted."""
-    graphdef, _, _ = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
+    graphdef, _, _ = split_model(config)
     optimizer = optax.sgd(LEARNING_RATE)
 
     def loss(params: Any, stats: Any, x: Any, target: Any) -> Any:
@@ -181,7 +154,7 @@ def make_step(config: peer.Config) -> Any:
             optax.sigmoid_binary_cross_entropy(logits, target).mean()
             for logits in [output.logits, *output.side_logits]
         ]
-        return sum(losses), (output, nnx.state(model, nnx.BatchStat))
+        return sum(losses), (output, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
     @jax.jit
     def step(params: Any, stats: Any, x: Any, target: Any) -> Any:
@@ -202,9 +175,8 @@ def data(step: int) -> tuple[np.ndarray, np.ndarray]:
 
 def numpy_state(config: peer.Config, params: Any, stats: Any) -> dict[str, np.ndarray]:
     """Our parameters (or their gradients) and statistics under the twin's names and in its layout."""
-    graphdef, _, _ = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
-    twin = peer.build(config, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
-    peer.copy_weights(nnx.merge(graphdef, params, stats), twin)
+    twin = build(config)
+    peer.copy_weights(nnx.merge(split_model(config)[0], params, stats), twin)
     return snapshot(twin)
 
 
@@ -223,7 +195,7 @@ def test_three_sgd_updates_are_pytorch_s(config: peer.Config) -> None:
     """
     twin = make_twin(config).train()
     optimizer = torch.optim.SGD(twin.parameters(), lr=LEARNING_RATE)
-    _, params, stats = nnx.split(make_model(config), nnx.Param, nnx.BatchStat)
+    _, params, stats = split_model(config)
     before = snapshot(twin)
     for i in range(3):
         x, target = data(i)
@@ -248,7 +220,7 @@ def test_three_sgd_updates_are_pytorch_s(config: peer.Config) -> None:
     num_norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in twin.modules())
     assert sum("running" in name for name in after) == 2 * num_norms
     for name, tensor in after.items():
-        # Of an update that is a small part of a parameter, float32 holds a few bits alone.
+        # float32 holds few bits of an update that is a small part of a parameter.
         atol = 1e-6 * np.abs(tensor).max()
         assert_close(ours[name] - before[name], tensor - before[name], name, atol=atol)
 
@@ -256,13 +228,9 @@ def test_three_sgd_updates_are_pytorch_s(config: peer.Config) -> None:
 # --- copying ------------------------------------------------------------------------------------------------
 
 
-def copy(config: peer.Config, twin: Any) -> None:
-    peer.copy_weights(make_model(config), twin)
-
-
 def test_copying_sets_every_tensor() -> None:
     """Would catch: a tensor that keeps PyTorch's initial number, and a counter of batches of an earlier training."""
-    twin = peer.build(unet3plus(), in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
+    twin = build(unet3plus())
     with torch.no_grad():
         for tensor in twin.state_dict().values():
             tensor.fill_(77)
@@ -284,7 +252,7 @@ def test_copying_sets_every_tensor() -> None:
 )
 def test_twins_of_another_network_are_refused(other: peer.Config, message: str) -> None:
     """Would catch: numbers that torch's copy_ would broadcast, and weights that are silently left behind."""
-    twin = peer.build(other, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS)
+    twin = build(other)
     before = snapshot(twin)
     with pytest.raises(ValueError, match=message):
         copy(custom_unet(), twin)
