@@ -55,12 +55,12 @@ def main(argv: Sequence[str]) -> int:
     """Stores the rule that the command line asks for; the exit status."""
     request = parse_flags(argv)
     from dagm_jax.console import console
-    from dagm_jax.experiment.workdir import Workdir
+    from dagm_jax.experiment.workdir import Workdir, locked
     from dagm_jax.storage import write_atomically
 
     workdir = Workdir(request.model, "model")
     workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
-    with workdir.locked():
+    with locked(request.model, workdir.option):
         config = workdir.read_config()
         labels, scores = workdir.read_validation_scores()
         old = workdir.read_rule()

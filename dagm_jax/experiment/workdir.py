@@ -1,13 +1,15 @@
-"""The folder that a run keeps everything in: paths, lock, plain disk errors, and reading what is there."""
+"""The folder of a run: paths, lock, plain disk errors, readers."""
 
 from __future__ import annotations
 
 import csv
 import errno
+import importlib
 import math
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +19,7 @@ from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.storage import load_json
 from dagm_jax.versions import written_by
 
-# Remedies for a disk that refuses writes without being full.
+# Remedies by error number for a disk that refuses writes without being full.
 REMEDIES = {errno.EROFS: "make it writable", errno.EIO: "check the disk"}
 FROM_COPY = "restore it from a copy"
 
@@ -47,14 +49,6 @@ class Workdir:
         """Whether there is a report, which a run writes last."""
         return self.report.exists()
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Holds the folder for this process; see `locked`."""
-        return locked(self.path, self.option)
-
-    def plain_disk_errors(self) -> AbstractContextManager[None]:
-        """Turns the disk's errors into one line; see `plain_disk_errors`."""
-        return plain_disk_errors(self.path, self.option)
-
     def read_config(self) -> RunConfig:
         """The run's configuration; raises UserError where it is missing, damaged or of an unknown release."""
         values = self.read_json(self.config)
@@ -64,15 +58,15 @@ class Workdir:
             known = self.read_json(self.report) if self.is_finished else None
             raise UserError(
                 f"`{self.option}` (={self}) holds a {self.config.name} that this release does not read, written by "
-                f"{written_by(known)}: {error}; restore it from a copy, or use that release"
+                f"{written_by(known)}: {error}; {FROM_COPY}, or use that release"
             ) from error
 
     def read_report(self, remedy: str = FROM_COPY) -> Any:
-        """The JSON values of the report, maybe a stranger's; raises UserError, with ``remedy`` where it is missing."""
+        """The report's JSON values, unchecked; raises UserError, with ``remedy`` where it is missing."""
         return self.read_json(self.report, remedy)
 
     def read_rule(self) -> Thresholds:
-        """The decision rule; raises UserError where it is missing or damaged."""
+        """The thresholds; raises UserError where they are missing or damaged."""
         return Thresholds.from_values(self.read_json(self.rule))
 
     def read_validation_scores(self) -> tuple[list[int], list[float]]:
@@ -89,9 +83,7 @@ class Workdir:
                 "train again"
             ) from error
         except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(
-                f"`{self.option}` (={self}): {name} is damaged ({error}); restore it from a copy"
-            ) from error
+            raise UserError(f"`{self.option}` (={self}): {name} is damaged ({error}); {FROM_COPY}") from error
         return [label for label, _ in rows], [score for _, score in rows]
 
     def read_normal_scores(self) -> list[float]:
@@ -117,13 +109,13 @@ class Workdir:
 
 @contextmanager
 def locked(folder: Path, option: str) -> Iterator[None]:
-    """Holds the folder, which the user named by ``option``, for this process; the lock ends with the process.
+    """Locks the folder, which the user named by ``option``, for this process; the lock ends with the process.
 
-    Raises UserError where another holds it, and where the disk refuses what is written into it within the block.
+    Raises UserError where another process holds it, and for errors of its disk within the block.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A workdir may come from a stranger, and this file in it may be a link to one of ours.
+        # In a stranger's workdir this file may be a link to a file of the user's.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         stream = os.fdopen(os.open(folder / ".lock", flags, 0o666), "w")
     except OSError as error:
@@ -138,29 +130,24 @@ def locked(folder: Path, option: str) -> Iterator[None]:
 
 
 def _try_lock(stream: IO[str]) -> bool:
-    """Locks the open file for this process; False where another holds it."""
+    """Locks the open file for this process; False where another process holds it."""
     try:
         import fcntl
-    except ImportError:
-        # Windows.
-        import msvcrt
-
-        module: Any = msvcrt
-        try:
-            module.locking(stream.fileno(), module.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
+    except ImportError:  # Windows
+        msvcrt: Any = importlib.import_module("msvcrt")
+        attempt = partial(msvcrt.locking, stream.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        attempt = partial(fcntl.flock, stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        attempt()
+    except (BlockingIOError, PermissionError):
         return False
     return True
 
 
 @contextmanager
 def plain_disk_errors(folder: Path, option: str) -> Iterator[None]:
-    """Within the block what the disk of ``folder`` refuses becomes a DiskError, and what may pass a UserError."""
+    """Within the block errors of the disk of ``folder`` become a DiskError, errors that may pass a UserError."""
     try:
         yield
     except OSError as error:
