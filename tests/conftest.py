@@ -17,12 +17,14 @@ import quick
 CACHE = "DAGM_JAX_TEST_CACHE"
 # Files that take minutes, longest first: with one of them begun last, a worker waits for the other.
 LONGEST = (
-    "test_main.py",
+    "experiment/test_main.py",
+    "experiment/test_recipe.py",
+    "distributed/test_layouts.py",
     "train/test_step.py",
     "train/test_learning.py",
-    "test_distributed.py",
+    "distributed/test_distributed.py",
     "models/test_custom_unet.py",
-    "test_export.py",
+    "exporting/test_export.py",
     "models/test_unet3plus.py",
     "faults/test_long_runs.py",
 )

@@ -1,4 +1,4 @@
-"""Real processes of jax.distributed over nothing but messages: what they tell one another, and how they end."""
+"""Real processes of jax.distributed without an experiment: their messages, and how they end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from fake_processes import CountingProcesses, run_as_processes
 
 from dagm_jax.command_line import read_config
 from dagm_jax.distributed.devices import make_devices
-from dagm_jax.distributed.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
+from dagm_jax.distributed.processes import (
+    ALONE,
+    Processes,
+    Watchdog,
+    connect,
+    interleave,
+    speaks_of_a_lost_process,
+)
 from dagm_jax.errors import DiskError, UserError
 from dagm_jax.evaluation.evaluate import ImageResult, TestResult
 from dagm_jax.evaluation.threshold import Thresholds
@@ -29,34 +36,33 @@ from dagm_jax.experiment.workdir import Workdir, plain_disk_errors
 from dagm_jax.train.schedule import TrainProgress
 from launch.local_processes import free_port
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
 
-# The middle of `dagm_jax.main.main`, with another work than an experiment.
+# The middle of `dagm_jax.main.main`, with other work than an experiment.
 PROGRAM = """
 import os, signal, sys, time
-from absl import flags
-from dagm_jax import main
-from dagm_jax.types import UserError
-flags.FLAGS(sys.argv)
-processes = main.join_processes()
+from dagm_jax.command_line import leave
+from dagm_jax.distributed.processes import connect
+from dagm_jax.errors import UserError
+from dagm_jax.main import on_silence
+address, count, index, timeout_s = sys.argv[1:]
+processes = connect(address, int(count), int(index), False, int(timeout_s), on_silence)
 work = sys.stdin.read()
 try:
     exec(work)
 except BaseException as error:
-    main.leave(error, processes)
+    leave(error, processes)
 """
 
 
 def start(work: str, count: int = 2, timeout_s: int = 60) -> list[subprocess.Popen[str]]:
-    """``count`` processes that do ``work``, in which ``processes`` is what they are of."""
+    """``count`` processes of a job that run ``work``, in which ``processes`` is the job's `Processes`."""
     port = free_port()
     job = []
     for index in range(count):
-        flags = [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}"]
-        flags += [f"--process_id={index}", f"--peer_timeout_s={timeout_s}"]
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *flags],
+            [sys.executable, "-c", PROGRAM, f"127.0.0.1:{port}", *map(str, (count, index, timeout_s))],
             cwd=REPOSITORY,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             stdin=subprocess.PIPE,
@@ -166,27 +172,19 @@ def test_waiting_for_the_first_is_no_silence() -> None:
     assert finish(start(work, timeout_s=2)) == [(0, "done all\n", "")] * 2
 
 
-def test_a_part_of_the_flags_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, 2, None), "`--coordinator_address` is missing;"),
+        (("a:1", 2, None), "`--process_id` is missing;"),
+        (("a:1", 2, 2), r"`--process_id` \(=2\) must be below `--num_processes` \(=2\);"),
+    ],
+)
+def test_a_part_of_the_flags_is_refused(flags: tuple[Any, Any, Any], message: str) -> None:
     """Would catch: a job that starts with a part of its flags, each process alone and over the others' workdir."""
-    code = (
-        "import sys; from absl import flags; from dagm_jax import main\n"
-        "for argv in sys.argv[1:]:\n"
-        "  flags.FLAGS.unparse_flags(); flags.FLAGS(['main', *argv.split()])\n"
-        "  try: main.join_processes()\n"
-        "  except main.UserError as error: print(error)\n"
-        "  flags.FLAGS['coordinator_address'].value = None; flags.FLAGS['process_id'].value = None\n"
-    )
-    two = "--num_processes=2"
-    cases = (two, f"--coordinator_address=a:1 {two}", f"--coordinator_address=a:1 {two} --process_id=2")
-    command = [sys.executable, "-c", code, *cases]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S)
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert [line.partition(";")[0] for line in lines] == [
-        "`--coordinator_address` is missing",
-        "`--process_id` is missing",
-        "`--process_id` (=2) must be below `--num_processes` (=2)",
-    ]
+    with pytest.raises(UserError, match=message):
+        connect(*flags, is_cluster=False, timeout_s=1, on_silence=lambda seconds: None)
+    assert connect(None, None, None, is_cluster=False, timeout_s=1, on_silence=lambda seconds: None) is ALONE
 
 
 # --- without jax.distributed --------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import victim
-from dagm_jax.console import write_atomically
+from dagm_jax.storage import write_atomically
 
 victim.writing("report.json")()
 write_atomically(Path(sys.argv[2], "other.json"), "whole")
