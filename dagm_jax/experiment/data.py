@@ -26,14 +26,14 @@ from dagm_jax.types import MAX_PIXELS, Manifest, Photo
 class Data:
     """Images of a run: manifest, decoded cache, split, slicers, and the grey-level moments of the training split.
 
-    slicer: how images are cut in training; judging_slicer: how they are cut for calibration and test.
+    slicer: how images are cut in training; eval_slicer: how they are cut for calibration and test.
     """
 
     manifest: Manifest
     cache: ImageCache
     split: Split
     slicer: Slicer
-    judging_slicer: Slicer
+    eval_slicer: Slicer
     mean: float
     std: float
 
@@ -92,8 +92,8 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     split = split_samples(manifest.samples, *options)
     seen = [i for i in split.train if config.task.learns_from_defects or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
-    slicer, judging_slicer = make_slicers(config, *cache.largest)
-    data = Data(manifest, cache, split, slicer, judging_slicer, mean, std)
+    slicer, eval_slicer = make_slicers(config, *cache.largest)
+    data = Data(manifest, cache, split, slicer, eval_slicer, mean, std)
     check_split(data, config)
     return data
 
@@ -117,7 +117,8 @@ def check_split(data: Data, config: RunConfig) -> None:
     """Prints the sizes of the splits; raises UserError where one lacks defective or defect-free images."""
     task = config.task
     sizes = [
-        f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in data.splits.items()
+        f"{name} {len(members)} ({len(data.of_label(members, 1))} defective)"
+        for name, members in data.splits.items()
     ]
     console.print(f"data: {', '.join(sizes)}; split {config.data.split}")
     halves = {sample.half for sample in data.manifest.samples}
@@ -125,10 +126,10 @@ def check_split(data: Data, config: RunConfig) -> None:
         console.print("data: the set's own halves are mixed; --config.data.split=official keeps them")
     if not task.learns_from_defects:
         console.print(f"data: {task.name} trains on the defect-free images alone")
-    for name, side in data.splits.items():
+    for name, members in data.splits.items():
         for label, kind in ((1, "defective"), (0, "defect-free")):
             is_needed = label == 0 or name == "test" or task.learns_from_defects
-            if is_needed and not data.of_label(side, label):
+            if is_needed and not data.of_label(members, label):
                 raise UserError(
                     f"`data`: the {name} split has no {kind} image, which {task.name} needs there; add some or change "
                     "`data.split`"
@@ -165,8 +166,8 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
         "classes": list(config.data.classes),
         "split": config.data.split,
         "sides": {
-            name: {"images": len(side), "defective_images": len(data.of_label(side, 1))}
-            for name, side in data.splits.items()
+            name: {"images": len(members), "defective_images": len(data.of_label(members, 1))}
+            for name, members in data.splits.items()
         },
         "largest_px": list(data.cache.largest),
         "white": max((photo.white or 0 for photo in photos), default=None),

@@ -87,7 +87,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
     if progress.is_end(config.train):
         return progress
     stream = setup.stream()
-    for slicer in (setup.data.slicer.disjoint(), setup.data.judging_slicer):
+    for slicer in (setup.data.slicer.disjoint(), setup.data.eval_slicer):
         setup.begin_to_compile_predictor(state, slicer)
     step_function = setup.compile_step(state, stream[0])
     watch, _ = setup.compile_predictor(state, setup.data.slicer.disjoint())
@@ -123,8 +123,8 @@ def choose_state(
     """(step, state) of the weights to test: the better of two checkpoints on the whole validation split.
 
     The two are the best by the quick validations of training, which see few strips and whose highest of many is partly
-    luck, and the last, whose learning rate has cooled down. Images are cut as in the test. A damaged checkpoint is named
-    in the log and not considered. Raises UserError without a validated checkpoint that is whole.
+    luck, and the last, whose learning rate has cooled down. Images are cut as in the test. A damaged checkpoint is
+    named in the log and not considered. Raises UserError without a validated checkpoint that is whole.
     """
     best_step = checkpoints.best_step()
     if best_step is None:
@@ -140,7 +140,7 @@ def choose_state(
     if len(states) == 1:
         return next(iter(states.items()))
     data = setup.data
-    predictor, _ = setup.compile_predictor(states[best_step], data.judging_slicer)
+    predictor, _ = setup.compile_predictor(states[best_step], data.eval_slicer)
     quality = {}
     for step, state in states.items():
         console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
@@ -156,7 +156,7 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """The report of the best state: thresholds from the validation split, then the test split once."""
     data, processes = setup.data, setup.processes
-    predictor, compile_s = setup.compile_predictor(state, data.judging_slicer)
+    predictor, compile_s = setup.compile_predictor(state, data.eval_slicer)
     validation = data.split.validation
     labels = [data.labels[i] for i in validation]
     rule, scores = processes.broadcast(evaluate.calibrate(predictor, data.cache, validation, labels))

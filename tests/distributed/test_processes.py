@@ -98,10 +98,10 @@ def test_messages_arrive_whole_and_in_order() -> None:
     ends = finish(
         start(
             "mine = {'index': processes.index, 'bytes': bytes(range(256)) * (1 + 99 * processes.index)}\n"
-            "told = processes.gather(mine)\n"
-            "assert [one['index'] for one in told] == [0, 1, 2], told\n"
-            "assert [len(one['bytes']) for one in told] == [256, 25600, 50944], told\n"
-            "assert all(one['bytes'][:256] == bytes(range(256)) for one in told)\n"
+            "gathered = processes.gather(mine)\n"
+            "assert [one['index'] for one in gathered] == [0, 1, 2], gathered\n"
+            "assert [len(one['bytes']) for one in gathered] == [256, 25600, 50944], gathered\n"
+            "assert all(one['bytes'][:256] == bytes(range(256)) for one in gathered)\n"
             "assert processes.broadcast(processes.index + 7) == 7\n"
             "assert processes.any(processes.index == 2) and not processes.any(False)\n"
             "assert processes.on_process_0(lambda: processes.index) == 0\n"
@@ -228,7 +228,7 @@ def test_turns_come_one_after_the_other() -> None:
     assert sorted(events[2:]) == ["begin 1", "begin 2", "end 1", "end 2"]
 
 
-def test_processes_that_differ_are_told_so() -> None:
+def test_processes_that_differ_are_refused() -> None:
     """Would catch: processes that train on different images, each by its own step."""
 
     def work(processes: Processes) -> None:
@@ -240,7 +240,7 @@ def test_processes_that_differ_are_told_so() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_refuses_one_is_told_to_all(tmp_path: Path, number: int) -> None:
+def test_a_disk_that_refuses_one_ends_all(tmp_path: Path, number: int) -> None:
     """Would catch: others that lose process 0, and a job that is queued again, because its disk is full."""
 
     def refuse() -> None:
@@ -281,7 +281,7 @@ def test_the_watchdog_barks_once_after_silence_only() -> None:
 
 def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: a healthy process 0 that its watchdog ends, at every try, while it looks for the white level of
-    large images or judges them by the baselines."""
+    large images or scores them by the baselines."""
     root = small_run.write_own(tmp_path / "own", num_good=10, num_defective=10)
     config = read_config("configs/smoke.py", [f"--config.data.root={root}", "--config.slicing.slice_px=16"])
     processes = CountingProcesses()

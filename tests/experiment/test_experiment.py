@@ -78,7 +78,7 @@ def test_the_threshold_is_fitted_on_the_validation_images(
         return "predictor", 0.0
 
     fake = SimpleNamespace(
-        data=make_data(judging_slicer=slicer), processes=ALONE, compile_predictor=compile_predictor
+        data=make_data(eval_slicer=slicer), processes=ALONE, compile_predictor=compile_predictor
     )
     workdir = Workdir(tmp_path)
     run.evaluate_model(cast(Any, fake), cast(Any, None), 4, TrainProgress(), workdir)
@@ -113,7 +113,7 @@ def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
 
     checkpoints: Any = SimpleNamespace(best_step=lambda: 4, restore_or_warn=restore_or_warn)
     fake: Any = SimpleNamespace(
-        data=make_data(judging_slicer=slicer),
+        data=make_data(eval_slicer=slicer),
         compile_predictor=compile_predictor,
         initial_state=lambda: None,
         validate=validate,
@@ -169,7 +169,7 @@ def test_training_is_steered_by_validation_images_alone() -> None:
 
 
 def test_the_step_is_given_the_decay_of_the_moving_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: averages that are kept, saved and judged with, and never move from the initial weights."""
+    """Would catch: averages that are kept, saved and tested, and never move from the initial weights."""
     given: dict[str, Any] = {}
     monkeypatch.setattr(setup, "make_train_step", lambda *_, **options: given.update(options))
     monkeypatch.setattr(setup, "skip_non_finite", lambda *_: None)
@@ -208,13 +208,13 @@ def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path:
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("rotate90", [True, False])
-def test_judging_shows_the_views_that_training_has_shown(flip: bool, rotate90: bool) -> None:
-    """Would catch: a judging slicer that is never crossed, crossed without turns, or mirrored where flips are off."""
+def test_evaluation_shows_the_views_that_training_has_shown(flip: bool, rotate90: bool) -> None:
+    """Would catch: an evaluation slicer never crossed, crossed without turns, or mirrored where flips are off."""
     options = [f"--config.augment.flip={flip}", f"--config.augment.rotate90={rotate90}"]
-    slicer, judging = run_data.make_slicers(read_config("configs/custom_unet.py", options), 512, 512)
+    slicer, crossed = run_data.make_slicers(read_config("configs/custom_unet.py", options), 512, 512)
     assert not slicer.horizontal_edges
-    assert bool(judging.horizontal_edges) == rotate90
-    assert judging.mirrored == (flip and rotate90)
+    assert bool(crossed.horizontal_edges) == rotate90
+    assert crossed.mirrored == (flip and rotate90)
 
 
 def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

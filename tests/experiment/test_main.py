@@ -159,7 +159,7 @@ def test_history_has_every_step_and_validation(whole: Run) -> None:
 
 
 def test_report_is_what_scikit_learn_makes_of_the_predictions(whole: Run) -> None:
-    """Would catch: a report and a table that are not of the same verdicts, and any of these figures being wrong."""
+    """Would catch: a report and a table that are not of the same decisions, and any of these figures being wrong."""
     rows, test = whole.predictions(), whole.report["test"]
     labels = np.array([int(row["label"]) for row in rows])
     scores = np.array([float(row["score"]) for row in rows])
@@ -191,7 +191,7 @@ def test_report_says_what_was_done(whole: Run) -> None:
     assert cost["compile_time_s"] > 0
     assert cost["gflop_per_slice"] > 0
     assert training["last_step"] == 12
-    sides = {name: (side["images"], side["defective_images"]) for name, side in data["sides"].items()}
+    sides = {name: (one["images"], one["defective_images"]) for name, one in data["sides"].items()}
     assert sides == {"train": (24, 10), "validation": (4, 2), "test": (7, 3)}
     assert report["baselines"]["majority_accuracy"] == pytest.approx(4 / 7)
     rows = [row for row in read_history(whole.workdir / "metrics.jsonl") if row["kind"] == "validation"]
@@ -443,7 +443,7 @@ def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path
     (without_file,) = (f"{what} {text}" for what, text in reasons.items() if "Labels.txt" in what)
     assert f"image {WITHOUT_FILE} is not there" in without_file
     assert "2 left out" in done.output
-    sides = {name: (side["images"], side["defective_images"]) for name, side in data["sides"].items()}
+    sides = {name: (one["images"], one["defective_images"]) for name, one in data["sides"].items()}
     assert sides == {"train": (13, 5), "validation": (2, 1), "test": (4, 2)}
     assert "layout A" in data["source"]
     listed = {row[0]: row[7] for row in done.page_rows() if row[2] is None}
@@ -496,7 +496,7 @@ def test_own_images_of_many_sizes_and_depths_make_a_detector(shell: Shell, tmp_p
     data = done.report["data"]
     assert "own images, MVTec layout" in data["source"]
     assert [skip["what"] for skip in data["skipped"]] == ["train/good/damaged.png"]
-    sides = [(side["images"], side["defective_images"]) for side in data["sides"].values()]
+    sides = [(one["images"], one["defective_images"]) for one in data["sides"].values()]
     assert [sum(column) for column in zip(*sides, strict=True)] == [20, 8]
     assert done.report["test"]["dice_defective"] is not None
     assert len(done.predictions()) == done.report["test"]["num_images"] == 4

@@ -245,7 +245,7 @@ def test_commands_refuse_a_read_only_folder(disk: Disk, monkeypatch: pytest.Monk
 def test_predictions_that_fit_on_the_disk_are_kept_and_the_rest_follows(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: a table or a page of the last moment that ends in a traceback; verdicts given twice or never."""
+    """Would catch: a table or a page of the last moment that ends in a traceback; predictions given twice or never."""
     monkeypatch.setattr(Inspector, "load", staticmethod(bright.load))
     images, output = disk.folder.parent / "images", disk.folder / "out"
     images.mkdir()

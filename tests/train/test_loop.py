@@ -152,7 +152,7 @@ def test_patience_and_target_start_the_cool_down_once(
 
 
 def test_the_reason_to_cool_down_is_named() -> None:
-    """Would catch: a user who is told of the target where patience ended the run, or the other way round."""
+    """Would catch: the target named as the reason where patience ended the run, or the other way round."""
     for qualities, reason in (
         ([0.3] * 4, "validation quality has not risen in 3 validations"),
         ([0.5, 0.8], "validation quality reached 0.800, target 0.8"),
@@ -360,8 +360,8 @@ def test_signal_during_validation_saves_once() -> None:
 
 
 @pytest.mark.parametrize("during", ["step", "validation"])
-def test_signal_in_the_last_step_saves_and_the_next_command_goes_on_to_judging(during: str) -> None:
-    """Would catch: a stop that is swallowed, so that judging goes on; and a finished training that is thrown away."""
+def test_signal_in_the_last_step_saves_and_the_next_command_goes_on_to_the_test(during: str) -> None:
+    """Would catch: a stop that is swallowed, so that the test goes on; and a finished training that is thrown away."""
     world = World(SHORT)
     if during == "step":
         world.on_step = stop_at(5)
