@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from shell import REPOSITORY, Shell, make_shell
+from shell import REPOSITORY, Shell
 from sklearn import metrics as sk
 
 from dagm_jax.command_line import read_config
@@ -52,11 +52,6 @@ SMALL = (
 )
 # Compiled in two thirds of the time.
 WITHOUT_NORM = ("--config.model.norm=none",)
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    return make_shell(tmp_path_factory)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from shell import Shell, make_shell
+from shell import Shell
 from test_kill import assert_same, finish
 
 from dagm_jax import calibrate, predict
@@ -264,11 +264,6 @@ def test_predictions_that_fit_on_the_disk_are_kept_and_the_rest_follows(
     assert predict.main(arguments) == 0
     rows = (output / "predictions.csv").read_text().splitlines()[1:]
     assert [row.partition(",")[0] for row in rows] == [f"{i:02d}.png" for i in range(24)]
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    return make_shell(tmp_path_factory)
 
 
 @pytest.mark.long

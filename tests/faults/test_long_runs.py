@@ -19,7 +19,7 @@ import pytest
 import small_run
 import tiny
 from absl import flags
-from shell import REPOSITORY, Shell, await_end_of_session, make_shell, stop_session
+from shell import REPOSITORY, Shell, await_end_of_session, stop_session
 
 from dagm_jax import predict
 from dagm_jax.command_line import explain, read_config
@@ -279,11 +279,8 @@ def test_a_lost_worker_has_the_status_of_a_lost_process() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_a_dead_worker_stops_the_run_and_the_same_command_goes_on(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_dead_worker_stops_the_run_and_the_same_command_goes_on(tmp_path: Path, shell: Shell) -> None:
     """Would catch: a run that waits for ever for the batches of a worker that the system has killed."""
-    shell: Shell = make_shell(tmp_path_factory)
     images = tiny.write_images(tmp_path / "images")
     command = tiny.command(
         images, tmp_path / "run", "--config.data.num_workers=2", "--config.train.num_steps=400"
