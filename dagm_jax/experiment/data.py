@@ -82,15 +82,9 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     check_size(cache.largest, config)
     print_skipped(manifest)
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
-    options = (
-        config.data.split,
-        config.data.validation_share,
-        config.seed,
-        mask_px,
-        config.task.learns_from_defects,
-    )
-    split = split_samples(manifest.samples, *options)
-    seen = [i for i in split.train if config.task.learns_from_defects or not manifest.samples[i].label]
+    share, learns = config.data.validation_share, config.task.learns_from_defects
+    split = split_samples(manifest.samples, config.data.split, share, config.seed, mask_px, learns)
+    seen = [i for i in split.train if learns or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
     slicer, eval_slicer = make_slicers(config, *cache.largest)
     data = Data(manifest, cache, split, slicer, eval_slicer, mean, std)
@@ -103,9 +97,8 @@ def print_skipped(manifest: Manifest) -> None:
     if manifest.skipped:
         shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
         rest = ", …" if len(manifest.skipped) > 3 else ""
-        console.print(
-            f"data: {len(manifest.skipped)} left out ({shown}{rest}); all are listed in report.json"
-        )
+        number = len(manifest.skipped)
+        console.print(f"data: {number} left out ({shown}{rest}); all are listed in report.json")
     if leaked := [skip for skip in manifest.skipped if skip.leaks]:
         console.print(
             f"data: leakage: {len(leaked)} images are in both halves, train and test, such as {leaked[0].what}; one "
@@ -116,10 +109,7 @@ def print_skipped(manifest: Manifest) -> None:
 def check_split(data: Data, config: RunConfig) -> None:
     """Prints the sizes of the splits; raises UserError where one lacks defective or defect-free images."""
     task = config.task
-    sizes = [
-        f"{name} {len(members)} ({len(data.of_label(members, 1))} defective)"
-        for name, members in data.splits.items()
-    ]
+    sizes = [f"{name} {len(of)} ({len(data.of_label(of, 1))} defective)" for name, of in data.splits.items()]
     console.print(f"data: {', '.join(sizes)}; split {config.data.split}")
     halves = {sample.half for sample in data.manifest.samples}
     if config.data.split != "official" and halves >= {"train", "test"}:

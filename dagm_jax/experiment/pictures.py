@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -64,7 +65,8 @@ class PictureMaker:
         """The pictures of all processes."""
         processes = self._processes
         entries = interleave(processes.gather(self._entries))
-        _, source = min((rank, index) for index, rank in enumerate(processes.gather(self._example_rank)))
+        ranks = processes.gather(self._example_rank)
+        source = ranks.index(min(ranks))
         example = processes.gather(self._example if source == processes.index else None)[source]
         assert example is not None, "every test split has defective images"
         return TestPictures(entries, self._hardest.gathered(processes), example)
@@ -126,7 +128,7 @@ class Hardest:
 
 def _first(entries: list[Any]) -> list[Any]:
     """The hardest of (hardness, image id, …), hardest first."""
-    return sorted(entries, key=lambda entry: entry[:2], reverse=True)[: MAX_GALLERY_ITEMS // 2]
+    return heapq.nlargest(MAX_GALLERY_ITEMS // 2, entries, key=lambda entry: entry[:2])
 
 
 def clear_pictures(workdir: Workdir) -> None:

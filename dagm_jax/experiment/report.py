@@ -87,7 +87,7 @@ def write_report(
         "versions": {"python": platform.python_version(), **package_versions()},
         "config": to_dict(config),
     }
-    draw_figures(result, pictures, rule, read_history(workdir.history), workdir)
+    draw_figures(result, pictures, rule, workdir)
     draw_pipeline(pictures.example, rule, data.slicer, config, workdir)
     draw_page(pictures, rule, data, config, workdir)
     header = ("image", "label", "score", "defective")
@@ -121,11 +121,7 @@ def draw_page(
 
 
 def draw_figures(
-    result: evaluate.TestResult,
-    pictures: TestPictures,
-    rule: Thresholds,
-    history: list[dict[str, Any]],
-    workdir: Workdir,
+    result: evaluate.TestResult, pictures: TestPictures, rule: Thresholds, workdir: Workdir
 ) -> None:
     """Writes the figures of a run as PNG files into ``workdir/figures``."""
     # Imported here: matplotlib takes half a second, which every command and every error message would wait for.
@@ -134,7 +130,7 @@ def draw_figures(
     folder = workdir.figures
     folder.mkdir(exist_ok=True)
     counts = ImageCounts.from_decisions(result.labels, result.decisions)
-    figures.plot_curves(history, folder / "curves.png")
+    figures.plot_curves(read_history(workdir.history), folder / "curves.png")
     figures.plot_confusion(counts, folder / "confusion.png", "Test images")
     figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
     figures.plot_score_histogram(result.labels, result.scores, rule.threshold, folder / "scores.png")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes
 
 
 def _run_stages(config: RunConfig, workdir: Workdir, xla_flags: str, processes: Processes) -> dict[str, Any]:
+    """The report of an unfinished run: data, training, choice of the checkpoint, evaluation."""
     data = prepare_data(config, workdir, processes)
     setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes)
     with Checkpoints(workdir.checkpoints, processes) as checkpoints:
@@ -92,10 +93,8 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
     step_function = setup.compile_step(state, stream[0])
     watch, _ = setup.compile_predictor(state, setup.data.slicer.disjoint())
     sample = setup.validation_sample()
-    with ExitStack() as stack:
-        logger = None
-        if setup.processes.is_first:
-            logger = stack.enter_context(closing(MetricLogger(workdir.path, progress.step)))
+    logger = MetricLogger(workdir.path, progress.step) if setup.processes.is_first else None
+    with closing(logger) if logger else nullcontext():
         trainer = Trainer(
             config=config.train,
             devices=setup.devices,

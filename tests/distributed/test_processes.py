@@ -298,7 +298,7 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     assert found == [20] and len(processes.heartbeats) == 40
 
     processes.heartbeats.clear()
-    for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop", "read_history"):
+    for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop"):
         monkeypatch.setattr(report_module, name, lambda *_: None)
     setup = Setup(config, data, make_devices(config.parallel, ""), processes)
     rule = Thresholds(0.5, 0.5, "f1", {})

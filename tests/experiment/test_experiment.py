@@ -219,7 +219,7 @@ def test_evaluation_shows_the_views_that_training_has_shown(flip: bool, rotate90
 
 def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: ``verdict.fp_cost`` and ``fn_cost`` ignored by the report, or exchanged."""
-    for name in ("draw_figures", "draw_pipeline", "draw_page", "read_history"):
+    for name in ("draw_figures", "draw_pipeline", "draw_page"):
         monkeypatch.setattr(report, name, lambda *_: None)
     for name, value in (("forward_gflop", 1.0), ("describe_data", {})):
         monkeypatch.setattr(report, name, lambda *_, value=value: value)
