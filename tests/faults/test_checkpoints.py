@@ -26,10 +26,6 @@ from shell import REPOSITORY
 
 from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig, to_json
-from dagm_jax.data.cache import ImageCache
-from dagm_jax.data.config import SlicingConfig
-from dagm_jax.data.pipeline import make_training_stream
-from dagm_jax.data.slicing import Slicer, make_slicer
 from dagm_jax.distributed.processes import Processes
 from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.experiment.resume import (
@@ -407,41 +403,6 @@ def test_what_another_release_wrote_is_named(tmp_path: Path) -> None:
     meta = {"position": {"step": 3, "mood": 1}, "versions": {"dagm-jax": "9.8.7", "jax": "1.2.3"}}
     with pytest.raises(UserError, match=r"written by dagm-jax 9\.8\.7 and jax 1\.2\.3.*mood"):
         read_progress(meta, Workdir(tmp_path))
-
-
-class Drawn(ImageCache):
-    """Twelve small images of noise, the first four with a square of defect, in no file."""
-
-    def __init__(self) -> None:
-        super().__init__(Path("nowhere"), ((32, 32),) * 12)
-
-    def image(self, index: int) -> np.ndarray:
-        return np.random.default_rng(index).integers(0, 256, (32, 32), np.uint8)
-
-    def mask(self, index: int) -> np.ndarray:
-        mask = np.zeros((32, 32), bool)
-        if index < 4:
-            mask[8:20, 8:20] = True
-        return mask
-
-
-@pytest.mark.parametrize("balance", [True, False])
-def test_a_longer_run_begins_with_the_batches_of_a_shorter_one(balance: bool) -> None:
-    """Would catch: an order of images that depends on how many steps are planned: no run could become longer."""
-    slicer: Slicer = make_slicer(SlicingConfig(num_slices=4, slice_px=16), 32, 32)
-    augment = RunConfig().augment
-
-    def stream(num_batches: int) -> Any:
-        return make_training_stream(
-            Drawn(), range(4), range(4, 12), slicer, augment,
-            batch_size=4, num_batches=num_batches, balance=balance, seed=3,
-        )  # fmt: skip
-
-    short, long = stream(9), stream(40)
-    for step in range(9):
-        a, b = short[step], long[step]
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
 
 
 # --- other devices ------------------------------------------------------------------------------------------
