@@ -38,6 +38,7 @@ from launch.local_processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
+TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 
 # The middle of `dagm_jax.main.main`, with other work than an experiment.
 PROGRAM = """
