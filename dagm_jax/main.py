@@ -49,12 +49,16 @@ def main(argv: Sequence[str]) -> int:
     """Runs the experiment of the parsed flags; returns the exit status."""
     del argv
     logging.set_verbosity(logging.WARNING)
+    import jax
+
     from dagm_jax.config import from_config_dict, to_json
     from dagm_jax.distributed.processes import connect
     from dagm_jax.experiment.run import run
 
     config = from_config_dict(_CONFIG.value)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(to_json(config))
+    # Its handler of SIGTERM would replace the training loop's, by which the processes agree on the step to stop at.
+    jax.config.update("jax_enable_preemption_service", False)
     processes = connect(
         _COORDINATOR.value,
         _NUM_PROCESSES.value,

@@ -211,8 +211,6 @@ def connect(
         raise UserError(
             f"`--process_id` (={process_id}) must be below `--num_processes` (={num_processes}); the first is 0"
         )
-    # Its handler of SIGTERM would replace the training loop's, by which the processes agree on the step to stop at.
-    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator_address,

@@ -43,11 +43,13 @@ TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the pack
 # The middle of `dagm_jax.main.main`, with other work than an experiment.
 PROGRAM = """
 import os, signal, sys, time
+import jax
 from dagm_jax.command_line import leave
 from dagm_jax.distributed.processes import connect
 from dagm_jax.errors import UserError
 from dagm_jax.main import on_silence
 address, count, index, timeout_s = sys.argv[1:]
+jax.config.update("jax_enable_preemption_service", False)
 processes = connect(address, int(count), int(index), False, int(timeout_s), on_silence)
 work = sys.stdin.read()
 try:
