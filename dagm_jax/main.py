@@ -9,23 +9,18 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dagm_jax.command_line import EXIT_PEER_LOST, end_at_once, guarded, leave, parse_config_flags
-from dagm_jax.errors import DiskError, UserError
-
-if TYPE_CHECKING:
-    from dagm_jax.distributed.processes import Processes
-
+from dagm_jax.errors import DiskError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Python file with get_config(), as FILE or FILE:TASK.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run keeps everything; default: runs/ and a name made from the configuration."
+    "workdir", None, "Folder of the run's files; default: runs/ and a name made from the configuration."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -33,10 +28,13 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "One of several processes of a cluster that jax detects: SLURM, Cloud TPU, GKE, MPI.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, elsewhere.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the job has.", lower_bound=1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the job.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
 _PEER_TIMEOUT_S = flags.DEFINE_integer(
-    "peer_timeout_s", 600, "Without progress for so long, a job of several processes ends.", lower_bound=1
+    "peer_timeout_s",
+    600,
+    "Seconds without progress after which a job of several processes ends.",
+    lower_bound=1,
 )
 
 
@@ -48,57 +46,39 @@ def default_workdir(config_json: str) -> Path:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the experiment of the parsed flags; the exit status."""
+    """Runs the experiment of the parsed flags; returns the exit status."""
     del argv
     logging.set_verbosity(logging.WARNING)
+    import jax
+
     from dagm_jax.config import from_config_dict, to_json
+    from dagm_jax.distributed.processes import connect
     from dagm_jax.experiment.run import run
 
     config = from_config_dict(_CONFIG.value)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(to_json(config))
-    processes = join_processes()
+    # Its handler of SIGTERM would replace the training loop's, by which the processes agree on the step to stop at.
+    jax.config.update("jax_enable_preemption_service", False)
+    processes = connect(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        is_cluster=bool(_DISTRIBUTED.value),
+        timeout_s=_PEER_TIMEOUT_S.value,
+        on_silence=on_silence,
+    )
     try:
         run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes)
     except BaseException as error:
-        # On a disk that refused a checkpoint threads of orbax's wait on.
+        # After a disk has refused a checkpoint, threads of orbax wait for ever.
         if processes.count > 1 or isinstance(error, DiskError):
             leave(error, processes)
         raise
     return 0
 
 
-def join_processes() -> Processes:
-    """The job's processes as the flags name them; the others than the first say nothing but errors."""
-    import jax
-
-    from dagm_jax.console import console
-    from dagm_jax.distributed.processes import ALONE, connect
-
-    given: dict[str, Any] = {f.name: f.value for f in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)}
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given) and not _DISTRIBUTED.value:
-        return ALONE
-    if missing and len(missing) < len(given):
-        raise UserError(
-            f"`--{missing[0]}` is missing; give --coordinator_address, --num_processes and --process_id together, or "
-            "--distributed alone on a cluster that jax detects"
-        )
-    if not missing and int(given["process_id"]) >= int(given["num_processes"]):
-        raise UserError(
-            f"`--process_id` (={_PROCESS_ID.value}) must be below `--num_processes` (={_NUM_PROCESSES.value}); "
-            "the first is 0"
-        )
-    # Its handler of SIGTERM would take the place of ours, by which the processes agree on the step to stop at.
-    jax.config.update("jax_enable_preemption_service", False)
-    processes = connect(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _PEER_TIMEOUT_S.value, on_silence
-    )
-    console.quiet = not processes.is_first
-    return processes
-
-
 def on_silence(seconds: float) -> None:
-    """Ends this process, which has waited too long for another, from whichever thread."""
+    """Ends this process, which has waited too long for another; called by the watchdog's thread."""
     end_at_once(
         f"stopped: no progress for {seconds:.0f} s (--peer_timeout_s): a process of the job, maybe this one, is stuck "
         "or dead; the same command goes on from what was saved last",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,22 +84,17 @@ def locked(folder: Path, option: str) -> Iterator[None]:
 
 
 def _try_lock(stream: IO[str]) -> bool:
-    """Locks the open file for this process; False where another holds it."""
+    """Locks the open file for this process; False where another process holds it."""
     try:
         import fcntl
-    except ImportError:
-        # Windows.
-        import msvcrt
-
-        module: Any = msvcrt
-        try:
-            module.locking(stream.fileno(), module.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
+    except ImportError:  # Windows
+        msvcrt: Any = importlib.import_module("msvcrt")
+        attempt = partial(msvcrt.locking, stream.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        attempt = partial(fcntl.flock, stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        attempt()
+    except (BlockingIOError, PermissionError):
         return False
     return True
 

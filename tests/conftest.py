@@ -13,11 +13,14 @@ from pathlib import Path
 import jax
 import pytest
 import quick
+from shell import Shell, make_shell
 
 CACHE = "DAGM_JAX_TEST_CACHE"
 # Files that take minutes, longest first: with one of them begun last, a worker waits for the other.
 LONGEST = (
     "experiment/test_main.py",
+    "experiment/test_recipe.py",
+    "distributed/test_layouts.py",
     "train/test_step.py",
     "train/test_learning.py",
     "distributed/test_distributed.py",
@@ -46,3 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; the others as they were."""
     place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Commands in processes of their own, which share one cache of compiled programs."""
+    return make_shell(tmp_path_factory)

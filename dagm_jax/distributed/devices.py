@@ -1,4 +1,4 @@
-"""The one file that knows devices: the mesh over the devices of all processes, shardings, compilation."""
+"""Devices: the mesh over those of all processes, shardings, compilation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dagm_jax.errors import UserError, check_choices
 
 BATCH_AXIS = "batch"
-# Batches on their way to the devices while a step runs; two hide the transfer behind the computation.
+# Batches that are sent to the devices while a step runs; two hide the transfer behind the computation.
 NUM_PREFETCHED = 2
-# Sends convolutions to XLA's Eigen kernels instead of jaxlib's default fusions: 1.2-1.8x faster training on CPUs.
+# Compiler option that sends convolutions to Eigen's kernels, not jaxlib's default fusions: 1.2-1.8x faster on CPUs.
 EIGEN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
@@ -39,7 +39,7 @@ class ParallelConfig:
 class Devices:
     """Devices as a mesh of one axis; batches are split along it, everything else is replicated.
 
-    Those of a process lie side by side and processes follow in their order, so that each holds one block of a batch.
+    The devices of a process are neighbours and processes follow in their order, so that each holds a block of a batch.
     """
 
     mesh: Mesh
@@ -48,7 +48,7 @@ class Devices:
 
     @property
     def axis_name(self) -> str | None:
-        """The mapped axis of the training step, over which it has to sum itself; None under jit."""
+        """Name of the mapped axis that the training step has to sum over; None under jit."""
         return BATCH_AXIS if self.mode == "pmap" else None
 
     @property
@@ -70,7 +70,7 @@ class Devices:
 
     @property
     def num_shards(self) -> int:
-        """Over how many devices the batch of one program is split: all under jit, one under pmap."""
+        """Number of devices that share the batch of one program: all under jit, one under pmap."""
         return self.num_devices if self.mode == "jit" else 1
 
     @property
@@ -92,19 +92,18 @@ class Devices:
             )
 
     def shard_batch(self, batch: Any) -> Any:
-        """Host arrays whose first dimension is this process's block of the global batch → device arrays of all of it,
-        split over the mesh."""
+        """Device arrays of the global batch, split over the mesh, from host arrays of this process's block of it."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.split, x), batch)
 
     def shard_training_batch(self, batch: Any) -> Any:
-        """A host batch as the compiled step takes it: as `shard_batch`, under pmap with an axis of devices first."""
+        """A host batch as the compiled step takes it: `shard_batch`, under pmap with a first axis of devices."""
         if self.mode == "jit":
             return self.shard_batch(batch)
         num = self.num_devices // self.num_processes
         return self.shard_batch(jax.tree.map(lambda x: np.reshape(x, (num, -1, *np.shape(x)[1:])), batch))
 
     def prefetch(self, batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-        """(host batch, the same on the devices as the compiled step takes it), the next ones already on their way."""
+        """(host batch, the same on the devices as the compiled step takes it); the next ones are sent ahead."""
         waiting: deque[tuple[Any, Any]] = deque()
         for batch in batches:
             waiting.append((batch, self.shard_training_batch(batch)))
@@ -113,7 +112,7 @@ class Devices:
         yield from waiting
 
     def replicate(self, tree: Any) -> Any:
-        """Any pytree of arrays → the same on every device; every process gives the same."""
+        """The pytree's arrays on every device; all processes give equal ones."""
         if self.replicated.is_fully_addressable:
             return jax.device_put(tree, self.replicated)
         return jax.tree.map(
@@ -121,14 +120,14 @@ class Devices:
         )
 
     def local(self) -> Devices:
-        """Those of this process alone, on which it works without the others."""
+        """The devices of this process, on which it works without the others."""
         if self.num_processes == 1:
             return self
         own = [device for device in self.mesh.devices.flat if device.process_index == jax.process_index()]
         return replace(self, mesh=_mesh_of(own))
 
     def localize(self, tree: Any) -> Any:
-        """Replicated arrays of this mesh → the same on the mesh of `local`."""
+        """Replicated arrays of this mesh on the mesh of `local`."""
         if self.replicated.is_fully_addressable:
             return tree
         return self.local().replicate(jax.tree.map(lambda x: x.addressable_data(0), tree))
@@ -138,7 +137,7 @@ class Devices:
 
         The batch is one of `shard_training_batch`; under pmap the step must sum over `axis_name`.
         """
-        # pmap takes no options before it compiles.
+        # pmap takes its options here, where it is compiled.
         options = self.compiler_options if self.mode == "pmap" else None
         compiled: jax.stages.Compiled = self.lay_out(step).lower(*example).compile(options)
         return compiled
@@ -146,14 +145,9 @@ class Devices:
     def lay_out(self, step: Callable[..., Any]) -> Any:
         """``step(state, batch)`` laid over the devices by jit or pmap, not yet compiled."""
         if self.mode == "pmap":
-            return jax.pmap(
-                step,
-                axis_name=BATCH_AXIS,
-                in_axes=(None, 0),
-                out_axes=None,
-                donate_argnums=0,
-                devices=list(self.mesh.devices.flat),
-            )
+            devices = list(self.mesh.devices.flat)
+            axes: Any = dict(axis_name=BATCH_AXIS, in_axes=(None, 0), out_axes=None)
+            return jax.pmap(step, **axes, donate_argnums=0, devices=devices)
         return jax.jit(
             step,
             in_shardings=(self.replicated, self.split),
@@ -189,30 +183,24 @@ def make_devices(config: ParallelConfig, xla_flags: str = "") -> Devices:
         raise UserError(
             f"the processes have {', '.join(map(str, counts.values()))} devices; each must have as many as the others"
         )
-    mesh = _mesh_of(devices)
-    options = None
-    if jax.default_backend() == "cpu" and config.cpu_convolutions == "eigen":
-        flag = next(iter(EIGEN_CONVOLUTIONS))
-        options = None if flag in xla_flags else EIGEN_CONVOLUTIONS
-    if options:
+    (flag,) = EIGEN_CONVOLUTIONS
+    is_eigen = jax.default_backend() == "cpu" and config.cpu_convolutions == "eigen" and flag not in xla_flags
+    if is_eigen:
         try:
-            jax.jit(lambda x: x + 1, compiler_options=options).lower(0.0).compile()
+            jax.jit(lambda x: x + 1, compiler_options=EIGEN_CONVOLUTIONS).lower(0.0).compile()
         except Exception as error:
             raise UserError(
-                "`parallel.cpu_convolutions` (=eigen) needs a jaxlib that knows "
-                f"{next(iter(options))}; set it to default"
+                f"`parallel.cpu_convolutions` (=eigen) needs a jaxlib that knows {flag}; set it to default"
             ) from error
-    return Devices(mesh, options, config.mode)
+    return Devices(_mesh_of(devices), EIGEN_CONVOLUTIONS if is_eigen else None, config.mode)
 
 
 def count_flop(function: Callable[..., Any], *example: Any) -> float | None:
-    """FLOPs of ``function`` at the example's shapes and types, as XLA counts them in the program as it was written: 2
-    per multiply-add. None where nobody tells.
+    """FLOPs of ``function`` at the example's shapes and types before optimisation, 2 per multiply-add; None if unknown.
 
     Counted on the host, whatever the devices: compilers of GPUs count nothing before they compile.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         cost: Any = jax.jit(function).lower(*shapes).cost_analysis()
-    found: float | None = (cost or {}).get("flops")
-    return found
+    return (cost or {}).get("flops")  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
 """Multi-process helpers: gather, broadcast, run on process 0, and shutdown when a peer dies.
 
-A job of one process, which is the usual one, is ``ALONE``: nothing is exchanged then, and nobody watches. In a job of
-several all run the same program over the same workdir, on a file system that they share, and everything here is called
-by all of them in the same order.
+A job of one process, the usual one, is ``ALONE``: nothing is exchanged and nothing watched. The processes of a larger
+job run the same program over the same workdir, on a file system that they share, and call everything here in the same
+order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,11 +21,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dagm_jax.console import console
 from dagm_jax.errors import DISK_ERRORS, UserError
 
 T = TypeVar("T")
 
-# Words by which errors of collectives and of jax's service report a lost process.
+# Words in the errors of collectives and of jax's service that report a lost process.
 SIGNS_OF_LOSS = (
     "gloo",
     "nccl",
@@ -34,7 +35,7 @@ SIGNS_OF_LOSS = (
     "connection closed",
     "socket closed",
 )
-# Messages are padded to a power of two of at least so many bytes: each size is compiled once.
+# Smallest size of a message; sizes are padded to powers of two, because each is compiled once.
 LEAST_BYTES = 1024
 
 
@@ -55,7 +56,7 @@ class Watchdog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within the block silence is right."""
+        """Within the block no progress is expected."""
         self._is_paused = True
         try:
             yield
@@ -85,40 +86,40 @@ class Processes:
         return self.index == 0
 
     def heartbeat(self) -> None:
-        """Tells the watchdog that there was progress."""
+        """Reports progress to the watchdog."""
         if self.watchdog is not None:
             self.watchdog.heartbeat()
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part of the items; `interleave` puts what was made of the parts in order again."""
+        """This process's part of the items; `interleave` restores the order of all parts' results."""
         return items[self.index :: self.count]
 
     def gather(self, value: T) -> list[T]:
         """Every process's value (anything that can be pickled), in their order, on every process."""
-        return [value] if self.count == 1 else self._exchange(value, range(self.count))
+        return self._exchange(value, range(self.count))
 
     def broadcast(self, value: T) -> T:
         """Process 0's value on every process: no process may differ in it, even by a rounding."""
-        return value if self.count == 1 else self._exchange(value, [0])[0]
+        return self._exchange(value, [0])[0]
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds on any process."""
+        """Whether ``flag`` is true on any process."""
         return flag if self.count == 1 else bool(multihost_utils.process_allgather(np.int32(flag)).any())
 
     def all_or_raise(self, work: Callable[[], T]) -> list[T]:
         """Results of ``work()`` on every process; a UserError or an OSError of DISK_ERRORS of one is raised on all."""
+        if self.count == 1:
+            return [work()]
         value: T | None = None
         failure: UserError | OSError | None = None
         try:
             value = work()
         except UserError as error:
-            if self.count == 1:
-                raise
             failure = UserError(str(error))
         except OSError as error:
-            if self.count == 1 or error.errno not in DISK_ERRORS:
+            if error.errno not in DISK_ERRORS:
                 raise
-            # As such: who knows which folder was written to makes one line of it, here and there.
+            # Each process's caller knows the folder and makes one line of it.
             failure = OSError(error.errno, error.strerror)
         outcomes = self.gather((value, failure))
         for _, failure in outcomes:
@@ -126,33 +127,27 @@ class Processes:
                 raise failure
         return [value for value, _ in outcomes]  # type: ignore[misc]
 
-    def on_process_0(self, work: Callable[[], T]) -> T:
-        """Result of ``work()`` on process 0, which alone runs it; the others wait, for as long as it takes.
+    def _only_if(self, is_turn: bool, work: Callable[[], T]) -> list[T]:
+        """As `all_or_raise`, with ``work`` run where it ``is_turn``; the watchdogs of the others pause meanwhile."""
+        with nullcontext() if is_turn or self.watchdog is None else self.watchdog.paused():
+            return self.all_or_raise(work if is_turn else lambda: None)  # type: ignore[return-value, arg-type]
 
-        Their watchdogs sleep meanwhile; that of process 0 does not.
-        """
-        if self.is_first:
-            return self.all_or_raise(work)[0]
-        with self._patience():
-            return self.all_or_raise(lambda: None)[0]  # type: ignore[return-value]
+    def on_process_0(self, work: Callable[[], T]) -> T:
+        """Result of ``work()`` on process 0, which alone runs it; the others wait for as long as it takes."""
+        return self._only_if(self.is_first, work)[0]
 
     def in_turns(self, work: Callable[[], T]) -> T:
         """Result of ``work()`` here, run by process 0, then by one process of each other machine, then by the rest.
 
-        For work that finds what an earlier turn has left on disk, be it shared by all machines or each machine's own.
+        For work that finds the results of earlier turns on disk, be it shared by all machines or each machine's own.
         """
-        if self.count == 1:
-            return work()
         machines = self.gather(platform.node())
         leads = machines.index(machines[self.index]) == self.index
         turn = 0 if self.is_first else 1 if leads else 2
+        # Appended, not returned: results may be large, and the other processes have their own.
         value: list[T] = []
         for now in range(3):
-            if now == turn:
-                self.all_or_raise(lambda: value.append(work()))
-            else:
-                with self._patience():
-                    self.all_or_raise(lambda: None)
+            self._only_if(now == turn, lambda: value.append(work()))
         return value[0]
 
     def check_same(self, what: str, text: str) -> None:
@@ -165,16 +160,10 @@ class Processes:
                 "one file system"
             )
 
-    @contextmanager
-    def _patience(self) -> Iterator[None]:
-        if self.watchdog is None:
-            yield
-        else:
-            with self.watchdog.paused():
-                yield
-
     def _exchange(self, value: T, sources: Sequence[int]) -> list[T]:
-        """The values of these processes, on all; one after the other, so that no more memory is held than they need."""
+        """Values of these processes, on all; sent one after the other, which takes no more memory than they need."""
+        if self.count == 1:
+            return [value]
         own = np.frombuffer(pickle.dumps(value), np.uint8)
         sizes = multihost_utils.process_allgather(np.uint32(own.size))
         received: list[T] = []
@@ -195,14 +184,33 @@ def connect(
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
+    is_cluster: bool,
     timeout_s: int,
     on_silence: Callable[[float], None],
 ) -> Processes:
-    """The processes of this job, once all of them are there; where all three are None, as jax detects the cluster.
+    """The processes of this job, named by the flags of `dagm_jax.main`, once all of them are there.
 
-    To be called before anything that starts jax's backend. A dead process is noticed within twice ``timeout_s``, one
-    that is stuck after it (see `Watchdog`). Raises UserError where there is no cluster.
+    `ALONE` without flags; ``is_cluster`` alone: as jax detects them. To be called before anything that starts jax's
+    backend. A dead process is noticed within twice ``timeout_s``, one that is stuck after it (see `Watchdog`). All
+    processes but the first print nothing but errors. Raises UserError for incomplete flags and without a cluster.
     """
+    given = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given) and not is_cluster:
+        return ALONE
+    if missing and len(missing) < len(given):
+        raise UserError(
+            f"`--{missing[0]}` is missing; give --coordinator_address, --num_processes and --process_id together, or "
+            "--distributed alone on a cluster that jax detects"
+        )
+    if process_id is not None and num_processes is not None and process_id >= num_processes:
+        raise UserError(
+            f"`--process_id` (={process_id}) must be below `--num_processes` (={num_processes}); the first is 0"
+        )
     try:
         jax.distributed.initialize(
             coordinator_address,
@@ -210,7 +218,7 @@ def connect(
             process_id,
             cluster_detection_method="deactivate" if coordinator_address else None,
             initialization_timeout=timeout_s,
-            # The watchdog, which says in one line what happened, comes first.
+            # Later than the watchdog, whose line says what happened.
             heartbeat_timeout_seconds=2 * timeout_s,
             shutdown_timeout_seconds=timeout_s,
         )
@@ -222,6 +230,7 @@ def connect(
             "that jax does not know give --coordinator_address, --num_processes and --process_id"
         ) from error
     watchdog = Watchdog(timeout_s, on_silence) if jax.process_count() > 1 else None
+    console.quiet = jax.process_index() > 0
     return Processes(jax.process_index(), jax.process_count(), watchdog)
 
 
@@ -231,6 +240,6 @@ def speaks_of_a_lost_process(error: BaseException) -> bool:
 
 
 def interleave(parts: Sequence[Sequence[Any]]) -> list[Any]:
-    """The items whose `Processes.share` parts these are, in their order."""
+    """Items in their order, from their `Processes.share` parts."""
     count, total = len(parts), sum(map(len, parts))
     return [parts[i % count][i // count] for i in range(total)]

@@ -17,7 +17,7 @@ from dagm_jax.data.slicing import Slicer
 from dagm_jax.data.split import Split, split_samples
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
-from dagm_jax.experiment.trained_model import MOST_JUDGED_PIXELS, make_slicers
+from dagm_jax.experiment.trained_model import MOST_BATCH_PIXELS, make_slicers
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import MAX_PIXELS, Manifest, Photo
 
@@ -26,14 +26,14 @@ from dagm_jax.types import MAX_PIXELS, Manifest, Photo
 class Data:
     """Images of a run: manifest, decoded cache, split, slicers, and the grey-level moments of the training split.
 
-    slicer: how images are cut in training; judging_slicer: how those are whose verdict counts.
+    slicer: how images are cut in training; eval_slicer: how they are cut for calibration and test.
     """
 
     manifest: Manifest
     cache: ImageCache
     split: Split
     slicer: Slicer
-    judging_slicer: Slicer
+    eval_slicer: Slicer
     mean: float
     std: float
 
@@ -41,21 +41,31 @@ class Data:
     def labels(self) -> list[int]:
         return [sample.label for sample in self.manifest.samples]
 
+    @property
+    def splits(self) -> dict[str, Sequence[int]]:
+        """Indices of the images of each split, by its name."""
+        split = self.split
+        return {"train": split.train, "validation": split.validation, "test": split.test}
+
     def of_label(self, indices: Sequence[int], label: int) -> list[int]:
-        """Those of ``indices`` whose image has this label."""
+        """The ``indices`` of images with this label."""
         return [i for i in indices if self.labels[i] == label]
 
 
 def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALONE) -> Data:
-    """The images that ``config.data`` names, decoded, checked and split.
+    """Images named by ``config.data``, decoded, checked and split.
 
     Raises UserError where they do not suffice, and where the processes find different ones.
     """
     found, shape = find_images(config.data, config.seed)
     console.print(f"data: {found.description}")
     masks_for = config.task.name if config.task.learns_from_masks else ""
-    if masks_for:
-        check_masks(found, masks_for)
+    defective = [sample for sample in found.samples if sample.label]
+    if masks_for and defective and all(sample.mask is None for sample in defective):
+        raise UserError(
+            f"`task` (={masks_for}) learns from masks, and no defective image has one; add masks, or choose "
+            "classification or reconstruction, such as --config=configs/custom_unet.py:classification"
+        )
     directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir.cache
     with show("decoding images", len(found.samples)) as bar:
 
@@ -70,52 +80,54 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     processes.check_same("the configuration", to_json(config))
     processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
     check_size(cache.largest, config)
+    print_skipped(manifest)
+    mask_px = [cache.mask_px(i) for i in range(len(cache))]
+    share, learns = config.data.validation_share, config.task.learns_from_defects
+    split = split_samples(manifest.samples, config.data.split, share, config.seed, mask_px, learns)
+    seen = [i for i in split.train if learns or not manifest.samples[i].label]
+    mean, std = cache.intensity_moments(seen)
+    slicer, eval_slicer = make_slicers(config, *cache.largest)
+    data = Data(manifest, cache, split, slicer, eval_slicer, mean, std)
+    check_split(data, config)
+    return data
+
+
+def print_skipped(manifest: Manifest) -> None:
+    """Prints what was left out of the data, such as copies of an image in both halves."""
     if manifest.skipped:
         shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
         rest = ", …" if len(manifest.skipped) > 3 else ""
-        console.print(
-            f"data: {len(manifest.skipped)} left out ({shown}{rest}); all are listed in report.json"
-        )
+        number = len(manifest.skipped)
+        console.print(f"data: {number} left out ({shown}{rest}); all are listed in report.json")
     if leaked := [skip for skip in manifest.skipped if skip.leaks]:
         console.print(
             f"data: leakage: {len(leaked)} images are in both halves, train and test, such as {leaked[0].what}; one "
             "copy of each is left out, so that no image is tested on that was trained on"
         )
-    mask_px = [cache.mask_px(i) for i in range(len(cache))]
-    split = split_samples(
-        manifest.samples,
-        config.data.split,
-        config.data.validation_share,
-        config.seed,
-        mask_px,
-        config.task.learns_from_defects,
-    )
-    seen = [i for i in split.train if config.task.learns_from_defects or not manifest.samples[i].label]
-    mean, std = cache.intensity_moments(seen)
-    slicer, judging_slicer = make_slicers(config, *cache.largest)
-    data = Data(manifest, cache, split, slicer, judging_slicer, mean, std)
-    sides = {"train": split.train, "validation": split.validation, "test": split.test}
-    sizes = ", ".join(
-        f"{name} {len(side)} ({len(data.of_label(side, 1))} defective)" for name, side in sides.items()
-    )
-    console.print(f"data: {sizes}; split {config.data.split}")
-    if config.data.split != "official" and {sample.half for sample in manifest.samples} >= {"train", "test"}:
+
+
+def check_split(data: Data, config: RunConfig) -> None:
+    """Prints the sizes of the splits; raises UserError where one lacks defective or defect-free images."""
+    task = config.task
+    sizes = [f"{name} {len(of)} ({len(data.of_label(of, 1))} defective)" for name, of in data.splits.items()]
+    console.print(f"data: {', '.join(sizes)}; split {config.data.split}")
+    halves = {sample.half for sample in data.manifest.samples}
+    if config.data.split != "official" and halves >= {"train", "test"}:
         console.print("data: the set's own halves are mixed; --config.data.split=official keeps them")
-    if not config.task.learns_from_defects:
-        console.print(f"data: {config.task.name} trains on the defect-free images alone")
-    for name, side in sides.items():
+    if not task.learns_from_defects:
+        console.print(f"data: {task.name} trains on the defect-free images alone")
+    for name, members in data.splits.items():
         for label, kind in ((1, "defective"), (0, "defect-free")):
-            is_needed = label == 0 or name == "test" or config.task.learns_from_defects
-            if is_needed and not data.of_label(side, label):
+            is_needed = label == 0 or name == "test" or task.learns_from_defects
+            if is_needed and not data.of_label(members, label):
                 raise UserError(
-                    f"`data`: the {name} side has no {kind} image, which {config.task.name} needs there; "
-                    "add some or change `data.split`"
+                    f"`data`: the {name} split has no {kind} image, which {task.name} needs there; add some or change "
+                    "`data.split`"
                 )
-    return data
 
 
 def check_size(largest: tuple[int, int], config: RunConfig) -> None:
-    """Raises UserError where the (h, w) in px that holds every image is one that `load_trained_model` refuses."""
+    """Raises UserError where `load_trained_model` would refuse ``largest``, the (h, w) in px that holds every image."""
     height, width = largest
     size = f"{height}x{width} (height x width)"
     if height * width > MAX_PIXELS:
@@ -125,45 +137,31 @@ def check_size(largest: tuple[int, int], config: RunConfig) -> None:
             "images so that their sizes differ less"
         )
     batch_size = config.train.judge_batch_size
-    if batch_size * height * width > MOST_JUDGED_PIXELS:
+    if batch_size * height * width > MOST_BATCH_PIXELS:
         raise UserError(
             f"`train.judge_batch_size` (={batch_size}) images of {size}, the common size of all, are "
-            f"{batch_size * height * width} pixels at a time, more than the limit of {MOST_JUDGED_PIXELS}; use at most "
-            f"{MOST_JUDGED_PIXELS // (height * width)}"
-        )
-
-
-def check_masks(manifest: Manifest, task: str) -> None:
-    """Raises UserError where no defective image has a mask, of which ``task`` needs some."""
-    defective = [sample for sample in manifest.samples if sample.label]
-    if defective and all(sample.mask is None for sample in defective):
-        raise UserError(
-            f"`task` (={task}) learns from masks, and no defective image has one; add masks, or choose classification "
-            "or reconstruction, such as --config=configs/custom_unet.py:classification"
+            f"{batch_size * height * width} pixels at a time, more than the limit of {MOST_BATCH_PIXELS}; use at most "
+            f"{MOST_BATCH_PIXELS // (height * width)}"
         )
 
 
 def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
-    """Source, split sizes, and everything that was left out, as JSON values."""
-    split = data.split
-    sides = {"train": split.train, "validation": split.validation, "test": split.test}
+    """Source, split sizes, and everything that was left out, as JSON values.
+
+    white: value that is white in images of 16 bits; None where no image can be of 16 bits.
+    """
+    photos = [s.image for s in data.manifest.samples if isinstance(s.image, Photo)]
     return {
         "source": data.manifest.description,
         "classes": list(config.data.classes),
         "split": config.data.split,
         "sides": {
-            name: {"images": len(side), "defective_images": len(data.of_label(side, 1))}
-            for name, side in sides.items()
+            name: {"images": len(members), "defective_images": len(data.of_label(members, 1))}
+            for name, members in data.splits.items()
         },
         "largest_px": list(data.cache.largest),
-        "white": white_level(data.manifest),
+        "white": max((photo.white or 0 for photo in photos), default=None),
         "num_skipped": len(data.manifest.skipped),
         "num_leaked": sum(skip.leaks for skip in data.manifest.skipped),
         "skipped": [{"what": skip.what, "reason": skip.reason} for skip in data.manifest.skipped],
     }
-
-
-def white_level(manifest: Manifest) -> int | None:
-    """The value that was white in images of 16 bits; None where none of the images could have been of 16 bits."""
-    whites = {sample.image.white or 0 for sample in manifest.samples if isinstance(sample.image, Photo)}
-    return max(whites, default=None)

@@ -1,7 +1,8 @@
-"""Pictures of the test side: thumbnails and files of the page, hardest images, and one example."""
+"""Pictures of the test split: thumbnails and files of the report page, hardest images, one example."""
 
 from __future__ import annotations
 
+import heapq
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,15 +19,15 @@ from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Sample
 from dagm_jax.visualization.page import PICTURE_QUALITY, PICTURE_SIDE_PX, PageEntry, draw_pictures
 
-# Full pictures of right, and of wrong, decisions that a run writes.
+# Limits of the full pictures of right, and of wrong, decisions that a run writes.
 MAX_PICTURES = 250
 
 
 @dataclass(frozen=True)
 class TestPictures:
-    """Pictures of the whole test side. entries: one for each image, in the order of the records.
+    """Pictures of the whole test split. entries: one for each image, in the order of the samples.
 
-    example: the first defective image, of those with masks where there are any.
+    example: the first defective image with a mask, or without where none has one.
     """
 
     entries: list[PageEntry]
@@ -35,7 +36,7 @@ class TestPictures:
 
 
 class PictureMaker:
-    """Draws this process's share of the test side: thumbnails of all images, and files of the first right and wrong."""
+    """Draws this process's share of the test split: thumbnails of all images, files of the first right and wrong."""
 
     def __init__(self, rule: Thresholds, workdir: Workdir, processes: Processes) -> None:
         self._rule, self._workdir, self._processes = rule, workdir, processes
@@ -43,7 +44,7 @@ class PictureMaker:
         self._entries: list[PageEntry] = []
         self._hardest = Hardest(rule)
         self._example: Prediction | None = None
-        # Marked before not marked, then in order.
+        # (1 without a mask, place) of the example; the lowest is kept.
         self._example_rank = (2, 0)
 
     def add(self, chunk: TestChunk) -> None:
@@ -64,9 +65,10 @@ class PictureMaker:
         """The pictures of all processes."""
         processes = self._processes
         entries = interleave(processes.gather(self._entries))
-        _, source = min((rank, index) for index, rank in enumerate(processes.gather(self._example_rank)))
+        ranks = processes.gather(self._example_rank)
+        source = ranks.index(min(ranks))
         example = processes.gather(self._example if source == processes.index else None)[source]
-        assert example is not None, "every test side has defective images"
+        assert example is not None, "every test split has defective images"
         return TestPictures(entries, self._hardest.gathered(processes), example)
 
     def _name(self, is_right: bool) -> str | None:
@@ -78,7 +80,7 @@ class PictureMaker:
         return name
 
     def _draw(self, sample: Sample, prediction: Prediction, name: str | None) -> PageEntry:
-        """The image's entry, with thumbnails and, where it has a ``name``, with files."""
+        """The image's entry: thumbnails and, where it has a ``name``, files."""
         mask = prediction.mask if is_marked(prediction.mask) else None
         draw = partial(draw_pictures, prediction.image, prediction.map, self._rule.pixel_threshold, mask)
         entry = PageEntry(sample.image_id, sample.label, prediction.score, draw())
@@ -92,7 +94,7 @@ class PictureMaker:
 
 
 class Hardest:
-    """The images of each label whose scores lie furthest on the wrong side of the threshold, or nearest to it."""
+    """Images of each label with scores furthest beyond the threshold in the wrong direction, or else nearest to it."""
 
     def __init__(self, rule: Thresholds) -> None:
         self._rule = rule
@@ -105,17 +107,18 @@ class Hardest:
         hardness = float(threshold - score) if sample.label else float(score - threshold)
         title = (
             f"{sample.image_id}\n{'defective' if sample.label else 'good'}, "
-            f"judged {'defective' if decision else 'good'}, {prediction.score:.4f}"
+            f"predicted {'defective' if decision else 'good'}, {prediction.score:.4f}"
         )
         outlined = prediction.mask if is_marked(prediction.mask) else np.zeros_like(prediction.mask)
         item = GalleryItem(prediction.image, prediction.map, outlined, title, decision == bool(sample.label))
         self._ranked[sample.label] = _first([*self._ranked[sample.label], (hardness, sample.image_id, item)])
 
     def gathered(self, processes: Processes) -> list[GalleryItem]:
-        """Items of all processes: hardest first, defective images before good ones; only these are sent."""
+        """Items of all processes: hardest first, defective images before good ones."""
         items: list[GalleryItem] = []
         for label in (1, 0):
             ranked = self._ranked[label]
+            # Only the hardest of all processes are sent.
             keys = [entry[:2] for entry in ranked]
             hardest = _first([key for part in processes.gather(keys) for key in part])
             parts = processes.gather([entry for entry in ranked if entry[:2] in hardest])
@@ -125,10 +128,10 @@ class Hardest:
 
 def _first(entries: list[Any]) -> list[Any]:
     """The hardest of (hardness, image id, …), hardest first."""
-    return sorted(entries, key=lambda entry: entry[:2], reverse=True)[: MAX_GALLERY_ITEMS // 2]
+    return heapq.nlargest(MAX_GALLERY_ITEMS // 2, entries, key=lambda entry: entry[:2])
 
 
 def clear_pictures(workdir: Workdir) -> None:
-    """Makes the folder of pictures, empty: an interrupted try may have left those of other images."""
+    """Makes the folder of pictures, empty: an interrupted run may have left those of other images."""
     shutil.rmtree(workdir.pictures, ignore_errors=True)
     workdir.pictures.mkdir()

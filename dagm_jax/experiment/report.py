@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from dagm_jax.experiment.data import Data, describe_data
 from dagm_jax.experiment.pictures import TestPictures
 from dagm_jax.experiment.setup import Setup, forward_gflop
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.storage import write_atomically
+from dagm_jax.storage import replacing, write_atomically
 from dagm_jax.train.history import read_history
 from dagm_jax.train.schedule import TrainProgress
 from dagm_jax.train.step import TrainState
@@ -45,8 +45,9 @@ def write_report(
     compile_s: float,
     workdir: Workdir,
 ) -> dict[str, Any]:
-    """The report of a judged test side, written into the workdir after all that belongs to it."""
+    """The report of the evaluated test split; written last, after the workdir's figures, page and predictions."""
     data, config = setup.data, setup.config
+    num_slices = progress.step * config.train.batch_size
     report = {
         "model": config.model.name,
         "task": config.task.name,
@@ -69,9 +70,7 @@ def write_report(
             "last_step": progress.step,
             "skipped_steps": progress.num_skipped,
             "train_time_s": progress.train_seconds,
-            "seconds_per_1000_slices": 1000
-            * progress.train_seconds
-            / (progress.step * config.train.batch_size),
+            "seconds_per_1000_slices": progress.train_seconds / num_slices * 1000,
         },
         "baselines": evaluate.evaluate_baselines(
             data.cache,
@@ -79,7 +78,7 @@ def write_report(
             data.split.test,
             data.labels,
             config.verdict,
-            # The others wait for as long as it takes; this process's own watchdog does not.
+            # The watchdogs of the other processes pause; this one's does not.
             setup.processes.heartbeat,
         ),
         "data": describe_data(data, config),
@@ -88,10 +87,12 @@ def write_report(
         "versions": {"python": platform.python_version(), **package_versions()},
         "config": to_dict(config),
     }
-    draw_figures(result, pictures, rule, read_history(workdir.history), workdir)
+    draw_figures(result, pictures, rule, workdir)
     draw_pipeline(pictures.example, rule, data.slicer, config, workdir)
     draw_page(pictures, rule, data, config, workdir)
-    write_atomically(workdir.predictions, predictions_csv(result))
+    header = ("image", "label", "score", "defective")
+    rows = [(i.image_id, i.label, repr(float(i.score)), int(i.decision)) for i in result.images]
+    write_csv(workdir.predictions, header, rows)
     # The report comes last: a workdir that has one is finished.
     text = json.dumps(evaluate.finite_or_none(report), indent=2, allow_nan=False)
     write_atomically(workdir.report, text + "\n")
@@ -101,16 +102,15 @@ def write_report(
 def draw_page(
     pictures: TestPictures, rule: Thresholds, data: Data, config: RunConfig, workdir: Workdir
 ) -> None:
-    """Writes the report page of the test side; what was left out of the data is listed on it."""
+    """Writes the report page of the test split, which also lists what was left out of the data."""
     summary = {
         "model": config.model.name,
         "task": config.task.name,
         "data": data.manifest.description,
         "threshold chosen by": f"{rule.calibration} on {len(data.split.validation)} validation images",
     }
-    left_out = [
-        PageEntry(skip.what, None, None, error=f"left out: {skip.reason}") for skip in data.manifest.skipped
-    ]
+    skipped = data.manifest.skipped
+    left_out = [PageEntry(skip.what, None, None, error=f"left out: {skip.reason}") for skip in skipped]
     write_page(
         workdir.page,
         [*left_out, *pictures.entries],
@@ -121,20 +121,16 @@ def draw_page(
 
 
 def draw_figures(
-    result: evaluate.TestResult,
-    pictures: TestPictures,
-    rule: Thresholds,
-    history: list[dict[str, Any]],
-    workdir: Workdir,
+    result: evaluate.TestResult, pictures: TestPictures, rule: Thresholds, workdir: Workdir
 ) -> None:
     """Writes the figures of a run as PNG files into ``workdir/figures``."""
-    # Here and below late: matplotlib takes half a second, which every command and every mistake would wait for.
+    # Imported here: matplotlib takes half a second, which every command and every error message would wait for.
     from dagm_jax.visualization import figures
 
     folder = workdir.figures
     folder.mkdir(exist_ok=True)
     counts = ImageCounts.from_decisions(result.labels, result.decisions)
-    figures.plot_curves(history, folder / "curves.png")
+    figures.plot_curves(read_history(workdir.history), folder / "curves.png")
     figures.plot_confusion(counts, folder / "confusion.png", "Test images")
     figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
     figures.plot_score_histogram(result.labels, result.scores, rule.threshold, folder / "scores.png")
@@ -144,7 +140,7 @@ def draw_figures(
 def draw_pipeline(
     example: Prediction, rule: Thresholds, slicer: Slicer, config: RunConfig, workdir: Workdir
 ) -> None:
-    """Writes what is done to one defective image as ``figures/pipeline.png``; there is one wherever figures are."""
+    """Writes ``figures/pipeline.png``, the way of one defective image to its decision, beside the other figures."""
     from dagm_jax.visualization.figures import ImagePath, plot_pipeline
 
     rng = np.random.default_rng(config.seed)
@@ -153,7 +149,7 @@ def draw_pipeline(
     shown = ImagePath(
         source=example.image,
         turned=turned,
-        # Mirror images of strips are for judging; no training step sees them.
+        # Mirror images of strips are for evaluation; no training step has them.
         strips=replace(slicer, mirrored=False).cut(turned[..., None])[..., 0],
         map=example.map,
         mask=example.mask,
@@ -166,23 +162,10 @@ def draw_pipeline(
     plot_pipeline(shown, workdir.figures / "pipeline.png", title)
 
 
-def predictions_csv(result: evaluate.TestResult) -> str:
-    """``image,label,score,defective`` of every test image; scores with all their digits."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "label", "score", "defective"])
-    for image in result.images:
-        writer.writerow([image.image_id, image.label, repr(float(image.score)), int(image.decision)])
-    return stream.getvalue()
-
-
-def scores_csv(names: Sequence[str], labels: Sequence[int], scores: Sequence[float]) -> str:
-    """``image,label,score`` of every validation image; scores with all their digits."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "label", "score"])
-    writer.writerows((n, label, repr(float(s))) for n, label, s in zip(names, labels, scores, strict=True))
-    return stream.getvalue()
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table, whole or not at all."""
+    with replacing(path, newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
 
 
 def print_report(report: dict[str, Any], workdir: Workdir) -> None:
@@ -195,31 +178,15 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
             return "undefined"
         return f"{value:.4f}" + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
-    table = Table(
-        title=f"{report['model']}, {report['task']}: {test['num_images']} test images", title_justify="left"
-    )
-    table.add_column("figure")
-    table.add_column("value (95 % interval)")
-    names = (
-        "accuracy",
-        "precision",
-        "recall",
-        "f1",
-        "auroc",
-        "average_precision",
-        "dice_defective",
-        "nvidia_dice",
-    )
-    for name in names:
+    title = f"{report['model']}, {report['task']}: {test['num_images']} test images"
+    table = Table("figure", "value (95 % interval)", title=title, title_justify="left")
+    names = "accuracy precision recall f1 auroc average_precision dice_defective nvidia_dice"
+    for name in names.split():
         table.add_row(name, share(name))
     table.add_row("tp fp fn tn", " ".join(str(test[name]) for name in ("tp", "fp", "fn", "tn")))
     table.add_row("threshold", f"{rule['threshold']:.4f} ({rule['calibration']} on validation)")
     table.add_row("executing time", f"{cost['executing_time_s']:.1f} s, {cost['images_per_s']:.1f} images/s")
-    baselines = report["baselines"]
-    table.add_row(
-        "baselines",
-        f"majority accuracy {baselines['majority_accuracy']:.4f}, "
-        f"local energy AUROC {baselines['local_energy_auroc']:.4f}",
-    )
+    majority, energy = (report["baselines"][name] for name in ("majority_accuracy", "local_energy_auroc"))
+    table.add_row("baselines", f"majority accuracy {majority:.4f}, local energy AUROC {energy:.4f}")
     console.print(table)
     console.print(f"report, predictions and figures: {workdir}")

@@ -1,4 +1,4 @@
-"""Checks that a workdir's unfinished run may go on under a configuration, and where it stands."""
+"""Checks that a workdir's unfinished run may go on under a configuration; its progress."""
 
 from __future__ import annotations
 
@@ -13,31 +13,29 @@ from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.schedule import TrainConfig, TrainProgress
 from dagm_jax.versions import written_by
 
-# Fields whose change does not make another run of a workdir's run.
-FREE_FIELDS = frozenset(
-    {
-        "data.num_workers",
-        "data.cache_dir",
-        "train.log_every",
-        "train.skip_non_finite",
-        "parallel.cpu_convolutions",
-        "parallel.mode",
-    }
-)
-# Free until the cool-down begins, whose place and length follow from it; see `check_length`.
+# Fields that may change within a run.
+FREE_FIELDS = {
+    "data.num_workers",
+    "data.cache_dir",
+    "train.log_every",
+    "train.skip_non_finite",
+    "parallel.cpu_convolutions",
+    "parallel.mode",
+}
+# Field that may change until the cool-down begins, whose place and length follow from it; see `check_length`.
 LENGTH = "train.num_steps"
 
 
 def check_same_run(config: RunConfig, workdir: Workdir) -> None:
-    """Raises UserError where the workdir is another run's: one whose configuration differs in what matters.
+    """Raises UserError where the workdir holds a run of another configuration; prints the free fields that differ.
 
-    What else differs is told. A length that differs is left to `check_length` where the run is not finished.
+    `check_length` decides on another length of a run that is not finished.
     """
     if not workdir.config.exists():
         return
     changed = differences(workdir.read_config(), config)
     free = FREE_FIELDS if workdir.is_finished else FREE_FIELDS | {LENGTH}
-    # Another network or task differs in many fields, of which its name says most.
+    # Names first: another network or task differs in many fields.
     refused = sorted(changed.keys() - free, key=lambda name: (not name.endswith(".name"), name))
     if refused:
         old, new = changed[refused[0]]
@@ -50,20 +48,20 @@ def check_same_run(config: RunConfig, workdir: Workdir) -> None:
 
 
 def check_images(data: Data, meta: dict[str, Any], workdir: Workdir) -> None:
-    """Raises UserError where a checkpoint is of a run on other images, as far as the training side's greys tell."""
+    """Raises UserError where the training split's grey levels are not those of the checkpoint's run."""
     for name, now in (("mean", data.mean), ("std", data.std)):
         if not math.isclose(meta[name], now, rel_tol=1e-9):
             raise UserError(
-                f"`workdir` (={workdir}) holds a run on other images: the {name} of its training side is "
+                f"`workdir` (={workdir}) holds a run on other images: the {name} of its training split is "
                 f"{meta[name]:.6g}, and of the images found now {now:.6g}; put its images back, or use another workdir"
             )
 
 
 def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, workdir: Workdir) -> None:
-    """Raises UserError where a run of ``num_steps`` that has come so far would have gone another way with ``config``.
+    """Raises UserError where a run with the bound ``num_steps`` would have differed so far with that of ``config``.
 
-    Until the cool-down has begun, a run with another upper bound has taken the same steps, as long as it would not have
-    begun to cool down either.
+    Until the cool-down has begun, a run with another bound has taken the same steps, as long as it would not have begun
+    to cool down either.
     """
     if config.num_steps == num_steps:
         return
@@ -73,7 +71,7 @@ def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, w
             f"cools down towards its end at step {progress.end_step}, which can no longer move; use {num_steps}, or "
             "another workdir"
         )
-    # At that step too: it has been validated as one that trains on, or is about to be saved a second time.
+    # At that step too: it has been validated without a cool-down, or would be saved a second time.
     if progress.step >= config.last_cooldown_begin:
         raise UserError(
             f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} at step "
@@ -83,7 +81,7 @@ def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, w
 
 
 def check_skips(config: TrainConfig, progress: TrainProgress, workdir: Workdir) -> None:
-    """Raises UserError where a run has skipped more steps than ``config`` allows for: none would move it any more."""
+    """Raises UserError where a run has skipped more steps than ``config`` allows: no step would change it any more."""
     if progress.num_skipped > config.skip_non_finite:
         raise UserError(
             f"`train.skip_non_finite` (={config.skip_non_finite}): `workdir` (={workdir}) holds a run that has skipped "
@@ -93,11 +91,11 @@ def check_skips(config: TrainConfig, progress: TrainProgress, workdir: Workdir) 
 
 
 def read_progress(meta: dict[str, Any], workdir: Workdir) -> TrainProgress:
-    """Position in a checkpoint's meta; raises UserError where another release wrote other fields."""
+    """Progress in a checkpoint's meta; raises UserError where another release wrote other fields."""
     try:
         return TrainProgress(**meta["position"])
     except TypeError as error:
         raise UserError(
-            f"`workdir` (={workdir}) holds an unfinished run written by {written_by(meta)}, whose position this "
-            f"release does not know ({error}); finish it with that one, or use another workdir"
+            f"`workdir` (={workdir}) holds an unfinished run written by {written_by(meta)}, whose progress this "
+            f"release does not read ({error}); finish it with that one, or use another workdir"
         ) from error

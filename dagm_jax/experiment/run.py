@@ -1,19 +1,16 @@
-"""A configuration and a folder in, a trained and calibrated detector with its report out.
+"""A run: from a configuration and a folder to a trained, calibrated model with its report.
 
-A run is a sequence of stages (data, training, calibration, report), each of which finds in the workdir what an
-earlier try has finished, so that the same command resumes after any interruption.
+The stages (data, training, calibration, report) find in the workdir what an earlier try has finished, so that the same
+command resumes after any interruption.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
-
-from absl import logging
 
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.console import console
@@ -25,11 +22,11 @@ from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictures
-from dagm_jax.experiment.report import print_report, scores_csv, write_report
+from dagm_jax.experiment.report import print_report, write_csv, write_report
 from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_progress
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.storage import write_atomically
+from dagm_jax.storage import locked, plain_disk_errors, write_atomically
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
 from dagm_jax.train.loop import Trainer
@@ -39,20 +36,19 @@ from dagm_jax.versions import package_versions
 
 
 def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes = ALONE) -> dict[str, Any]:
-    """The report of the run, which is also in the folder ``path`` with all that it made.
+    """The report of the run; all its files are in the folder ``path``.
 
-    In a finished workdir nothing is done again. Of several ``processes``, which share the workdir, all call this; the
-    first writes. Raises UserError, Interrupted.
+    In a finished workdir nothing is done again. All ``processes`` call this and share the workdir, in which the first
+    one writes. Raises UserError, Interrupted.
     """
     workdir = Workdir(path)
-    # The first process alone holds the lock, but every one writes its part of a checkpoint.
-    with workdir.plain_disk_errors(), ExitStack() as holding:
+    # Process 0 alone holds the lock, but all processes write: each its part of a checkpoint.
+    with plain_disk_errors(path, workdir.option), ExitStack() as holding:
 
         def open_workdir() -> dict[str, Any] | None:
-            holding.enter_context(workdir.locked())
+            holding.enter_context(locked(path, workdir.option))
             check_same_run(config, workdir)
-            report: dict[str, Any] | None = workdir.read_report() if workdir.is_finished else None
-            return report
+            return workdir.read_report() if workdir.is_finished else None  # type: ignore[no-any-return]
 
         report = processes.on_process_0(open_workdir)
         if report is not None:
@@ -64,6 +60,7 @@ def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes
 
 
 def _run_stages(config: RunConfig, workdir: Workdir, xla_flags: str, processes: Processes) -> dict[str, Any]:
+    """The report of an unfinished run: data, training, choice of the checkpoint, evaluation."""
     data = prepare_data(config, workdir, processes)
     setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes)
     with Checkpoints(workdir.checkpoints, processes) as checkpoints:
@@ -76,7 +73,7 @@ def _run_stages(config: RunConfig, workdir: Workdir, xla_flags: str, processes: 
 
 
 def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProgress:
-    """The position after the last step; goes on from the newest whole checkpoint of the workdir."""
+    """Progress after the last step; training resumes from the newest whole checkpoint of the workdir."""
     config, progress, state = setup.config, TrainProgress(), setup.initial_state()
     restored = checkpoints.restore_latest(lambda: state)
     if restored is not None:
@@ -86,22 +83,18 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
         check_length(config.train, progress, meta["config"]["train"]["num_steps"], workdir)
         check_skips(config.train, progress, workdir)
         console.print(f"resuming from the checkpoint of step {step}")
-    # Only now is the workdir this run's: a mistake up to here may be mended and the same workdir named again.
+    # Only now does the workdir belong to this run: after a mistake up to here the same one may be named again.
     setup.processes.on_process_0(lambda: write_atomically(workdir.config, to_json(config) + "\n"))
     if progress.is_end(config.train):
         return progress
     stream = setup.stream()
-    start_s = time.perf_counter()
-    for slicer in (setup.data.slicer.disjoint(), setup.data.judging_slicer):
+    for slicer in (setup.data.slicer.disjoint(), setup.data.eval_slicer):
         setup.begin_to_compile_predictor(state, slicer)
     step_function = setup.compile_step(state, stream[0])
     watch, _ = setup.compile_predictor(state, setup.data.slicer.disjoint())
-    logging.info("compiled in %.1f s", time.perf_counter() - start_s)
     sample = setup.validation_sample()
-    with ExitStack() as stack:
-        logger = None
-        if setup.processes.is_first:
-            logger = stack.enter_context(closing(MetricLogger(workdir.path, progress.step)))
+    logger = MetricLogger(workdir.path, progress.step) if setup.processes.is_first else None
+    with closing(logger) if logger else nullcontext():
         trainer = Trainer(
             config=config.train,
             devices=setup.devices,
@@ -126,51 +119,50 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
 def choose_state(
     setup: Setup, checkpoints: Checkpoints, last_step: int, workdir: Workdir
 ) -> tuple[int, TrainState]:
-    """(step, state) of the weights that are judged: the better of two on the whole validation side.
+    """(step, state) of the weights to test: the better of two checkpoints on the whole validation split.
 
-    The two are the best by the quick validations of training, which look at few strips and whose highest of many is
-    partly luck, and the last, whose learning rate has cooled down. Here they are cut as the test side will be. One that
-    is damaged is named in the log and not considered. Raises UserError without a validated checkpoint that is whole.
+    The two are the best by the quick validations of training, which see few strips and whose highest of many is partly
+    luck, and the last, whose learning rate has cooled down. Images are cut as in the test. A damaged checkpoint is
+    named in the log and not considered. Raises UserError without a validated checkpoint that is whole.
     """
     best_step = checkpoints.best_step()
     if best_step is None:
         raise UserError(f"`workdir` (={workdir}) holds no validated checkpoint; start in a new workdir")
-    states = {}
-    for step in sorted({best_step, last_step}):
-        restored = checkpoints.restore_or_warn(step, setup.initial_state)
-        if restored is not None:
-            states[step] = restored[0]
+    steps = sorted({best_step, last_step})
+    restored = {step: checkpoints.restore_or_warn(step, setup.initial_state) for step in steps}
+    states = {step: found[0] for step, found in restored.items() if found is not None}
     if not states:
         raise UserError(
-            f"`workdir` (={workdir}): none of the checkpoints of steps {sorted({best_step, last_step})} can be read; "
-            "restore them from a copy or start in a new workdir"
+            f"`workdir` (={workdir}): none of the checkpoints of steps {steps} can be read; restore them from a copy "
+            "or start in a new workdir"
         )
     if len(states) == 1:
         return next(iter(states.items()))
     data = setup.data
-    predictor, _ = setup.compile_predictor(states[best_step], data.judging_slicer)
+    predictor, _ = setup.compile_predictor(states[best_step], data.eval_slicer)
     quality = {}
     for step, state in states.items():
         console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
         quality[step] = setup.validate(predictor, state, data.split.validation)["quality"]
     chosen = max(quality, key=quality.__getitem__)
     shown = ", ".join(f"{value:.4f} at step {step}" for step, value in quality.items())
-    console.print(f"judged is step {chosen}; quality {shown}")
+    console.print(f"tested checkpoint: step {chosen}; quality {shown}")
     return chosen, states[chosen]
 
 
 def evaluate_model(
     setup: Setup, state: TrainState, best_step: int, progress: TrainProgress, workdir: Workdir
 ) -> dict[str, Any]:
-    """The report of the best state: calibrated on validation, then the test side once; files in the workdir."""
+    """The report of the best state: thresholds from the validation split, then the test split once."""
     data, processes = setup.data, setup.processes
-    predictor, compile_s = setup.compile_predictor(state, data.judging_slicer)
+    predictor, compile_s = setup.compile_predictor(state, data.eval_slicer)
     validation = data.split.validation
     labels = [data.labels[i] for i in validation]
     rule, scores = processes.broadcast(evaluate.fit_thresholds(predictor, data.cache, validation, labels))
     names = [data.manifest.samples[i].image_id for i in validation]
-    table = scores_csv(names, labels, scores)
-    processes.on_process_0(lambda: write_atomically(workdir.validation_scores, table))
+    rows = [(name, label, repr(float(s))) for name, label, s in zip(names, labels, scores, strict=True)]
+    header = ("image", "label", "score")
+    processes.on_process_0(lambda: write_csv(workdir.validation_scores, header, rows))
     processes.on_process_0(lambda: write_atomically(workdir.rule, rule.to_json()))
     result, pictures = evaluate_test_split(predictor, data, rule, workdir)
     return processes.on_process_0(
@@ -181,7 +173,7 @@ def evaluate_model(
 def evaluate_test_split(
     predictor: Predictor, data: Data, rule: Thresholds, workdir: Workdir
 ) -> tuple[evaluate.TestResult, TestPictures]:
-    """Figures and pictures of the test side, the same on all processes; pictures of images lie in the workdir."""
+    """Figures and pictures of the test split, the same on all processes; pictures of images lie in the workdir."""
     processes = predictor.processes
     processes.on_process_0(lambda: clear_pictures(workdir))
     samples = [data.manifest.samples[i] for i in data.split.test]

@@ -52,17 +52,11 @@ class Setup:
 
     @cached_property
     def _make_state(self) -> Callable[[Any, Any], TrainState]:
-        """(parameters, statistics) → a fresh state; one program for all arrays, each of which would else be its own."""
-        optimizer, averaged = make_optimizer(self.config.optim), self.config.optim.average_decay > 0
-
-        def make(params: Any, stats: Any) -> TrainState:
-            # Copies: the step donates its state, and the initial arrays may be asked for again.
-            copied: TrainState = jax.tree.map(
-                jnp.copy, make_state(params, stats, optimizer, averaged=averaged)
-            )
-            return copied
-
-        return jax.jit(make)
+        """Compiled (parameters, statistics) -> fresh state: one program for all arrays, not one for each."""
+        averaged = self.config.optim.average_decay > 0
+        make = partial(make_state, optimizer=make_optimizer(self.config.optim), averaged=averaged)
+        # Copies: the step donates its state, and the initial arrays are needed again.
+        return jax.jit(lambda params, stats: jax.tree.map(jnp.copy, make(params, stats)))
 
     def initial_state(self) -> TrainState:
         """A fresh state, replicated over the devices."""
@@ -70,7 +64,7 @@ class Setup:
         return self.devices.replicate(self._make_state(params, stats))  # type: ignore[no-any-return]
 
     def stream(self) -> grain.MapDataset:
-        """The training batches of the whole run, of each this process's part."""
+        """This process's part of each training batch of the whole run."""
         train, config = self.data.split.train, self.config
         learns = config.task.learns_from_defects
         return make_training_stream(
@@ -88,23 +82,21 @@ class Setup:
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
         """The step from `step.Carry` to `step.Carry`, compiled for the shapes of the state and the host batch."""
-        optimizer = make_optimizer(self.config.optim)
-        schedule = partial(learning_rate, self.config.optim)
+        optim = self.config.optim
         step = make_train_step(
             self.network.for_platform(self.devices.platform),
             self.config.task,
-            optimizer,
-            schedule,
+            make_optimizer(optim),
+            partial(learning_rate, optim),
             self.config.seed,
             self.devices.axis_name,
             accumulate=self.config.train.accumulate,
             num_shards=self.devices.num_shards,
-            average_decay=self.config.optim.average_decay,
+            average_decay=optim.average_decay,
         )
         guarded = skip_non_finite(step, self.config.train.skip_non_finite, self.devices.axis_name)
-        return self.devices.compile_step(
-            guarded, self.first_carry(state), self.devices.shard_training_batch(batch)
-        )
+        example = self.first_carry(state), self.devices.shard_training_batch(batch)
+        return self.devices.compile_step(guarded, *example)
 
     def first_carry(self, state: TrainState) -> Carry:
         """Input of the first step: the state, and no step skipped."""
@@ -119,45 +111,40 @@ class Setup:
         return ThreadPoolExecutor(thread_name_prefix="compile")
 
     def begin_to_compile_predictor(self, state: TrainState, slicer: Slicer) -> None:
-        """Has `compile_judge` done its work by the time that it is called, in another thread."""
+        """Compiles in another thread for `compile_predictor`, which is called later."""
         if slicer in self._predictors:
             return
-        # The arrays themselves may be gone before the thread has looked at them: the step takes its state over.
-        like = jax.tree.map(
+        # Shapes only: the step donates its state, whose arrays may be gone before the thread reads them.
+        like: tuple[Any, Any] = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
             self.devices.localize(state.eval_weights),
         )
-        self._predictors[slicer] = self._compiling.submit(self._compile_predictor, like, slicer)
+
+        def compile_() -> tuple[Predictor, float]:
+            start_s = time.perf_counter()
+            devices = self.devices.local()
+            batch_size = self.config.train.judge_batch_size * devices.num_devices
+            predictor = compile_predictor(self.config, self.network, *like, slicer, devices, batch_size)
+            return replace(predictor, processes=self.processes), time.perf_counter() - start_s
+
+        self._predictors[slicer] = self._compiling.submit(compile_)
 
     def compile_predictor(self, state: TrainState, slicer: Slicer) -> tuple[Predictor, float]:
-        """(compiled for this process's devices, with the state's weights; seconds that compiling took).
+        """(predictor for this process's devices, with the state's weights; seconds of compiling).
 
-        Each slicer is compiled for once. Of several processes each judges its share of the images.
+        Compiled once for each slicer. Each process predicts its share of the images.
         """
         self.begin_to_compile_predictor(state, slicer)
         predictor, seconds = self._predictors[slicer].result()
         return predictor.with_weights(*self.devices.localize(state.eval_weights)), seconds
 
-    def _compile_predictor(self, like: tuple[Any, Any], slicer: Slicer) -> tuple[Predictor, float]:
-        start_s = time.perf_counter()
-        devices = self.devices.local()
-        predictor = compile_predictor(
-            self.config, self.network, *like, slicer, devices, self.judge_batch_size
-        )
-        return replace(predictor, processes=self.processes), time.perf_counter() - start_s
-
     def validate(self, predictor: Predictor, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
-        """The figures of the state's weights on these images, the same on all processes."""
-        params, stats = self.devices.localize(state.eval_weights)
-        figures = evaluate.validate(predictor.with_weights(params, stats), self.data.cache, indices)
-        return self.processes.broadcast(figures)
-
-    @property
-    def judge_batch_size(self) -> int:
-        return self.config.train.judge_batch_size * self.devices.local().num_devices
+        """Figures of the state's weights on these images, the same on all processes."""
+        predictor = predictor.with_weights(*self.devices.localize(state.eval_weights))
+        return self.processes.broadcast(evaluate.validate(predictor, self.data.cache, indices))
 
     def validation_sample(self) -> list[int]:
-        """The validation images that training is watched on: evenly from each label, at most so many of each."""
+        """Validation images during training: evenly from each label, at most ``max_validation_images`` of each."""
         chosen: list[int] = []
         for label in (0, 1):
             members = self.data.of_label(self.data.split.validation, label)
@@ -167,7 +154,7 @@ class Setup:
 
 
 def forward_gflop(setup: Setup, state: TrainState) -> float:
-    """GFLOP of one slice's forward pass, as XLA counts them before optimisation (2 per multiply-add)."""
+    """GFLOP of one slice's forward pass, as XLA counts them before optimisation (2 FLOP per multiply-add)."""
     shape = (1, *setup.data.slicer.slice_shape, setup.config.in_channels)
 
     def forward(params: Any, stats: Any, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Trained models: networks as a run builds them, and as they are loaded from its workdir."""
+"""Trained models: networks as a run builds them, and as a workdir holds them."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.step import make_state
 from dagm_jax.versions import written_by
 
-# Limit of pixels of a batch of images (1,024 DAGM images): a stranger's report could ask for any amount of memory.
-MOST_JUDGED_PIXELS = 1 << 28
+# Limit of pixels in a batch of images (1,024 of DAGM's): a stranger's report could ask for any amount of memory.
+MOST_BATCH_PIXELS = 1 << 28
 # Limit of the state's size in memory over that of its checkpoints: weights do not compress, an optimiser's zeros do.
 MOST_PACKED = 50
-# Schemas of what is read of report.json and of a checkpoint's metadata.
+# Schemas of the parts of report.json and of a checkpoint's metadata that are read.
 REPORT_SCHEMA = {"training": {"best_step": STEP}, "data": {"largest_px": IMAGE_SHAPE, "white": WHITE_LEVEL}}
 META_SCHEMA = {"mean": GREY, "std": GREY}
 
 
 def make_slicers(config: RunConfig, height_px: int, width_px: int) -> tuple[Slicer, Slicer]:
-    """How images of at most this size are cut in training, and how those are whose verdict counts.
+    """Slicers of images of at most this size: for training, and for calibration, test and use.
 
-    The second shows each pixel in several positions, mirror images and turns, as far as the network has been trained on
-    them.
+    The second has each pixel in several positions, mirrored and turned, as far as the network has been trained on that.
     """
     mirrored = config.augment.flip and config.augment.rotate90
     slicer = make_slicer(config.slicing, *padded_shape(config.slicing, height_px, width_px))
@@ -60,34 +59,26 @@ def compile_predictor(
     devices: Devices,
     batch_size: int,
 ) -> Predictor:
-    """The network with these weights, compiled to judge ``batch_size`` images of the slicer's size at a time."""
+    """The network with these weights, compiled for batches of ``batch_size`` images of the slicer's size."""
     shape = (batch_size, slicer.height_px, slicer.width_px)
     empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
     most = most_slices(devices.platform, slicer, -(-batch_size // devices.num_devices))
     function = make_eval_step(network.for_platform(devices.platform), config.task, slicer, most)
     compiled = devices.compile_eval_step(function, params, stats, *devices.shard_batch(empty))
-    # Compiled by one call, so that the first batch does not wait for it.
+    # Called once, so that the first batch does not wait for its compilation.
     maps, slice_scores = np.zeros(shape, np.float32), np.zeros((batch_size, slicer.num_slices), np.float32)
     arguments = devices.shard_batch((maps, slice_scores, np.ones((batch_size, 2), np.int32)))
     postprocess(*arguments, config.verdict, config.task.score_kind)
-    return Predictor(
-        compiled,
-        params,
-        stats,
-        devices,
-        batch_size,
-        (slicer.height_px, slicer.width_px),
-        config.verdict,
-        config.task.score_kind,
-    )
+    size, kind = (slicer.height_px, slicer.width_px), config.task.score_kind
+    return Predictor(compiled, params, stats, devices, batch_size, size, config.verdict, kind)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The weights of a finished run that its report speaks of, with all that prediction needs.
+    """The tested weights of a finished run, with all that prediction needs.
 
-    shape: (h, w) in px of the largest training image. white: what was white in 16-bit images, None where
-    there can be none. model_id: 12 hex digits that any other weights, configuration or rule change.
+    shape: (h, w) in px of the largest training image. white: value that was white in 16-bit images, None where there
+    can be none. model_id: 12 hex digits, different for other weights, configurations or rules.
     """
 
     config: RunConfig
@@ -102,7 +93,7 @@ class TrainedModel:
     def compile_predictor(
         self, devices: Devices, batch_size: int, shape: tuple[int, int] | None = None
     ) -> Predictor:
-        """Compiled for images of up to ``shape`` (h, w) px, by default the training data's."""
+        """Predictor for images of up to ``shape`` (h, w) px, by default that of the training data."""
         slicer = make_slicers(self.config, *(shape or self.shape))[1]
         params, stats = devices.replicate((self.params, self.stats))
         return compile_predictor(self.config, self.network, params, stats, slicer, devices, batch_size)
@@ -117,20 +108,18 @@ def load_trained_model(path: Path) -> TrainedModel:
     report = workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
     if fault := find_fault(report, REPORT_SCHEMA):
         raise UserError(f"`model` (={workdir}): report.json: {fault}; restore it from a copy")
-    step, data = report["training"]["best_step"], report["data"]
-    shape, white = (data["largest_px"][0], data["largest_px"][1]), data["white"]
-    config = workdir.read_config()
-    rule = workdir.read_rule()
+    step, (height, width) = report["training"]["best_step"], report["data"]["largest_px"]
+    config, rule = workdir.read_config(), workdir.read_rule()
     network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
     averaged = config.optim.average_decay > 0
     initial = partial(make_state, optimizer=make_optimizer(config.optim), averaged=averaged)
     shapes = jax.eval_shape(initial, params, stats)
     _check_size(workdir, shapes)
-    most_px = config.train.judge_batch_size * shape[0] * shape[1]
-    if most_px > MOST_JUDGED_PIXELS:
+    most_px = config.train.judge_batch_size * height * width
+    if most_px > MOST_BATCH_PIXELS:
         raise UserError(
             f"`model` (={workdir}): its images and `train.judge_batch_size` (={config.train.judge_batch_size}) take "
-            f"{most_px} pixels at a time, more than the limit of {MOST_JUDGED_PIXELS}; train with a smaller one"
+            f"{most_px} pixels at a time, more than the limit of {MOST_BATCH_PIXELS}; train with a smaller one"
         )
     like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
@@ -138,7 +127,7 @@ def load_trained_model(path: Path) -> TrainedModel:
             state, meta = checkpoints.restore(step, like)
         except Exception as error:  # orbax raises many kinds for missing and damaged files
             raise UserError(
-                f"`model` (={workdir}): the checkpoint of step {step}, which its report speaks of, cannot be read "
+                f"`model` (={workdir}): the checkpoint of step {step}, which its report names, cannot be read "
                 f"({type(error).__name__}); written by {written_by(report)}; restore it from a copy or train again"
             ) from error
     if fault := find_fault(meta, META_SCHEMA):
@@ -148,12 +137,23 @@ def load_trained_model(path: Path) -> TrainedModel:
     mean, std = float(meta["mean"]), float(meta["std"])
     network = replace(network, mean=mean, std=std if std > 0 else 1.0)
     params, stats = state.eval_weights
-    model_id = _digest(config, params, stats, rule)
-    return TrainedModel(config, network, params, stats, shape, white, rule, model_id)
+    digest = hashlib.sha256(f"{config}{rule.to_json()}".encode())
+    for leaf in jax.tree.leaves((params, stats)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return TrainedModel(
+        config,
+        network,
+        params,
+        stats,
+        (height, width),
+        report["data"]["white"],
+        rule,
+        digest.hexdigest()[:12],
+    )
 
 
 def _check_size(workdir: Workdir, shapes: Any) -> None:
-    """Nothing; raises UserError where the state would take far more memory than its checkpoints do on the disk."""
+    """Raises UserError where the state would take far more memory than its checkpoints do on the disk."""
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     there = sum(path.lstat().st_size for path in workdir.checkpoints.rglob("*"))
     if needed > MOST_PACKED * there + (64 << 20):
@@ -163,19 +163,12 @@ def _check_size(workdir: Workdir, shapes: Any) -> None:
         )
 
 
-def _digest(config: RunConfig, params: Any, stats: Any, rule: Thresholds) -> str:
-    digest = hashlib.sha256(f"{config}{rule.to_json()}".encode())
-    for leaf in jax.tree.leaves((params, stats)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:12]
-
-
 def build_network(
     config: RunConfig, mean: float, std: float, axis_name: str | None = None, drawn: bool = True
 ) -> tuple[Network, Any, Any]:
     """(network, initial parameters, initial norm statistics) of a configuration.
 
-    mean, std: of the training side's grey levels in [0, 255]. axis_name: the mapped axis that a batch is spread over.
+    mean, std: of the training split's grey levels in [0, 255]. axis_name: mapped axis that a batch is spread over.
     drawn: whether there are initial values, or only shapes and types (see `make_network`).
     Raises UserError for float64 where JAX has not switched it on.
     """
@@ -185,11 +178,11 @@ def build_network(
         )
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
-        out_channels = config.task.out_channels(config.in_channels)
-        return config.model.build(
-            in_channels=config.in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
+        channels = {
+            "in_channels": config.in_channels,
+            "out_channels": config.task.out_channels(config.in_channels),
+        }
+        return config.model.build(**channels, axis_name=axis_name, rngs=rngs)
 
-    return make_network(
-        build, seed=config.seed, in_channels=config.in_channels, mean=mean, std=std, drawn=drawn
-    )
+    channels = config.in_channels
+    return make_network(build, seed=config.seed, in_channels=channels, mean=mean, std=std, drawn=drawn)

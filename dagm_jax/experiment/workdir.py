@@ -1,17 +1,16 @@
-"""The folder that a run keeps everything in: paths, lock, plain disk errors, and reading what is there."""
+"""The folder of a run: paths, lock, plain disk errors, readers."""
 
 from __future__ import annotations
 
 import csv
 import math
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from dagm_jax.config import RunConfig, from_config_dict
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import Thresholds
-from dagm_jax.storage import load_json, locked, plain_disk_errors
+from dagm_jax.storage import load_json
 from dagm_jax.versions import written_by
 
 FROM_COPY = "restore it from a copy"
@@ -42,14 +41,6 @@ class Workdir:
         """Whether there is a report, which a run writes last."""
         return self.report.exists()
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Holds the folder for this process; see `locked`."""
-        return locked(self.path, self.option)
-
-    def plain_disk_errors(self) -> AbstractContextManager[None]:
-        """Turns the disk's errors into one line; see `plain_disk_errors`."""
-        return plain_disk_errors(self.path, self.option)
-
     def read_config(self) -> RunConfig:
         """The run's configuration; raises UserError where it is missing, damaged or of an unknown release."""
         values = self.read_json(self.config)
@@ -59,15 +50,15 @@ class Workdir:
             known = self.read_json(self.report) if self.is_finished else None
             raise UserError(
                 f"`{self.option}` (={self}) holds a {self.config.name} that this release does not read, written by "
-                f"{written_by(known)}: {error}; restore it from a copy, or use that release"
+                f"{written_by(known)}: {error}; {FROM_COPY}, or use that release"
             ) from error
 
     def read_report(self, remedy: str = FROM_COPY) -> Any:
-        """The JSON values of the report, maybe a stranger's; raises UserError, with ``remedy`` where it is missing."""
+        """The report's JSON values, unchecked; raises UserError, with ``remedy`` where it is missing."""
         return self.read_json(self.report, remedy)
 
     def read_rule(self) -> Thresholds:
-        """The decision rule; raises UserError where it is missing or damaged."""
+        """The thresholds; raises UserError where they are missing or damaged."""
         return Thresholds.from_values(self.read_json(self.rule))
 
     def read_validation_scores(self) -> tuple[list[int], list[float]]:
@@ -84,9 +75,7 @@ class Workdir:
                 "train again"
             ) from error
         except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(
-                f"`{self.option}` (={self}): {name} is damaged ({error}); restore it from a copy"
-            ) from error
+            raise UserError(f"`{self.option}` (={self}): {name} is damaged ({error}); {FROM_COPY}") from error
         return [label for label, _ in rows], [score for _, score in rows]
 
     def read_normal_scores(self) -> list[float]:

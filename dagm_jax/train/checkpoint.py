@@ -1,4 +1,4 @@
-"""The one file that knows orbax: whole checkpoints under their step, the latest and the best kept."""
+"""Checkpoints (orbax): whole ones under their step, the latest and the best kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from logging import LogRecord
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -25,12 +24,12 @@ from dagm_jax.errors import DISK_ERRORS, PASSING_ERRORS, UserError
 from dagm_jax.storage import load_json
 
 NUM_LATEST = 2
-# The parts of a checkpoint, and what its JSON part holds.
+# Names of a checkpoint's two parts, and keys of the JSON part.
 STATE, META = "state", "meta"
 CONTENT, QUALITY, DIGEST = "content", "quality", "sha256"
 # Digest of the JSON values alone: the quality decides which checkpoints are kept, before their arrays are read.
 TEXT_DIGEST = "sha256_of_text"
-# orbax renames what it no longer keeps into this folder and leaves it there; see ``_sweep``.
+# Folder into which orbax moves the checkpoints that it no longer keeps; `_sweep` empties it.
 DELETED = "deleted"
 
 
@@ -38,13 +37,13 @@ class Damaged(Exception):
     """A checkpoint that can be read and is not what was written."""
 
 
-class Checkpoints:
+class Checkpoints(AbstractContextManager["Checkpoints"]):
     """Checkpoints of one folder; each holds a pytree of arrays (``state``) and a JSON value (``meta``).
 
-    A checkpoint is written aside and renamed, so one that is visible is whole; and it carries a digest of all that it
-    holds, so one that a disk has changed since is told from it. The two latest and the best by quality are kept. Use as
-    a context manager: leaving it waits for writes that are under way. Several processes, which share the folder, all
-    call the same methods in the same order. ``read_only``: nothing in the folder is changed.
+    A checkpoint is written aside and renamed, so one that is visible is whole; a digest of all that it holds shows
+    whether the disk has changed it since. The two latest and the best by quality are kept. Use as a context manager:
+    leaving it waits for writes that are under way. Several processes, which share the folder, all call the same methods
+    in the same order. ``read_only``: nothing in the folder is changed.
     """
 
     def __init__(self, directory: Path, processes: Processes = ALONE, read_only: bool = False) -> None:
@@ -64,48 +63,41 @@ class Checkpoints:
                 read_only=read_only,
             ),
         )
-        # orbax keeps such figures too, but one that is damaged keeps it from opening the folder.
+        # orbax would keep qualities too, but does not open a folder in which one is damaged.
         self._qualities = processes.broadcast(self._read_qualities() if processes.is_first else {})
 
     def _read_qualities(self) -> dict[int, float]:
-        """step → quality of the visible checkpoints that have one."""
+        """Qualities of the visible checkpoints that have one, by step."""
         qualities = {}
         for step in self._manager.all_steps():
-            path = Path(self._manager.directory) / str(step) / META / "metadata"
             try:
-                written = load_json(path)
+                written = load_json(Path(self._manager.directory) / str(step) / META / "metadata")
                 quality = None if written[QUALITY] is None else float(written[QUALITY])
                 if written[TEXT_DIGEST] != _text_digest(written[CONTENT], quality):
                     raise Damaged("its position or quality is not what was written: the digests differ")
             except (OSError, ValueError, LookupError, TypeError, Damaged) as error:
-                # Never the best, for which another would have to go.
+                # Without a quality it is never the best, so that no whole one is deleted in its favour.
                 logging.warning("checkpoint of step %d cannot be read (%s)", step, _first_line(error))
                 continue
             if quality is not None:
                 qualities[step] = quality
         return qualities
 
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
-            with self._plain_disk_errors():
-                self._manager.wait_until_finished()
+            self._wait()
+            with _plain_disk_errors():
                 self._manager.close()
         finally:
             logging.get_absl_logger().removeFilter(_is_news)
         self._sweep()
 
     def _sweep(self) -> None:
-        """Frees the disk of checkpoints that are no longer kept; a kill leaves a part of one, where none looks."""
-        if not self._processes.is_first or self._is_read_only or self._deleted.is_symlink():
-            return
-        # The folder itself stays: orbax's thread may be about to rename a checkpoint into it.
-        for dropped in self._deleted.glob("*"):
-            shutil.rmtree(dropped, ignore_errors=True)
+        """Deletes the checkpoints that orbax has moved aside; what a kill leaves of one there is never read."""
+        if self._processes.is_first and not self._is_read_only:
+            # The folder itself stays: orbax's thread may be about to rename a checkpoint into it.
+            for dropped in self._deleted.glob("*"):
+                shutil.rmtree(dropped, ignore_errors=True)
 
     def save(self, step: int, state: Any, meta: dict[str, Any], quality: float | None) -> None:
         """Starts writing; returns once the arrays are copied. ``quality`` None: not a candidate for the best."""
@@ -118,25 +110,19 @@ class Checkpoints:
         items = {STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(written)}
         if quality is not None:
             self._qualities[step] = quality
-        with self._plain_disk_errors():
+        with _plain_disk_errors():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._sweep()
 
-    @contextmanager
-    def _plain_disk_errors(self) -> Iterator[None]:
-        """Within the block tensorstore's errors that quote one of the disk become that OSError."""
-        try:
-            yield
-        except ValueError as error:
-            quoted = [number for number in DISK_ERRORS if os.strerror(number) in str(error)]
-            if not quoted:
-                raise
-            raise OSError(quoted[0], os.strerror(quoted[0]), str(self._manager.directory)) from error
+    def _wait(self) -> None:
+        """Returns when nothing is being written; raises OSError where the disk has refused a checkpoint."""
+        with _plain_disk_errors():
+            self._manager.wait_until_finished()
 
     def best_step(self) -> int | None:
         """The step of the highest quality; the first of equals."""
-        prediction = sorted(set(self._manager.all_steps()) & self._qualities.keys())
-        return max(prediction, key=self._qualities.__getitem__, default=None)
+        rated = sorted(set(self._manager.all_steps()) & self._qualities.keys())
+        return max(rated, key=self._qualities.__getitem__, default=None)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """(state, meta) of that step; ``like`` gives the shapes, types and shardings of the arrays.
@@ -157,21 +143,18 @@ class Checkpoints:
     def restore_or_warn(self, step: int, like: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
         """As `restore`; None, and a line in the log, where the checkpoint is damaged for any of the processes."""
         # A write that the disk has refused is an error, not a checkpoint that is missing.
-        with self._plain_disk_errors():
-            self._manager.wait_until_finished()
+        self._wait()
         restored, reason = None, "another process cannot read it"
         try:
             restored = self.restore(step, like())
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # orbax raises many kinds for damaged files
-            passing = _passing_error(error)
-            if passing is error:
-                raise
+            passing = _system_error(error, PASSING_ERRORS)
             if passing is not None:
-                raise passing from error
+                raise passing from (None if passing is error else error)
             reason = _first_line(error)
-        # A checkpoint that one process cannot read is taken by none.
+        # The processes must go on from one step: a checkpoint that one of them cannot read is used by none.
         if not self._processes.any(restored is None):
             return restored
         logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)
@@ -215,12 +198,10 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
 
 
 def _is_news(record: LogRecord) -> bool:
-    """False for the traces that orbax's threads log of errors which it raises at the next call anyway, and for its
-    warnings of a folder that is opened for reading alone.
-    """
-    on_purpose = ("read_only=True", "directory is read only")
+    """False for traces of errors that orbax raises at the next call anyway, and for warnings of read-only folders."""
     is_trace = bool(record.exc_info) and "orbax" in record.pathname
-    return not (is_trace or any(words in str(record.msg) for words in on_purpose))
+    text = str(record.msg)
+    return not (is_trace or "read_only=True" in text or "directory is read only" in text)
 
 
 def _digest(state: Any, text_digest: str) -> str:
@@ -228,8 +209,7 @@ def _digest(state: Any, text_digest: str) -> str:
     digest = hashlib.sha256(text_digest.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.asarray(leaf)
-        # In words of our own: jax may come to print a path in others.
-        place = "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+        place = jax.tree_util.keystr(path, simple=True, separator="/")
         digest.update(f"{place} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
@@ -240,25 +220,34 @@ def _text_digest(meta: dict[str, Any], quality: float | None) -> str:
     return hashlib.sha256(json.dumps([meta, quality], sort_keys=True).encode()).hexdigest()
 
 
-def _passing_error(error: BaseException) -> OSError | None:
-    """The error of the machine, not of the checkpoint, that is behind one which orbax raises; None if there is none."""
+@contextmanager
+def _plain_disk_errors() -> Iterator[None]:
+    """Raises within the block the disk's own OSError for what orbax and tensorstore make of it."""
+    try:
+        yield
+    except ValueError as error:
+        if (refused := _system_error(error, DISK_ERRORS)) is None:
+            raise
+        raise refused from error
+
+
+def _system_error(error: BaseException, numbers: Sequence[int]) -> OSError | None:
+    """The OSError with one of these numbers that ``error`` is, follows from or quotes; None if there is none.
+
+    tensorstore raises ValueErrors whose text is "KIND: …" with the system's words or number in it.
+    """
     cause: BaseException | None = error
     while cause is not None:
+        text = str(cause)
         if isinstance(cause, OSError):
-            if cause.errno in PASSING_ERRORS:
+            if cause.errno in numbers:
                 return cause
-        # tensorstore's are ValueErrors that quote the system's, and orbax may have wrapped them once more.
-        elif quoted := [number for number in PASSING_ERRORS if _quotes(cause, number)]:
-            return OSError(quoted[0], os.strerror(quoted[0]))
+        elif isinstance(cause, ValueError) and re.match("[A-Z_]+: ", text):
+            for number in numbers:
+                if os.strerror(number) in text or f"[os_error_code='{number}']" in text:
+                    return OSError(number, os.strerror(number))
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _quotes(error: BaseException, number: int) -> bool:
-    """Whether tensorstore's error is of this error of the system; its first word is the kind, its last the number."""
-    text = str(error)
-    is_tensorstores = isinstance(error, ValueError) and re.match("[A-Z_]+: ", text) is not None
-    return is_tensorstores and (os.strerror(number) in text or f"[os_error_code='{number}']" in text)
 
 
 def _first_line(error: BaseException) -> str:

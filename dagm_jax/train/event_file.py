@@ -1,4 +1,4 @@
-"""The scalars of a run as TensorBoard reads them. Imported late: with PyTorch installed tensorboardX imports it too."""
+"""TensorBoard event files. Imported late: tensorboardX imports PyTorch where that is installed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tensorboardX.summary import scalar
 
 
 class EventFile:
-    """A new event file in ``folder``, which is made; what earlier ones say of later steps than this is forgotten.
+    """A new event file in ``folder``, which is made; TensorBoard ignores what earlier files have of later steps.
 
-    tensorboardX's usual writer has a thread of its own, which a full disk ends; the run would then wait for it.
+    Not tensorboardX's usual writer: a full disk ends its thread, for which the run would then wait.
     """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
@@ -32,7 +32,7 @@ class EventFile:
             self._write(step=step, summary=scalar(f"{kind}/{name}", value))
 
     def flush(self) -> None:
-        """Returns when all is in the file."""
+        """Returns when all points are in the file."""
         self._writer.flush()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from dagm_jax.storage import write_atomically
 class MetricLogger:
     """Writer of the history: one JSON object per line in ``metrics.jsonl``, and the same numbers for TensorBoard.
 
-    Reopened at a step, it forgets the rows after it: they will be written again.
+    Reopened at a step, it drops the rows after it, which will be written again.
     """
 
     def __init__(self, workdir: Path, resume_step: int) -> None:
@@ -26,10 +26,11 @@ class MetricLogger:
         self._events = EventFile(workdir / "tensorboard", resume_step)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Appends a row; those of validation are on the disk when this returns."""
         self._stream.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._stream.flush()
         self._events.write(kind, step, values)
-        # This waits for the disk.
+        # Not for every row: this waits for the disk.
         if kind == "validation":
             self._events.flush()
 
@@ -41,10 +42,7 @@ class MetricLogger:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line that a kill cut short is left out.
-
-    So is any other line that is damaged, which is told.
-    """
+    """Rows of a ``metrics.jsonl`` without damaged lines, which are reported, and without a last line cut by a kill."""
     if not path.exists():
         return []
     rows, damaged = [], []
@@ -57,14 +55,14 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             damaged.append(number)
     if damaged:
         console.print(
-            f"{path}: damaged are {len(damaged)} of {len(lines)} lines, such as line {damaged[0]}; the figures of the "
-            "others are kept"
+            f"{path}: {len(damaged)} of {len(lines)} lines are damaged, such as line {damaged[0]}; the other lines are "
+            "kept"
         )
     return rows
 
 
 def _read_row(line: bytes) -> dict[str, Any] | None:
-    """The row in a line of the history; None where it is none."""
+    """The row in a line of the history; None for a damaged line."""
     try:
         row = json.loads(line.decode())
     except (ValueError, RecursionError):

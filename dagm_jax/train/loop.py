@@ -1,7 +1,7 @@
 """The training loop: evaluate → save → next batch → step → log.
 
-The order is what makes a restart exact. A checkpoint of step s holds the state after s steps and the judgement that
-the loop passed on it; whoever restores it goes on with batch s, which the stream gives for that number alone.
+The order makes a restart exact. A checkpoint of step s holds the state after s steps and the result of its validation;
+a run that restores it goes on with batch s, which the stream gives for that number alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class NonFinite(UserError):
 
 @dataclass(frozen=True)
 class Trainer:
-    """All that training needs besides the state and its position. logger: None on all processes but one."""
+    """All that training needs besides the state and its progress. logger: None on all processes but the first."""
 
     config: TrainConfig
     devices: Devices
@@ -51,43 +51,31 @@ class Trainer:
     processes: Processes = ALONE
 
     def fit(self, state: TrainState, progress: TrainProgress) -> TrainProgress:
-        """The position after the last step; state and position are saved along the way.
+        """Progress after the last step; state and progress are saved along the way.
 
         Raises Interrupted after saving, NonFinite (before any state that it would harm is saved), and ProcessLost.
         """
-        stopping_requested: list[int] = []
+        stopping: list[int] = []
         first_step = progress.step
-        total = progress.end_step or self.config.num_steps
         with (
-            on_signals(stopping_requested),
+            on_signals(stopping),
             closing(iterate(self.stream, progress.step, self.num_workers)) as host_batches,
-            show("training", total, progress.step) as bar,
+            show("training", progress.last_step(self.config), progress.step) as bar,
         ):
             batches = self.devices.prefetch(host_batches)
             while True:
-                if self._is_validation_due(progress):
+                before = replace(progress, step=progress.step - 1)
+                if not progress.validated and 0 < progress.step == before.next_validation(self.config):
                     state, progress = self._validate_and_save(state, progress)
-                    bar.set_total(progress.end_step or self.config.num_steps)
-                # All processes stop at the same step, whichever was asked to; at the last one too, before judging.
-                if self.processes.any(bool(stopping_requested)):
+                    bar.set_total(progress.last_step(self.config))
+                # All processes stop at the same step, whichever got the signal; also at the last, before the test.
+                if self.processes.any(bool(stopping)):
                     if not progress.validated and progress.step > first_step:
                         self._save(state, progress, None)
                     raise Interrupted(f"at step {progress.step}; the same command goes on from there")
                 if progress.is_end(self.config):
                     return progress
-                state, progress = self._advance(state, progress, batches, bar, stopping_requested)
-
-    def _validation_steps(self, progress: TrainProgress) -> list[int]:
-        """The next steps after which validation is due: the regular one and the ones that the schedule needs."""
-        every = self.config.validate_every
-        fixed = (self.config.last_cooldown_begin, progress.end_step or self.config.num_steps)
-        return [(progress.step // every + 1) * every, *(step for step in fixed if step > progress.step)]
-
-    def _is_validation_due(self, progress: TrainProgress) -> bool:
-        before = replace(progress, step=progress.step - 1)
-        return (
-            progress.step > 0 and not progress.validated and progress.step in self._validation_steps(before)
-        )
+                state, progress = self._advance(state, progress, batches, bar, stopping)
 
     def _advance(
         self,
@@ -97,21 +85,21 @@ class Trainer:
         bar: Bar,
         stopping: list[int],
     ) -> tuple[TrainState, TrainProgress]:
-        """Steps up to the next line of the log, whose figures are means over them; fewer once ``stopping`` is filled.
+        """Takes the steps up to the next line of the log, which has their mean metrics; fewer once ``stopping``.
 
-        Several processes always go up to the line, so that all stop at the same step without asking at each.
+        Several processes always go up to the line, so that all stop at the same step without communicating at each.
         """
         start_s = time.monotonic()
         pending = []
         log_step = (progress.step // self.config.log_every + 1) * self.config.log_every
-        end = min(log_step, *self._validation_steps(progress))
+        end = min(log_step, progress.next_validation(self.config))
         carry = Carry(state, self.devices.replicate(np.int32(progress.num_skipped)))
         for step in range(progress.step + 1, end + 1):
             batch, on_devices = next(batches)
             carry, metrics = self.step(carry, on_devices)
             pending.append((step, metrics, batch["image_index"]))
             if len(pending) > 1:
-                # One step ahead of the device is enough to keep it busy, and a signal need not wait for more.
+                # One step ahead of the device keeps it busy; with more, a signal would wait for them.
                 jax.block_until_ready(pending[-2][1])
                 self.processes.heartbeat()
             if stopping and self.processes.count == 1:
@@ -134,18 +122,13 @@ class Trainer:
             num_skipped=num_skipped,
             unlogged=rows if step < end else [],
         )
-        if step < end:
-            return carry.state, progress
-        values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
-        values |= {
-            "slices_per_s": len(pending) * self.config.batch_size / elapsed_s,
-            "skipped_steps": num_skipped,
-        }
-        self._log("train", end, values)
-        best = progress.best_quality
-        loss = f"loss {values['loss']:.3f}" if rows else "no step with a finite loss"
-        figures = f"{loss}, {values['slices_per_s']:.1f} slices/s"
-        bar.advance(len(pending), figures + (f", quality {best:.3f}" if best else ""))
+        if step == end:
+            values = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
+            rate = len(pending) * self.config.batch_size / elapsed_s
+            self._log("train", end, {**values, "slices_per_s": rate, "skipped_steps": num_skipped})
+            loss = f"loss {values['loss']:.3f}" if rows else "no step with a finite loss"
+            quality = f", quality {progress.best_quality:.3f}" if progress.best_quality else ""
+            bar.advance(len(pending), f"{loss}, {rate:.1f} slices/s{quality}")
         return carry.state, progress
 
     def _validate_and_save(
@@ -153,9 +136,8 @@ class Trainer:
     ) -> tuple[TrainState, TrainProgress]:
         values = self.validate(state)
         self._log("validation", progress.step, values)
-        was_cooling = progress.end_step is not None
-        progress = progress.after_validation(values["quality"], self.config)
-        if progress.end_step is not None and not was_cooling:
+        before, progress = progress, progress.after_validation(values["quality"], self.config)
+        if progress.end_step != before.end_step:
             reason = progress.reason_to_cool_down(self.config)
             console.print(f"training cools down from step {progress.step} to {progress.end_step}: {reason}")
             span = np.array([progress.step, progress.end_step], np.int32)
@@ -176,7 +158,7 @@ class Trainer:
         """Reports a skipped step; raises NonFinite where it is one too many."""
         parts = self.processes.gather(image_index)
         names = sorted({self.image_ids[int(i)] for part in parts for i in part})
-        # Statistics of activations may overflow where the loss, of which they are no part, does not.
+        # Norm statistics, which are in no row, may overflow where the loss does not.
         bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
         what = (
             f"at step {step}: {', '.join(bad) or 'norm statistics not finite'}; learning rate "
@@ -193,7 +175,7 @@ class Trainer:
 
 @contextmanager
 def on_signals(received: list[int]) -> Iterator[None]:
-    """Within the block SIGTERM and SIGINT are noted in ``received`` instead of ending the process."""
+    """Appends SIGTERM and SIGINT to ``received`` within the block instead of ending the process; the second ends it."""
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame

@@ -1,8 +1,8 @@
 """The optimiser: AdamW behind gradient clipping (optax), and a learning rate of warm-up, plateau, cosine cool-down.
 
-Where the cool-down begins is decided while training (see ``train.loop``) and handed to the step with the state: one
-schedule serves a data set that is learned in a hundred steps and one that needs a thousand, and the weights that are
-kept have always been annealed. Known as warmup-stable-decay (Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4).
+The cool-down begins at a step that is decided while training (see ``train.loop``) and is part of the state: one
+schedule serves data sets that are learned in a hundred steps and in a thousand, and the weights that are kept are
+always annealed. Known as warmup-stable-decay (Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from dagm_jax.errors import UserError
 
+# Learning rate at the end of the cool-down, as a share of the peak.
 FINAL_SHARE = 0.01
 
 
@@ -24,8 +25,8 @@ FINAL_SHARE = 0.01
 class OptimConfig:
     """AdamW. The learning rate rises linearly to ``learning_rate``, stays, and falls by a half cosine to 1 % of it.
 
-    average_decay: greater than 0, moving averages of parameters and norm statistics are kept and judged with; every
-    step keeps this share of them.
+    average_decay: share of the moving averages of parameters and norm statistics that every step keeps; evaluation uses
+    the averages. 0: no averages.
     """
 
     learning_rate: float = 2e-3
@@ -35,8 +36,8 @@ class OptimConfig:
     average_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("learning_rate", self.learning_rate), ("clip_norm", self.clip_norm)):
-            if not value > 0:
+        for name in ("learning_rate", "clip_norm"):
+            if not (value := getattr(self, name)) > 0:
                 raise UserError(f"`optim.{name}` (={value}) must be greater than 0")
         if self.learning_rate == math.inf:
             raise UserError(f"`optim.learning_rate` (={self.learning_rate}) must be finite")
@@ -44,16 +45,16 @@ class OptimConfig:
             raise UserError(
                 f"`optim.average_decay` (={self.average_decay}) must lie in [0, 1); 0 keeps no averages"
             )
-        for name, value in (("warmup_steps", self.warmup_steps), ("weight_decay", self.weight_decay)):
-            if not 0 <= value < math.inf:
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise UserError(f"`optim.{name}` (={value}) must be at least 0 and finite")
 
 
 def learning_rate(config: OptimConfig, step: Int[Array, ""], cooldown: Int[Array, " 2"]) -> Float[Array, ""]:
-    """The learning rate of the step with that number (the first is 0), float32.
+    """Learning rate of that step (from 0), float32.
 
-    peak · min(1, (step + 1)/(warmup + 1)) · (f + (1 - f)·(1 + cos πt)/2) with f = 0.01 and t = the share of the
-    cool-down, steps [begin, end), that lies behind, 0 before it.
+    peak · min(1, (step + 1)/(warmup + 1)) · (f + (1 - f)·(1 + cos πt)/2) with f = 0.01 and t = the elapsed share of the
+    cool-down, steps [begin, end), 0 before it.
     """
     begin, end = cooldown[0], cooldown[1]
     warm = jnp.minimum(1.0, (step + 1) / (config.warmup_steps + 1))
@@ -63,14 +64,11 @@ def learning_rate(config: OptimConfig, step: Int[Array, ""], cooldown: Int[Array
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """AdamW's direction without its learning rate: what the step multiplies by minus the learning rate.
+    """AdamW without its learning rate, by the negative of which the training step multiplies the directions.
 
     Gradients are clipped by their global norm; the decay leaves biases and norm parameters (vectors) alone.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(),
-        optax.add_decayed_weights(
-            config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-        ),
+    decay = optax.add_decayed_weights(
+        config.weight_decay, lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)
     )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam(), decay)

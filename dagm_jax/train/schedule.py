@@ -10,18 +10,17 @@ from dagm_jax.errors import UserError
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length and rhythm of training. ``num_steps`` is an upper bound: early stopping usually ends it before.
+    """Length and rhythm of training; ``num_steps`` is an upper bound, before which early stopping usually ends it.
 
-    Validation happens every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
-    quality (see ``evaluate.validate``) has reached ``target_quality``, or has not
-    risen by ``min_rise`` in ``patience`` validations, the learning rate cools down over ``cooldown_share`` times the
-    steps so far (where the target is reached, which says that the task is easy: ``cooldown_share_at_target``), and
-    training ends.
-    accumulate: parts that a batch is worked off in, one after the other, to save memory; see ``train.step``.
-    balance: half of the slices of a batch hold defect, where the task learns from defects.
-    judge_batch_size: images per device that are judged at a time.
-    skip_non_finite: so many steps whose loss or gradient is not finite are skipped, which leaves the weights as they
-    are; at the next one training stops.
+    Validation takes place every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
+    quality (see ``evaluate.validate``) has reached ``target_quality``, or has not risen by ``min_rise`` in ``patience``
+    validations, the learning rate cools down over ``cooldown_share`` times the steps so far (at the target, which shows
+    an easy task, ``cooldown_share_at_target``), and training ends.
+    accumulate: parts that a batch is split into, computed one after the other to save memory; see ``train.step``.
+    balance: half of the slices of a batch hold defects, where the task learns from defects.
+    judge_batch_size: images per device in a batch of evaluation.
+    skip_non_finite: number of steps with a non-finite loss or gradient that are skipped, leaving the weights as they
+    are; the next one stops training.
     """
 
     batch_size: int = 16
@@ -41,16 +40,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = (
-            "batch_size",
-            "accumulate",
-            "num_steps",
-            "validate_every",
-            "max_validation_images",
-            "judge_batch_size",
-            "patience",
-            "log_every",
+            "batch_size accumulate num_steps validate_every max_validation_images judge_batch_size patience"
         )
-        for name in counts:
+        for name in (*counts.split(), "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"`train.{name}` (={getattr(self, name)}) must be at least 1")
         if self.skip_non_finite < 0:
@@ -63,7 +55,7 @@ class TrainConfig:
 
     @property
     def last_cooldown_begin(self) -> int:
-        """The step at which the cool-down begins at the latest, so that it ends by ``num_steps``."""
+        """Last step at which the cool-down can begin so that it ends by ``num_steps``."""
         return int(self.num_steps / (1 + self.cooldown_share))
 
 
@@ -71,8 +63,8 @@ class TrainConfig:
 class TrainProgress:
     """Progress of a run, kept in its checkpoint beside the state.
 
-    best_quality: of all validations so far; num_without_rise: validations since one rose by enough; end_step: where
-    training ends, known once the cool-down has begun; unlogged: figures of the steps since the last line of the log.
+    validated: whether the state of ``step`` has been. num_without_rise: validations since one rose by enough. end_step:
+    last step, known once the cool-down has begun. unlogged: metrics of the steps since the last line of the log.
     """
 
     step: int = 0
@@ -85,7 +77,7 @@ class TrainProgress:
     unlogged: list[dict[str, float]] = field(default_factory=list)
 
     def after_validation(self, quality: float, config: TrainConfig) -> TrainProgress:
-        """The position with this validation counted, and the end set if it is time to cool down."""
+        """Progress with this validation counted, and with the end set if it is time to cool down."""
         has_risen = quality > self.best_quality + config.min_rise
         counted = replace(
             self,
@@ -93,18 +85,28 @@ class TrainProgress:
             best_quality=max(quality, self.best_quality),
             num_without_rise=0 if has_risen else self.num_without_rise + 1,
         )
-        if counted.end_step is None and counted.reason_to_cool_down(config):
-            is_good = counted.best_quality >= config.target_quality
-            share = config.cooldown_share_at_target if is_good else config.cooldown_share
-            length = math.ceil(share * self.step)
-            return replace(counted, end_step=min(self.step + length, config.num_steps))
-        return counted
+        if counted.end_step is not None or not counted.reason_to_cool_down(config):
+            return counted
+        is_good = counted.best_quality >= config.target_quality
+        share = config.cooldown_share_at_target if is_good else config.cooldown_share
+        return replace(counted, end_step=min(self.step + math.ceil(share * self.step), config.num_steps))
 
     def is_end(self, config: TrainConfig) -> bool:
-        """Whether all steps are done and judged."""
-        return self.validated and self.step == (self.end_step or config.num_steps)
+        """Whether all steps are done and the last one is validated."""
+        return self.validated and self.step == self.last_step(config)
+
+    def last_step(self, config: TrainConfig) -> int:
+        """The step at which training ends, or its upper bound."""
+        return self.end_step or config.num_steps
+
+    def next_validation(self, config: TrainConfig) -> int:
+        """The step after which the next validation is due: the regular one, or one that the schedule needs."""
+        regular = (self.step // config.validate_every + 1) * config.validate_every
+        fixed = (config.last_cooldown_begin, self.last_step(config))
+        return min([regular, *(step for step in fixed if step > self.step)])
 
     def reason_to_cool_down(self, config: TrainConfig) -> str | None:
+        """Text for the terminal; None before it is time."""
         if self.best_quality >= config.target_quality:
             return f"validation quality reached {self.best_quality:.3f}, target {config.target_quality}"
         if self.num_without_rise >= config.patience:

@@ -1,4 +1,4 @@
-"""The pure training step: no jit, no mesh, nothing closed over but structure."""
+"""The training step as a pure function: no jit, no mesh."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from jaxtyping import Array
 
 from dagm_jax.models.blocks import global_place
 from dagm_jax.models.network import Network
-from dagm_jax.tasks.base import LossOutput, Task, count_right
+from dagm_jax.tasks.base import Task, count_right
 
 Metrics = dict[str, Array]
 
-# A cool-down that no step reaches.
+# Begin and end of a cool-down that no step reaches.
 NEVER = 2**30
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes: int32 step, float32 parameters, norm statistics and optimiser state (pytrees).
+    """Number of the step (int32), float32 parameters, norm statistics and optimiser state (pytrees).
 
-    cooldown: int32 (begin, end), the steps over which the learning rate falls; the loop sets it, steps hand it on.
+    cooldown: int32 (begin, end), the steps over which the learning rate falls; set by the loop alone.
     average: moving averages of (parameters, norm statistics), or () where none are kept.
     """
 
@@ -40,14 +40,14 @@ class TrainState:
 
     @property
     def eval_weights(self) -> tuple[Any, Any]:
-        """(parameters, norm statistics) to judge with: the averages where they are kept."""
+        """(parameters, norm statistics) for evaluation: the averages where they are kept."""
         return self.average or (self.params, self.stats)
 
 
 def make_state(
     params: Any, stats: Any, optimizer: optax.GradientTransformation, *, averaged: bool = False
 ) -> TrainState:
-    """The state before the first step; ``averaged``: with moving averages, which begin with these weights."""
+    """The state before the first step; ``averaged``: with moving averages, which start from these weights."""
     step, never = jnp.zeros((), jnp.int32), jnp.full((2,), NEVER, jnp.int32)
     average = (params, stats) if averaged else ()
     return TrainState(step, never, params, stats, optimizer.init(params), average)
@@ -68,28 +68,31 @@ def make_train_step(
     """``step(state, batch) -> (state, metrics)``; metrics: loss, gradient norm and learning rate, float32, and the
     accuracy of the decisions on slices where the task makes any.
 
-    The parameters move by -schedule(step, cooldown) times the optimiser's direction. What is random in a step is a
-    function of ``seed``, the step's number and the slice's place in the global batch. ``axis_name``: the mapped axis
-    over which pmap spreads that batch; sums are summed over it and divided once, never means averaged.
+    The parameters move by -schedule(step, cooldown) times the optimiser's direction. Random numbers are a function of
+    ``seed``, the step's number and the slice's place in the global batch. axis_name: mapped axis that pmap spreads that
+    batch over; sums are summed over it and divided once, never means averaged.
 
-    accumulate: the batch is worked off in so many parts, one after the other, whose sums are added before the division:
-    the same update from a fraction of the memory, but for batch norm, which sees one part at a time. num_shards: over
-    how many devices one program's batch is split; each takes its share of every part. average_decay: see
-    ``optim.average_decay``.
+    accumulate: number of parts that the batch is computed in, one after the other; their sums are added before the
+    division, so the update is the same but for batch norm, which sees one part at a time. num_shards: number of devices
+    that one program's batch is split over; each takes its share of every part. average_decay: see `OptimConfig`.
     """
 
     def total(x: Any) -> Any:
         return x if axis_name is None else jax.lax.psum(x, axis_name)
 
     def sums_of(params: Any, stats: Any, batch: dict[str, Array], key: Array) -> tuple[Any, Any]:
-        """(sums over a part of the batch of loss, counts and gradients; norm statistics after it)."""
+        """(sums of loss, counts and gradients over a part of the batch; norm statistics after it)."""
         slices = network.preprocess(batch["image"], batch["mask"], batch["label"], batch["place"])
 
-        def sum_of_losses(params: Any) -> tuple[Array, tuple[Any, _Sums]]:
+        def sum_of_losses(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             forward, new_stats = network.apply(params, stats, train=True)
-            loss_output = task.loss(forward, slices, key)
-            weight = batch["valid"] * loss_output.weight
-            return (loss_output.loss * weight).sum(), (new_stats(), _Sums.of(loss_output, weight, batch))
+            output = task.loss(forward, slices, key)
+            weight = batch["valid"] * output.weight
+            sums = {"weight": weight.sum()}
+            if output.is_defective is not None:
+                right, counted = count_right(output.is_defective, batch["label"], batch["valid"])
+                sums |= {"right": right.sum(), "counted": counted.sum()}
+            return (output.loss * weight).sum(), (new_stats(), sums)
 
         (loss, (stats, sums)), grads = jax.value_and_grad(sum_of_losses, has_aux=True)(params)
         return (loss, sums, grads), stats
@@ -112,21 +115,21 @@ def make_train_step(
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (sums, stats), _ = jax.lax.scan(add, (zeros, state.stats), (jnp.arange(accumulate), parts))
         loss, counts, grads = total(sums)
-        loss, grads = jax.tree.map(lambda x: x / jnp.maximum(counts.weight, 1.0), (loss, grads))
+        loss, grads = jax.tree.map(lambda x: x / jnp.maximum(counts["weight"], 1.0), (loss, grads))
         directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
         rate = schedule(state.step, state.cooldown)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": rate}
-        if counts.counted is not None:
-            metrics["accuracy"] = counts.right / jnp.maximum(counts.counted, 1)
-        average = _follow(state, (params, stats), average_decay)
+        if "counted" in counts:
+            metrics["accuracy"] = counts["right"] / jnp.maximum(counts["counted"], 1)
+        average = _moving_average(state, (params, stats), average_decay)
         return TrainState(state.step + 1, state.cooldown, params, stats, opt_state, average), metrics
 
     return step
 
 
 class Carry(NamedTuple):
-    """Carry from step to step. num_skipped: int32, the steps so far that were not finite."""
+    """State handed from step to step, with the number of steps so far that were not finite (int32)."""
 
     state: TrainState
     num_skipped: Array
@@ -137,12 +140,11 @@ def skip_non_finite(
     most: int,
     axis_name: str | None = None,
 ) -> Callable[[Carry, dict[str, Array]], tuple[Carry, Metrics]]:
-    """``step`` that leaves the state as it is, but for its number, where loss, gradient or norm statistics are not
-    finite; metrics gain non_finite, 1 where that is so, float32.
+    """``step`` that changes only the state's number where loss, gradient or norm statistics are not finite.
 
-    After more than ``most`` of such steps nothing moves any more, not even the step's number: whoever looks at the
-    metrics only now and then still finds the state that the last of these steps began with. Devices that ``axis_name``
-    maps over decide as one.
+    Metrics gain non_finite (0 or 1, float32). After more than ``most`` of such steps nothing changes any more, not even
+    the number: a loop that reads the metrics only now and then still finds the state before the last of these steps.
+    Devices that ``axis_name`` maps over decide as one.
     """
 
     def guarded(carry: Carry, batch: dict[str, Array]) -> tuple[Carry, Metrics]:
@@ -162,31 +164,16 @@ def skip_non_finite(
     return guarded
 
 
-class _Sums(NamedTuple):
-    """Sums over the slices of a step besides the loss; right and counted are None without decisions."""
-
-    weight: Array
-    right: Array | None
-    counted: Array | None
-
-    @classmethod
-    def of(cls, loss_output: LossOutput, weight: Array, batch: dict[str, Array]) -> _Sums:
-        if loss_output.is_defective is None:
-            return cls(weight.sum(), None, None)
-        right, counted = count_right(loss_output.is_defective, batch["label"], batch["valid"])
-        return cls(weight.sum(), right.sum(), counted.sum())
-
-
 def _in_parts(x: Array, number: int, num_shards: int) -> Array:
-    """``[b …]`` → ``[number b/number …]``: each of the ``num_shards`` blocks of the batch gives each part its share."""
+    """``[b …]`` as ``[number b/number …]``; each part has an equal share of each of ``num_shards`` blocks."""
     rows = x.reshape(num_shards, number, -1, *x.shape[1:])
     return jnp.moveaxis(rows, 1, 0).reshape(number, -1, *x.shape[1:])
 
 
-def _follow(state: TrainState, new: tuple[Any, Any], decay: float) -> Any:
-    """The moving average of (parameters, norm statistics) after a step; nothing where none is kept.
+def _moving_average(state: TrainState, new: tuple[Any, Any], decay: float) -> Any:
+    """Moving average of (parameters, norm statistics) after a step; () where none is kept.
 
-    decay · average + (1 - decay) · new, with a decay of at most (1 + step)/(10 + step), so that the first weights are
+    decay · average + (1 - decay) · new, with a decay of at most (1 + step)/(10 + step), by which the first weights are
     soon forgotten (as in TensorFlow's ExponentialMovingAverage with num_updates).
     """
     if not decay:

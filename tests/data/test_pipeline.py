@@ -144,6 +144,16 @@ def test_the_rest_of_the_stream_resumes_it(stream: Callable[..., Stream], start:
     assert len(views) > 20, "48 draws of 8 moves x 6 strips each"
 
 
+@pytest.mark.parametrize("balance", [True, False])
+def test_a_longer_run_begins_with_the_batches_of_a_shorter_one(
+    stream: Callable[..., Stream], balance: bool
+) -> None:
+    """Would catch: an order of images that depends on how many steps are planned: no run could become longer."""
+    short, long = (stream(num_batches=number, balance=balance) for number in (9, 40))
+    for step in range(9):
+        check_equal(short[step], long[step])
+
+
 @pytest.fixture
 def parsed_flags() -> Iterator[None]:
     """absl's flags as they are in the main job, where grain reads one of its own."""

@@ -26,26 +26,17 @@ import tiny
 
 from dagm_jax.train.history import read_history
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 # Far above what a job needs on a machine that does nothing else.
 TIMEOUT_S = 600
 pytestmark = pytest.mark.timeout(1200)
 # Validation after 3 and 6 steps; 4 test images.
 SMALL = (
-    "--config=configs/conv_autoencoder.py",
+    *tiny.ARGUMENTS,
     "--config.data.root=data",
-    "--config.slicing.mode=tiles",
-    "--config.slicing.slice_height_px=32",
-    "--config.slicing.slice_px=32",
-    "--config.slicing.overlap_px=8",
-    "--config.model.base_channels=1",
-    "--config.model.bottleneck_channels=2",
     "--config.model.compute_dtype=float64",
-    "--config.optim.warmup_steps=2",
-    "--config.train.batch_size=4",
     "--config.train.num_steps=6",
     "--config.train.validate_every=3",
-    "--config.train.log_every=1",
     "--workdir=run",
 )
 

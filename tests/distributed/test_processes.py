@@ -1,4 +1,4 @@
-"""Real processes of jax.distributed over nothing but messages: what they tell one another, and how they end."""
+"""Real processes of jax.distributed without an experiment: their messages, and how they end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from fake_processes import CountingProcesses, run_as_processes
 
 from dagm_jax.command_line import read_config
 from dagm_jax.distributed.devices import make_devices
-from dagm_jax.distributed.processes import ALONE, Processes, Watchdog, interleave, speaks_of_a_lost_process
+from dagm_jax.distributed.processes import (
+    ALONE,
+    Processes,
+    Watchdog,
+    connect,
+    interleave,
+    speaks_of_a_lost_process,
+)
 from dagm_jax.errors import DiskError, UserError
 from dagm_jax.evaluation.evaluate import ImageResult, TestResult
 from dagm_jax.evaluation.threshold import Thresholds
@@ -30,34 +37,36 @@ from dagm_jax.storage import plain_disk_errors
 from dagm_jax.train.schedule import TrainProgress
 from launch.local_processes import free_port
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
+TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 
-# The middle of `dagm_jax.main.main`, with another work than an experiment.
+# The middle of `dagm_jax.main.main`, with other work than an experiment.
 PROGRAM = """
 import os, signal, sys, time
-from absl import flags
-from dagm_jax import main
-from dagm_jax.types import UserError
-flags.FLAGS(sys.argv)
-processes = main.join_processes()
+import jax
+from dagm_jax.command_line import leave
+from dagm_jax.distributed.processes import connect
+from dagm_jax.errors import UserError
+from dagm_jax.main import on_silence
+address, count, index, timeout_s = sys.argv[1:]
+jax.config.update("jax_enable_preemption_service", False)
+processes = connect(address, int(count), int(index), False, int(timeout_s), on_silence)
 work = sys.stdin.read()
 try:
     exec(work)
 except BaseException as error:
-    main.leave(error, processes)
+    leave(error, processes)
 """
 
 
 def start(work: str, count: int = 2, timeout_s: int = 60) -> list[subprocess.Popen[str]]:
-    """``count`` processes that do ``work``, in which ``processes`` is what they are of."""
+    """``count`` processes of a job that run ``work``, in which ``processes`` is the job's `Processes`."""
     port = free_port()
     job = []
     for index in range(count):
-        flags = [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}"]
-        flags += [f"--process_id={index}", f"--peer_timeout_s={timeout_s}"]
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *flags],
+            [sys.executable, "-c", PROGRAM, f"127.0.0.1:{port}", *map(str, (count, index, timeout_s))],
             cwd=REPOSITORY,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             stdin=subprocess.PIPE,
@@ -93,10 +102,10 @@ def test_messages_arrive_whole_and_in_order() -> None:
     ends = finish(
         start(
             "mine = {'index': processes.index, 'bytes': bytes(range(256)) * (1 + 99 * processes.index)}\n"
-            "told = processes.gather(mine)\n"
-            "assert [one['index'] for one in told] == [0, 1, 2], told\n"
-            "assert [len(one['bytes']) for one in told] == [256, 25600, 50944], told\n"
-            "assert all(one['bytes'][:256] == bytes(range(256)) for one in told)\n"
+            "gathered = processes.gather(mine)\n"
+            "assert [one['index'] for one in gathered] == [0, 1, 2], gathered\n"
+            "assert [len(one['bytes']) for one in gathered] == [256, 25600, 50944], gathered\n"
+            "assert all(one['bytes'][:256] == bytes(range(256)) for one in gathered)\n"
             "assert processes.broadcast(processes.index + 7) == 7\n"
             "assert processes.any(processes.index == 2) and not processes.any(False)\n"
             "assert processes.on_process_0(lambda: processes.index) == 0\n"
@@ -167,27 +176,19 @@ def test_waiting_for_the_first_is_no_silence() -> None:
     assert finish(start(work, timeout_s=2)) == [(0, "done all\n", "")] * 2
 
 
-def test_a_part_of_the_flags_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, 2, None), "`--coordinator_address` is missing;"),
+        (("a:1", 2, None), "`--process_id` is missing;"),
+        (("a:1", 2, 2), r"`--process_id` \(=2\) must be below `--num_processes` \(=2\);"),
+    ],
+)
+def test_a_part_of_the_flags_is_refused(flags: tuple[Any, Any, Any], message: str) -> None:
     """Would catch: a job that starts with a part of its flags, each process alone and over the others' workdir."""
-    code = (
-        "import sys; from absl import flags; from dagm_jax import main\n"
-        "for argv in sys.argv[1:]:\n"
-        "  flags.FLAGS.unparse_flags(); flags.FLAGS(['main', *argv.split()])\n"
-        "  try: main.join_processes()\n"
-        "  except main.UserError as error: print(error)\n"
-        "  flags.FLAGS['coordinator_address'].value = None; flags.FLAGS['process_id'].value = None\n"
-    )
-    two = "--num_processes=2"
-    cases = (two, f"--coordinator_address=a:1 {two}", f"--coordinator_address=a:1 {two} --process_id=2")
-    command = [sys.executable, "-c", code, *cases]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S)
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert [line.partition(";")[0] for line in lines] == [
-        "`--coordinator_address` is missing",
-        "`--process_id` is missing",
-        "`--process_id` (=2) must be below `--num_processes` (=2)",
-    ]
+    with pytest.raises(UserError, match=message):
+        connect(*flags, is_cluster=False, timeout_s=1, on_silence=lambda seconds: None)
+    assert connect(None, None, None, is_cluster=False, timeout_s=1, on_silence=lambda seconds: None) is ALONE
 
 
 # --- without jax.distributed --------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ def test_turns_come_one_after_the_other() -> None:
     assert sorted(events[2:]) == ["begin 1", "begin 2", "end 1", "end 2"]
 
 
-def test_processes_that_differ_are_told_so() -> None:
+def test_processes_that_differ_are_refused() -> None:
     """Would catch: processes that train on different images, each by its own step."""
 
     def work(processes: Processes) -> None:
@@ -243,7 +244,7 @@ def test_processes_that_differ_are_told_so() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_refuses_one_is_told_to_all(tmp_path: Path, number: int) -> None:
+def test_a_disk_that_refuses_one_ends_all(tmp_path: Path, number: int) -> None:
     """Would catch: others that lose process 0, and a job that is queued again, because its disk is full."""
 
     def refuse() -> None:
@@ -284,24 +285,16 @@ def test_the_watchdog_barks_once_after_silence_only() -> None:
 
 def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: a healthy process 0 that its watchdog ends, at every try, while it looks for the white level of
-    large images or judges them by the baselines."""
+    large images or scores them by the baselines."""
     root = small_run.write_own(tmp_path / "own", num_good=10, num_defective=10)
     config = read_config("configs/smoke.py", [f"--config.data.root={root}", "--config.slicing.slice_px=16"])
     processes = CountingProcesses()
-    found: list[int] = []
-    in_turns = CountingProcesses.in_turns
-
-    def note(self: CountingProcesses, work: Any) -> Any:
-        found.append(len(self.heartbeats))
-        return in_turns(self, work)
-
-    monkeypatch.setattr(CountingProcesses, "in_turns", note)
     data = prepare_data(config, Workdir(tmp_path), processes)
-    # The white level of all images, before they are decoded.
-    assert found == [20] and len(processes.heartbeats) == 40
+    # For each image: its white level, and its pixels.
+    assert len(processes.heartbeats) == 40
 
     processes.heartbeats.clear()
-    for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop", "read_history"):
+    for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop"):
         monkeypatch.setattr(report_module, name, lambda *_: None)
     setup = Setup(config, data, make_devices(config.parallel, ""), processes)
     rule = Thresholds(0.5, 0.5, "f1", {})

@@ -11,15 +11,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import jax
 import numpy as np
 import pytest
 import small_run
 
 from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
+from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.slicing import make_slicer
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.distributed.processes import ALONE
+from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.evaluate import ImageResult, TestResult
+from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import data as run_data
 from dagm_jax.experiment import report, run, setup
@@ -39,8 +45,8 @@ def make_data(**more: Any) -> Any:
         return [i for i in indices if labels[i] == label]
 
     split = SimpleNamespace(train=TRAIN, validation=VALIDATION, test=TEST)
-    records = [SimpleNamespace(image_id=f"image{i}") for i in range(60)]
-    manifest = SimpleNamespace(records=records, description="sixty", skipped=())
+    samples = [SimpleNamespace(image_id=f"image{i}") for i in range(60)]
+    manifest = SimpleNamespace(samples=samples, description="sixty", skipped=())
     fake = SimpleNamespace(split=split, labels=labels, of_label=of_label, manifest=manifest, cache=None)
     return SimpleNamespace(**(vars(fake) | more))
 
@@ -70,10 +76,10 @@ def test_the_threshold_is_fitted_on_the_validation_images(
 
     def compile_predictor(state: Any, given: object) -> tuple[str, float]:
         assert given is slicer
-        return "judge", 0.0
+        return "predictor", 0.0
 
     fake = SimpleNamespace(
-        data=make_data(judging_slicer=slicer), processes=ALONE, compile_predictor=compile_predictor
+        data=make_data(eval_slicer=slicer), processes=ALONE, compile_predictor=compile_predictor
     )
     workdir = Workdir(tmp_path)
     run.evaluate_model(cast(Any, fake), cast(Any, None), 4, TrainProgress(), workdir)
@@ -82,6 +88,77 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     with workdir.validation_scores.open(newline="") as stream:
         rows = [(row["image"], int(row["label"])) for row in csv.DictReader(stream)]
     assert rows == [(f"image{i}", i % 2) for i in VALIDATION]
+
+
+@pytest.mark.parametrize(
+    ("whole", "chosen"),
+    [({4: 0.8, 12: 0.9}, 12), ({4: 0.9, 12: 0.8}, 4), ({4: 0.9, 12: 0.9}, 4), ({4: 0.1}, 4), ({12: 0.1}, 12)],
+)
+def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
+    whole: dict[int, float], chosen: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch: a choice by the quick validation alone, by a part of the images, or of the worse of the two; hours
+    of training without a report because one of two checkpoints is damaged; a choice that is not printed."""
+    slicer = object()
+
+    def compile_predictor(state: str, given: object) -> tuple[str, float]:
+        assert given is slicer
+        return "predictor", 0.0
+
+    def validate(predictor: str, state: int, indices: Any) -> dict[str, float]:
+        assert indices == VALIDATION
+        return {"quality": whole[state]}
+
+    def restore_or_warn(step: int, like: Any) -> tuple[int, dict[str, Any]] | None:
+        return (step, {}) if step in whole else None
+
+    checkpoints: Any = SimpleNamespace(best_step=lambda: 4, restore_or_warn=restore_or_warn)
+    fake: Any = SimpleNamespace(
+        data=make_data(eval_slicer=slicer),
+        compile_predictor=compile_predictor,
+        initial_state=lambda: None,
+        validate=validate,
+    )
+    assert run.choose_state(fake, checkpoints, 12, Workdir(Path("here"))) == (chosen, chosen)
+    assert (f"tested checkpoint: step {chosen}; quality " in capsys.readouterr().out) == (len(whole) == 2)
+
+
+def test_a_predictor_is_compiled_once_for_each_slicer_and_before_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Would catch: seconds of compiling spent twice, a predictor with the weights of the state that it was compiled
+    beside, and arrays that the training step has taken over by the time that the thread reads them."""
+    compiled: list[Any] = []
+
+    def fake(config: object, network: object, params: Any, stats: Any, slicer: Any, *rest: Any) -> Predictor:
+        assert isinstance(params["w"], jax.ShapeDtypeStruct)
+        compiled.append(slicer)
+        return Predictor(cast(Any, None), params, stats, *rest, (64, 64), VerdictConfig())
+
+    monkeypatch.setattr(setup, "compile_predictor", fake)
+    monkeypatch.setattr(Setup, "network", None)
+    config = RunConfig()
+    devices = make_devices(config.parallel)
+    fake_setup = Setup(config, cast(Any, None), devices)
+    weights = [devices.replicate(({"w": np.full(3, value)}, {})) for value in (1.0, 2.0)]
+    states: list[Any] = [SimpleNamespace(eval_weights=one) for one in weights]
+    slicers: list[Any] = [make_slicer(SlicingConfig(num_slices=n), 64, 64) for n in (2, 4)]
+    fake_setup.begin_to_compile_predictor(states[0], slicers[0])
+    for state in states:
+        for slicer in slicers:
+            predictor, seconds = fake_setup.compile_predictor(state, slicer)
+            np.testing.assert_array_equal(predictor.params["w"], state.eval_weights[0]["w"])
+            assert seconds >= 0
+    assert compiled == slicers
+
+
+def test_without_a_whole_checkpoint_nothing_is_tested() -> None:
+    """Would catch: a report on a state that was never trained."""
+    checkpoints: Any = SimpleNamespace(best_step=lambda: 4, restore_or_warn=lambda step, like: None)
+    fake: Any = SimpleNamespace(initial_state=lambda: None)
+    message = r"`workdir` \(=here\): none of the checkpoints of steps \[4, 12\] can be read"
+    with pytest.raises(UserError, match=message):
+        run.choose_state(fake, checkpoints, 12, Workdir(Path("here")))
 
 
 def test_training_is_steered_by_validation_images_alone() -> None:
@@ -93,11 +170,11 @@ def test_training_is_steered_by_validation_images_alone() -> None:
 
 
 def test_the_step_is_given_the_decay_of_the_moving_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: averages that are kept, saved and judged with, and never move from the initial weights."""
+    """Would catch: averages that are kept, saved and tested, and never move from the initial weights."""
     given: dict[str, Any] = {}
     monkeypatch.setattr(setup, "make_train_step", lambda *_, **options: given.update(options))
     monkeypatch.setattr(setup, "skip_non_finite", lambda *_: None)
-    monkeypatch.setattr(Setup, "network", SimpleNamespace(on=lambda platform: None))
+    monkeypatch.setattr(Setup, "network", SimpleNamespace(for_platform=lambda platform: None))
     monkeypatch.setattr(Setup, "first_carry", lambda *_: None)
     config = read_config(
         "configs/smoke.py", ["--config.optim.average_decay=0.75", "--config.train.accumulate=2"]
@@ -132,18 +209,18 @@ def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path:
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("rotate90", [True, False])
-def test_judging_shows_the_views_that_training_has_shown(flip: bool, rotate90: bool) -> None:
-    """Would catch: a judging slicer that is never crossed, crossed without turns, or mirrored where flips are off."""
+def test_evaluation_shows_the_views_that_training_has_shown(flip: bool, rotate90: bool) -> None:
+    """Would catch: an evaluation slicer never crossed, crossed without turns, or mirrored where flips are off."""
     options = [f"--config.augment.flip={flip}", f"--config.augment.rotate90={rotate90}"]
-    slicer, judging = run_data.make_slicers(read_config("configs/custom_unet.py", options), 512, 512)
+    slicer, crossed = run_data.make_slicers(read_config("configs/custom_unet.py", options), 512, 512)
     assert not slicer.horizontal_edges
-    assert bool(judging.horizontal_edges) == rotate90
-    assert judging.mirrored == (flip and rotate90)
+    assert bool(crossed.horizontal_edges) == rotate90
+    assert crossed.mirrored == (flip and rotate90)
 
 
 def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: ``verdict.fp_cost`` and ``fn_cost`` ignored by the report, or exchanged."""
-    for name in ("draw_figures", "draw_pipeline", "draw_page", "read_history"):
+    for name in ("draw_figures", "draw_pipeline", "draw_page"):
         monkeypatch.setattr(report, name, lambda *_: None)
     for name, value in (("forward_gflop", 1.0), ("describe_data", {})):
         monkeypatch.setattr(report, name, lambda *_, value=value: value)

@@ -6,7 +6,6 @@ The processes share one cache of compiled programs, which is all that keeps this
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import re
 import signal
@@ -22,20 +21,17 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from shell import REPOSITORY, Shell, make_shell
+from shell import REPOSITORY, Shell
 from sklearn import metrics as sk
 
-from dagm_jax.config import RunConfig, from_config_dict
+from dagm_jax.command_line import read_config
+from dagm_jax.config import from_config_dict
 from dagm_jax.data import procedural
-from dagm_jax.data.config import SlicingConfig
-from dagm_jax.data.slicing import make_slicer
 from dagm_jax.distributed.devices import make_devices
-from dagm_jax.evaluation.config import VerdictConfig
-from dagm_jax.evaluation.predictor import Predictor
-from dagm_jax.experiment import setup as experiment_setup
-from dagm_jax.experiment.run import choose_state
+from dagm_jax.errors import UserError
+from dagm_jax.experiment.run import run
 from dagm_jax.experiment.setup import Setup
-from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.storage import locked
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import read_history
 from dagm_jax.train.schedule import TrainProgress
@@ -56,11 +52,6 @@ SMALL = (
 )
 # Compiled in two thirds of the time.
 WITHOUT_NORM = ("--config.model.norm=none",)
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    return make_shell(tmp_path_factory)
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ def whole(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_workdir_holds_everything(whole: Run) -> None:
-    """Catches a figure, table or file that is promised and not written, and decoded images left behind."""
+    """Would catch: a figure, table or file that is promised and not written, and decoded images left behind."""
     for name in ("report.json", "predictions.csv", "decision_rule.json", "metrics.jsonl", "config.json"):
         assert (whole.workdir / name).stat().st_size > 0, name
     for name in ("curves", "confusion", "roc_pr", "scores", "hardest", "pipeline"):
@@ -115,7 +106,7 @@ def test_workdir_holds_everything(whole: Run) -> None:
         assert line in whole.output, line
 
 
-def test_page_shows_the_test_side(whole: Run) -> None:
+def test_page_shows_the_test_split(whole: Run) -> None:
     """Would catch: a page of other images, labels or scores than the predictions, or with links that lead nowhere."""
     rows = whole.page_rows()
     expected = [(row["image"], int(row["label"]), float(row["score"])) for row in whole.predictions()]
@@ -140,18 +131,18 @@ def assert_all_is_left(run: Run, task: str) -> None:
 
 @pytest.mark.long
 def test_reconstruction_leaves_the_same_behind(shell: Shell, tmp_path: Path) -> None:
-    """Catches a task that the command refuses, a threshold that depends on defects, and decisions on slices."""
+    """Would catch: a task that the command refuses, a threshold that depends on defects, and decisions on slices."""
     command = (f"{CONFIG}:reconstruction", *SMALL[1:], *WITHOUT_NORM, "--config.train.num_steps=4")
-    run = finished(shell.run(*command, f"--workdir={tmp_path}"), tmp_path)
-    assert_all_is_left(run, "reconstruction")
-    assert "trains on the defect-free images alone" in run.output
-    rule = run.report["decision_rule"]
+    done = finished(shell.run(*command, f"--workdir={tmp_path}"), tmp_path)
+    assert_all_is_left(done, "reconstruction")
+    assert "trains on the defect-free images alone" in done.output
+    rule = done.report["decision_rule"]
     assert rule["calibration"] == "normals"
     assert rule["pixel_threshold"] == rule["threshold"]
 
 
 def test_history_has_every_step_and_validation(whole: Run) -> None:
-    """Catches rows that are lost, repeated, or without the figures that the curves are drawn from."""
+    """Would catch: rows that are lost, repeated, or without the figures that the curves are drawn from."""
     rows = read_history(whole.workdir / "metrics.jsonl")
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 13))
     assert [row["step"] for row in rows if row["kind"] == "validation"] == [4, 8, 12]
@@ -163,7 +154,7 @@ def test_history_has_every_step_and_validation(whole: Run) -> None:
 
 
 def test_report_is_what_scikit_learn_makes_of_the_predictions(whole: Run) -> None:
-    """Catches a report and a table that are not of the same verdicts, and any of these figures being wrong."""
+    """Would catch: a report and a table that are not of the same decisions, and any of these figures being wrong."""
     rows, test = whole.predictions(), whole.report["test"]
     labels = np.array([int(row["label"]) for row in rows])
     scores = np.array([float(row["score"]) for row in rows])
@@ -186,7 +177,8 @@ def test_report_is_what_scikit_learn_makes_of_the_predictions(whole: Run) -> Non
 
 
 def test_report_says_what_was_done(whole: Run) -> None:
-    """Catches figures that are promised and missing, and a description of another run."""
+    """Would catch: figures that are promised and missing, a description of another run, a report on a state that is
+    neither the best of training nor the last, and a choice that is not printed."""
     report = whole.report
     cost, data, training = report["cost_of_running"], report["data"], report["training"]
     assert 0 < cost["executing_time_s"] < 1000
@@ -194,96 +186,22 @@ def test_report_says_what_was_done(whole: Run) -> None:
     assert cost["compile_time_s"] > 0
     assert cost["gflop_per_slice"] > 0
     assert training["last_step"] == 12
-    assert training["best_step"] in (4, 8, 12)
-    sides = {name: (side["images"], side["defective_images"]) for name, side in data["sides"].items()}
+    sides = {name: (one["images"], one["defective_images"]) for name, one in data["sides"].items()}
     assert sides == {"train": (24, 10), "validation": (4, 2), "test": (7, 3)}
     assert report["baselines"]["majority_accuracy"] == pytest.approx(4 / 7)
+    rows = [row for row in read_history(whole.workdir / "metrics.jsonl") if row["kind"] == "validation"]
+    best = max(rows, key=lambda row: row["quality"])["step"]
+    assert training["best_step"] in (best, 12)
+    assert best == 12 or f"tested checkpoint: step {training['best_step']}" in whole.output
     rule = json.loads((whole.workdir / "decision_rule.json").read_text())
     assert rule["threshold"] == report["decision_rule"]["threshold"]
     assert report["config"]["model"]["base_channels"] == 1
     assert {"jax", "flax", "python"} <= report["versions"].keys()
 
 
-def test_best_state_is_the_one_judged(whole: Run) -> None:
-    """Catches a report on a state that is neither the best of training nor the last, and a choice that is not told."""
-    rows = read_history(whole.workdir / "metrics.jsonl")
-    quality = {row["step"]: row["quality"] for row in rows if row["kind"] == "validation"}
-    prediction, best = whole.report["training"]["best_step"], max(quality, key=quality.__getitem__)
-    assert prediction in (best, 12)
-    assert (best == 12) or f"judged is step {prediction}" in whole.output
-
-
-@dataclass(frozen=True)
-class FakeJudge:
-    """Stands for a compiled network; its weights are the quality that validation finds."""
-
-    params: float
-    stats: None = None
-
-
-@pytest.mark.parametrize(("at_best", "at_last", "chosen"), [(0.8, 0.9, 12), (0.9, 0.8, 4), (0.9, 0.9, 4)])
-def test_best_and_last_state_are_compared_on_the_whole_validation_side(
-    at_best: float, at_last: float, chosen: int, tmp_path: Path
-) -> None:
-    """Catches a choice by the quick validation alone, one by a part of the images, and the worse of the two."""
-    states = {4: SimpleNamespace(params=at_best, stats=None), 12: SimpleNamespace(params=at_last, stats=None)}
-    checkpoints = SimpleNamespace(best_step=lambda: 4, restore_or_warn=lambda step, like: (states[step], {}))
-    slicer = object()
-
-    def compile_predictor(state: Any, given: object) -> tuple[FakeJudge, float]:
-        assert given is slicer
-        return FakeJudge(state.params), 0.0
-
-    data = SimpleNamespace(
-        judging_slicer=slicer, cache=None, split=SimpleNamespace(validation=(3, 5)), slicer=None
-    )
-
-    def validate(predictor: FakeJudge, state: Any, indices: tuple[int, ...]) -> dict[str, float]:
-        assert indices == (3, 5)
-        return {"quality": state.params}
-
-    setup = SimpleNamespace(
-        data=data,
-        compile_predictor=compile_predictor,
-        initial_state=lambda: None,
-        validate=validate,
-    )
-    step, state = choose_state(cast(Any, setup), cast(Any, checkpoints), 12, Workdir(tmp_path))
-    assert (step, state.params) == (chosen, max(at_best, at_last))
-
-
-def test_a_judge_is_compiled_once_for_each_slicer_and_before_it_is_needed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Would catch: seconds of compiling spent twice, a judge with the weights of the state that it was compiled beside,
-    and arrays that the training step has taken over by the time that the thread reads them."""
-    compiled: list[Any] = []
-
-    def fake(config: object, network: object, params: Any, stats: Any, slicer: Any, *rest: Any) -> Predictor:
-        assert isinstance(params["w"], jax.ShapeDtypeStruct)
-        compiled.append(slicer)
-        return Predictor(cast(Any, None), params, stats, *rest, (64, 64), VerdictConfig())
-
-    monkeypatch.setattr(experiment_setup, "compile_judge", fake)
-    config = RunConfig()
-    devices = make_devices(config.parallel)
-    setup = Setup(config, cast(Any, None), devices)
-    monkeypatch.setattr(Setup, "network", None)
-    states = [
-        SimpleNamespace(prediction=devices.replicate(({"w": np.full(3, value)}, {}))) for value in (1.0, 2.0)
-    ]
-    slicers: list[Any] = [make_slicer(SlicingConfig(num_slices=n), 64, 64) for n in (2, 4)]
-    setup.begin_to_compile_predictor(cast(Any, states[0]), slicers[0])
-    for state in states:
-        for slicer in slicers:
-            predictor, seconds = setup.compile_predictor(cast(Any, state), slicer)
-            np.testing.assert_array_equal(predictor.params["w"], state.eval_weights[0]["w"])
-            assert seconds >= 0
-    assert compiled == slicers
-
-
 def test_second_call_prints_the_report_and_changes_nothing(shell: Shell, whole: Run, tmp_path: Path) -> None:
-    """Catches a finished run that is trained or judged again, also from another folder."""
+    """Would catch: a finished run that is trained or tested again, also from another folder; a run that mixes two
+    configurations, or returns the report of another one."""
     before = {path: path.stat().st_mtime_ns for path in whole.workdir.rglob("*") if path.name != ".lock"}
     done = shell.run(*SMALL, f"--workdir={whole.workdir}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -292,6 +210,8 @@ def test_second_call_prints_the_report_and_changes_nothing(shell: Shell, whole: 
     assert f"{accuracy:.4f}" in done.stdout
     after = {path: path.stat().st_mtime_ns for path in whole.workdir.rglob("*") if path.name != ".lock"}
     assert after == before
+    done = shell.run(*SMALL, "--config.train.num_steps=13", f"--workdir={whole.workdir}")
+    assert_one_error(done, str(whole.workdir), "train.num_steps=12, not 13")
 
 
 # --- interrupted runs ---------------------------------------------------------------------------------------
@@ -341,11 +261,14 @@ def assert_same_run(run: Run, whole: Run) -> None:
     assert run.report["test"] == whole.report["test"]
 
 
-@pytest.fixture(scope="module")
-def battered(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Killed after its first checkpoint, while a worker process makes its batches, terminated in the middle of the next
-    steps, then left alone."""
-    workdir = tmp_path_factory.mktemp("battered")
+def test_killed_and_terminated_run_ends_like_a_whole_one(shell: Shell, whole: Run, tmp_path: Path) -> None:
+    """Would catch: a batch that is repeated or left out, optimiser state that is lost, rows that are there twice, and a
+    worker that outlives the process that was killed.
+
+    Killed after its first checkpoint, while a worker process makes its batches; terminated in the middle of the next
+    steps; then left alone.
+    """
+    workdir = tmp_path
     command = (*SMALL, f"--workdir={workdir}")
     with_worker = (*command, "--config.data.num_workers=1")
     killed = shell.run_until(signal.SIGKILL, lambda: bool(visible_steps(workdir)), *with_worker)
@@ -369,31 +292,21 @@ def battered(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
     assert not (workdir / "report.json").exists()
     done = shell.run(*command)
     assert f"resuming from the checkpoint of step {saved}" in done.stdout
-    return finished(done, workdir)
+    assert_same_run(finished(done, workdir), whole)
 
 
-def test_killed_and_terminated_run_ends_like_a_whole_one(battered: Run, whole: Run) -> None:
-    """Catches a batch that is repeated or left out, optimiser state that is lost, rows that stand twice, and a worker
-    that outlives the process that was killed."""
-    assert_same_run(battered, whole)
-
-
-@pytest.fixture(scope="module")
-def killed_while_judging(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Killed when the decision rule was there and the report was not; with one worker process all along."""
-    workdir = tmp_path_factory.mktemp("judging")
-    command = (*SMALL, "--config.data.num_workers=1", f"--workdir={workdir}")
-    killed = shell.run_until(signal.SIGKILL, lambda: (workdir / "decision_rule.json").exists(), *command)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (workdir / "report.json").exists()
-    return finished(shell.run(*command), workdir)
-
-
-def test_run_killed_while_judging_ends_like_a_whole_one_with_any_workers(
-    killed_while_judging: Run, whole: Run
+def test_run_killed_while_testing_ends_like_a_whole_one_with_any_workers(
+    shell: Shell, whole: Run, tmp_path: Path
 ) -> None:
-    """Catches a half-written report, a second training, and batches that depend on the number of workers."""
-    assert_same_run(killed_while_judging, whole)
+    """Would catch: a half-written report, a second training, and batches that depend on the number of workers.
+
+    Killed when the decision rule was there and the report was not; with one worker process all along.
+    """
+    command = (*SMALL, "--config.data.num_workers=1", f"--workdir={tmp_path}")
+    killed = shell.run_until(signal.SIGKILL, lambda: (tmp_path / "decision_rule.json").exists(), *command)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "report.json").exists()
+    assert_same_run(finished(shell.run(*command), tmp_path), whole)
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------
@@ -409,31 +322,44 @@ def assert_one_error(done: subprocess.CompletedProcess[str], *parts: str) -> Non
         assert part in lines[0], lines[0]
 
 
-MISTAKES = {
-    "unknown field": (
-        (CONFIG, "--config.model.base_chanels=1"),
-        ("config.model.base_chanels", "base_channels?"),
-    ),
-    "unknown flag": ((CONFIG, "--workdri=x"), ("workdri",)),
-    "no config": (("--workdir=x",), ("`--config` is missing", "configs/custom_unet.py")),
-    "missing config file": (("--config=configs/nowhere.py",), ("configs/nowhere.py", "is no file")),
-    "unknown task": (("--config=configs/smoke.py:segmentaton",), ("did you mean segmentation?",)),
-    "wrong type": ((CONFIG, "--config.train.num_steps=many"), ("num_steps",)),
-    "wrong value": ((CONFIG, "--config.train.num_steps=0"), ("`train.num_steps` (=0) must be at least 1",)),
-    "no flag": ((CONFIG, "stray"), ("'stray' is not a flag",)),
-}
+MISTAKES = [
+    ((CONFIG, "--config.model.base_chanels=1"), ("config.model.base_chanels", "base_channels?")),
+    ((CONFIG, "--workdri=x"), ("workdri",)),
+    (("--config=configs/nowhere.py",), ("configs/nowhere.py", "neither a file nor a shipped configuration")),
+    (("--config=configs/smoke.py:segmentaton",), ("did you mean segmentation?",)),
+    ((CONFIG, "--config.train.num_steps=many"), ("num_steps",)),
+    ((CONFIG, "--config.train.num_steps=0"), ("`train.num_steps` (=0) must be at least 1",)),
+    ((CONFIG, "stray"), ("'stray' is not a flag",)),
+]
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistake_on_the_command_line_is_one_line(shell: Shell, name: str, tmp_path: Path) -> None:
-    """Catches a trace back, a line that does not say which argument, and a folder made for nothing."""
-    arguments, parts = MISTAKES[name]
-    assert_one_error(shell.run(*arguments, cwd=tmp_path), *parts)
+@pytest.mark.parametrize(("arguments", "parts"), MISTAKES)
+def test_mistake_on_the_command_line_is_named(arguments: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    """Would catch: a trace back, and a line that does not say which argument."""
+    path, *overrides = arguments
+    with pytest.raises(UserError) as caught:
+        read_config(path.removeprefix("--config="), overrides)
+    assert all(part in str(caught.value) for part in parts), caught.value
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--workdir=x",), "`--config` is missing"),
+        ((CONFIG, "--config.train.num_steps=0"), "must be at least 1"),
+    ],
+)
+def test_mistake_on_the_command_line_is_one_line(
+    shell: Shell, arguments: tuple[str, ...], part: str, tmp_path: Path
+) -> None:
+    """Would catch: a trace back, another status, and a folder made for nothing."""
+    assert_one_error(shell.run(*arguments, cwd=tmp_path), part)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_data_root_is_one_line(shell: Shell, tmp_path: Path) -> None:
-    """Catches a silent change to built-in images, and a trace back from the file system."""
+    """Would catch: a silent change to built-in images, and a trace back from the file system."""
     root = tmp_path / "nowhere"
     done = shell.run(*SMALL, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}")
     assert_one_error(done, "`data.root`", str(root), "does not exist")
@@ -441,18 +367,10 @@ def test_missing_data_root_is_one_line(shell: Shell, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_another_configuration_in_the_same_workdir_is_refused(shell: Shell, whole: Run) -> None:
-    """Catches a run that mixes two configurations, or returns the report of another one."""
-    done = shell.run(*SMALL, "--config.train.num_steps=13", f"--workdir={whole.workdir}")
-    assert_one_error(done, str(whole.workdir), "train.num_steps=12, not 13")
-
-
-def test_workdir_in_use_is_refused(shell: Shell, tmp_path: Path) -> None:
-    """Catches two processes that write the same checkpoints."""
-    with (tmp_path / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        done = shell.run(*SMALL, f"--workdir={tmp_path}")
-    assert_one_error(done, str(tmp_path), "in use by another run")
+def test_workdir_in_use_is_refused(tmp_path: Path) -> None:
+    """Would catch: two processes that write the same checkpoints."""
+    with locked(tmp_path, "workdir"), pytest.raises(UserError, match="in use by another run"):
+        run(read_config("configs/smoke.py"), tmp_path)
 
 
 def test_every_command_imports_without_fcntl() -> None:
@@ -466,8 +384,8 @@ def test_every_command_imports_without_fcntl() -> None:
         "calls = []\n"
         "def locking(*arguments): calls.append(arguments[1:])\n"
         "sys.modules['msvcrt'] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)\n"
-        "from dagm_jax.experiment.workdir import Workdir\n"
-        "with Workdir(pathlib.Path(tempfile.mkdtemp())).locked(): assert calls == [(2, 1)]\n"
+        "from dagm_jax.experiment.workdir import locked\n"
+        "with locked(pathlib.Path(tempfile.mkdtemp()), 'workdir'): assert calls == [(2, 1)]\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert (done.returncode, done.stderr) == (0, "")
@@ -501,31 +419,31 @@ def write_layout_a(root: Path) -> None:
 
 
 def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path: Path) -> None:
-    """Catches a run that one bad file stops, or that leaves it out without a word; and a path relative to here.
+    """Would catch: a run that one bad file stops, or that leaves it out without a word; and a path relative to here.
 
     Its task is classification, which has masks here: its map is drawn and measured like any.
     """
     write_layout_a(tmp_path / "data")
     short = ("--config.train.num_steps=2", "--config.train.validate_every=2", *WITHOUT_NORM)
     command = (f"{CONFIG}:classification", *SMALL[1:], "--config.data.root=data", "--workdir=run", *short)
-    run = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
-    data = run.report["data"]
+    done = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
+    data = done.report["data"]
     assert data["num_skipped"] == 2
-    assert run.report["task"] == "classification"
-    assert run.report["test"]["dice_defective"] is not None
-    assert run.report["test"]["pixel_auroc"] is not None
+    assert done.report["task"] == "classification"
+    assert done.report["test"]["dice_defective"] is not None
+    assert done.report["test"]["pixel_auroc"] is not None
     reasons = {skip["what"]: skip["reason"] for skip in data["skipped"]}
     (truncated,) = (text for what, text in reasons.items() if f"{TRUNCATED:04d}" in what)
     assert "truncated" in truncated
     (without_file,) = (f"{what} {text}" for what, text in reasons.items() if "Labels.txt" in what)
     assert f"image {WITHOUT_FILE} is not there" in without_file
-    assert "2 left out" in run.output
-    sides = {name: (side["images"], side["defective_images"]) for name, side in data["sides"].items()}
+    assert "2 left out" in done.output
+    sides = {name: (one["images"], one["defective_images"]) for name, one in data["sides"].items()}
     assert sides == {"train": (13, 5), "validation": (2, 1), "test": (4, 2)}
     assert "layout A" in data["source"]
-    listed = {row[0]: row[7] for row in run.page_rows() if row[2] is None}
+    listed = {row[0]: row[7] for row in done.page_rows() if row[2] is None}
     assert listed == {what: f"left out: {reason}" for what, reason in reasons.items()}
-    names = [row["image"] for row in run.predictions()]
+    names = [row["image"] for row in done.predictions()]
     assert len(names) == 4
     assert all("Class1" in name for name in names)
 
@@ -567,22 +485,22 @@ OWN = (
 
 
 def test_own_images_of_many_sizes_and_depths_make_a_detector(shell: Shell, tmp_path: Path) -> None:
-    """Catches images of one's own that the command cannot cut, judge, draw or report because they are not DAGM's."""
+    """Would catch: images of one's own that the command cannot cut, score, draw or report, unlike DAGM's."""
     write_own_images(tmp_path / "data", with_masks=True)
-    run = finished(shell.run(*SMALL, *WITHOUT_NORM, *OWN, cwd=tmp_path), tmp_path / "run")
-    data = run.report["data"]
+    done = finished(shell.run(*SMALL, *WITHOUT_NORM, *OWN, cwd=tmp_path), tmp_path / "run")
+    data = done.report["data"]
     assert "own images, MVTec layout" in data["source"]
     assert [skip["what"] for skip in data["skipped"]] == ["train/good/damaged.png"]
-    sides = [(side["images"], side["defective_images"]) for side in data["sides"].values()]
+    sides = [(one["images"], one["defective_images"]) for one in data["sides"].values()]
     assert [sum(column) for column in zip(*sides, strict=True)] == [20, 8]
-    assert run.report["test"]["dice_defective"] is not None
-    assert len(run.predictions()) == run.report["test"]["num_images"] == 4
-    assert (run.workdir / "figures" / "hardest.png").exists()
-    assert "the set's own halves are mixed; --config.data.split=official keeps them" in run.output
+    assert done.report["test"]["dice_defective"] is not None
+    assert len(done.predictions()) == done.report["test"]["num_images"] == 4
+    assert (done.workdir / "figures" / "hardest.png").exists()
+    assert "the set's own halves are mixed; --config.data.split=official keeps them" in done.output
 
 
 def test_own_images_without_masks_make_a_detector_of_images(shell: Shell, tmp_path: Path) -> None:
-    """Catches a Dice against masks that nobody has drawn, and segmentation that learns from what is not there.
+    """Would catch: a Dice against masks that nobody has drawn, and segmentation that learns from what is not there.
 
     Trained by pmap, whose states and batches have to fit the rest.
     """
@@ -594,11 +512,11 @@ def test_own_images_without_masks_make_a_detector_of_images(shell: Shell, tmp_pa
     )
     assert refused.stderr.count("\n") == 1
     command = (f"{CONFIG}:classification", *SMALL[1:], *OWN, "--config.parallel.mode=pmap")
-    run = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
-    assert_all_is_left(run, "classification")
-    assert "trains on the defect-free images alone" not in run.output
-    assert run.report["decision_rule"]["calibration"] == "f1"
-    test = run.report["test"]
+    done = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
+    assert_all_is_left(done, "classification")
+    assert "trains on the defect-free images alone" not in done.output
+    assert done.report["decision_rule"]["calibration"] == "f1"
+    test = done.report["test"]
     undefined = ("dice_defective", "iou_defective", "nvidia_dice", "pixel_auroc", "pixel_average_precision")
     assert [test[name] for name in undefined] == [None] * 5
     assert test["auroc"] is not None

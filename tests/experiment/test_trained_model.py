@@ -1,4 +1,4 @@
-"""A detector read back from a run's workdir: the same weights, the same cuts, the same verdicts."""
+"""A model read back from a run's workdir: the same weights, the same cuts, the same decisions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run.built_in_run(tmp_path_factory)
 
 
-def test_the_detector_judges_as_its_run_did(workdir: Path) -> None:
-    """Would catch: the last weights in place of the judged ones, another cut, another mean, a rule not read back."""
+def test_the_model_predicts_as_its_run_did(workdir: Path) -> None:
+    """Would catch: the last weights in place of the tested ones, another cut, another mean, a rule not read back."""
     detector = load_trained_model(workdir)
     config = from_config_dict(json.loads((workdir / "config.json").read_text()))
     found, _ = find_images(config.data, config.seed)
@@ -41,7 +41,7 @@ def test_the_detector_judges_as_its_run_did(workdir: Path) -> None:
         assert int(detector.rule.decide([one.score])[0]) == int(row["defective"])
 
 
-def test_the_judge_takes_the_form_of_its_devices(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_predictor_takes_the_form_of_its_devices(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: all slices at once where caches are small, the forms of CPUs on accelerators or exported."""
     monkeypatch.setattr("dagm_jax.evaluation.step.CPU_PART_PX", 1)
     detector, mesh = load_trained_model(workdir), make_devices(ParallelConfig()).mesh
@@ -58,7 +58,7 @@ def test_the_judge_takes_the_form_of_its_devices(workdir: Path, monkeypatch: pyt
 
 
 def test_any_other_rule_gives_another_id(workdir: Path, tmp_path: Path) -> None:
-    """Would catch: verdicts that cannot be traced to the threshold that they were made with."""
+    """Would catch: decisions that cannot be traced to the threshold that they were made with."""
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
     before = load_trained_model(copy).model_id

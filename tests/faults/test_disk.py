@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from shell import Shell, make_shell
+from shell import Shell
 from test_kill import assert_same, finish
 
-from dagm_jax import calibrate, main, predict
-from dagm_jax.command_line import read_config
+from dagm_jax import calibrate, predict
+from dagm_jax.command_line import explain, read_config
 from dagm_jax.data.cache import build_cache
 from dagm_jax.errors import DiskError, UserError
 from dagm_jax.experiment.run import run
@@ -145,7 +145,7 @@ def test_a_disk_that_fills_up_is_one_line(name: str, disk: Disk) -> None:
         write()
     # Each try of another process number would leave a file of its own.
     assert not list(folder.glob("*.partial"))
-    assert main.explain(error.value) == (f"error: {error.value}", 2)
+    assert explain(error.value) == (f"error: {error.value}", 2)
     assert "\n" not in str(error.value)
     disk.make_room()
     with locked(disk.folder / "run", "workdir"):
@@ -241,10 +241,10 @@ def test_commands_refuse_a_read_only_folder(disk: Disk, monkeypatch: pytest.Monk
         prepare_data.main(prepare_data.parse_flags(["x", *drawn, f"--output={disk.folder / 'out'}"]))
 
 
-def test_verdicts_that_fit_on_the_disk_are_kept_and_the_rest_follows(
+def test_predictions_that_fit_on_the_disk_are_kept_and_the_rest_follows(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: a table or a page of the last moment that ends in a traceback; verdicts given twice or never."""
+    """Would catch: a table or a page of the last moment that ends in a traceback; predictions given twice or never."""
     monkeypatch.setattr(Inspector, "load", staticmethod(bright.load))
     images, output = disk.folder.parent / "images", disk.folder / "out"
     images.mkdir()
@@ -263,11 +263,6 @@ def test_verdicts_that_fit_on_the_disk_are_kept_and_the_rest_follows(
     assert predict.main(arguments) == 0
     rows = (output / "predictions.csv").read_text().splitlines()[1:]
     assert [row.partition(",")[0] for row in rows] == [f"{i:02d}.png" for i in range(24)]
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    return make_shell(tmp_path_factory)
 
 
 @pytest.mark.long

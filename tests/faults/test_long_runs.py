@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,20 @@ import pytest
 import small_run
 import tiny
 from absl import flags
-from shell import REPOSITORY, Shell, await_end_of_session, make_shell, stop_session
+from shell import REPOSITORY, Shell, await_end_of_session, stop_session
 
-from dagm_jax import main, predict
-from dagm_jax.command_line import read_config
+from dagm_jax import predict
+from dagm_jax.command_line import explain, read_config
 from dagm_jax.errors import ProcessLost
 from dagm_jax.experiment import run
+from dagm_jax.inspection.folder import FolderPredictor
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.train.history import MetricLogger, read_history
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Holdings of this process: memory in kB, files, threads, and arrays of jax on the devices with their bytes."""
+class Holdings:
+    """Memory of this process in kB, its files, threads, and arrays of jax on the devices with their bytes."""
 
     memory_kb: int
     num_files: int
@@ -40,11 +41,11 @@ class Sample:
     num_bytes: int
 
 
-def take() -> Sample:
+def take() -> Holdings:
     gc.collect()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     arrays = jax.live_arrays()
-    return Sample(
+    return Holdings(
         int(status["VmRSS"].split()[0]),
         len(list(Path("/proc/self/fd").iterdir())),
         int(status["Threads"]),
@@ -61,11 +62,11 @@ def workers_of(pid: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Watched:
-    """Samples at validations of a run, before it, and after."""
+    """Holdings at validations of a run, before it, and after."""
 
-    before: Sample
-    during: list[Sample]
-    after: Sample
+    before: Holdings
+    during: list[Holdings]
+    after: Holdings
     left: list[int]
 
 
@@ -80,7 +81,7 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
         "--config.train.patience=1000",
         "--config.train.cooldown_share=0.1",
     ]
-    during: list[Sample] = []
+    during: list[Holdings] = []
     plain = MetricLogger.write
 
     def write(logger: MetricLogger, kind: str, step: int, values: dict[str, float]) -> None:
@@ -118,7 +119,7 @@ def test_a_run_holds_no_more_at_its_end_than_at_its_beginning(
     assert len(watched.during) >= num_steps // every - 2
     # A leak never shrinks. The span of the cool-down, 8 bytes, may be a numpy array's own memory, which no
     # step can take over: it then lives until the checkpoint that reads it is written.
-    at_end = min((sample.num_arrays, sample.num_bytes) for sample in watched.during[-3:])
+    at_end = min((held.num_arrays, held.num_bytes) for held in watched.during[-3:])
     assert at_end == (first.num_arrays, first.num_bytes)
     assert last.num_files <= first.num_files + 2
     assert last.num_threads <= first.num_threads + 4
@@ -147,28 +148,29 @@ def test_predicting_holds_no_more_after_many_images(
         # A backend without a network, whose training would take minutes.
         monkeypatch.setattr(Inspector, "load", staticmethod(bright.load))
     root = small_run.write_own(tmp_path / "in", num_good=num_images, num_defective=0)
-    samples: list[Sample] = []
+    taken: list[Holdings] = []
 
-    def watch(tally: Any) -> None:
-        if tally.files % every == 0:
-            samples.append(take())
+    plain = FolderPredictor.predict
 
-    def watched(predictor: Any, source: Any, request: Any) -> Any:
-        return predictor.predict(source.files(), on_file=watch), 0.0, 0
+    def watched(predictor: FolderPredictor, files: Any) -> Iterator[Any]:
+        for number, one in enumerate(plain(predictor, files), start=1):
+            if number % every == 0:
+                taken.append(take())
+            yield one
 
-    monkeypatch.setattr(predict, "judge_source", watched)
+    monkeypatch.setattr(FolderPredictor, "predict", watched)
     files = len(list(Path("/proc/self/fd").iterdir()))
     arguments = [f"--model={model}", f"--images={root / 'good'}", f"--output={tmp_path / 'out'}"]
     assert predict.main(["predict", *arguments]) == 0
-    assert len(samples) == num_images // every
-    first, last = samples[0], samples[-1]
+    assert len(taken) == num_images // every
+    first, last = taken[0], taken[-1]
     assert last.num_bytes <= first.num_bytes
     assert last.num_files <= first.num_files + 8
     # The first thousand fill caches; 9,000 records of some 300 bytes are remembered by name.
     assert last.memory_kb - first.memory_kb < 30_000
     assert len(list(Path("/proc/self/fd").iterdir())) <= files + 2
     assert workers_of(os.getpid()) == []
-    print(*samples, sep="\n")
+    print(*taken, sep="\n")
 
 
 # --- workers ------------------------------------------------------------------------------------------------
@@ -181,8 +183,8 @@ import grain
 import numpy as np
 from absl import flags
 from dagm_jax.data.pipeline import iterate
-from dagm_jax.main import explain
-from dagm_jax.types import ProcessLost
+from dagm_jax.command_line import explain
+from dagm_jax.errors import ProcessLost
 
 class Make(grain.transforms.Map):
     def map(self, element):
@@ -272,16 +274,13 @@ def test_workers_heed_no_terminal_and_leave_nothing_behind(end: str, status: int
 
 def test_a_lost_worker_has_the_status_of_a_lost_process() -> None:
     """Would catch: a status that a script takes for a mistake in the command."""
-    assert main.explain(ProcessLost("a worker has died")) == ("stopped: a worker has died", 75)
+    assert explain(ProcessLost("a worker has died")) == ("stopped: a worker has died", 75)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_a_dead_worker_stops_the_run_and_the_same_command_goes_on(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_dead_worker_stops_the_run_and_the_same_command_goes_on(tmp_path: Path, shell: Shell) -> None:
     """Would catch: a run that waits for ever for the batches of a worker that the system has killed."""
-    shell: Shell = make_shell(tmp_path_factory)
     images = tiny.write_images(tmp_path / "images")
     command = tiny.command(
         images, tmp_path / "run", "--config.data.num_workers=2", "--config.train.num_steps=400"

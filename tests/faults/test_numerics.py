@@ -154,7 +154,7 @@ def in_bfloat16(config: RunConfig) -> RunConfig:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_bfloat16_judges_as_float32_does(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+def test_bfloat16_predicts_as_float32_does(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Would catch: a sum, a norm or a score taken in bfloat16, whose three digits tie what float32 tells apart."""
     detector = load_trained_model(own_run(tmp_path_factory))
     found, shape = find_images(detector.config.data, 0)

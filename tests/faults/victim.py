@@ -156,10 +156,8 @@ MOMENTS: dict[str, Callable[[], None]] = {
 if __name__ == "__main__":
     from absl import app
 
-    from dagm_jax import main
+    from dagm_jax.command_line import guarded, parse_config_flags
+    from dagm_jax.main import main
 
     MOMENTS[sys.argv.pop(1)]()
-    app.run(
-        lambda argv: main.guarded(main.main, argv),
-        flags_parser=lambda argv: main.guarded(main.parse_flags, argv),
-    )
+    app.run(lambda argv: guarded(main, argv), flags_parser=lambda argv: guarded(parse_config_flags, argv))

@@ -77,7 +77,7 @@ def assert_outputs_near(ours: NetworkOutput, theirs: NetworkOutput) -> None:
     assert (ours.class_logits is None) == (theirs.class_logits is None)
     for i, (a, b) in enumerate(zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)):
         expected = nhwc(b)
-        assert expected.std() > 1e-3
+        assert expected.std() > 0.05
         assert_close(a, expected, f"output {i}", rtol=1e-4)
 
 
@@ -87,7 +87,7 @@ def assert_outputs_near(ours: NetworkOutput, theirs: NetworkOutput) -> None:
 FORWARD = [
     (custom_unet(base_channels=16), STRIP),
     (custom_unet(extra_skips="none"), SMALL),
-    (custom_unet(extra_skips="next_encoder", up="bilinear"), SMALL),
+    (custom_unet(extra_skips="next_encoder", up="bilinear", base_channels=4), SMALL),
     (custom_unet(extra_skips="both", norm="none"), SMALL),
     # 12 channels make two groups of six, 24 three of eight.
     (custom_unet(extra_skips="all_shallower", norm="group", base_channels=12), SMALL),

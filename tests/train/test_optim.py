@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagm_jax.errors import UserError
 from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.step import NEVER
 
@@ -22,20 +21,20 @@ def rate(step: int, begin: int = NEVER, end: int = NEVER, config: OptimConfig = 
 
 
 def test_warm_up_and_plateau() -> None:
-    """Catches a first step of rate 0, a warm-up one step too long, and a decay before it is asked for."""
+    """Would catch: a first step of rate 0, a warm-up one step too long, and a decay before it is asked for."""
     expected = [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]
     assert [rate(step) for step in range(6)] == pytest.approx(expected)
     assert rate(100_000) == pytest.approx(0.1)
 
 
 def test_no_warm_up() -> None:
-    """Catches a division by zero, and a peak that is reached late."""
+    """Would catch: a division by zero, and a peak that is reached late."""
     config = OptimConfig(learning_rate=0.1, warmup_steps=0)
     assert rate(0, config=config) == pytest.approx(0.1)
 
 
 def test_cool_down_is_a_half_cosine_to_one_percent() -> None:
-    """Catches a jump at the begin, a linear fall, a fall to zero, and a rise after the end."""
+    """Would catch: a jump at the begin, a linear fall, a fall to zero, and a rise after the end."""
     assert rate(9, 10, 20) == rate(10, 10, 20) == pytest.approx(0.1)
     assert rate(15, 10, 20) == pytest.approx(0.1 * (0.01 + 0.99 / 2))
     quarter = 0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2
@@ -46,13 +45,13 @@ def test_cool_down_is_a_half_cosine_to_one_percent() -> None:
 
 
 def test_cool_down_of_no_length_and_during_warm_up() -> None:
-    """Catches 0/0 where training ends on the step that asks for it, and a warm-up that is forgotten."""
+    """Would catch: 0/0 where training ends on the step that asks for it, and a warm-up that is forgotten."""
     assert math.isfinite(rate(10, 10, 10))
     assert rate(1, 1, 100) == pytest.approx(0.04)
 
 
 def test_learning_rate_is_float32_under_jit() -> None:
-    """Catches a schedule that decides in Python on traced values, and float64 or integers in the step."""
+    """Would catch: a schedule that decides in Python on traced values, and float64 or integers in the step."""
     traced = jax.jit(lambda s, c: learning_rate(CONFIG, s, c))
     got = traced(jnp.int32(15), jnp.array([10, 20], jnp.int32))
     assert got.dtype == jnp.float32
@@ -74,7 +73,7 @@ def adamw(params: list[np.ndarray], gradients: list[list[np.ndarray]], config: O
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_directions_by_hand(weight_decay: float) -> None:
-    """Catches clipping per array or after Adam (which hides it), decay of vectors, and decay before the moments."""
+    """Would catch: clipping per array or after Adam (which hides it), decay of vectors, decay before the moments."""
     rng = np.random.default_rng(0)
     params = [rng.normal(0, 1, shape) for shape in [(3, 4), (4,), (2, 2, 3, 3)]]
     # Norms below and far above the limit: Adam alone would not show one clipped step.
@@ -90,7 +89,7 @@ def test_directions_by_hand(weight_decay: float) -> None:
 
 
 def test_weight_decay_leaves_vectors_alone() -> None:
-    """Catches decay of norm scales and biases: without gradients only matrices may shrink."""
+    """Would catch: decay of norm scales and biases: without gradients only matrices may shrink."""
     params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(3), "bias": jnp.ones(3)}
     optimizer = make_optimizer(OptimConfig(weight_decay=0.5))
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -98,19 +97,3 @@ def test_weight_decay_leaves_vectors_alone() -> None:
     np.testing.assert_allclose(directions["kernel"], 0.5 * np.ones((2, 2)))
     assert not directions["scale"].any()
     assert not directions["bias"].any()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"learning_rate": 0.0}, r"`optim.learning_rate` \(=0.0\) must be greater than 0"),
-        ({"learning_rate": math.nan}, r"`optim.learning_rate` \(=nan\) must be greater than 0"),
-        ({"clip_norm": -1.0}, r"`optim.clip_norm` \(=-1.0\) must be greater than 0"),
-        ({"warmup_steps": -1}, r"`optim.warmup_steps` \(=-1\) must be at least 0"),
-        ({"weight_decay": -0.1}, r"`optim.weight_decay` \(=-0.1\) must be at least 0"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    """Catches a rate that trains nothing or in the wrong direction."""
-    with pytest.raises(UserError, match=message):
-        OptimConfig(**options)

@@ -1,12 +1,9 @@
-"""The training step and the judgement of images against the same written out by hand, and over several devices."""
+"""The training and evaluation steps against the same written out by hand, and over several devices."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import quick
 from flax import nnx
 
 from dagm_jax.command_line import read_config
@@ -22,6 +18,7 @@ from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer, slice_labels
 from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.evaluation.step import MOST_SLICES, make_eval_step, most_slices
+from dagm_jax.experiment.trained_model import build_network
 from dagm_jax.models.blocks import FLOAT32, Block, Conv
 from dagm_jax.models.config import NormKind
 from dagm_jax.models.network import Network, make_network
@@ -31,33 +28,25 @@ from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.step import NEVER, TrainState, _in_parts, make_state, make_train_step
 from dagm_jax.types import NetworkOutput
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TASK = SegmentationConfig()
 RATE = 0.25
 MEAN, STD = 100.0, 40.0
 SHALLOW = "shallow"
 
 
-def shipped_step(name: str, axis_name: str | None) -> tuple[Any, TrainState]:
-    """(plain gradient descent, its first state) of the shipped configuration ``name``, narrowed, or of `Shallow`."""
+def shipped_step(name: str, axis_name: str | None) -> tuple[Any, TrainState, Network, Task]:
+    """Plain gradient descent, first state, network and task of the configuration ``name``, narrowed; or `Shallow`."""
     if name == SHALLOW:
         dtype = jnp.dtype(jnp.result_type(float))
-        made = make_network(
+        network, *arrays = make_network(
             lambda rngs: Shallow("batch", rngs, axis_name, dtype), seed=0, in_channels=2, mean=MEAN, std=STD
         )
-        return sgd_step(made[0], axis_name), sgd_state(*made[1:])
+        return sgd_step(network, axis_name), sgd_state(*arrays), network, TASK
     compute = "float64" if jnp.result_type(float) == jnp.float64 else "float32"
     overrides = ["--config.model.base_channels=1", f"--config.model.compute_dtype={compute}"]
     config = read_config(f"configs/{name}", overrides)
-
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        channels = dict(
-            in_channels=config.in_channels, out_channels=config.task.out_channels(config.in_channels)
-        )
-        return config.model.build(**channels, axis_name=axis_name, rngs=rngs)
-
-    network, params, stats = make_network(build, seed=0, in_channels=config.in_channels, mean=MEAN, std=STD)
-    return sgd_step(network, axis_name, config.task), sgd_state(params, stats)
+    network, *arrays = build_network(config, MEAN, STD, axis_name)
+    return sgd_step(network, axis_name, config.task), sgd_state(*arrays), network, config.task
 
 
 class Shallow(nnx.Module):
@@ -96,10 +85,10 @@ def make_batch(size: int, seed: int = 0, h: int = 32, w: int = 16) -> dict[str, 
     }
 
 
-def sgd_step(network: Network, axis_name: str | None = None, task: Task = TASK) -> Any:
+def sgd_step(network: Network, axis_name: str | None = None, task: Task = TASK, **options: Any) -> Any:
     """The step with plain gradient descent: Adam would hide a gradient of the wrong scale."""
     rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
-    return make_train_step(network, task, optax.identity(), rate, 0, axis_name)
+    return make_train_step(network, task, optax.identity(), rate, 0, axis_name, **options)
 
 
 def logits_of(network: Network, *, train: bool) -> Any:
@@ -133,7 +122,7 @@ def assert_close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None
 
 
 def test_one_step_is_plain_gradient_descent_by_hand() -> None:
-    """Catches a wrong sign or scale of the update, statistics that are lost, and an input that is not standardised."""
+    """Would catch: a wrong sign or scale of the update, lost statistics, and an input that is not standardised."""
     network, params, stats = make_tiny()
     batch = make_batch(4)
     batch["valid"][3] = False
@@ -164,7 +153,7 @@ def test_one_step_is_plain_gradient_descent_by_hand() -> None:
 
 
 def test_padding_does_not_count() -> None:
-    """Catches padded examples in the loss, in its mean's denominator, in the gradient, and in the accuracy.
+    """Would catch: padded examples in the loss, in its mean's denominator, in the gradient, and in the accuracy.
 
     Without norm: under batch norm padding takes part in the statistics, which is why training has none.
     """
@@ -182,17 +171,19 @@ def test_padding_does_not_count() -> None:
 
 
 def test_a_batch_of_padding_alone_is_harmless() -> None:
-    """Catches 0/0, which would turn every parameter into NaN."""
+    """Would catch: 0/0, which would turn every parameter into NaN; a division by a standard deviation of 0."""
     _, params, stats = make_tiny("none")
     batch = make_batch(6)
     batch["valid"][:] = False
     new, metrics = fast_sgd_step("none")(sgd_state(params, stats), batch)
     assert_close(new.params, params)
     assert float(metrics["loss"]) == 0
+    flat, *_ = make_network(lambda rngs: Shallow("none", rngs), seed=0, in_channels=2, mean=128.0, std=0.0)
+    assert flat.std == 1.0
 
 
 def test_accuracy_leaves_out_slices_without_a_label() -> None:
-    """Catches slices with too little of the defect to count (label -1) that are counted as wrong or as good."""
+    """Would catch: slices with too little of the defect to count (label -1) that are counted as wrong or as good."""
     network, params, stats = make_tiny()
     batch = make_batch(4)
     logits = logits_of(network, train=True)(params, stats, batch["image"])
@@ -209,7 +200,7 @@ def test_accuracy_leaves_out_slices_without_a_label() -> None:
 
 
 def test_loss_falls_on_one_batch() -> None:
-    """Catches an optimiser that climbs or stands still, and a step counter that does not follow."""
+    """Would catch: an optimiser that climbs or stands still, and a step counter that does not follow."""
     network, params, stats = make_tiny()
     config = OptimConfig(learning_rate=0.02, warmup_steps=2)
     optimizer = make_optimizer(config)
@@ -226,7 +217,7 @@ def test_loss_falls_on_one_batch() -> None:
 
 
 def test_learning_rate_follows_the_step_and_the_cool_down_of_the_state() -> None:
-    """Catches a rate that is fixed when the step is compiled, and a cool-down that the step forgets."""
+    """Would catch: a rate that is fixed when the step is compiled, and a cool-down that the step forgets."""
     network, params, stats = make_tiny("none")
     config = OptimConfig(learning_rate=0.1, warmup_steps=1)
     optimizer = make_optimizer(config)
@@ -234,28 +225,18 @@ def test_learning_rate_follows_the_step_and_the_cool_down_of_the_state() -> None
     state, rates = make_state(params, stats, optimizer), []
     for number in range(6):
         if number == 3:
-            state = TrainState(
-                state.step, jnp.array([3, 5], jnp.int32), state.params, state.stats, state.opt_state
-            )
+            state = replace(state, cooldown=jnp.array([3, 5], jnp.int32))
         state, metrics = step(state, make_batch(6))
         rates.append(float(metrics["learning_rate"]))
     assert rates == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.1 * (0.01 + 0.99 / 2), 0.001])
     assert np.asarray(state.cooldown).tolist() == [3, 5]
 
 
-def test_a_training_side_of_one_grey_level() -> None:
-    """Catches a division by a standard deviation of 0."""
-    network, *_ = make_network(
-        lambda rngs: Shallow("batch", rngs), seed=0, in_channels=2, mean=128.0, std=0.0
-    )
-    assert network.std == 1.0
-
-
 # --- accumulation and averages ------------------------------------------------------------------------------
 
 
 def test_accumulated_parts_give_the_update_of_the_whole() -> None:
-    """Catches means of means where parts count differently, parts that leave slices out, and a gradient of one part.
+    """Would catch: means of means where parts count differently, parts that leave slices out, a gradient of one part.
 
     Without norm, since batch norm sees one part at a time. The labels make the parts differ in what counts.
     """
@@ -264,11 +245,8 @@ def test_accumulated_parts_give_the_update_of_the_whole() -> None:
     batch["valid"][[0, 1, 5]] = False
     batch["label"][2] = -1
     whole, whole_metrics = fast_sgd_step("none")(sgd_state(params, stats), batch)
-    rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
     for accumulate, num_shards in ((2, 1), (4, 2)):
-        step = make_train_step(
-            network, TASK, optax.identity(), rate, 0, accumulate=accumulate, num_shards=num_shards
-        )
+        step = sgd_step(network, accumulate=accumulate, num_shards=num_shards)
         new, metrics = jax.jit(step)(sgd_state(params, stats), batch)
         assert_close(new.params, whole.params)
         assert_close(metrics, whole_metrics)
@@ -276,12 +254,10 @@ def test_accumulated_parts_give_the_update_of_the_whole() -> None:
 
 
 def test_batch_norm_sees_the_parts_one_after_the_other() -> None:
-    """Catches statistics of the last part alone, or none at all."""
+    """Would catch: statistics of the last part alone, or none at all."""
     network, params, stats = make_tiny()
     batch = make_batch(4)
-    rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
-    step = make_train_step(network, TASK, optax.identity(), rate, 0, accumulate=2)
-    new, _ = jax.jit(step)(sgd_state(params, stats), batch)
+    new, _ = jax.jit(sgd_step(network, accumulate=2))(sgd_state(params, stats), batch)
     expected = stats
     for part in (slice(0, 2), slice(2, 4)):
         forward, after = network.apply(params, expected, train=True)
@@ -291,16 +267,15 @@ def test_batch_norm_sees_the_parts_one_after_the_other() -> None:
 
 
 def test_each_device_takes_its_share_of_every_part() -> None:
-    """Catches parts that lie on one device each, which would leave the others idle, and slices lost or doubled."""
+    """Would catch: parts that lie on one device each, which would leave the others idle, and slices lost or doubled."""
     parts = np.asarray(_in_parts(jnp.arange(12), 3, 2))
     assert parts.tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
 
 
 def test_averages_follow_parameters_and_statistics() -> None:
-    """Catches an average that stands still, is the newest weights or forgets the statistics, and judging without it."""
+    """Would catch: an average that stands still, is the newest weights or lacks the statistics; weights without it."""
     network, params, stats = make_tiny()
-    rate = lambda step, cooldown: jnp.float32(RATE)  # noqa: E731
-    step = jax.jit(make_train_step(network, TASK, optax.identity(), rate, 0, average_decay=0.15))
+    step = jax.jit(sgd_step(network, average_decay=0.15))
     state = jax.tree.map(jnp.copy, make_state(params, stats, optax.identity(), averaged=True))
     average = (params, stats)
     for number in range(3):
@@ -319,11 +294,11 @@ def test_averages_follow_parameters_and_statistics() -> None:
     assert without.eval_weights == (without.params, without.stats)
 
 
-# --- judging ------------------------------------------------------------------------------------------------
+# --- evaluation ------------------------------------------------------------------------------------------------
 
 
-def test_judge_by_hand() -> None:
-    """Catches strips stitched at the wrong place or summed, losses of another image, and counts of wrong slices."""
+def test_evaluation_by_hand() -> None:
+    """Would catch: strips stitched at the wrong place or summed, losses of another image, counts of wrong slices."""
     network, params, stats = make_tiny()
     h, w, edges = 32, 48, (0, 8, 16, 24, 32)
     slicer = make_slicer(SlicingConfig(num_slices=5, slice_px=16), h, w)
@@ -372,8 +347,8 @@ def test_judge_by_hand() -> None:
     assert out["num_counted"].tolist() == [5, 5, 4]
 
 
-def test_many_slices_are_judged_in_parts() -> None:
-    """Catches slices of the last, shorter part lost, in another order, or padding that is stitched into the map."""
+def test_many_slices_are_evaluated_in_parts() -> None:
+    """Would catch: slices of the last, shorter part lost, in another order, or padding stitched into the map."""
     network, params, stats = make_tiny()
     slicer = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 32, 48)
     rng = np.random.default_rng(0)
@@ -388,8 +363,8 @@ def test_many_slices_are_judged_in_parts() -> None:
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-6)
 
 
-def test_how_many_slices_are_judged_at_a_time() -> None:
-    """Catches parts of a CPU on an accelerator, none for large slices or many images, more than memory allows."""
+def test_how_many_slices_are_evaluated_at_a_time() -> None:
+    """Would catch: parts of a CPU on an accelerator, none for large slices or many images, more than memory allows."""
     strips = make_slicer(SlicingConfig(slice_px=64), 512, 512)
     small = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 32, 48)
     whole = make_slicer(SlicingConfig("whole"), 512, 512)
@@ -399,8 +374,8 @@ def test_how_many_slices_are_judged_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("mode", ["strips", "two_orientations", "squeeze", "whole"])
-def test_slices_are_judged_by_the_labels_that_they_are_trained_with(mode: Any) -> None:
-    """Catches labels of squeezed masks, which hold fewer pixels; and a map that rounding lifts above 1."""
+def test_slices_are_compared_with_the_labels_that_they_are_trained_with(mode: Any) -> None:
+    """Would catch: labels of squeezed masks, which hold fewer pixels; and a map that rounding lifts above 1."""
     network, params, stats = make_tiny()
     slicer = make_slicer(SlicingConfig(mode, num_slices=8, slice_px=16), 64, 64)
     mask = np.zeros((2, 64, 64), bool)
@@ -424,8 +399,8 @@ def test_slices_are_judged_by_the_labels_that_they_are_trained_with(mode: Any) -
     np.testing.assert_allclose(out["map"], 1, rtol=1e-6)
 
 
-def test_judging_uses_running_statistics() -> None:
-    """Catches images judged by the statistics of the batch that they happen to be in."""
+def test_evaluation_uses_running_statistics() -> None:
+    """Would catch: images evaluated by the statistics of the batch that they happen to be in."""
     network, params, stats = make_tiny()
     slicer = make_slicer(SlicingConfig(num_slices=2, slice_px=16), 32, 32)
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32)).astype(np.uint8)
@@ -436,11 +411,8 @@ def test_judging_uses_running_statistics() -> None:
     np.testing.assert_array_equal(one, again)
 
 
-# --- devices ------------------------------------------------------------------------------------------------
-
-
 def test_compiled_over_the_mesh_equals_not_compiled() -> None:
-    """Catches a compiled step that is another function: shardings, donation, or a closed-over constant."""
+    """Would catch: a compiled step that is another function: shardings, donation, or a closed-over constant."""
     network, params, stats = make_tiny()
     step, batch = sgd_step(network), make_batch(2 * jax.local_device_count())
     expected, expected_metrics = step(sgd_state(params, stats), batch)
@@ -450,257 +422,3 @@ def test_compiled_over_the_mesh_equals_not_compiled() -> None:
     assert_close(got.params, expected.params, rtol=1e-4, atol=1e-5)
     assert_close(got.stats, expected.stats, rtol=1e-4, atol=1e-5)
     assert_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
-
-
-FOUR_DEVICES = """
-import jax, numpy as np
-import test_step as t
-assert jax.local_device_count() == 4
-network, params, stats = t.make_tiny()
-step, batch = t.sgd_step(network), t.make_batch(8)
-one = jax.jit(step)(t.sgd_state(params, stats), batch)
-jax.block_until_ready(one)
-devices = t.make_devices(t.ParallelConfig())
-assert devices.num_devices == 4
-state, sharded = devices.replicate(t.sgd_state(params, stats)), devices.shard_batch(batch)
-four = devices.compile_step(step, state, sharded)(state, sharded)
-jax.block_until_ready(four)
-for a, b in zip(t.leaves(one), t.leaves(four), strict=True):
-    np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
-slicer = t.make_slicer(t.SlicingConfig(num_slices=2, slice_px=16), 32, 32)
-image = np.random.default_rng(0).integers(0, 256, (4, 32, 32)).astype(np.uint8)
-pixels = (image, image > 250, (image > 250).sum((1, 2)))
-judge = t.make_eval_step(network, t.TASK, slicer)
-whole = jax.device_get(jax.jit(judge)(params, stats, *pixels))
-params, stats = devices.replicate((params, stats))
-pixels = devices.shard_batch(pixels)
-split = jax.device_get(devices.compile_judge(judge, params, stats, *pixels)(params, stats, *pixels))
-for name in whole:
-    np.testing.assert_allclose(split[name], whole[name], rtol=1e-4, atol=1e-5)
-print("equal")
-"""
-
-
-PMAP = """
-import dataclasses, jax, sys, numpy as np
-import test_step as t
-assert jax.local_device_count() == 4
-batch = t.make_batch(8)
-# Two slices of the first device, one of the second do not count: no device has the mean of all.
-batch["label"][[0, 1, 3]] = -1
-batch["valid"][7] = False
-plain = t.make_devices(t.ParallelConfig())
-devices = dataclasses.replace(plain, compiler_options=None, mode="pmap")
-step, state = t.shipped_step(sys.argv[1], None)
-one = jax.jit(step)(state, batch)
-step, state = t.shipped_step(sys.argv[1], devices.axis_name)
-state, sharded = devices.replicate(state), devices.shard_training_batch(batch)
-got = devices.compile_step(step, state, sharded)(state, sharded)
-jax.block_until_ready(got)
-for a, b in zip(t.leaves(one), t.leaves(got), strict=True):
-    np.testing.assert_allclose(b, a, rtol=1e-4, atol=2e-6)
-assert all(leaf.sharding == devices.replicated for leaf in jax.tree.leaves(got))
-print("equal")
-"""
-
-
-# The mesh of the first so many devices, in either mode; parameters and statistics compared in double precision.
-DOUBLE = """
-import dataclasses, jax, sys, numpy as np
-import test_step as t
-from jax.sharding import AxisType, Mesh
-batch = t.make_batch(8)
-batch["label"][[0, 1, 3]] = -1
-batch["valid"][7] = False
-plain = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=None)
-step, state = t.shipped_step(sys.argv[1], None)
-one = jax.jit(step)(state, batch)
-assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves((one[0].params, one[0].stats)))
-for layout in sys.argv[2:]:
-    mode, number = layout.split(":")
-    mesh = Mesh(np.array(jax.devices()[:int(number)]), ("batch",), axis_types=(AxisType.Auto,))
-    devices = dataclasses.replace(plain, mesh=mesh, mode=mode)
-    step, state = t.shipped_step(sys.argv[1], devices.axis_name)
-    state, sharded = devices.replicate(state), devices.shard_training_batch(batch)
-    got = devices.compile_step(step, state, sharded)(state, sharded)
-    jax.block_until_ready(got)
-    for a, b in zip(t.leaves((one[0].params, one[0].stats)), t.leaves((got[0].params, got[0].stats)), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9)
-print("equal")
-"""
-
-
-LOWERED = """
-import dataclasses, jax
-import test_step as t
-from jax import export
-for name in ("custom_unet.py", "conv_autoencoder.py", "unet3plus.py"):
-    for mode in ("jit", "pmap"):
-        devices = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=None, mode=mode)
-        step, state = t.shipped_step(name, devices.axis_name)
-        state, batch = devices.replicate(state), devices.shard_training_batch(t.make_batch(8))
-        laid_out = devices.lay_out(step)
-        # Only what jit returns can be exported.
-        jitted = laid_out if mode == "jit" else jax.jit(laid_out)
-        exported = export.export(jitted, platforms=("tpu", "cuda"))(state, batch)
-        assert exported.platforms == ("tpu", "cuda")
-        assert exported.nr_devices == 4
-        assert ("all_reduce" in exported.mlir_module()) == (mode == "pmap")
-print("equal")
-"""
-
-
-# A network whose input is grey less 100 over 2e-38: images of grey 100 alone are finite. Steps 1 and 3 show those, step
-# 2 a single pixel of another, in the share of the last device. Every layout ends with the weights of steps 1 and 3,
-# and, where no step may be skipped, with those of step 1. Last, a loss that only one device has for not finite.
-SKIPPED = """
-import dataclasses, jax, numpy as np, optax
-import jax.numpy as jnp
-import test_step as t
-from flax import nnx
-from dagm_jax.models.blocks import BatchNorm
-from dagm_jax.train.step import Carry, skip_non_finite
-from dagm_jax.types import NetworkOutput
-assert jax.local_device_count() == 4
-plain = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=None)
-
-class Dot(nnx.Module):
-    def __init__(self, axis_name):
-        self.weight, self.norm = nnx.Param(jnp.ones((1,))), BatchNorm(1, axis_name=axis_name)
-
-    def __call__(self, x, *, train, key):
-        return NetworkOutput(self.norm(x[..., :1] * self.weight[...], train=train))
-
-good, bad = t.make_batch(8), t.make_batch(8)
-good["image"] = np.full_like(good["image"], 100)
-bad["image"] = good["image"].copy()
-bad["image"][7, 0, 0] = 255
-rate = lambda step, cooldown: jnp.float32(0.1)
-sgd = optax.sgd(1.0)
-ends, counts = {}, {}
-for mode, parts in (("jit", 1), ("jit", 2), ("pmap", 1), ("pmap", 2)):
-    devices = dataclasses.replace(plain, mode=mode)
-    axis, shards = devices.axis_name, devices.num_shards
-    network, params, stats = t.make_network(lambda rngs: Dot(axis), seed=0, in_channels=1, mean=100.0, std=2e-38)
-    options = dict(accumulate=parts, num_shards=shards, average_decay=0.5)
-    step = t.make_train_step(network, t.TASK, sgd, rate, 0, axis, **options)
-    sharded = [devices.shard_training_batch(batch) for batch in (good, bad, good)]
-    for most in (1, 0):
-        carry = Carry(t.make_state(params, stats, sgd, averaged=True), jnp.int32(0))
-        carry = devices.replicate(jax.tree.map(jnp.copy, carry))
-        compiled = devices.compile_step(skip_non_finite(step, most, axis), carry, sharded[0])
-        flags, after = [], []
-        for batch in sharded:
-            carry, metrics = compiled(carry, batch)
-            jax.block_until_ready(carry)
-            flags.append(float(metrics["non_finite"]))
-            after.append(t.leaves((carry.state.params, carry.state.stats, carry.state.average)))
-        assert flags == [0, 1, 0] and int(carry.num_skipped) == 1, (mode, parts, flags)
-        assert int(carry.state.step) == (3 if most else 1)
-        for leaf in jax.tree.leaves(carry):
-            copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-            assert len(copies) == 4 and all((copy == copies[0]).all() for copy in copies)
-        assert all((a == b).all() for a, b in zip(after[0], after[1], strict=True)), (mode, parts)
-        assert all((a == b).all() for a, b in zip(after[1], after[2], strict=True)) == (most == 0)
-        assert all(np.isfinite(leaf).all() for leaf in after[2])
-        ends[mode, parts, most] = after[2]
-for key, end in ends.items():
-    for a, b in zip(end, ends["jit", key[1], key[2]], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-def step(state, batch):
-    new = dataclasses.replace(state, step=state.step + 1, params=state.params + 1)
-    return new, {"loss": batch["x"].sum(), "grad_norm": jnp.float32(1)}
-
-devices = dataclasses.replace(plain, mode="pmap")
-first = t.TrainState(jnp.int32(0), jnp.zeros(2, jnp.int32), jnp.float32(0), {}, ())
-carry = devices.replicate(Carry(first, jnp.int32(0)))
-batch = devices.shard_training_batch({"x": np.float32([0, 0, 0, np.nan])})
-carry, _ = devices.compile_step(skip_non_finite(step, 1, devices.axis_name), carry, batch)(carry, batch)
-assert [float(shard.data) for shard in carry.state.params.addressable_shards] == [0, 0, 0, 0]
-assert int(carry.num_skipped) == 1
-print("equal")
-"""
-
-
-def run_on_devices(script: str, *arguments: str, number: int = 4, **more: str) -> None:
-    """Runs the script in a process that sees that many devices; it ends by printing that all is equal."""
-    environment = os.environ | {
-        "XLA_FLAGS": quick.xla_flags(number),
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": "64",
-        "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", Path(__file__).parent))),
-        **more,
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith("equal")
-
-
-# The short form of both is that of double precision below.
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "config",
-    [
-        "custom_unet.py:classification",
-        "custom_unet.py:reconstruction",
-        "conv_autoencoder.py:segmentation",
-        "unet3plus.py:classification",
-    ],
-)
-def test_pmap_equals_one_device(config: str) -> None:
-    """Catches means of the devices' means, statistics of a part of the batch, gradients of the wrong scale, and
-    dropout or hidden cells that every device draws alike.
-
-    One step of plain gradient descent: every factor of 4 in the gradient shows in the parameters.
-    """
-    run_on_devices(PMAP, config)
-
-
-@pytest.mark.long
-def test_four_devices_equal_one() -> None:
-    """Catches batch statistics, loss or gradients of one device's share instead of the global batch.
-
-    One step of plain gradient descent: every factor of 4 in the gradient shows in the parameters.
-    """
-    run_on_devices(FOUR_DEVICES)
-
-
-def test_a_step_that_is_not_finite_is_skipped_by_all_devices_alike() -> None:
-    """Would catch: NaN in a weight, statistic or average of a skipped step, devices that decide for themselves, a bound
-    that later steps forget, and a state that moves on after training was to stop.
-    """
-    run_on_devices(SKIPPED)
-
-
-EVERY_LAYOUT = [f"{mode}:{number}" for mode in ("jit", "pmap") for number in (1, 2, 4, 8)]
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("config", "layouts"),
-    [
-        (SHALLOW, ["jit:4", "pmap:2"]),
-        pytest.param("custom_unet.py:segmentation", EVERY_LAYOUT, marks=pytest.mark.long),
-        pytest.param("conv_autoencoder.py:reconstruction", EVERY_LAYOUT, marks=pytest.mark.long),
-        pytest.param("unet3plus.py:segmentation", EVERY_LAYOUT, marks=pytest.mark.long),
-    ],
-)
-def test_layouts_are_equal_in_double_precision(config: str, layouts: list[str]) -> None:
-    """Catches what float32's rounding hides: a count off by one, a variance of a part, sums divided twice.
-
-    One step of plain gradient descent in double precision; parameters and statistics agree to 1e-9.
-    """
-    run_on_devices(DOUBLE, config, *layouts, number=8, JAX_ENABLE_X64="1")
-
-
-@pytest.mark.timeout(900)
-def test_the_step_lowers_for_other_platforms() -> None:
-    """Catches an operation that GPUs or TPUs do not have, in any network, by jit and by pmap."""
-    run_on_devices(LOWERED)
