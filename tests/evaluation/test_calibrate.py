@@ -24,7 +24,7 @@ from dagm_jax.evaluation.threshold import (
     fit_threshold,
     images_to_promise,
 )
-from dagm_jax.experiment.report import scores_csv
+from dagm_jax.experiment.report import write_csv
 from dagm_jax.experiment.workdir import Workdir
 
 OLD = Thresholds(0.3, 0.25, "f1", {"tp": 1})
@@ -120,7 +120,8 @@ def model(tmp_path: Path) -> Path:
     labels = [0] * 100 + [1] * 80
     scores = [float(rng.beta(5, 2) if label else rng.beta(2, 5)) for label in labels]
     names = [f"im,age\n{i}" for i in range(180)]
-    (folder / "validation_scores.csv").write_text(scores_csv(names, labels, scores))
+    rows = zip(names, labels, scores, strict=True)
+    write_csv(folder / "validation_scores.csv", ["image", "label", "score"], rows)
     return folder
 
 
