@@ -91,19 +91,24 @@ class Inspector:
         return cls(backend, replace(backend.rule, threshold=float(threshold)), digest.hexdigest()[:12])
 
     @overload
-    def inspect(self, images: ImageLike) -> Verdict: ...  # type: ignore[overload-overlap]
+    def inspect(self, images: str | Path) -> Verdict: ...
     @overload
-    def inspect(self, images: Iterable[ImageLike]) -> list[Verdict]: ...
+    def inspect(self, images: NDArray[Any]) -> Verdict | list[Verdict]: ...
+    @overload
+    def inspect(self, images: list[ImageLike] | tuple[ImageLike, ...]) -> list[Verdict]: ...
 
-    def inspect(self, images: ImageLike | Iterable[ImageLike]) -> Verdict | list[Verdict]:
-        """The verdict on an image (an array or a file's path), or the verdicts on several (a list of them).
+    def inspect(self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...]) -> Verdict | list[Verdict]:
+        """The verdict on an image (an array or a file's path), or the verdicts on several.
 
-        Arrays [h w], [h w 1] or [h w 3] are uint8, or uint16 in grey where the model knows 16-bit images. Raises
-        UserError for other arrays, BadImage for files that cannot be read.
+        Several images are a list or tuple of them, or an array [b h w] or [b h w c]. An array of one image is [h w],
+        [h w 1] or [h w 3]; uint8, or uint16 in grey where the model knows 16-bit images. Raises UserError for other
+        arrays, BadImage for files that cannot be read.
         """
-        if isinstance(images, str | Path | np.ndarray):
-            return self.predict([self.read(images)], 1)[0]
-        return list(self.inspect_all(images))
+        if isinstance(images, np.ndarray) and images.ndim > 2 and images.shape[2:] not in ((1,), (3,)):
+            return list(self.inspect_all(images))
+        if isinstance(images, list | tuple):
+            return list(self.inspect_all(images))
+        return self.predict([self.read(images)], 1)[0]
 
     def inspect_all(self, images: Iterable[ImageLike], batch_size: int | None = None) -> Iterator[Verdict]:
         """The verdict on each image in order; at most ``batch_size`` images are held at a time.

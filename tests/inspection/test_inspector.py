@@ -71,7 +71,7 @@ def test_strict_files_get_the_scores_of_their_run(
 
 
 def test_any_way_to_give_an_image_gives_the_same(inspector: Inspector, tmp_path: Path) -> None:
-    """Would catch: an array scaled otherwise than its file, channels in another order."""
+    """Would catch: an array scaled otherwise than its file, channels in another order, a stack taken for an image."""
     values = small_run.picture(900, True)
     Image.fromarray(values).save(tmp_path / "a.png")
     grey = np.clip(np.rint(values * (255 / small_run.WHITE)), 0, 255).astype(np.uint8)
@@ -79,6 +79,8 @@ def test_any_way_to_give_an_image_gives_the_same(inspector: Inspector, tmp_path:
     Image.fromarray(colour).save(tmp_path / "colour.png")
     for given, file in ((values, "a"), (grey, "a"), (grey[..., None], "a"), (colour, "colour")):
         assert inspector.inspect(given).score == inspector.inspect(tmp_path / f"{file}.png").score
+    several = [np.stack([grey, grey]), np.stack([colour] * 2), [grey, tmp_path / "a.png"]]
+    assert [len(inspector.inspect(images)) for images in several] == [2, 2, 2]
 
 
 def test_a_verdict_is_of_its_own_image(inspector: Inspector) -> None:
