@@ -177,12 +177,13 @@ def build_network(
             "`model.compute_dtype` (=float64) needs JAX_ENABLE_X64=1 in the environment; set it, or use float32"
         )
 
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        channels = {
-            "in_channels": config.in_channels,
-            "out_channels": config.task.out_channels(config.in_channels),
-        }
-        return config.model.build(**channels, axis_name=axis_name, rngs=rngs)
-
     channels = config.in_channels
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        out_channels = config.task.out_channels(channels)
+        module: nnx.Module = config.model.build(
+            in_channels=channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
+        )
+        return module
+
     return make_network(build, seed=config.seed, in_channels=channels, mean=mean, std=std, drawn=drawn)

@@ -25,7 +25,7 @@ FLOAT32 = jnp.dtype("float32")
 
 
 def parameter_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """What the parameters of layers that compute in ``dtype`` are kept in."""
+    """The type of the parameters of layers that compute in ``dtype``."""
     return jnp.promote_types(dtype, jnp.float32)
 
 

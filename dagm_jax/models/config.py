@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+import importlib
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dagm_jax.errors import UserError, check_choices
 from dagm_jax.types import ComputeDtype
@@ -11,17 +12,39 @@ from dagm_jax.types import ComputeDtype
 if TYPE_CHECKING:
     from flax import nnx
 
-    from dagm_jax.models.conv_autoencoder import ConvAutoencoder
-    from dagm_jax.models.custom_unet import CustomUNet
-    from dagm_jax.models.unet3plus import UNet3Plus
-
 NormKind = Literal["batch", "group", "none"]
 UpKind = Literal["conv_transpose", "bilinear"]
 ExtraSkips = Literal["previous_encoder", "none", "next_encoder", "both", "all_shallower"]
 
 
+class NetworkConfig:
+    """Checks and construction that the shapes of all networks share.
+
+    name: of the module in this folder, by which the command line selects the network; network: its class there.
+    """
+
+    name: ClassVar[str]
+    network: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_choices("model", self)
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.name.endswith("_channels") and value < 1:
+                raise UserError(f"`model.{field.name}` (={value}) must be at least 1")
+
+    def build(
+        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
+    ) -> Any:
+        """The network of this shape, freshly initialised."""
+        network = getattr(importlib.import_module(f"dagm_jax.models.{self.name}"), self.network)
+        return network(
+            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
+        )
+
+
 @dataclass(frozen=True)
-class CustomUNetConfig:
+class CustomUNetConfig(NetworkConfig):
     """Shape of the network. Widths are ``base_channels`` · 2^(level-1); compute dtype of the convolutions."""
 
     base_channels: int = 16
@@ -31,25 +54,11 @@ class CustomUNetConfig:
     compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "custom_unet"
-
-    def __post_init__(self) -> None:
-        check_choices("model", self)
-        if self.base_channels < 1:
-            raise UserError(f"`model.base_channels` (={self.base_channels}) must be at least 1")
-
-    def build(
-        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
-    ) -> CustomUNet:
-        """The network of this shape, freshly initialised."""
-        from dagm_jax.models.custom_unet import CustomUNet
-
-        return CustomUNet(
-            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
+    network: ClassVar[str] = "CustomUNet"
 
 
 @dataclass(frozen=True)
-class ConvAutoencoderConfig:
+class ConvAutoencoderConfig(NetworkConfig):
     """Shape of the network. Widths are ``base_channels`` · 2^(level-1); ``bottleneck_channels`` at 1/16 of the size."""
 
     base_channels: int = 32
@@ -58,26 +67,11 @@ class ConvAutoencoderConfig:
     compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "conv_autoencoder"
-
-    def __post_init__(self) -> None:
-        check_choices("model", self)
-        for name in ("base_channels", "bottleneck_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`model.{name}` (={getattr(self, name)}) must be at least 1")
-
-    def build(
-        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
-    ) -> ConvAutoencoder:
-        """The network of this shape, freshly initialised."""
-        from dagm_jax.models.conv_autoencoder import ConvAutoencoder
-
-        return ConvAutoencoder(
-            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
+    network: ClassVar[str] = "ConvAutoencoder"
 
 
 @dataclass(frozen=True)
-class UNet3PlusConfig:
+class UNet3PlusConfig(NetworkConfig):
     """Shape of the network. Encoder widths are ``base_channels`` · 2^(level-1), decoder widths 5 · ``base_channels``.
 
     ``deep_supervision`` adds a head to each coarser stage, ``classification_guided`` the module that says whether a
@@ -90,18 +84,4 @@ class UNet3PlusConfig:
     compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "unet3plus"
-
-    def __post_init__(self) -> None:
-        check_choices("model", self)
-        if self.base_channels < 1:
-            raise UserError(f"`model.base_channels` (={self.base_channels}) must be at least 1")
-
-    def build(
-        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
-    ) -> UNet3Plus:
-        """The network of this shape, freshly initialised."""
-        from dagm_jax.models.unet3plus import UNet3Plus
-
-        return UNet3Plus(
-            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
+    network: ClassVar[str] = "UNet3Plus"
