@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 
 import jax
 
@@ -76,14 +77,25 @@ def run_cells(grid: Grid, configs: Mapping[Cell, RunConfig], run: Run) -> None:
     num_before, start_s = len(grid.reports), time.monotonic()
     if num_before:
         console.print(f"grid: {num_before} of {len(configs)} cells were finished before")
-    for number, cell in enumerate(waiting, num_before + 1):
-        elapsed = timedelta(seconds=round(time.monotonic() - start_s))
-        console.print(f"grid: cell {number} of {len(configs)} ({elapsed} elapsed): {cell.title}")
+    seconds: dict[str, list[float]] = {}
+    for index, cell in enumerate(waiting):
+        left_s = time_left_s(seconds, waiting[index:])
+        spans = {"elapsed": time.monotonic() - start_s} | ({} if left_s is None else {"left": left_s})
+        times = ", about ".join(f"{timedelta(seconds=round(s))} {name}" for name, s in spans.items())
+        console.print(f"grid: cell {num_before + index + 1} of {len(configs)} ({times}): {cell.title}")
+        began_s = time.monotonic()
         try:
             grid.reports[cell] = run(configs[cell], cell.workdir(grid.plan.workdir))
+            seconds.setdefault(cell.model, []).append(time.monotonic() - began_s)
         except UserError as error:
             grid.failures[cell] = str(error)
             console.print(f"grid: cell failed: {error}")
         # Compiled programs of one cell serve no other, and would fill the memory.
         jax.clear_caches()
         write_pages(grid)
+
+
+def time_left_s(seconds: Mapping[str, Sequence[float]], cells: Sequence[Cell]) -> float | None:
+    """Expected seconds of these cells, each the mean of its model's so far, else of all; None before the first ends."""
+    known = [s for values in seconds.values() for s in values]
+    return sum(fmean(seconds.get(cell.model, known)) for cell in cells) if known else None

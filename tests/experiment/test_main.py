@@ -384,7 +384,7 @@ def test_every_command_imports_without_fcntl() -> None:
         "calls = []\n"
         "def locking(*arguments): calls.append(arguments[1:])\n"
         "sys.modules['msvcrt'] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)\n"
-        "from dagm_jax.experiment.workdir import locked\n"
+        "from dagm_jax.storage import locked\n"
         "with locked(pathlib.Path(tempfile.mkdtemp()), 'workdir'): assert calls == [(2, 1)]\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)

@@ -18,7 +18,7 @@ from dagm_jax.visualization.figures import write_figure
 from launch.paper import pages
 from launch.paper.cells import ABLATIONS, BASE, Cell, Grid, Plan
 from launch.paper.figures import plot_confusions, plot_curves, shown_class
-from launch.paper.reproduce import reproduce
+from launch.paper.reproduce import reproduce, time_left_s
 from launch.reproduce_tables import parse_flags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,3 +241,13 @@ def test_figures_are_of_the_paper_s_cells(tmp_path: Path) -> None:
         assert figure is not None
         write_figure(figure, tmp_path / "drawn.png")
         assert "custom_unet, class 8" in figure.axes[-1].get_title()
+
+
+def test_time_left_knows_that_models_differ() -> None:
+    """Would catch: one mean for networks whose times differ tenfold."""
+    models = ("custom_unet", "unet3plus", "conv_autoencoder")
+    small, large, unseen = (Cell("segmentation", model, 1, 0) for model in models)
+    assert time_left_s({}, [small]) is None
+    seconds = {"custom_unet": [10.0], "unet3plus": [100.0, 120.0]}
+    assert time_left_s(seconds, [small, small, large]) == pytest.approx(10 + 10 + 110)
+    assert time_left_s(seconds, [unseen]) == pytest.approx((10 + 100 + 120) / 3)
