@@ -1,8 +1,10 @@
-"""The main job: ``python -m dagm_jax.main --config=configs/custom_unet.py [--workdir=DIR] [--config.x.y=value]``.
+"""Trains and tests a detector: ``python -m dagm_jax.main --config=configs/custom_unet.py [--workdir=DIR]``.
 
-Short on purpose, and free of jax at import: grain's worker processes import this module again.
+``--config.x.y=value`` changes a field of the configuration; docs/configuration.md lists them. The same command goes on
+with an interrupted run, and reports a finished one.
 """
 
+# Free of jax at import: grain's worker processes import this module again.
 from __future__ import annotations
 
 import hashlib
