@@ -20,7 +20,8 @@ import yaml
 from absl import flags
 from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 
-from dagm_jax import main
+from dagm_jax import main  # noqa: F401  (defines the flags)
+from dagm_jax.command_line import EXIT_USER_ERROR
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = ROOT / "launch" / "clusters"
@@ -159,7 +160,7 @@ def test_manifests_agree_with_themselves_and_with_the_job(manifest: Path) -> Non
     assert spec["completionMode"] == "Indexed"
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    assert rule["onExitCodes"]["values"] == [main.EXIT_USER_ERROR]
+    assert rule["onExitCodes"]["values"] == [EXIT_USER_ERROR]
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
     given = dict(argument.removeprefix("--").partition("=")[::2] for argument in container["args"])
