@@ -201,7 +201,9 @@ def leave(error: BaseException, processes: Processes) -> NoReturn:
         line, status = known
     elif speaks_of_a_lost_process(error):
         reason = (str(error).splitlines() or [""])[0]
-        line = f"stopped: another process of the job is gone ({reason}); the same command goes on from what was "
+        line = (
+            f"stopped: another process of the job is gone ({reason}); the same command goes on from what was "
+        )
         line, status = f"{line}saved last", EXIT_PEER_LOST
     else:
         line, status = "".join(traceback.format_exception(error)).rstrip(), 1

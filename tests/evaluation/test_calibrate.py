@@ -182,6 +182,15 @@ def test_old_rules_are_kept(model: Path) -> None:
     assert not list(model.glob("*.partial"))
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "{}", "x"])
+def test_a_history_that_is_none_is_one_line(model: Path, text: str) -> None:
+    """Would catch: RecursionError, or AttributeError of an object where a list should be."""
+    (model / "decision_rule_history.json").write_text(text)
+    with pytest.raises(UserError, match=r"decision_rule_history.json") as caught:
+        run(model, "--rule=f1")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_refused_target_changes_nothing(model: Path) -> None:
     """Would catch: a rule half stored, or stored before it is known to be one."""
     before = {path.name: path.read_bytes() for path in model.glob("*.json")}

@@ -32,7 +32,6 @@ from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.storage import load_json, locked, replacing
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.history import read_history
 from dagm_jax.types import GalleryItem
 from dagm_jax.visualization import figures
 
@@ -119,13 +118,6 @@ def test_validation_scores_that_are_none_are_one_line(tmp_path: Path) -> None:
     for row in ("2,0.5", "1,nan", "1,inf", "x,1", "1", "1," + "1" * 200_000):
         (tmp_path / "validation_scores.csv").write_text(f"image,label,score\na,{row}\n")
         one_line(lambda: Workdir(tmp_path, "model").read_validation_scores(), "is damaged")
-
-
-def test_a_history_of_rules_that_is_none_is_one_line(tmp_path: Path) -> None:
-    """Would catch: AttributeError of an object where a list should be."""
-    for text in (DEEP, "{}", "x"):
-        (tmp_path / "h.json").write_text(text)
-        one_line(lambda: read_history(tmp_path / "h.json"), "h.json")
 
 
 def test_json_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

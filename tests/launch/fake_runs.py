@@ -21,9 +21,11 @@ HISTORY = [
 
 def make_report(config: RunConfig, counts: Counts, **changes: Any) -> dict[str, Any]:
     """A ``report.json`` with these counts (tp, fp, fn, tn); ``changes`` replace figures of its test split."""
-    rates = ("accuracy", "precision", "recall", "f1", "balanced_accuracy")
     image_counts = ImageCounts(*counts)
-    test = asdict(image_counts) | {name: getattr(image_counts, name) for name in rates}
+    test = asdict(image_counts) | {
+        name: image_counts.rate(name) for name in ("accuracy", "precision", "recall")
+    }
+    test |= {"f1": image_counts.f1, "balanced_accuracy": image_counts.balanced_accuracy}
     test |= {"auroc": 0.9, "average_precision": 0.8, "dice_defective": 0.7, "cost": -1.0, **changes}
     return {
         "test": test,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,7 +88,8 @@ def open_image(data: bytes, path: Path | str, formats: tuple[str, ...] = FORMATS
     except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage(f"{name}: its pixels are more than the limit of {MAX_PIXELS} pixels") from error
+        found = "".join(re.findall(r"\((\d+) pixels\)", str(error))) or "its"
+        raise BadImage(f"{name}: {found} pixels are more than the limit of {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
         known = " or ".join([", ".join(formats[:-1]), formats[-1]][len(formats) == 1 :])
         raise BadImage(f"{name}: not a {known} image, or damaged") from error
