@@ -92,7 +92,8 @@ class SegmentationConfig:
         self, logits: Float[Array, "b h w 1"], targets: Float[Array, "b h w 1"]
     ) -> Float[Array, " b"]:
         """The weighted sum of the terms for the logits of one stage."""
-        weights = {name: getattr(self, f"{name}_weight") for name in TERMS}
-        parts = [weight * TERMS[name](logits, targets) for name, weight in weights.items() if weight]
+        weights = (self.bce_weight, self.dice_weight, self.focal_weight, self.ssim_weight, self.iou_weight)
+        terms = zip(weights, TERMS.values(), strict=True)
+        parts = [weight * term(logits, targets) for weight, term in terms if weight]
         total: Array = sum(parts[1:], parts[0])
         return total

@@ -169,5 +169,9 @@ def test_a_network_on_each_platform() -> None:
     # Two to each of nine blocks, and the head; the one of 1x1 is in the same form on CPUs.
     assert [text.count("conv_general_dilated[") for text in texts[:2]] == [19, 19]
     assert [text.count("custom_vjp_call[") for text in texts] == [18, 18, 18 + 19]
-    assert texts[0] == texts[1] == str(jax.make_jaxpr(logits(network.for_platform("cpu").on("tpu")))(x))
+    assert (
+        texts[0]
+        == texts[1]
+        == str(jax.make_jaxpr(logits(network.for_platform("cpu").for_platform("tpu")))(x))
+    )
     np.testing.assert_allclose(logits(network.for_platform("cpu"))(x), logits(network)(x), atol=1e-5)

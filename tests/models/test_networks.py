@@ -13,6 +13,7 @@ from flax import nnx
 
 from dagm_jax.errors import UserError
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
+from dagm_jax.models.network import make_network
 
 CONFIGS = {
     "custom_unet": CustomUNetConfig,
@@ -126,3 +127,12 @@ def test_wrong_options_are_refused(name: str, options: dict[str, Any], message: 
     """Would catch: an option that is silently taken for another."""
     with pytest.raises(UserError, match=message):
         CONFIGS[name](**options)
+
+
+def test_a_training_split_of_one_grey_level() -> None:
+    """Would catch: a division by the spread 0 of images of one grey."""
+    build = lambda rngs: CustomUNetConfig(1).build(in_channels=1, out_channels=1, rngs=rngs)  # noqa: E731
+    found, _, _ = make_network(build, seed=0, in_channels=1, mean=128.0, std=0.0, drawn=False)
+    image = jnp.full((1, 16, 16, 1), 130, jnp.uint8)
+    slices = found.preprocess(image, image, jnp.zeros(1), jnp.zeros(1))
+    np.testing.assert_array_equal(slices["x"], 2.0)
