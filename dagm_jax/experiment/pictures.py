@@ -1,4 +1,4 @@
-"""Pictures of the test split: thumbnails and files of the report page, hardest images, one example."""
+"""Pictures of the test split: thumbnails and files of the report page, hardest images."""
 
 from __future__ import annotations
 
@@ -25,14 +25,10 @@ MAX_PICTURES = 250
 
 @dataclass(frozen=True)
 class TestPictures:
-    """Pictures of the whole test split. entries: one for each image, in the order of the samples.
-
-    example: the first defective image with a mask, or without where none has one.
-    """
+    """Pictures of the whole test split. entries: one for each image, in the order of the samples."""
 
     entries: list[PageEntry]
     hardest: list[GalleryItem]
-    example: Prediction
 
 
 class PictureMaker:
@@ -43,33 +39,22 @@ class PictureMaker:
         self._num_written = {True: 0, False: 0}
         self._entries: list[PageEntry] = []
         self._hardest = Hardest(rule)
-        self._example: Prediction | None = None
-        # (1 without a mask, place) of the example; the lowest is kept.
-        self._example_rank = (2, 0)
 
     def add(self, chunk: TestChunk) -> None:
         """Draws the images of a chunk in threads, and returns when all are drawn."""
         names = []
-        for place, (sample, prediction, decision) in enumerate(
-            zip(chunk.samples, chunk.predictions, chunk.decisions, strict=True), start=len(self._entries)
+        for sample, prediction, decision in zip(
+            chunk.samples, chunk.predictions, chunk.decisions, strict=True
         ):
             names.append(self._name(decision == bool(sample.label)))
             self._hardest.offer(sample, prediction, decision)
-            rank = (0 if is_marked(prediction.mask) else 1, place)
-            if sample.label and rank < self._example_rank:
-                self._example, self._example_rank = prediction, rank
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             self._entries += pool.map(self._draw, chunk.samples, chunk.predictions, names)
 
     def gathered(self) -> TestPictures:
         """The pictures of all processes."""
-        processes = self._processes
-        entries = interleave(processes.gather(self._entries))
-        ranks = processes.gather(self._example_rank)
-        source = ranks.index(min(ranks))
-        example = processes.gather(self._example if source == processes.index else None)[source]
-        assert example is not None, "every test split has defective images"
-        return TestPictures(entries, self._hardest.gathered(processes), example)
+        entries = interleave(self._processes.gather(self._entries))
+        return TestPictures(entries, self._hardest.gathered(self._processes))
 
     def _name(self, is_right: bool) -> str | None:
         """Path of the next image's files, relative to the workdir, without endings; None where there are enough."""

@@ -6,21 +6,16 @@ import csv
 import json
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.table import Table
 
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.console import console
-from dagm_jax.data.augment import draw_moves
-from dagm_jax.data.slicing import Slicer, pad
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.metrics import ImageCounts
-from dagm_jax.evaluation.predictor import Prediction
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, describe_data
 from dagm_jax.experiment.pictures import TestPictures
@@ -88,7 +83,6 @@ def write_report(
         "config": to_dict(config),
     }
     draw_figures(result, pictures, rule, workdir)
-    draw_pipeline(pictures.example, rule, data.slicer, config, workdir)
     draw_page(pictures, rule, data, config, workdir)
     header = ("image", "label", "score", "defective")
     rows = [(i.image_id, i.label, repr(float(i.score)), int(i.decision)) for i in result.images]
@@ -135,31 +129,6 @@ def draw_figures(
     figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
     figures.plot_score_histogram(result.labels, result.scores, rule.threshold, folder / "scores.png")
     figures.plot_gallery(pictures.hardest, rule.pixel_threshold, folder / "hardest.png")
-
-
-def draw_pipeline(
-    example: Prediction, rule: Thresholds, slicer: Slicer, config: RunConfig, workdir: Workdir
-) -> None:
-    """Writes ``figures/pipeline.png``, the way of one defective image to its decision, beside the other figures."""
-    from dagm_jax.visualization.figures import ImagePath, plot_pipeline
-
-    rng = np.random.default_rng(config.seed)
-    image, mask = (pad(a, (slicer.height_px, slicer.width_px)) for a in (example.image, example.mask))
-    turned, _ = draw_moves(image.shape, config.augment, rng, 1)[0](image, mask)
-    shown = ImagePath(
-        source=example.image,
-        turned=turned,
-        # Mirror images of strips are for evaluation; no training step has them.
-        strips=replace(slicer, mirrored=False).cut(turned[..., None])[..., 0],
-        map=example.map,
-        mask=example.mask,
-        score=example.score,
-        threshold=rule.threshold,
-        pixel_threshold=rule.pixel_threshold,
-        defective=bool(rule.decide([example.score])[0]),
-    )
-    title = f"{config.model.name}, {config.task.name}"
-    plot_pipeline(shown, workdir.figures / "pipeline.png", title)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

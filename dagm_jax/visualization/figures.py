@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
 from scipy.special import expit, logit
 
@@ -27,17 +26,11 @@ from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem
 from dagm_jax.visualization.overlay import draw_overlay
 
 DPI = 110
-BLUE, ORANGE, RED, GREEN, GREY = "#0072B2", "#E69F00", "#D0312D", "#007A53", "#767676"
+BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
 # Longer side of an image in the gallery.
 GALLERY_SIDE_PX = 210
 # Limit of scores on a logit axis: nearer to 0 and 1 they are drawn at this distance.
 SCORE_CLIP = 1e-6
-# Limit of the strips in the pipeline figure.
-MAX_STRIPS = 8
-# Gap between two strips, as a share of a strip's width.
-STRIP_GAP = 0.2
-# Height of a panel of the pipeline figure, and its least width as a share of that, which leaves room for the title.
-PANEL_INCHES, LEAST_SHARE = 2.4, 0.75
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -229,70 +222,4 @@ def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: str
         # Dollars in a file's name are no formula.
         title: dict[str, Any] = {"fontsize": 7.5, "loc": "left", "pad": 4, "parse_math": False}
         panels[3 * row, column].set_title(item.title, color=colour, **title)
-    write_figure(figure, path, palette=True)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ImagePath:
-    """An image and its prediction.
-
-    source and turned (as training may see it): uint8 [h w]; strips: uint8 [n h s]; map: float [h w], higher is more
-    defective; mask: bool [h w], the true defect, empty for a good image, all True for a defect without a mask; score,
-    threshold, defective: the image's.
-    """
-
-    source: NDArray[np.uint8]
-    turned: NDArray[np.uint8]
-    strips: NDArray[np.uint8]
-    map: NDArray[np.floating]
-    mask: NDArray[np.bool_]
-    score: float
-    threshold: float
-    pixel_threshold: float
-    defective: bool
-
-
-def lay_out(strips: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """At most MAX_STRIPS of the strips ``[n h s]``, evenly chosen, side by side with white gaps: ``[h w]``."""
-    chosen = np.linspace(0, len(strips) - 1, min(len(strips), MAX_STRIPS)).round().astype(int)
-    gap = max(1, round(STRIP_GAP * strips.shape[2]))
-    framed = np.pad(strips[chosen], ((0, 0), (0, 0), (0, gap)), constant_values=255)
-    return np.concatenate(framed, axis=1)[:, :-gap]
-
-
-def plot_pipeline(image: ImagePath, path: str | os.PathLike[str], title: str) -> None:
-    """Writes source, rotation, strips, overlay and prediction, left to right.
-
-    A right prediction is green, a wrong one red. Raises ValueError for unequal sizes.
-    """
-    height, width = image.source.shape
-    num, strip_height, strip_width = image.strips.shape
-    shown = f"({MAX_STRIPS} shown)" if num > MAX_STRIPS else ""
-    overlay = draw_overlay(image.source, image.map, image.pixel_threshold, image.mask)
-    slices = f"{num} {'slices' if num > 1 else 'slice'} of {strip_height}×{strip_width}\n{shown}"
-    pictures = {
-        f"source\n{height}×{width} px": image.source,
-        "turned or mirrored\n(in training only)": image.turned,
-        slices: lay_out(image.strips),
-        "score map\nand true defect (light blue)": overlay,
-    }
-    ratios = [max(picture.shape[1] / picture.shape[0], LEAST_SHARE) for picture in pictures.values()]
-    ratios.append(LEAST_SHARE)
-    figure = Figure(figsize=(PANEL_INCHES * (sum(ratios) + 0.5), PANEL_INCHES + 0.7), layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    panels = figure.subplots(1, len(ratios), width_ratios=ratios)
-    for axes, (name, picture) in zip(panels, (*pictures.items(), ("prediction\n", None)), strict=True):
-        axes.set_axis_off()
-        axes.set_title(name, fontsize=8.5)
-        if picture is not None:
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-    is_defective = bool(image.mask.any())
-    names = {True: "Defective", False: "Not defective"}
-    relation = "≥" if image.defective else "<"
-    place: dict[str, Any] = {"ha": "center", "va": "center", "transform": panels[-1].transAxes}
-    colour = GREEN if image.defective == is_defective else RED
-    comparison = f"score {image.score:.4g} {relation} {image.threshold:.4g}"
-    panels[-1].text(0.5, 0.68, names[image.defective], fontsize=15, color=colour, weight="bold", **place)
-    panels[-1].text(0.5, 0.5, comparison, fontsize=9, **place)
-    panels[-1].text(0.5, 0.36, f"truth: {names[is_defective].lower()}", fontsize=9, **place)
     write_figure(figure, path, palette=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pytorch_msssim
@@ -152,7 +152,7 @@ def compile_anew(function: F) -> F:
     # Compiled programs are kept per code object, which all twins share: other cells would use the limit up.
     torch._dynamo.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    return torch.compile(function, dynamic=False)  # type: ignore[no-any-return]
+    return cast(F, torch.compile(function, dynamic=False))
 
 
 def make_adamw_step(twin: Twin, compiled: bool) -> Step:
@@ -160,7 +160,7 @@ def make_adamw_step(twin: Twin, compiled: bool) -> Step:
     module, optim = twin.module.train(), twin.optim
     parameters = list(module.parameters())
     matrices, vectors = ([p for p in parameters if (p.ndim > 1) == decays] for decays in (True, False))
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, weight_decay=optim.weight_decay, fused=True)
     loss_of = compile_anew(twin.loss) if compiled else twin.loss
     taken = 0

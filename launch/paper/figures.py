@@ -1,8 +1,6 @@
-"""Figures of a grid's finished cells: pipeline, confusion matrices, curves."""
+"""Figures of a grid's finished cells: confusion matrices and curves."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,8 +10,6 @@ from dagm_jax.visualization.figures import BLUE, ORANGE, draw_confusion, series,
 from launch.paper.cells import BASE, Cell, Grid, Plan, Report
 from launch.paper.rows import counts_of
 
-# Cell of the paper's Fig. 1, most important field first.
-FIG_1_CELL = {"task": "segmentation", "model": "custom_unet", "class_id": 1}
 # Class of the paper's Figs. 3 and 4.
 SHOWN_CLASS = 4
 # Size of a panel in inches.
@@ -23,17 +19,6 @@ PANEL_WIDTH, PANEL_HEIGHT = 4.4, 2.6
 def shown_class(plan: Plan) -> int:
     """The class of Figs. 3 and 4."""
     return SHOWN_CLASS if SHOWN_CLASS in plan.classes else plan.classes[0]
-
-
-def find_pipeline(grid: Grid) -> Path | None:
-    """The pipeline figure of the finished run that is nearest to the paper's; None if there is none."""
-
-    def nearness(cell: Cell) -> list[bool]:
-        return [getattr(cell, name) == value for name, value in FIG_1_CELL.items()]
-
-    cells = sorted(grid.select(variant=BASE), key=nearness, reverse=True)
-    paths = (cell.workdir(grid.plan.workdir) / "figures" / "pipeline.png" for cell in cells)
-    return next((path for path in paths if path.exists()), None)
 
 
 def group_by_model(grid: Grid, task: str) -> dict[str, dict[Cell, Report]]:

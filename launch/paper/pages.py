@@ -9,13 +9,13 @@ from rich.table import Table
 
 from dagm_jax.config import TASKS
 from dagm_jax.console import console
-from dagm_jax.storage import replacing, write_atomically
+from dagm_jax.storage import write_atomically
 from dagm_jax.visualization.figures import write_figure
 from launch.paper import tables
 from launch.paper.cells import Grid
-from launch.paper.figures import find_pipeline, plot_confusions, plot_curves, shown_class
+from launch.paper.figures import plot_confusions, plot_curves, shown_class
 
-INDEX, PIPELINE = "index.md", "fig_1.png"
+INDEX = "index.md"
 # Files of each task: name → endings.
 TASK_FILES = {
     "table_1": ("md", "csv", "json"),
@@ -33,7 +33,6 @@ def remove_pages(root: Path) -> None:
         for ending in ("", *(f"_{task}" for task in TASKS)):
             for kind in kinds:
                 (root / f"{name}{ending}.{kind}").unlink(missing_ok=True)
-    (root / PIPELINE).unlink(missing_ok=True)
 
 
 def write_pages(grid: Grid) -> None:
@@ -44,10 +43,7 @@ def write_pages(grid: Grid) -> None:
         sections += write_task(grid, task)
     sections.append(write_table(root, "models", tables.models_table(grid), ("md", "csv")))
     sections.append(write_table(root, "table_2", tables.table_2(grid), ("md",)))
-    if picture := find_pipeline(grid):
-        with replacing(root / PIPELINE, "xb") as stream:
-            stream.write(picture.read_bytes())
-    sections += [picture_section(root, "The pipeline (Fig. 1)", PIPELINE), cells_section(grid)]
+    sections.append(cells_section(grid))
     write_atomically(root / INDEX, "\n".join(sections))
 
 

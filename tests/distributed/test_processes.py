@@ -294,7 +294,7 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     assert len(processes.heartbeats) == 40
 
     processes.heartbeats.clear()
-    for name in ("draw_figures", "draw_pipeline", "draw_page", "forward_gflop"):
+    for name in ("draw_figures", "draw_page", "forward_gflop"):
         monkeypatch.setattr(report_module, name, lambda *_: None)
     setup = Setup(config, data, make_devices(config.parallel, ""), processes)
     rule = Thresholds(0.5, 0.5, "f1", {})
@@ -302,7 +302,7 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
         [ImageResult("a", 0, 0.2, False), ImageResult("b", 1, 0.8, True)], executing_time_s=1.0
     )
     state: Any = SimpleNamespace(params={})
-    pictures: Any = SimpleNamespace(example=None)
+    pictures: Any = None
     report = report_module.write_report(
         setup, state, 1, TrainProgress(step=1), rule, result, pictures, 0.0, Workdir(tmp_path)
     )

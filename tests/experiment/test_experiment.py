@@ -220,7 +220,7 @@ def test_evaluation_shows_the_views_that_training_has_shown(flip: bool, rotate90
 
 def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: ``verdict.fp_cost`` and ``fn_cost`` ignored by the report, or exchanged."""
-    for name in ("draw_figures", "draw_pipeline", "draw_page"):
+    for name in ("draw_figures", "draw_page"):
         monkeypatch.setattr(report, name, lambda *_: None)
     for name, value in (("forward_gflop", 1.0), ("describe_data", {})):
         monkeypatch.setattr(report, name, lambda *_, value=value: value)
@@ -243,7 +243,7 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
         TrainProgress(step=1),
         Thresholds(0.5, 0.5, "f1", {}),
         TestResult(images, executing_time_s=1.0),
-        cast(Any, SimpleNamespace(example=None)),
+        cast(Any, None),
         0.0,
         Workdir(tmp_path),
     )

@@ -63,8 +63,6 @@ class FakeRuns:
         if self._error and len(self.calls) == self._at:
             raise self._error
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
-        (workdir / "figures").mkdir(exist_ok=True)
-        (workdir / "figures" / "pipeline.png").write_bytes(workdir.name.encode())
         report = make_report(config, (9, 1, 1, 9))
         (workdir / "report.json").write_text(json.dumps(report))
         return report

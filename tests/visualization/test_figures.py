@@ -13,16 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dagm_jax.command_line import read_config
 from dagm_jax.evaluation.metrics import ImageCounts
-from dagm_jax.evaluation.predictor import Prediction
-from dagm_jax.evaluation.threshold import Thresholds
-from dagm_jax.experiment.report import draw_pipeline
-from dagm_jax.experiment.trained_model import make_slicers
-from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import GalleryItem
 from dagm_jax.visualization import figures
-from dagm_jax.visualization.figures import ImagePath
 
 LABELS = [0] * 20 + [1] * 5
 SCORES = [*np.linspace(1e-7, 0.1, 20), *np.linspace(0.6, 1.0, 5)]
@@ -38,15 +31,6 @@ def _item(seed: int = 0, correct: bool = True, side_px: int = 512) -> GalleryIte
     mask = ((rows - 0.4) / 0.1) ** 2 + ((columns - 0.6) / 0.2) ** 2 <= 1
     image = rng.integers(0, 256, mask.shape, dtype=np.uint8)
     return GalleryItem(image, mask.astype(np.float32), mask, f"{seed:04d} · score 0.9", correct)
-
-
-def example(defective: bool = True) -> ImagePath:
-    """A dark image with a bright defect at the top right."""
-    mask = np.zeros((128, 128), bool)
-    mask[10:30, 80:110] = True
-    source = np.where(mask, 255, 40).astype(np.uint8)
-    strips = np.stack([source[:, k : k + 16] for k in range(0, 113, 8)])
-    return ImagePath(source, np.rot90(source), strips, mask * np.float32(1), mask, 0.9, 0.4, 0.5, defective)
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -71,10 +55,9 @@ def test_each_figure_is_a_png_in_a_new_folder(tmp_path: Path) -> None:
     figures.plot_confusion(ImageCounts(3, 1, 2, 9), folder / "confusion.png", "class 1")
     figures.plot_roc_pr(LABELS, SCORES, folder / "roc.png")
     figures.plot_score_histogram(LABELS, SCORES, 0.3, str(folder / "scores.png"))
-    figures.plot_pipeline(example(), folder / "pipeline.png", "title")
     plot_gallery([_item(side_px=64)], path=folder / "gallery.png")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "confusion.png", "curves.png", "gallery.png", "pipeline.png", "roc.png", "scores.png"
+        "confusion.png", "curves.png", "gallery.png", "roc.png", "scores.png"
     ]  # fmt: skip
     for path in folder.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG") and _pixels(path).std() > 5
@@ -175,51 +158,3 @@ def test_roc_needs_both_classes(tmp_path: Path) -> None:
     """Would catch: an empty picture for a part without defects."""
     with pytest.raises(ValueError, match="must hold both classes"):
         figures.plot_roc_pr([0, 0], [0.1, 0.2], tmp_path / "roc.png")
-
-
-def test_strips_are_spread_evenly_with_gaps() -> None:
-    """Would catch: the first eight strips only, and strips that touch, which would look like the image."""
-    strips = np.arange(30, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 10), np.uint8)
-    row = figures.lay_out(strips)[0]
-    assert row.shape == (figures.MAX_STRIPS * 10 + (figures.MAX_STRIPS - 1) * 2,)
-    assert row[row < 255][::10].tolist() == [0, 4, 8, 12, 17, 21, 25, 29]
-    assert (row[10:12] == 255).all()
-    assert figures.lay_out(strips[:1]).shape == (4, 10)
-
-
-def test_a_right_prediction_is_green_and_a_wrong_one_red(tmp_path: Path) -> None:
-    """Would catch: colours that follow the prediction instead of its truth; a true defect without its outline."""
-    right, wrong, good = tmp_path / "right.png", tmp_path / "wrong.png", tmp_path / "good.png"
-    nothing = np.zeros((128, 128), bool)
-    figures.plot_pipeline(example(), right, "an image")
-    figures.plot_pipeline(example(defective=False), wrong, "an image")
-    figures.plot_pipeline(replace(example(defective=False), mask=nothing), good, "an image")
-    for path, is_green in ((right, True), (wrong, False), (good, True)):
-        assert (_num_near(path, figures.GREEN) > 100) == is_green
-        assert (_num_near(path, figures.RED) > 100) != is_green
-        assert path.stat().st_size < 150_000
-    assert _num_near(right, "#56E0FF") > _num_near(good, "#56E0FF") + 50
-
-
-def test_an_even_map_has_no_tint(tmp_path: Path) -> None:
-    """Would catch: a scale from minimum to maximum, which makes a found defect of the noise of a good image."""
-    quiet = replace(example(), map=np.full((128, 128), 0.01, np.float32), score=0.01, defective=False)
-    figures.plot_pipeline(quiet, tmp_path / "quiet.png", "")
-    pixels = _pixels(tmp_path / "quiet.png")
-    right_half = pixels[:, pixels.shape[1] * 3 // 5 : pixels.shape[1] * 4 // 5]
-    assert np.sum(np.ptp(right_half, axis=-1) > 40) < 800, "the outline alone has a colour"
-
-
-def test_strips_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: strips in the mirror images that inference alone shows, as if training saw them."""
-    config = read_config("configs/custom_unet.py:segmentation,small", [])
-    slicer, _ = make_slicers(config, 128, 128)
-    assert slicer.mirrored
-    shown: list[ImagePath] = []
-    monkeypatch.setattr(figures, "plot_pipeline", lambda image, path, title: shown.append(image))
-    source = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
-    prediction = Prediction(source, source > 200, source / np.float32(255), 0.9, 0.1, 1, 1)
-    draw_pipeline(prediction, Thresholds(0.4, 0.4, "f1"), slicer, config, Workdir(tmp_path))
-    (image,) = shown
-    expected = [image.turned[:, left : left + slicer.slice_px] for left in slicer.vertical_edges]
-    np.testing.assert_array_equal(image.strips, expected)
