@@ -14,7 +14,6 @@ is stored; 2 a mistake, or a target that validation cannot promise, which the on
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.console import console
     from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.inspection.calibration import describe_rule, fit_rule
-    from dagm_jax.storage import locked, write_atomically
+    from dagm_jax.storage import locked, write_atomically, write_json
 
     workdir = Workdir(request.model, "model")
     workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
@@ -68,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
             if not isinstance(history, list):
                 raise UserError(f"`model`: {path} holds no list of rules; restore it from a copy")
             # Before the rule itself: a kill between the two repeats an entry, the other way round it would lose one.
-            write_atomically(path, json.dumps([*history, old.to_values()], indent=2) + "\n")
+            write_json(path, [*history, old.to_values()])
             write_atomically(workdir.rule, new.to_json())
     table = Table(f"{len(labels)} validation images", "before", "now")
     now = describe_rule(new, labels, scores)

@@ -12,7 +12,6 @@ Exit status: 0 the file is written; 2 a mistake or a difference, which the one-l
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -76,12 +75,11 @@ def main(argv: Sequence[str]) -> int:
 
 def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any], file: Path) -> None:
     """Writes the contract and the model card of ``file``, which will get the name ``request.output``."""
-    from dagm_jax.evaluation.evaluate import finite_or_none
     from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.exporting.exported_model import card_path, contract_path, file_digest
     from dagm_jax.exporting.inference_fn import OPSET, PLATFORMS
     from dagm_jax.exporting.model_card import make_card, make_contract
-    from dagm_jax.storage import write_atomically
+    from dagm_jax.storage import write_atomically, write_json
 
     workdir = Workdir(request.model, "model")
     report = workdir.read_report("finish the run first")
@@ -93,8 +91,7 @@ def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any],
         **make_contract(report, model.rule, model.model_id, model.shape, workdir.read_normal_scores()),
         "checked": checked,
     }
-    text = json.dumps(finite_or_none(contract), indent=2, allow_nan=False)
-    write_atomically(contract_path(request.output), f"{text}\n")
+    write_json(contract_path(request.output), contract)
     write_atomically(card_path(request.output), make_card(contract, request.output.name))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import importlib
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from dagm_jax.errors import DISK_ERRORS, PASSING_ERRORS, DiskError, UserError, printable
@@ -59,6 +62,32 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes ``text`` into ``path`` by `replacing`."""
     with replacing(path) as stream:
         stream.write(text)
+
+
+def write_json(path: Path, values: Any) -> Any:
+    """Writes JSON values by `replacing`, NaN and infinities as null; the values as they will be read."""
+    text = json.dumps(finite_or_none(values), indent=2, allow_nan=False)
+    write_atomically(path, text + "\n")
+    return json.loads(text)
+
+
+def finite_or_none(value: Any) -> Any:
+    """JSON values with NaN and infinities replaced by null, which JSON has."""
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table by `replacing`; names of undecodable bytes are written as these bytes."""
+    with replacing(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        # The csv module quotes a carriage return only if its line terminator holds one, which is cut off again.
+        cut = SimpleNamespace(write=lambda line: stream.write(line.removesuffix("\r\n") + "\n"))
+        writer = csv.writer(cut)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 @contextmanager

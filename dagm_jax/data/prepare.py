@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import shutil
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
 
-from dagm_jax.console import Bar, console, show
+from dagm_jax.console import console
 from dagm_jax.data.formats.tfds_reader import DATASET_NAME, INCOMPLETE, VERSION, read_prepared
 from dagm_jax.data.verify import check_whole
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import Manifest
 
-# Seconds between two looks at the size of a download.
-POLL_S = 1.0
 # Leftovers of a killed run below the output folder; whole sets and whole downloads stay.
 _LEFTOVERS = (
     f"{DATASET_NAME}/*/{INCOMPLETE}*",
@@ -98,51 +93,13 @@ def _write(class_id: int, output: Path, source: Path | None) -> None:
     builder = Builder(data_dir=output, config=f"class{class_id}")
     # Never TFDS's default downloads/manual: the source is the named folder or the published archive.
     config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
-    downloads = output / "downloads"
-    where = "download" if source is None else "folder"
-    # TFDS's own bars and lines would stand between ours.
     logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    with (
-        show(f"class {class_id} from {where}: check, then write", 2 * len(Builder.TRUTH[class_id])) as bar,
-        contextlib.redirect_stdout(_Muted()),
-        _shown_download(downloads / DATASET_NAME, bar),
-    ):
-        builder.on_image = bar.advance
-        try:
-            builder.download_and_prepare(
-                download_config=config, download_dir=downloads, file_format="array_record"
-            )
-        except UserError as error:
-            # The readers name the options of training.
-            message = str(error).replace("`data.classes`", "`--classes`").replace("`data.root`", "`--source`")
-            raise UserError(message) from error
-
-
-class _Muted(io.StringIO):
-    """Discards the lines of ``print``; the console's own go where they went before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rich_proxied_file = console.file
-
-
-@contextlib.contextmanager
-def _shown_download(downloads: Path, bar: Bar) -> Iterator[None]:
-    """Shows the downloaded MB of an archive on the bar every POLL_S; TFDS counts on a bar of its own alone."""
-    over = threading.Event()
-
-    def show_size() -> None:
-        while not over.wait(POLL_S):
-            with contextlib.suppress(OSError):  # the download ended between the listing and the look
-                sizes = [path.stat().st_size for path in downloads.glob("*.tmp.*/*")]
-                if sizes:
-                    bar.advance(0, f"{sum(sizes) / 1e6:.0f} MB downloaded")
-
-    thread = threading.Thread(target=show_size, daemon=True)
-    thread.start()
+    console.print(f"class {class_id} from {'download' if source is None else 'folder'}")
     try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+        builder.download_and_prepare(
+            download_config=config, download_dir=output / "downloads", file_format="array_record"
+        )
+    except UserError as error:
+        # The readers name the options of training.
+        message = str(error).replace("`data.classes`", "`--classes`").replace("`data.root`", "`--source`")
+        raise UserError(message) from error

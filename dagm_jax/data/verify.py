@@ -6,11 +6,12 @@ Training takes a part of a class; what calls itself the data set has to be whole
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dagm_jax.console import show
 from dagm_jax.data.images.decode import in_threads, load
 from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.png import read_image
@@ -78,16 +79,17 @@ def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def check_pixels(samples: Sequence[Sample], on_image: Callable[[], None] = lambda: None) -> None:
+def check_pixels(samples: Sequence[Sample]) -> None:
     """Decodes every image and mask: 512x512, 8-bit grey, masks in {0, 255} with some 255.
 
-    ``on_image`` is called once for each sample, in this thread. Raises one UserError that names the files at fault.
+    Raises one UserError that names the files at fault.
     """
     problems = []
-    for problem in in_threads(_find_problem, samples):
-        if problem is not None:
-            problems.append(problem)
-        on_image()
+    with show("checking images", len(samples)) as bar:
+        for problem in in_threads(_find_problem, samples):
+            if problem is not None:
+                problems.append(problem)
+            bar.advance()
     if problems:
         raise UserError(
             f"{len(problems)} of {len(samples)} images differ from the published data set: {_first_few(problems)};"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -313,12 +312,3 @@ def evaluate_baselines(
         "local_energy_accuracy": energy.rate("accuracy"),
         "local_energy_f1": energy.f1,
     }
-
-
-def finite_or_none(value: Any) -> Any:
-    """JSON values with NaN and infinities replaced by null, which JSON has."""
-    if isinstance(value, dict):
-        return {key: finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_or_none(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

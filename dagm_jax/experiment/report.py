@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import platform
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +17,7 @@ from dagm_jax.experiment.data import Data, describe_data
 from dagm_jax.experiment.pictures import TestPictures
 from dagm_jax.experiment.setup import Setup, forward_gflop
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.storage import replacing, write_atomically
+from dagm_jax.storage import write_csv, write_json
 from dagm_jax.train.history import read_history
 from dagm_jax.train.schedule import TrainProgress
 from dagm_jax.train.step import TrainState
@@ -88,9 +84,7 @@ def write_report(
     rows = [(i.image_id, i.label, repr(float(i.score)), int(i.decision)) for i in result.images]
     write_csv(workdir.predictions, header, rows)
     # The report comes last: a workdir that has one is finished.
-    text = json.dumps(evaluate.finite_or_none(report), indent=2, allow_nan=False)
-    write_atomically(workdir.report, text + "\n")
-    return json.loads(text)  # type: ignore[no-any-return]
+    return write_json(workdir.report, report)  # type: ignore[no-any-return]
 
 
 def draw_page(
@@ -127,14 +121,7 @@ def draw_figures(
     figures.plot_curves(read_history(workdir.history), folder / "curves.png")
     figures.plot_confusion(counts, folder / "confusion.png", "Test images")
     figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
-    figures.plot_score_histogram(result.labels, result.scores, rule.threshold, folder / "scores.png")
     figures.plot_gallery(pictures.hardest, rule.pixel_threshold, folder / "hardest.png")
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table, whole or not at all."""
-    with replacing(path, newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
 
 
 def print_report(report: dict[str, Any], workdir: Workdir) -> None:

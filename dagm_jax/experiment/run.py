@@ -22,11 +22,11 @@ from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictures
-from dagm_jax.experiment.report import print_report, write_csv, write_report
+from dagm_jax.experiment.report import print_report, write_report
 from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_progress
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.storage import locked, plain_disk_errors, write_atomically
+from dagm_jax.storage import locked, plain_disk_errors, write_atomically, write_csv
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
 from dagm_jax.train.loop import Trainer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections import Counter, deque
@@ -32,10 +31,9 @@ from dagm_jax.inspection.predictions import (
     drift_of,
     print_summary,
     summarise,
-    write_table,
 )
 from dagm_jax.inspection.scan import ImageFile, Source, stamp_of
-from dagm_jax.storage import write_atomically
+from dagm_jax.storage import write_csv, write_json
 from dagm_jax.types import Verdict
 from dagm_jax.visualization.overlay import boxes_of, write_overlay
 from dagm_jax.visualization.page import PageEntry, Pictures, draw_pictures, write_page
@@ -296,7 +294,8 @@ def write_results(
     summary: dict[str, Any], inspector: Inspector, rows: Iterable[Prediction], output: Path
 ) -> None:
     """Writes the table, the report page and, last, the summary into ``output``."""
-    write_table(rows, output / TABLE)
+    cells = ((row.image, row.label, row.score, row.defective) for row in rows)
+    write_csv(output / TABLE, ("image", "label", "score", "defective"), cells)
     rule, images = inspector.rule, printable(summary["images"])
     write_page(
         output / PAGE,
@@ -310,7 +309,7 @@ def write_results(
             "score drift": describe_drift(summary["drift"]),
         },
     )
-    write_atomically(output / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_json(output / SUMMARY, summary)
 
 
 def page_entry(one: Prediction, output: Path) -> PageEntry:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +17,7 @@ from dagm_jax.errors import UserError, printable
 from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.inspection.drift import WARNING, describe_drift, score_drift
 from dagm_jax.inspection.scan import LINES, ORIGIN, ImageFile, Stamp
-from dagm_jax.storage import replacing, write_atomically
+from dagm_jax.storage import write_json
 
 # Limits of unreadable files that the summary names and that the terminal shows; predictions.jsonl has all of them.
 MAX_NAMED, MAX_SHOWN = 1000, 10
@@ -139,20 +137,7 @@ def check_origin(output: Path, model: str, model_id: str, root: Path) -> None:
                 f"`--output` (={output}) holds predictions of {before[name]}, and {option} {now[name]}; name another "
                 "folder"
             )
-    write_atomically(path, json.dumps(now, indent=2) + "\n")
-
-
-def write_table(rows: Iterable[Prediction], path: Path) -> None:
-    """Writes ``image,label,score,defective`` of each row, so that ``path`` is the old table or the new one.
-
-    Names of undecodable bytes are written as these bytes.
-    """
-    with replacing(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        # The csv module quotes a carriage return only if its line terminator holds one, which is cut off again.
-        cut = SimpleNamespace(write=lambda line: stream.write(line.removesuffix("\r\n") + "\n"))
-        writer = csv.writer(cut)
-        writer.writerow(("image", "label", "score", "defective"))
-        writer.writerows((row.image, row.label, row.score, row.defective) for row in rows)
+    write_json(path, now)
 
 
 def summarise(

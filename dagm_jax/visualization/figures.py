@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image
-from scipy.special import expit, logit
 
 from dagm_jax.evaluation import metrics
 from dagm_jax.storage import replacing
@@ -29,8 +28,6 @@ DPI = 110
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
 # Longer side of an image in the gallery.
 GALLERY_SIDE_PX = 210
-# Limit of scores on a logit axis: nearer to 0 and 1 they are drawn at this distance.
-SCORE_CLIP = 1e-6
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -149,45 +146,6 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[st
     for axes in (left, right):
         style_axes(axes)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    write_figure(figure, path)
-
-
-def plot_score_histogram(
-    labels: ArrayLike, scores: ArrayLike, threshold: float, path: str | os.PathLike[str]
-) -> None:
-    """Writes the histograms of good and defective scores, as shares of each group, and the threshold.
-
-    labels: {0, 1} [n]; scores: [n]. Scores that all lie in [0, 1] are drawn on a logit axis, so that groups piled up
-    at 0 and at 1 stay visible; others on a linear one. Shares, because good images are many times as many.
-    """
-    truth = np.asarray(labels).astype(bool)
-    values = np.asarray(scores, dtype=np.float64)
-    is_bounded = bool(values.size and values.min() >= 0 and values.max() <= 1)
-    # The threshold is put on the scores' own axis, even if it lies just above 1.
-    marks = np.append(values, threshold)
-    if is_bounded:
-        marks = logit(np.clip(marks, SCORE_CLIP, 1 - SCORE_CLIP))
-    pad = 0.04 * float(np.ptp(marks)) or 0.5
-    edges = np.linspace(marks.min() - pad, marks.max() + pad, 49)
-    if is_bounded:
-        marks, edges = expit(marks), expit(edges)
-    figure = Figure(figsize=(8.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    style_axes(axes)
-    for group, name, colour in ((~truth, "good", BLUE), (truth, "defective", ORANGE)):
-        if group.any():
-            weights = np.full(int(group.sum()), 1 / group.sum())
-            label = f"{name} (n = {int(group.sum())})"
-            axes.hist(
-                marks[:-1][group], edges.tolist(), weights=weights, color=colour, alpha=0.7, label=label
-            )
-    axes.axvline(marks[-1], color="black", linewidth=1.5, linestyle="--", label=f"threshold {threshold:.4g}")
-    if is_bounded:
-        axes.set_xscale("logit")
-        axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlim=(edges[0], edges[-1]), ylabel="share of the group")
-    axes.set_xlabel("image score (logit axis)" if is_bounded else "image score")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     write_figure(figure, path)
 
 

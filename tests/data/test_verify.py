@@ -185,13 +185,10 @@ def test_pixels_that_are_not_as_published_are_named(
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_each_sample_is_counted_and_many_bad_files_make_a_short_message(tmp_path: Path) -> None:
-    """Would catch: a check that refuses official images, progress that ends early, a message of a thousand lines, and
-    one that stops at the first file."""
-    done: list[int] = []
+def test_many_bad_files_make_a_short_message(tmp_path: Path) -> None:
+    """Would catch: a check that refuses official images, a message of a thousand lines, one of the first file alone."""
     samples = read_tree(small_dagm.layout_a(tmp_path), (1,)).samples
-    check_pixels(samples, lambda: done.append(1))
-    assert len(done) == 22
+    check_pixels(samples)
     for number in range(1, 10):
         (tmp_path / f"Class1/Test/{number:04d}.PNG").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"9 of 22 images differ.*0001\.PNG.*and 4 more"):

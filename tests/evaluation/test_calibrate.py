@@ -24,8 +24,8 @@ from dagm_jax.evaluation.threshold import (
     fit_threshold,
     images_to_promise,
 )
-from dagm_jax.experiment.report import write_csv
 from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.storage import write_csv
 
 OLD = Thresholds(0.3, 0.25, "f1", {"tp": 1})
 

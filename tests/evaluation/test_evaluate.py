@@ -29,6 +29,7 @@ from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import run
 from dagm_jax.experiment.pictures import Hardest, TestPictures
 from dagm_jax.experiment.workdir import Workdir
+from dagm_jax.storage import finite_or_none
 from dagm_jax.types import MAX_GALLERY_ITEMS, Sample
 
 # Classes of the package, no tests.
@@ -366,7 +367,7 @@ def test_report_holds_json_values(samples: list[Sample]) -> None:
     report = result_of(brightness_predictor(4), samples).to_report(PLAIN)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     values = {"a": [float("nan"), 1.0], "b": (float("inf"), {"c": 2})}
-    assert evaluate.finite_or_none(values) == {"a": [None, 1.0], "b": [None, {"c": 2}]}
+    assert finite_or_none(values) == {"a": [None, 1.0], "b": [None, {"c": 2}]}
 
 
 # --- the hardest --------------------------------------------------------------------------------------------

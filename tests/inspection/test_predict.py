@@ -31,8 +31,9 @@ from dagm_jax.errors import UserError
 from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspection.drift import score_drift
 from dagm_jax.inspection.inspector import Inspector
-from dagm_jax.inspection.predictions import Prediction, Predictions, print_summary, summarise, write_table
+from dagm_jax.inspection.predictions import Prediction, Predictions, print_summary, summarise
 from dagm_jax.inspection.scan import make_source
+from dagm_jax.storage import write_csv
 from dagm_jax.visualization.overlay import write_overlay
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -554,7 +555,7 @@ def test_table_and_lines_give_any_name_back(tmp_path: Path) -> None:
             predictions.append(prediction(name, 0.5))
     with closing(Predictions(tmp_path)) as again:
         assert list(again.latest) == names
-    write_table(again.latest.values(), tmp_path / "predictions.csv")
+    write_csv(tmp_path / "predictions.csv", ("image",), ([name] for name in again.latest))
     assert [row["image"] for row in table(tmp_path)] == names
 
 

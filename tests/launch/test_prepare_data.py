@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -183,34 +182,6 @@ def test_a_kill_while_a_download_is_unpacked_needs_no_second_download(
     assert essence(out, 8) == essence(source, 8)
     assert whole.exists() and not left.exists()
     assert not list(out.glob("downloads/*/extracted/*/.*"))
-
-
-def test_a_download_s_size_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch: minutes without a sign of life while an archive of hundreds of MB comes in."""
-    shown: list[tuple[int, str]] = []
-    monkeypatch.setattr(prepare, "POLL_S", 0.01)
-
-    class Witness(console.Bar):
-        def advance(self, count: int = 1, figures: str = "") -> None:
-            shown.append((count, figures))
-
-    partial = tmp_path / "Class8.zip.tmp.0123" / "Class8.zip"
-    partial.parent.mkdir()
-    partial.write_bytes(bytes(3_000_000))
-    with prepare._shown_download(tmp_path, Witness(None, "x", 1, 0)):
-        deadline = time.monotonic() + 30
-        while not shown and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert shown and set(shown) == {(0, "3 MB downloaded")}
-
-
-def test_what_is_printed_is_ours(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Would catch: TFDS's lines between ours, our lines muted with them, the shared console left pointing elsewhere."""
-    run(f"--source={source}", "--classes=1", f"--output={tmp_path / 'out'}")
-    printed = capsys.readouterr().out
-    assert "contact sheet: " in printed and "written" in printed
-    assert "Downloading" not in printed and "Subsequent" not in printed
-    assert console.console._file is None
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path, source: Path) -> None:

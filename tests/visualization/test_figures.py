@@ -54,10 +54,9 @@ def test_each_figure_is_a_png_in_a_new_folder(tmp_path: Path) -> None:
     figures.plot_curves(history, folder / "curves.png")
     figures.plot_confusion(ImageCounts(3, 1, 2, 9), folder / "confusion.png", "class 1")
     figures.plot_roc_pr(LABELS, SCORES, folder / "roc.png")
-    figures.plot_score_histogram(LABELS, SCORES, 0.3, str(folder / "scores.png"))
     plot_gallery([_item(side_px=64)], path=folder / "gallery.png")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "confusion.png", "curves.png", "gallery.png", "roc.png", "scores.png"
+        "confusion.png", "curves.png", "gallery.png", "roc.png"
     ]  # fmt: skip
     for path in folder.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG") and _pixels(path).std() > 5
@@ -132,19 +131,6 @@ def test_gallery_errors() -> None:
             plot_gallery(items, path="never.png")
     with pytest.raises(ValueError, match=r"the map \(32, 32\) must have the size of its image"):
         plot_gallery([replace(item, map=np.zeros((32, 32), np.float32))], path="never.png")
-
-
-@pytest.mark.filterwarnings("error")
-def test_edges_of_the_score_histogram(tmp_path: Path) -> None:
-    """Would catch: a failure on one class, on equal scores, on a threshold above 1, on residual scores."""
-    cases = [
-        ([0, 0], [0.0, 0.0], np.nextafter(1, 2)),
-        ([1], [0.4], 0.4),
-        ([0, 0, 1], [0.2, 0.21, 0.22], 0.215),
-        ([0, 1], [3.0, 8.0], 5.0),
-    ]
-    for labels, scores, threshold in cases:
-        figures.plot_score_histogram(labels, scores, float(threshold), tmp_path / "scores.png")
 
 
 @pytest.mark.filterwarnings("error")

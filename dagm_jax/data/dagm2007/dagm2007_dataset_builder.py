@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,8 +27,7 @@ _SHAPE = (*DAGM_SHAPE, 1)
 class Builder(tfds.core.GeneratorBasedBuilder):
     """DAGM 2007; configurations ``class1`` … ``class10`` and ``all``, splits ``train`` and ``test``.
 
-    ``TRUTH`` is what the source is checked against, ``URL`` the address of a class's archive. ``on_image`` is called
-    after each image that is checked and again after each that is written: twice the number of images in all.
+    ``TRUTH`` is what the source is checked against, ``URL`` the address of a class's archive.
     """
 
     VERSION = tfds.core.Version(LATEST)
@@ -43,8 +42,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
     TRUTH: ClassVar[Truth] = read_truth()
     URL: ClassVar[str] = "https://zenodo.org/records/8086136/files/Class{class_id}.zip"
-
-    on_image: Callable[[], None] = staticmethod(lambda: None)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -69,7 +66,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         samples: list[Sample] = []
         for class_id, root in self._roots(dl_manager).items():
             samples += check_whole(read_tree(root, (class_id,)), class_id, self.TRUTH)
-        check_pixels(samples, self.on_image)
+        check_pixels(samples)
         return {
             split: self._generate_examples([sample for sample in samples if sample.half == split])
             for split in ("train", "test")
@@ -96,7 +93,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, samples: Sequence[Sample]) -> Iterator[tuple[int, dict[str, Any]]]:
         for key, sample in enumerate(samples):
             yield key, example(sample)
-            self.on_image()
 
 
 def _unpacked(archive: Path, class_id: int) -> Path:
