@@ -24,7 +24,7 @@ class DataConfig:
     root: a folder with DAGM's ClassN folders or with prepared TFDS sets of them, or a user's own images (see
     ``own_images``); empty: built-in procedural images, ``procedural_defective`` and ``procedural_good`` of each class.
     classes: of DAGM and of the built-in images; one model is trained on all of them together. validation_share: of
-    each label of the train side. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
+    each label of the train split. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
     are kept; empty: in the workdir until the run is finished.
     """
 
@@ -53,7 +53,7 @@ class DataConfig:
         for name in ("procedural_defective", "procedural_good"):
             if getattr(self, name) < 5:
                 raise UserError(
-                    f"`data.{name}` (={getattr(self, name)}) must be at least 5, so that each side of "
+                    f"`data.{name}` (={getattr(self, name)}) must be at least 5, so that each part of "
                     "the split gets one"
                 )
         if self.num_workers < 0:

@@ -111,7 +111,7 @@ def make_training_stream(
     """
     if balance and not defective:
         raise UserError(
-            "`train.balance` (=True) needs defective images on the training side, of which there is none; "
+            "`train.balance` (=True) needs defective images in the train split, which has none; "
             "set it to False"
         )
     num_slices = batch_size * num_batches

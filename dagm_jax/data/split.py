@@ -74,7 +74,7 @@ def split_samples(
             if not members and is_needed:
                 kind = "defective" if label else "defect-free"
                 raise UserError(
-                    f"`data.split` (={rule}) leaves the {name} side without {kind} images of class {class_id} "
+                    f"`data.split` (={rule}) leaves the {name} split without {kind} images of class {class_id} "
                     f"({len(places)} in all); add images, or change `data.validation_share` or the split"
                 )
             splits[name] += members

@@ -19,7 +19,7 @@ from dagm_jax.types import NetworkOutput
 class Network:
     """The structure of a network without its arrays, and what its input looks like.
 
-    ``mean`` and ``std`` standardise grey values in [0, 255]; they come from the training side. convolve: how the
+    ``mean`` and ``std`` standardise grey values in [0, 255]; they come from the training split. convolve: how the
     layers that leave it open convolve, which only `for_platform` changes.
     """
 
@@ -72,5 +72,5 @@ def make_network(
 
     module = initial() if drawn else nnx.eval_shape(initial)
     graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-    # A training side of one grey level has no spread; 1 leaves it finite.
+    # A training split of one grey level has no spread; 1 leaves it finite.
     return Network(graphdef, in_channels, mean, std if std > 0 else 1.0), params, stats

@@ -283,7 +283,7 @@ def test_half_a_batch_of_defects_needs_some(stream: Callable[..., Stream]) -> No
     """Would catch: a division by zero, and good images alone refused where nothing asks for defects."""
     good = EVERYTHING[NUM_DEFECTIVE:]
     with pytest.raises(
-        UserError, match=r"`train\.balance` \(=True\) needs defective images on the training side"
+        UserError, match=r"`train\.balance` \(=True\) needs defective images in the train split"
     ):
         stream(good)
     batch = stream(good, balance=False)[0]

@@ -45,7 +45,7 @@ def check_complete(samples: list[Sample], split: Split) -> None:
 
 
 def test_a_dagm_class_is_split_as_the_paper_says() -> None:
-    """Would catch: a fifth of all instead of each label; a validation share of the whole instead of the train side.
+    """Would catch: a fifth of all instead of each label; a validation share of the whole instead of the train split.
 
     1000 good and 150 defective: a fifth is 200 + 30; of the other 800 + 120, 15 % are 120 + 18.
     """
@@ -87,7 +87,7 @@ def test_no_image_stands_on_two_sides(
 
 @pytest.mark.parametrize("rule", ["random80_20", "official"])
 def test_every_side_gets_small_and_large_defects(rule: Any) -> None:
-    """Would catch: sizes that are ignored, or sorted into the sides: the test side then holds the smallest defects.
+    """Would catch: sizes that are ignored, or sorted into the splits: the test split then holds the smallest defects.
 
     100 (official: 80) defects of sizes 1, 2, … in any order are cut into as many runs as a side has members, and each
     run gives one: a side's k-th smallest member lies in the k-th run.
@@ -118,12 +118,12 @@ def test_every_side_gets_small_and_large_defects(rule: Any) -> None:
 def test_a_task_for_good_images_needs_defects_on_the_test_side_alone() -> None:
     """Would catch: reconstruction refused for want of defects that it may not look at, or tested without any."""
     samples = records_of(1, 3, 100)
-    with pytest.raises(UserError, match="validation side without defective images"):
+    with pytest.raises(UserError, match="validation split without defective images"):
         split_samples(samples, "random80_20", 0.15, 0)
     split = split_samples(samples, "random80_20", 0.15, 0, trains_on_defects=False)
     assert counts(samples, split.test)[0] == 1
     assert counts(samples, split.validation) == (0, 12)
-    with pytest.raises(UserError, match="test side without defective images"):
+    with pytest.raises(UserError, match="test split without defective images"):
         split_samples(records_of(1, 2, 100), "random80_20", 0.15, 0, trains_on_defects=False)
 
 
@@ -194,12 +194,12 @@ def test_official_needs_both_halves_of_every_image(samples: list[Sample], found:
 @pytest.mark.parametrize(
     ("samples", "rule", "share", "match"),
     [
-        (records_of(1, 2, 40), "random80_20", 0.15, r"test side without defective images of class 1 \(2 in"),
-        (records_of(1, 4, 40), "random80_20", 0.15, "validation side without defective images of class 1"),
-        (records_of(1, 40, 2), "random80_20", 0.15, "test side without defect-free images of class 1"),
-        (records_of(8, 40, 40), "random80_20", 0.999, r"train side without defect-free images of class 8 \("),
+        (records_of(1, 2, 40), "random80_20", 0.15, r"test split without defective images of class 1 \(2 in"),
+        (records_of(1, 4, 40), "random80_20", 0.15, "validation split without defective images of class 1"),
+        (records_of(1, 40, 2), "random80_20", 0.15, "test split without defect-free images of class 1"),
+        (records_of(8, 40, 40), "random80_20", 0.999, r"train split without defect-free images of class 8 \("),
         (both_halves() + records_of(8, 20, 20, "train"), "official", 0.15,
-         r"`data\.split` \(=official\) leaves the test side without defect-free images of class 8 \(20 in all\)"),
+         r"`data\.split` \(=official\) leaves the test split without defect-free images of class 8 \(20 in all\)"),
     ],
 )  # fmt: skip
 def test_a_side_without_a_label_is_refused(
