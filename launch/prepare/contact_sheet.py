@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from dagm_jax.console import console
 from dagm_jax.data.images.decode import load
 from dagm_jax.storage import replacing
 from dagm_jax.types import DAGM_SHAPE, Sample
+from dagm_jax.visualization.overlay import draw_overlay
 
 CELL_PX = 128
 _GAP_PX, _TITLE_PX = 4, 16
-_OUTLINE = (255, 64, 32)
 # Images of a row.
 NUM_DEFECTIVE, NUM_GOOD = 6, 2
 
@@ -53,12 +53,6 @@ def draw_sheet(rows: Mapping[str, Sequence[Sample]]) -> Image.Image:
 
 
 def draw_cell(sample: Sample) -> Image.Image:
-    """One image, RGB, with a line one px wide around its mask. Raises BadImage."""
+    """One image, RGB, with its mask's outline. Raises BadImage."""
     image, mask = load(sample, DAGM_SHAPE)
-    cell = Image.fromarray(image).resize((CELL_PX, CELL_PX), Image.Resampling.BOX).convert("RGB")
-    # Any pixel of the mask counts: the smallest mask of DAGM has two.
-    inside = Image.fromarray(mask.astype(np.uint8) * 255)
-    inside = inside.filter(ImageFilter.MaxFilter(5)).resize((CELL_PX, CELL_PX), Image.Resampling.NEAREST)
-    around = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(3)), inside)
-    cell.paste(_OUTLINE, mask=around)
-    return cell
+    return Image.fromarray(draw_overlay(image, np.zeros(image.shape), 1.0, mask, CELL_PX))

@@ -95,7 +95,7 @@ def test_workdir_holds_everything(whole: Run) -> None:
     """Would catch: a figure, table or file that is promised and not written, and decoded images left behind."""
     for name in ("report.json", "predictions.csv", "decision_rule.json", "metrics.jsonl", "config.json"):
         assert (whole.workdir / name).stat().st_size > 0, name
-    for name in ("curves", "confusion", "roc_pr", "scores", "hardest", "pipeline"):
+    for name in ("curves", "confusion", "roc_pr", "hardest"):
         with Image.open(whole.workdir / "figures" / f"{name}.png") as picture:
             picture.load()
             assert min(picture.size) > 100, name
@@ -120,7 +120,7 @@ def assert_all_is_left(run: Run, task: str) -> None:
     """Checks the files that a run of any task leaves: reports and figures that not only segmentation can fill."""
     assert (run.report["model"], run.report["task"]) == ("custom_unet", task)
     assert run.report["config"]["task"]["name"] == task
-    for name in ("curves", "confusion", "roc_pr", "scores", "hardest", "pipeline"):
+    for name in ("curves", "confusion", "roc_pr", "hardest"):
         assert (run.workdir / "figures" / f"{name}.png").exists()
     rows = read_history(run.workdir / "metrics.jsonl")
     assert all(("accuracy" in row) == (task == "classification") for row in rows)
