@@ -35,7 +35,8 @@ def postprocess(
     size: (h, w) in px of each image; None where every image fills its frame. Values of a final map beyond ``size`` have
     no meaning. Pixels beyond ``size`` touch neither the values inside nor the score.
     """
-    maps = smooth(maps.astype(jnp.float32), size, config.smoothing_px)
+    # A weighted mean may leave the range of its parts by a rounding.
+    maps = jnp.clip(smooth(maps.astype(jnp.float32), size, config.smoothing_px), 0.0, 1.0)
     if score_kind == "deviation":
         maps = jnp.abs(maps - median(*_pixels(maps, size, 2.0))[:, None, None])
     if score_kind == "slices":

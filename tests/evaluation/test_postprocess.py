@@ -49,6 +49,18 @@ def test_each_image_of_a_padded_batch_is_processed_as_alone(
         assert float(scores[i]) == pytest.approx(expected_score, abs=1e-5)
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.6, 2.0, 4.0])
+def test_a_map_stays_within_0_and_1(sigma: float) -> None:
+    """Would catch: a rounding above 1 where a trained network is sure of a whole region, which ends the run."""
+    sure = np.ones((1, *FRAME), np.float32)
+    for size in (None, np.array([[20, 30]], np.int32)):
+        found, (score,) = postprocess(
+            sure, np.zeros((1, 2), np.float32), size, VerdictConfig(smoothing_px=sigma), "probability"
+        )
+        assert score <= 1 and (found[0, :20, :30] <= 1).all()
+        np.testing.assert_allclose(found[0, :20, :30], 1, atol=1e-6)
+
+
 @pytest.mark.parametrize("score_kind", ["probability", "deviation"])
 @pytest.mark.parametrize("score", ["max", "top_mean"])
 def test_a_full_frame_needs_no_sizes(score: Any, score_kind: Any) -> None:
