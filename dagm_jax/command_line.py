@@ -32,9 +32,6 @@ EXIT_INTERRUPTED = 130
 LAST_WORDS_S = 3.0
 
 
-# --- flags of a command as a dataclass -------------------------------------------------------------------------
-
-
 def flag(
     meaning: str,
     default: Any = MISSING,
@@ -118,9 +115,6 @@ def _value(item: Any, hint: Any, value: Any) -> Any:
     return Path(value).expanduser() if kind is Path else value
 
 
-# --- the configuration of a run --------------------------------------------------------------------------------
-
-
 def find_config(path: str) -> str:
     """``path`` (FILE or FILE:TASK, or the name of a shipped configuration) with FILE as an absolute path.
 
@@ -185,9 +179,6 @@ def parse_config_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLA
 def one_line(error: BaseException) -> str:
     """The text of an error on one line."""
     return " ".join(str(error.args[0] if error.args else error).replace('"', "").split())
-
-
-# --- the end of a process --------------------------------------------------------------------------------------
 
 
 def leave(error: BaseException, processes: Processes) -> NoReturn:

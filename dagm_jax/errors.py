@@ -15,6 +15,10 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT)
 
 
+# Error numbers of a path that cannot be a folder, such as one that is a file.
+PATH_ERRORS = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
 class UserError(Exception):
     """A mistake that the user can mend; its text is one line: argument, value, rule, remedy."""
 

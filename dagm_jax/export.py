@@ -95,10 +95,5 @@ def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any],
     write_atomically(card_path(request.output), make_card(contract, request.output.name))
 
 
-def command() -> None:
-    """Runs the command line; ends the process with the exit status."""
-    sys.exit(guarded(main, sys.argv))
-
-
 if __name__ == "__main__":
-    command()
+    sys.exit(guarded(main, sys.argv))

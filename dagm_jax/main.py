@@ -88,10 +88,5 @@ def on_silence(seconds: float) -> None:
     )
 
 
-def command() -> None:
-    """Runs the command line; ends the process with the exit status."""
-    app.run(lambda argv: guarded(main, argv), flags_parser=lambda argv: guarded(parse_config_flags, argv))
-
-
 if __name__ == "__main__":
-    command()
+    app.run(lambda argv: guarded(main, argv), flags_parser=lambda argv: guarded(parse_config_flags, argv))

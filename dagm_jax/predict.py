@@ -79,10 +79,5 @@ def main(argv: Sequence[str]) -> int:
     return 0 if is_complete else EXIT_UNREADABLE
 
 
-def command() -> None:
-    """Runs the command line; ends the process with the exit status."""
-    sys.exit(guarded(main, sys.argv))
-
-
 if __name__ == "__main__":
-    command()
+    sys.exit(guarded(main, sys.argv))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-from dagm_jax.errors import DISK_ERRORS, PASSING_ERRORS, DiskError, UserError, printable
+from dagm_jax.errors import DISK_ERRORS, PASSING_ERRORS, PATH_ERRORS, DiskError, UserError, printable
 
 # Remedies for a disk that refuses writes without being full.
 _REMEDIES = {errno.EROFS: "make it writable", errno.EIO: "check the disk"}
@@ -130,12 +130,16 @@ def _try_lock(stream: IO[str]) -> bool:
 
 @contextmanager
 def plain_disk_errors(folder: Path, option: str) -> Iterator[None]:
-    """Within the block what the disk of ``folder`` refuses becomes a DiskError, and what may pass a UserError."""
+    """Within the block what the disk of ``folder`` refuses becomes a DiskError, other errors of paths a UserError."""
     try:
         yield
     except OSError as error:
+        where = f": {printable(error.filename)}" if error.filename else ""
+        if error.errno in PATH_ERRORS:
+            raise UserError(
+                f"`{option}` (={folder}) cannot be written ({error.strerror}{where}); name another"
+            ) from error
         if error.errno in PASSING_ERRORS:
-            where = f": {printable(error.filename)}" if error.filename else ""
             raise UserError(
                 f"work in `{option}` (={folder}) met an error of the machine ({error.strerror}{where}); mend it, or "
                 "wait, and run the same command again, which goes on from what was saved last"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, cached_property
@@ -21,7 +19,7 @@ from dagm_jax.data.images.files import BadImage
 from dagm_jax.data.images.photos import find_white, with_white
 from dagm_jax.data.leakage import content_digest, find_copies
 from dagm_jax.errors import UserError
-from dagm_jax.storage import load_json, replacing, write_atomically
+from dagm_jax.storage import load_json, plain_disk_errors, replacing, write_atomically
 from dagm_jax.types import Manifest, Photo, Sample, Skip
 
 # Version of the listing and its pixels; part of their name.
@@ -149,7 +147,7 @@ def build_cache(
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
     listing = _read_listing(pixels, index)
     if listing is None:
-        try:
+        with plain_disk_errors(directory, "data.cache_dir"):
             directory.mkdir(parents=True, exist_ok=True)
             images = (sample.image for sample in manifest.samples)
             photos = [image for image in images if isinstance(image, Photo) and image.white is None]
@@ -159,9 +157,6 @@ def build_cache(
                 samples = with_white(manifest.samples, white)
                 listing = _write_pixels(samples, white, stream, shape, on_image, masks_for)
             write_atomically(index, json.dumps({"sha256": _checksum(listing), "listing": listing}))
-        except OSError as error:
-            needed = len(manifest.samples) * row_bytes(shape) if shape else None
-            raise _disk_error(error, directory, needed) from error
     kept = with_white([manifest.samples[i] for i in listing["kept"]], listing["white"])
     skipped = tuple(Skip(**skip) for skip in listing["skipped"])
     _check_classes(manifest, kept, skipped)
@@ -257,17 +252,3 @@ def _write_pixels(
         "skipped": [asdict(skips[place]) for place in sorted(skips)],
         "white": white,
     }
-
-
-def _disk_error(error: OSError, directory: Path, needed: int | None) -> UserError:
-    if error.errno == errno.ENOSPC:
-        existing = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(existing).free
-        bytes_needed = f"{needed / 1e6:.0f} MB are needed" if needed else "more is needed"
-        return UserError(
-            f"`data.cache_dir` (={directory}): the disk is full: {bytes_needed} for the decoded images, "
-            f"{free / 1e6:.0f} MB are free; make room or name another folder"
-        )
-    return UserError(
-        f"`data.cache_dir` (={directory}) cannot be written ({error.strerror}); name a folder that can be"
-    )

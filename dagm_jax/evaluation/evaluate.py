@@ -32,9 +32,6 @@ CHUNK_PX = 1 << 24
 NUM_THREADS = 8
 
 
-# --- validation ---------------------------------------------------------------------------------------------
-
-
 class _ImageScore(NamedTuple):
     """Prediction for a validation image without its pixels; curve: its `dice_curve`, None without a mask."""
 
@@ -131,9 +128,6 @@ def is_marked(mask: np.ndarray) -> bool:
     out.
     """
     return not mask.all()
-
-
-# --- test ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -206,11 +206,9 @@ def _make_candidates(truth: BoolArray, scores: FloatArray) -> _Candidates:
 def spread_scores(scores: ArrayLike) -> FloatArray:
     """The scores on the scale where gaps are measured: logits if all lie in [0, 1], else unchanged.
 
-    A trained network piles probabilities up at 0 and 1: between a good image at 0.001 and a defective one
-    at 0.999 half-way is 0.5 on either scale, but between 0.9 and 0.9999 it is 0.95 as a probability, a
-    breath above the good image in the network's own output, and 0.997 as a logit. Probabilities are clipped
-    to [1e-6, 1 - 1e-6]: nearer to 1 a gap would measure float32's rounding. Scores that are not bounded have no
-    logit and stay as they are.
+    A trained network piles probabilities up at 0 and 1: half-way between 0.9 and 0.9999 is 0.95 as a probability, a
+    breath above the lower one in the network's own output, and 0.997 as a logit. Probabilities are clipped to
+    [1e-6, 1 - 1e-6]: nearer to 1 a gap would measure float32's rounding.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.size and (values.min() < 0 or values.max() > 1):

@@ -102,12 +102,8 @@ class Hardest:
         """Items of all processes: hardest first, defective images before good ones."""
         items: list[GalleryItem] = []
         for label in (1, 0):
-            ranked = self._ranked[label]
-            # Only the hardest of all processes are sent.
-            keys = [entry[:2] for entry in ranked]
-            hardest = _first([key for part in processes.gather(keys) for key in part])
-            parts = processes.gather([entry for entry in ranked if entry[:2] in hardest])
-            items += [item for _, _, item in _first([entry for part in parts for entry in part])]
+            entries = [entry for part in processes.gather(self._ranked[label]) for entry in part]
+            items += [item for _, _, item in _first(entries)]
         return items
 
 

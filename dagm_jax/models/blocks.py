@@ -7,6 +7,9 @@ over all of them, which in bfloat16 stands still as soon as it is 256 times what
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -80,23 +83,24 @@ def interleave(phases: list[Array], axis: int) -> Array:
     return stacked.reshape(*shape[:axis], len(phases) * shape[axis], *shape[axis + 1 :])
 
 
-def upsample_bilinear(x: Float[Array, "b h w c"], axis: int, factor: int = 2) -> Array:
-    """``x`` at ``factor`` times the resolution along ``axis``: half-pixel centres, edges repeated."""
-    return interleave(upsample_phases(x, axis, factor), axis)
-
-
 def upsample(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b f*h f*w c"]:
     """``x`` bilinearly up-sampled by ``factor`` in both directions, half-pixel centres.
 
     Directly, not as a cascade of doublings: the second doubling would interpolate between the samples of the first
     and round off its kinks.
     """
-    return upsample_bilinear(upsample_bilinear(x, 1, factor), 2, factor)
+    for axis in (1, 2):
+        x = interleave(upsample_phases(x, axis, factor), axis)
+    return x
 
 
-def upsample2(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
-    """``x`` bilinearly up-sampled by two in both directions, half-pixel centres."""
-    return upsample(x, 2)
+@dataclass(frozen=True)
+class LayerOptions:
+    """Options of all layers of a network; axis_name: mapped axis over which pmap spreads a batch."""
+
+    norm: NormKind = "batch"
+    dtype: jnp.dtype = FLOAT32
+    axis_name: str | None = None
 
 
 class BatchNorm(nnx.Module):
@@ -202,32 +206,15 @@ class Conv(nnx.Conv):
 class ConvNormRelu(nnx.Module):
     """Conv3x3 → norm → ReLU. The convolution has a bias only where no norm follows."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        norm: NormKind,
-        dtype: jnp.dtype,
-        axis_name: str | None,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.conv = Conv(
-            in_channels,
-            out_channels,
-            3,
-            use_bias=norm == "none",
-            kernel_init=he_normal,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.norm: BatchNorm | GroupNorm | None
-        if norm == "batch":
-            self.norm = BatchNorm(out_channels, dtype=dtype, axis_name=axis_name)
-        elif norm == "group":
+    def __init__(self, in_channels: int, out_channels: int, options: LayerOptions, *, rngs: nnx.Rngs) -> None:
+        has_bias, dtype = options.norm == "none", options.dtype
+        conv = partial(Conv, use_bias=has_bias, kernel_init=he_normal, dtype=dtype, rngs=rngs)
+        self.conv = conv(in_channels, out_channels, 3)
+        self.norm: BatchNorm | GroupNorm | None = None
+        if options.norm == "batch":
+            self.norm = BatchNorm(out_channels, dtype=dtype, axis_name=options.axis_name)
+        elif options.norm == "group":
             self.norm = GroupNorm(out_channels, dtype=dtype, rngs=rngs)
-        else:
-            self.norm = None
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         x = self.conv(x)
@@ -239,23 +226,9 @@ class ConvNormRelu(nnx.Module):
 class Block(nnx.Module):
     """Block(c): two times Conv3x3 → norm → ReLU."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        norm: NormKind,
-        dtype: jnp.dtype,
-        axis_name: str | None,
-        rngs: nnx.Rngs,
-    ) -> None:
-        def layer(channels: int) -> ConvNormRelu:
-            return ConvNormRelu(
-                channels, out_channels, norm=norm, dtype=dtype, axis_name=axis_name, rngs=rngs
-            )
-
-        self.first = layer(in_channels)
-        self.second = layer(out_channels)
+    def __init__(self, in_channels: int, out_channels: int, options: LayerOptions, *, rngs: nnx.Rngs) -> None:
+        self.first = ConvNormRelu(in_channels, out_channels, options, rngs=rngs)
+        self.second = ConvNormRelu(out_channels, out_channels, options, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         return self.second(self.first(x, train=train), train=train)
@@ -290,4 +263,4 @@ class UpConv(nnx.Module):
         self.conv = Conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:
-        return self.conv(upsample2(x))
+        return self.conv(upsample(x, 2))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.models.blocks import Block, Conv, ConvTranspose2x2, check_multiple, max_pool
+from dagm_jax.models.blocks import Block, Conv, ConvTranspose2x2, LayerOptions, check_multiple, max_pool
 from dagm_jax.models.config import ConvAutoencoderConfig
 from dagm_jax.types import NetworkOutput, at_least_float32
 
@@ -35,10 +37,7 @@ class ConvAutoencoder(nnx.Module):
         dtype = jnp.dtype(config.compute_dtype)
         widths = [config.base_channels * 2**level for level in range(NUM_LEVELS)]
         z = config.bottleneck_channels
-
-        def block(channels: int, width: int) -> Block:
-            return Block(channels, width, norm=config.norm, dtype=dtype, axis_name=axis_name, rngs=rngs)
-
+        block = partial(Block, options=LayerOptions(config.norm, dtype, axis_name), rngs=rngs)
         self.dtype = dtype
         self.encoder = nnx.List(
             [block(c, width) for c, width in zip([in_channels, *widths[:-1]], widths, strict=True)]

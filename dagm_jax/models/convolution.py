@@ -7,7 +7,6 @@ docs/method.md has what the forms gain, ``python -m launch.bench.ablation`` the 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float
 
 Map = Float[Array, "b h w c"]
 Result = Float[Array, "b h w d"]
-Kernel = Float[Array, "k k c d"]
+Kernel = Float[Array, "k l c d"]
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Channels that fill less than one vector of a CPU, and how many pixels of them are taken together instead.
@@ -32,9 +31,7 @@ ROWS_PRODUCTS = 2**25
 
 
 def convolve(x: Map, kernel: Kernel) -> Result:
-    """The convolution of ``x`` with an odd ``kernel``, padded with zeros to the size of ``x``: as one operation, for
-    accelerators and for programs that others compile.
-    """
+    """The convolution of ``x`` with an odd ``kernel``, padded with zeros to the size of ``x``, as one operation."""
     y: Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
     return y
 
@@ -48,13 +45,7 @@ def apart(function: Callable[..., Array]) -> Callable[..., Array]:
     numbers are the same.
     """
     compiled = jax.jit(function)
-
-    @functools.wraps(function)
-    def call(*arrays: Array) -> Array:
-        y: Array = set_xla_metadata(compiled(*arrays), inlineable="false")
-        return y
-
-    return call
+    return lambda *arrays: set_xla_metadata(compiled(*arrays), inlineable="false")
 
 
 @jax.custom_vjp
@@ -108,9 +99,6 @@ def _batch_third(x: Map) -> Float[Array, "h w b c"]:
     return x.transpose(1, 2, 0, 3)
 
 
-# --- forms --------------------------------------------------------------------------------------------------
-
-
 def convolve_in_blocks(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
     """`convolve` for few channels: ``BLOCK_PX`` pixels of a row, which must divide the width, at a time.
 
@@ -159,7 +147,7 @@ def convolve_by_rows(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
         top / 24 - middle / 12 + bottom / 6,
         bottom,
     )
-    m = [_along_width(rows, row) for rows, row in zip(seen, taps, strict=True)]
+    m = [convolve(rows, row) for rows, row in zip(seen, taps, strict=True)]
     y = (
         m[0] + m[1] + m[2] + m[3] + m[4],
         m[1] - m[2] + 2 * m[3] - 2 * m[4],
@@ -167,8 +155,3 @@ def convolve_by_rows(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
         m[1] - m[2] + 8 * m[3] - 8 * m[4] + m[5],
     )
     return jnp.stack(y, axis=2).reshape(b, h, w, -1)
-
-
-def _along_width(x: Map, kernel: Float[Array, "1 k c d"]) -> Result:
-    y: Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
-    return y

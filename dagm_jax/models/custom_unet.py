@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.models.blocks import Block, Conv, ConvTranspose2x2, UpConv, check_multiple, max_pool, upsample2
+from dagm_jax.models.blocks import (
+    Block,
+    Conv,
+    ConvTranspose2x2,
+    LayerOptions,
+    UpConv,
+    check_multiple,
+    max_pool,
+    upsample,
+)
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.types import NetworkOutput, at_least_float32
 
@@ -36,9 +47,7 @@ class CustomUNet(nnx.Module):
         dtype = jnp.dtype(config.compute_dtype)
         widths = [config.base_channels * 2**level for level in range(NUM_LEVELS)]
 
-        def block(channels: int, width: int) -> Block:
-            return Block(channels, width, norm=config.norm, dtype=dtype, axis_name=axis_name, rngs=rngs)
-
+        block = partial(Block, options=LayerOptions(config.norm, dtype, axis_name), rngs=rngs)
         up = ConvTranspose2x2 if config.up == "conv_transpose" else UpConv
         self.extra_skips = config.extra_skips
         self.dtype = dtype
@@ -91,6 +100,6 @@ class CustomUNet(nnx.Module):
 
     def _extra_skip(self, i: int, j: int, encoded: list[Array], pooled: list[Array]) -> Array:
         if j > i:
-            return upsample2(encoded[j])
+            return upsample(encoded[j], 2)
         # pooled[j] is E_{j+1} at half its size; go on from there, so that no pooling is done twice.
         return pooled[j] if j == i - 1 else max_pool(pooled[j], 2 ** (i - j - 1))

@@ -49,13 +49,9 @@ def _scale_and_shift_backward(
     return cotangent * scale, of_scale, of_shift
 
 
-def _scale_and_shift_forward(
-    x: Map, scale: PerChannel, shift: PerChannel
-) -> tuple[Map, tuple[Map, PerChannel]]:
-    return scale_and_shift(x, scale, shift), (x, scale)
-
-
-scale_and_shift.defvjp(_scale_and_shift_forward, _scale_and_shift_backward)
+scale_and_shift.defvjp(
+    lambda x, scale, shift: (scale_and_shift(x, scale, shift), (x, scale)), _scale_and_shift_backward
+)
 
 
 def channel_sums(x: Map, y: Map) -> tuple[PerChannel, PerChannel]:

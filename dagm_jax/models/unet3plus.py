@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dagm_jax.models.blocks import (
     BatchNorm,
     Conv,
+    LayerOptions,
     add_bias,
     check_multiple,
     global_place,
@@ -39,18 +40,17 @@ class ConvBatchNormRelu(nnx.Module):
         self,
         in_channels: int,
         out_channels: int,
+        options: LayerOptions,
         *,
         factor: int = 1,
-        dtype: jnp.dtype,
-        axis_name: str | None,
         rngs: nnx.Rngs,
     ) -> None:
-        kept = parameter_dtype(dtype)
+        kept = parameter_dtype(options.dtype)
         self.kernel = nnx.Param(he_normal(rngs.params(), (3, 3, in_channels, out_channels), kept))
         self.bias = nnx.Param(jnp.zeros((out_channels,), kept))
-        self.norm = BatchNorm(out_channels, dtype=dtype, axis_name=axis_name)
+        self.norm = BatchNorm(out_channels, dtype=options.dtype, axis_name=options.axis_name)
         self.factor = factor
-        self.dtype = dtype
+        self.dtype = options.dtype
         self.convolve = convolve
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b f*h f*w d"]:
@@ -101,18 +101,9 @@ def _shift(x: Array, axis: int, by: Literal[1, -1]) -> Array:
 class EncoderStage(nnx.Module):
     """E_i: two times Conv3x3 with bias → batch norm → ReLU."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        dtype: jnp.dtype,
-        axis_name: str | None,
-        rngs: nnx.Rngs,
-    ) -> None:
-        layer = partial(ConvBatchNormRelu, dtype=dtype, axis_name=axis_name, rngs=rngs)
-        self.first = layer(in_channels, out_channels)
-        self.second = layer(out_channels, out_channels)
+    def __init__(self, in_channels: int, out_channels: int, options: LayerOptions, *, rngs: nnx.Rngs) -> None:
+        self.first = ConvBatchNormRelu(in_channels, out_channels, options, rngs=rngs)
+        self.second = ConvBatchNormRelu(out_channels, out_channels, options, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         return self.second(self.first(x, train=train), train=train)
@@ -129,12 +120,11 @@ class DecoderStage(nnx.Module):
         level: int,
         in_channels: list[int],
         base_channels: int,
+        options: LayerOptions,
         *,
-        dtype: jnp.dtype,
-        axis_name: str | None,
         rngs: nnx.Rngs,
     ) -> None:
-        layer = partial(ConvBatchNormRelu, dtype=dtype, axis_name=axis_name, rngs=rngs)
+        layer = partial(ConvBatchNormRelu, options=options, rngs=rngs)
         self.branches = nnx.List(
             [layer(c, base_channels, factor=2 ** max(j - level, 0)) for j, c in enumerate(in_channels)]
         )
@@ -168,8 +158,9 @@ class UNet3Plus(nnx.Module):
         base = config.base_channels
         widths = [base * 2**level for level in range(NUM_LEVELS)]
         fused = [*[NUM_LEVELS * base] * (NUM_LEVELS - 1), widths[-1]]
-        encoder_stage = partial(EncoderStage, dtype=self.dtype, axis_name=axis_name, rngs=rngs)
-        decoder_stage = partial(DecoderStage, dtype=self.dtype, axis_name=axis_name, rngs=rngs)
+        options = LayerOptions("batch", self.dtype, axis_name)
+        encoder_stage = partial(EncoderStage, options=options, rngs=rngs)
+        decoder_stage = partial(DecoderStage, options=options, rngs=rngs)
         self.encoder = nnx.List(
             [encoder_stage(c, d) for c, d in zip([in_channels, *widths], widths, strict=False)]
         )

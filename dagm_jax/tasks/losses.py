@@ -87,15 +87,7 @@ def ssim_map(
 
 
 def ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float) -> Float[Array, " b"]:
-    """Mean of ``ssim_map`` over channels and the windows that lie wholly inside the image, per example.
-
-    Raises ValueError for images without such a window.
-    """
-    if min(x.shape[1:3]) < SSIM_WINDOW_PX:
-        raise ValueError(
-            f"`x` (={x.shape[1]}x{x.shape[2]} px) must be at least {SSIM_WINDOW_PX}x{SSIM_WINDOW_PX} px, so that one "
-            "window of SSIM fits; take larger images"
-        )
+    """Mean of ``ssim_map`` over channels and the windows that lie wholly inside the image, per example."""
     return _ssim_inside(x, y, data_range).mean(axis=(1, 2, 3))
 
 
@@ -108,10 +100,6 @@ def _ssim_inside(
     1 - 2·μd² / (μs² + μd² + 2·C1), and (2·σxy + C2) / (σx² + σy² + C2) is 1 - 2·σd² / (σs² + σd² + 2·C2). That takes
     four moments instead of five, and however float32 rounds, equal images have exactly 1 and none more.
     """
-    if not 0 < data_range < math.inf:
-        raise ValueError(
-            f"`data_range` (={data_range}) must be positive and finite: the width of the images' range, 1 for [0, 1]"
-        )
     b, h, w, c = x.shape
     # Columns and channels as one dimension: a last dimension of 1 would cost 20 %.
     x, y = (at_least_float32(image).reshape(b, h, w * c) for image in (x, y))
@@ -145,11 +133,6 @@ def _window_means(a: Array, dim: int, stride: int) -> Array:
     )
 
 
-def _window_means_forward(a: Array, dim: int, stride: int) -> tuple[Array, None]:
-    """The means, and nothing to keep: the map is linear."""
-    return _window_means(a, dim, stride), None
-
-
 def _window_means_backward(dim: int, stride: int, _: None, cotangent: Array) -> tuple[Array]:
     """The transposed map: the window is symmetric, so it is the same sum over the cotangent within zeros."""
     pad = [(0, 0)] * cotangent.ndim
@@ -157,4 +140,5 @@ def _window_means_backward(dim: int, stride: int, _: None, cotangent: Array) -> 
     return (_window_means(jnp.pad(cotangent, pad), dim, stride),)
 
 
-_window_means.defvjp(_window_means_forward, _window_means_backward)
+# The map is linear: nothing is kept for the backward pass.
+_window_means.defvjp(lambda a, dim, stride: (_window_means(a, dim, stride), None), _window_means_backward)

@@ -30,9 +30,6 @@ BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
 GALLERY_SIDE_PX = 210
 
 
-# --- files --------------------------------------------------------------------------------------------------
-
-
 def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = False) -> None:
     """Writes the figure into ``path`` as a PNG, reduced to 256 colours if ``palette``."""
     buffer = io.BytesIO()
@@ -56,9 +53,6 @@ def style_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-# --- training -----------------------------------------------------------------------------------------------
 
 
 def series(history: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[list[int], list[float]]:
@@ -90,9 +84,6 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     panels[1].set_ylim(top=1.01)
     figure.legend(handles=panels[0].lines, loc="outside lower center", ncols=2, frameon=False)
     write_figure(figure, path)
-
-
-# --- predictions -----------------------------------------------------------------------------------------------
 
 
 def plot_confusion(counts: metrics.ImageCounts, path: str | os.PathLike[str], title: str) -> None:
@@ -147,9 +138,6 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[st
         style_axes(axes)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     write_figure(figure, path)
-
-
-# --- images -------------------------------------------------------------------------------------------------
 
 
 def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: str | os.PathLike[str]) -> None:

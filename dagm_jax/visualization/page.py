@@ -68,14 +68,6 @@ class PageEntry:
     picture_overlay: str | None = None
     error: str = ""
 
-    def __post_init__(self) -> None:
-        if self.label not in (0, 1, None):
-            raise ValueError(f"`label` (={self.label!r}) must be 0 (good), 1 (defective) or None (unknown)")
-        for name in ("picture", "picture_overlay"):
-            path = getattr(self, name)
-            if path is not None and os.path.isabs(path):
-                raise ValueError(f"`{name}` (={path!r}) must be relative to the page, which may be moved")
-
 
 def draw_pictures(
     image: UInt8,
@@ -92,9 +84,6 @@ def draw_pictures(
         Image.fromarray(layer).save(stream, format="WEBP", quality=quality, alpha_quality=80, method=2)
         files.append(stream.getvalue())
     return Pictures(*files)
-
-
-# --- the file -----------------------------------------------------------------------------------------------
 
 
 def write_page(
@@ -180,9 +169,6 @@ def _template(title: str, summary: Mapping[str, str]) -> tuple[str, Template, st
     }
     head, tail = page.split("$entries")
     return Template(head).substitute(values), Template(tail), script
-
-
-# --- the effect of every threshold --------------------------------------------------------------------------
 
 
 def make_facts(labels: Labels, scores: Floats, threshold: float) -> dict[str, Any]:

@@ -20,8 +20,12 @@ from dagm_jax.errors import UserError
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Sample
 
 SHAPE = (24, 37)  # 888 pixels: a mask of whole bytes in a row that is no multiple of 8
-FULL = r"`data\.cache_dir` \(=.*\): the disk is full: .* MB are needed .* MB are free; make room"
-CLOSED = r"`data\.cache_dir` \(=.*\) cannot be written \(.*\); name a folder"
+REFUSED = {
+    errno.ENOSPC: r"`data\.cache_dir` \(=.*\) cannot be written \(No space .*\); make room",
+    errno.EROFS: r"`data\.cache_dir` \(=.*\) cannot be written \(Read-only .*\); make it writable",
+    errno.EACCES: r"work in `data\.cache_dir` \(=.*\) met an error of the machine \(Permission denied",
+    errno.EEXIST: r"`data\.cache_dir` \(=.*\) cannot be written \(File exists: .*\); name another",
+}
 
 
 def manifest_of(samples: list[Sample]) -> Manifest:
@@ -221,14 +225,14 @@ def test_a_disk_that_takes_no_more_is_one_line(
     manifest = manifest_of(four(folder))
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "load_all", failing)
-        with pytest.raises(UserError, match=FULL if number == errno.ENOSPC else CLOSED) as error:
+        with pytest.raises(UserError, match=REFUSED[number]) as error:
             build_cache(manifest, tmp_path / "cache", SHAPE)
     assert "\n" not in str(error.value)
     assert files(tmp_path / "cache") == []
     assert len(build_cache(manifest, tmp_path / "cache", SHAPE)[1]) == 4
     assert files(tmp_path / "cache") == [".bin", ".json"]
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=CLOSED):
+    with pytest.raises(UserError, match=REFUSED[errno.EEXIST]):
         build_cache(manifest, tmp_path / "file", SHAPE)
 
 

@@ -175,11 +175,20 @@ def assert_same_run(place: Place, whole: Place, num_processes: int) -> None:
     assert len(list((place.workdir / "tensorboard").iterdir())) >= 1
 
 
+def test_two_processes_make_the_detector_of_one(make_place: Callable[[], Place], whole: Place) -> None:
+    """Would catch: batches, batch norm, sums or scores that depend on the number of processes, and two that write one
+    file."""
+    place = make_place()
+    # One process speaks.
+    assert place.run(2).count("test images") == 1
+    assert_same_run(place, whole, 2)
+
+
+@pytest.mark.long
 def test_two_processes_one_killed_and_started_again_make_the_detector_of_one(
     make_place: Callable[[], Place], whole: Place
 ) -> None:
-    """Would catch: batches, batch norm, sums or scores that depend on the number of processes, two that write one
-    file, a job that outlives a part of it, and checkpoints that only a whole job could use."""
+    """Would catch: a job that outlives a part of it, and checkpoints that only a whole job could use."""
     place = make_place()
     job = place.start(2)
     place.wait_for(job, lambda: bool(place.steps()))
@@ -190,10 +199,7 @@ def test_two_processes_one_killed_and_started_again_make_the_detector_of_one(
         "error: process 1 of 2 was ended by SIGKILL, and all were ended; the same command"
     )
     assert not (place.workdir / "report.json").exists()
-    out = place.run(2)
-    assert "resuming from the checkpoint of step 3" in out
-    # One process speaks.
-    assert out.count("test images") == 1
+    assert "resuming from the checkpoint of step 3" in place.run(2)
     assert_same_run(place, whole, 2)
 
 

@@ -107,8 +107,9 @@ def run_watched(num_steps: int, every: int, num_workers: int, folder: Path) -> W
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("num_steps", "every", "num_workers", "growth_kb"),
-    [(12, 1, 0, 30_000), pytest.param(2000, 100, 2, 15_000, marks=pytest.mark.long)],
+    [(12, 1, 0, 30_000), (2000, 100, 2, 15_000)],
 )
+@pytest.mark.long
 def test_a_run_holds_no_more_at_its_end_than_at_its_beginning(
     num_steps: int, every: int, num_workers: int, growth_kb: int, tmp_path: Path
 ) -> None:

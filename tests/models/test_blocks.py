@@ -16,10 +16,10 @@ from dagm_jax.models.blocks import (
     Conv,
     ConvTranspose2x2,
     GroupNorm,
+    LayerOptions,
     UpConv,
     max_pool,
-    upsample2,
-    upsample_bilinear,
+    upsample,
 )
 
 EPSILON = 1e-5
@@ -72,28 +72,27 @@ def test_max_pool_by_fours_is_max_pool_twice() -> None:
     np.testing.assert_array_equal(max_pool(x, 4), max_pool(max_pool(x)))
 
 
-def test_upsample2_is_the_general_resize_with_half_pixel_centres() -> None:
+def test_upsampling_by_two_is_the_general_resize_with_half_pixel_centres() -> None:
     """Would catch: aligned corners, swapped neighbours and a shift of half a pixel, up to the border."""
     x = numbers(2, 5, 3, 4)
     np.testing.assert_allclose(
-        upsample2(x), jax.image.resize(x, (2, 10, 6, 4), "linear"), rtol=1e-5, atol=1e-6
+        upsample(x, 2), jax.image.resize(x, (2, 10, 6, 4), "linear"), rtol=1e-5, atol=1e-6
     )
 
 
-def test_upsample2_by_hand() -> None:
+def test_upsampling_by_two_by_hand() -> None:
     """Would catch: borders that fade to zero or wrap round instead of repeating the edge."""
     x = jnp.array([0.0, 8.0, 4.0]).reshape(1, 1, 3, 1)
     expected = [0.0, 2.0, 6.0, 7.0, 5.0, 4.0]
-    assert upsample_bilinear(x, 2)[0, 0, :, 0].tolist() == expected
-    assert upsample2(x)[0, :, :, 0].tolist() == [expected, expected]
-    assert upsample_bilinear(x.reshape(1, 3, 1, 1), 1)[0, :, 0, 0].tolist() == expected
+    assert upsample(x, 2)[0, :, :, 0].tolist() == [expected, expected]
+    assert upsample(x.reshape(1, 3, 1, 1), 2)[0, :, 0, 0].tolist() == expected
 
 
-def test_upsample2_of_one_pixel_and_gradient() -> None:
+def test_upsampling_by_two_of_one_pixel_and_gradient() -> None:
     """Catches a failure at the deepest level of the smallest image, and weights that do not add up to one."""
     one = jnp.full((1, 1, 1, 2), 3.0)
-    np.testing.assert_array_equal(upsample2(one), np.full((1, 2, 2, 2), 3.0))
-    gradient = jax.grad(lambda v: upsample2(v).sum())(jnp.ones((1, 4, 3, 1)))
+    np.testing.assert_array_equal(upsample(one, 2), np.full((1, 2, 2, 2), 3.0))
+    gradient = jax.grad(lambda v: upsample(v, 2).sum())(jnp.ones((1, 4, 3, 1)))
     np.testing.assert_allclose(gradient, np.full((1, 4, 3, 1), 4.0), rtol=1e-6)
 
 
@@ -282,7 +281,7 @@ def test_group_norm_by_hand(channels: int, group_size: int) -> None:
 @pytest.mark.parametrize(("norm", "has_bias"), [("batch", False), ("group", False), ("none", True)])
 def test_block_has_a_bias_only_where_no_norm_follows(norm: Any, has_bias: bool) -> None:
     """Would catch: a bias that the norm would cancel, a missing one, and a block without its last ReLU."""
-    block = Block(2, 3, norm=norm, dtype=jnp.dtype("float32"), axis_name=None, rngs=nnx.Rngs(0))
+    block = Block(2, 3, LayerOptions(norm), rngs=nnx.Rngs(0))
     for layer in (block.first, block.second):
         assert (layer.conv.bias is not None) == has_bias
     y = np.asarray(block(numbers(1, 4, 4, 2), train=True))

@@ -19,7 +19,7 @@ from dagm_jax.data.slicing import make_slicer, slice_labels
 from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.evaluation.step import MOST_SLICES, make_eval_step, most_slices
 from dagm_jax.experiment.trained_model import build_network
-from dagm_jax.models.blocks import FLOAT32, Block, Conv
+from dagm_jax.models.blocks import FLOAT32, Block, Conv, LayerOptions
 from dagm_jax.models.config import NormKind
 from dagm_jax.models.network import Network, make_network
 from dagm_jax.tasks.base import LossOutput, SlicePrediction, Task
@@ -59,7 +59,7 @@ class Shallow(nnx.Module):
         axis_name: str | None = None,
         dtype: jnp.dtype = FLOAT32,
     ) -> None:
-        self.block = Block(2, 4, norm=norm, dtype=dtype, axis_name=axis_name, rngs=rngs)
+        self.block = Block(2, 4, LayerOptions(norm, dtype, axis_name), rngs=rngs)
         self.head = Conv(4, 1, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> NetworkOutput:

@@ -74,9 +74,6 @@ def class_numbers(root: Path) -> tuple[int, ...]:
     return tuple(sorted(_class_folders(root)))
 
 
-# --- folders ---
-
-
 def _class_folders(root: Path) -> dict[int, list[Path]]:
     """Class number -> its ClassN and ClassN_def folders, at the shallowest level that has any."""
     found = [root] if _class_name(root) else []
@@ -177,9 +174,6 @@ def _skip_stranger(entry: Path, skips: Skips) -> None:
         skips.add(entry, "not a DAGM file name (expected e.g. 0595.PNG, Label/0595_label.PNG)")
 
 
-# --- one class ---
-
-
 def _read_class(class_id: int, folders: Mapping[int, list[Path]], skips: Skips) -> list[Sample]:
     """The samples of one class; raises UserError for absent, doubled and unusable classes."""
     if class_id not in folders:
@@ -249,9 +243,6 @@ def _number_files(
         else:
             found[number] = entry
     return dict(sorted(found.items()))
-
-
-# --- label files ---
 
 
 def _read_rows(

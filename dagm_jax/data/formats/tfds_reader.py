@@ -92,9 +92,6 @@ def _damage(root: Path, folder: Path, what: str) -> UserError:
     return root_error(root, f": {name} {printable(what)}; prepare it again with dagm-jax prepare")
 
 
-# --- records ---
-
-
 def _read_records(root: Path, folder: Path) -> list[Sample]:
     """The records of a set by class, then train before test, then place; raises UserError for a damaged set."""
     found = []

@@ -46,7 +46,11 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint
         case Photo():
             image = read_photo(sample.image, shape)
         case Drawn():
-            image, own_mask = _draw(sample.image, sample.label, shape)
+            drawn, size_px = sample.image, (shape or DAGM_SHAPE)[0]
+            picture = procedural.draw(
+                drawn.class_id, drawn.index, seed=drawn.seed, defective=sample.label == 1, size_px=size_px
+            )
+            image, own_mask = picture.image, picture.mask
         case Stored():
             image, own_mask = _read_stored(sample.image, sample.image_id, shape)
     try:
@@ -103,20 +107,6 @@ def in_threads(
         while pending:
             yield pending.pop(0).result()
             pending += [pool.submit(function, item) for item in islice(waiting, 1)]
-
-
-def _draw(
-    drawn: Drawn, label: int, shape: tuple[int, int] | None
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Image and mask of a procedural picture; raises BadImage for a shape that is not square."""
-    height, width = shape or DAGM_SHAPE
-    if height != width:
-        raise BadImage(f"{drawn}: procedural images are square, not {height}x{width}")
-    defective = bool(label)
-    picture = procedural.draw(
-        drawn.class_id, drawn.index, seed=drawn.seed, defective=defective, size_px=height
-    )
-    return picture.image, picture.mask
 
 
 def _read_stored(

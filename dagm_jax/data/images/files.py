@@ -161,6 +161,19 @@ def to_grey(picture: Image.Image, path: Path | str, colour: Colour) -> NDArray[n
     return values
 
 
+def read_grey(
+    data: bytes, path: Path | str, shape: tuple[int, int] | None, why: str, colour: Colour
+) -> NDArray[np.uint8 | np.uint16]:
+    """Grey values (see `to_grey`) of the picture in a file's bytes, which messages call ``path``; raises BadImage.
+
+    shape: the (h, w) that it must have, None for any; ``why`` says where it comes from. Without colours, as in DAGM,
+    PNG files alone are taken.
+    """
+    with open_image(data, path, ("PNG",) if colour == "refused" else FORMATS) as picture:
+        check_shape(picture, path, shape, why)
+        return to_grey(picture, path, colour)
+
+
 def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int | None) -> NDArray[np.uint8]:
     """uint8 values as they are, uint16 values as 255 · value / white, rounded; white and more become 255."""
     if values.dtype == np.uint16:

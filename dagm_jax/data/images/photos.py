@@ -9,19 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images.files import (
-    MODES_16,
-    SIZE_OF_IMAGE,
-    SIZE_OF_SET,
-    WHITE_16,
-    Colour,
-    check_shape,
-    open_header,
-    open_image,
-    read_bytes,
-    to_8_bits,
-    to_grey,
-)
+from dagm_jax.data.images import files
 from dagm_jax.types import Photo, Sample
 
 _THREADS = 4
@@ -35,7 +23,7 @@ def read_photo(photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]
     ``shape`` is the (h, w) that it must have, None for any. Takes PNG, JPEG, BMP and TIFF of one picture. Raises
     BadImage.
     """
-    return to_8_bits(_read_values(photo, shape, SIZE_OF_SET, "luma"), photo.white)
+    return files.to_8_bits(_read(photo, shape, files.SIZE_OF_SET, "luma"), photo.white)
 
 
 def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -44,7 +32,7 @@ def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
     A largest value below 32 says that the values are such numbers. In colours the strongest channel counts. Raises
     BadImage.
     """
-    values = _read_values(photo, shape, SIZE_OF_IMAGE, "strongest")
+    values = _read(photo, shape, files.SIZE_OF_IMAGE, "strongest")
     largest = int(values.max())
     return values > (largest / 2 if largest >= _LEAST_MASK_WHITE else 0)
 
@@ -60,9 +48,9 @@ def find_white(photos: Sequence[Photo], heartbeat: Callable[[], None] = lambda: 
             # A pipe would be waited for.
             if not photo.path.is_file():
                 return 0
-            with open_header(photo.path) as picture:
-                is_16_bit = picture.mode in MODES_16
-            return int(_read_values(photo, None, "", "luma").max()) if is_16_bit else 0
+            with files.open_header(photo.path) as picture:
+                is_16_bit = picture.mode in files.MODES_16
+            return int(_read(photo, None, "", "luma").max()) if is_16_bit else 0
         except Exception:  # a decoder that is fed garbage may raise anything; `load` will say what is wrong
             return 0
 
@@ -71,7 +59,7 @@ def find_white(photos: Sequence[Photo], heartbeat: Callable[[], None] = lambda: 
         for value in pool.map(highest, photos):
             most = max(most, value)
             heartbeat()
-    return int(2 ** max(8, most.bit_length()) - 1) if most else WHITE_16
+    return int(2 ** max(8, most.bit_length()) - 1) if most else files.WHITE_16
 
 
 def with_white(samples: Sequence[Sample], white: int | None) -> tuple[Sample, ...]:
@@ -85,10 +73,7 @@ def with_white(samples: Sequence[Sample], white: int | None) -> tuple[Sample, ..
     return tuple(map(completed, samples))
 
 
-def _read_values(
-    photo: Photo, shape: tuple[int, int] | None, why: str, colour: Colour
+def _read(
+    photo: Photo, shape: tuple[int, int] | None, why: str, colour: files.Colour
 ) -> NDArray[np.uint8 | np.uint16]:
-    """Grey values uint8 or uint16 [h w] of the file; ``why`` says where ``shape`` comes from."""
-    with open_image(read_bytes(photo.path), photo.path) as picture:
-        check_shape(picture, photo.path, shape, why)
-        return to_grey(picture, photo.path, colour)
+    return files.read_grey(files.read_bytes(photo.path), photo.path, shape, why, colour)

@@ -7,17 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images.files import (
-    SIZE_OF_IMAGE,
-    SIZE_OF_SET,
-    check_shape,
-    open_image,
-    read_bytes,
-    to_8_bits,
-    to_grey,
-)
+from dagm_jax.data.images.files import SIZE_OF_IMAGE, SIZE_OF_SET, read_bytes, read_grey, to_8_bits
 
-FORMATS = ("PNG",)
 # Grey value above which a pixel of a mask is defective.
 _HALF = 127
 
@@ -42,13 +33,9 @@ def read_mask(path: Path, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
 
 def decode_image(data: bytes, path: Path | str, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
     """`read_image` of a file's bytes, which messages call ``path``; raises BadImage."""
-    with open_image(data, path, FORMATS) as picture:
-        check_shape(picture, path, shape, SIZE_OF_SET)
-        return to_8_bits(to_grey(picture, path, "refused"), None)
+    return to_8_bits(read_grey(data, path, shape, SIZE_OF_SET, "refused"), None)
 
 
 def decode_mask(data: bytes, path: Path | str, shape: tuple[int, int] | None) -> NDArray[np.bool_]:
     """`read_mask` of a file's bytes, which messages call ``path``; raises BadImage."""
-    with open_image(data, path, FORMATS) as picture:
-        check_shape(picture, path, shape, SIZE_OF_IMAGE)
-        return to_grey(picture, path, "refused") > _HALF
+    return read_grey(data, path, shape, SIZE_OF_IMAGE, "refused") > _HALF

@@ -27,7 +27,6 @@ from dagm_jax.data.procedural import (
     class_10,
 )
 from dagm_jax.data.procedural.relief import keep_frame
-from dagm_jax.errors import UserError
 from dagm_jax.types import Ellipse
 
 
@@ -62,7 +61,6 @@ _RECIPES: dict[int, _Recipe] = {
 CLASSES: tuple[int, ...] = tuple(_RECIPES)
 # Raised when any class is drawn otherwise than before, so that images kept from then are not taken for these.
 VERSION = 2
-MIN_SIZE_PX = 128  # an amoeba of class 1 spans up to 90 px and has to leave some texture around it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +73,7 @@ class Drawing:
 
 
 def draw(class_id: int, index: int, *, seed: int, defective: bool, size_px: int = 512) -> Drawing:
-    """One square image with its weak mask; the mask is a filled ellipse that holds the whole defect.
+    """One square image of at least 128 px with its weak mask, a filled ellipse that holds the whole defect.
 
     The same arguments give the same pixels. A good and a defective image of one index have unrelated
     textures, so that no defective image has its clean twin among the good ones.
@@ -89,7 +87,6 @@ def draw_with_twin(
     class_id: int, index: int, seed: int, defective: bool, size_px: int
 ) -> tuple[np.ndarray, np.ndarray, Ellipse | None]:
     """The image, the same image without its defect (both uint8 [h w]), and the ellipse or None."""
-    _check(class_id, index, seed, size_px)
     rng = np.random.default_rng(np.random.SeedSequence([seed, class_id, index, int(defective)]))
     recipe = _RECIPES[class_id]
     clean = recipe.texture(rng, seed, size_px)
@@ -102,19 +99,6 @@ def draw_with_twin(
     if recipe.framed:
         keep_frame(damaged, clean)
     return _to_uint8(damaged), _to_uint8(clean), ellipse
-
-
-def _check(class_id: int, index: int, seed: int, size_px: int) -> None:
-    """Nothing, or a UserError that names the argument at fault."""
-    if class_id not in _RECIPES:
-        known = ", ".join(map(str, CLASSES))
-        raise UserError(
-            f"class_id={class_id}: only the classes {known} can be drawn; choose one of them, or read"
-            " this class's real images from a data root"
-        )
-    for name, value, least in (("index", index, 0), ("seed", seed, 0), ("size_px", size_px, MIN_SIZE_PX)):
-        if value < least:
-            raise UserError(f"{name}={value}: must be at least {least}; pass {least} or more")
 
 
 def _stretch(image: np.ndarray) -> None:
