@@ -210,11 +210,13 @@ class ConvNormRelu(nnx.Module):
         has_bias, dtype = options.norm == "none", options.dtype
         conv = partial(Conv, use_bias=has_bias, kernel_init=he_normal, dtype=dtype, rngs=rngs)
         self.conv = conv(in_channels, out_channels, 3)
-        self.norm: BatchNorm | GroupNorm | None = None
+        self.norm: BatchNorm | GroupNorm | None
         if options.norm == "batch":
             self.norm = BatchNorm(out_channels, dtype=dtype, axis_name=options.axis_name)
         elif options.norm == "group":
             self.norm = GroupNorm(out_channels, dtype=dtype, rngs=rngs)
+        else:
+            self.norm = None
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         x = self.conv(x)

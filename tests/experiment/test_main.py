@@ -295,6 +295,7 @@ def test_killed_and_terminated_run_ends_like_a_whole_one(shell: Shell, whole: Ru
     assert_same_run(finished(done, workdir), whole)
 
 
+@pytest.mark.long
 def test_run_killed_while_testing_ends_like_a_whole_one_with_any_workers(
     shell: Shell, whole: Run, tmp_path: Path
 ) -> None:

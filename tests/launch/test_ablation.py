@@ -16,6 +16,7 @@ from launch.bench import ablation, subject, timing
 NARROW = ["--config.model.base_channels=1", "--config.slicing.slice_px=16", *ablation.FEW_IMAGES]
 
 
+@pytest.mark.long
 def test_each_row_is_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: a row that runs the program of another, for example because jax has traced it before."""
     take = subject.take_devices

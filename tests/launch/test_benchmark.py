@@ -395,6 +395,7 @@ def test_the_step_takes_the_form_of_its_devices(tmp_path: Path) -> None:
     assert all(len(each) > 1 for each in orders.values())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick_compiles")
 def test_figures_of_a_batch_in_parts_are_of_all_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -271,8 +271,7 @@ def reference(x: np.ndarray, params: Any, stats: Any, extra_skips: str) -> np.nd
     return conv(d, params["head"])
 
 
-@pytest.mark.parametrize("up", UPS)
-@pytest.mark.parametrize("extra_skips", EXTRA_SKIPS)
+@pytest.mark.parametrize(("extra_skips", "up"), zip(EXTRA_SKIPS, 3 * UPS, strict=False))
 def test_forward_pass_is_that_of_the_description(extra_skips: str, up: str) -> None:
     """Catches skips in another order, a stage pooled once too often, and the ups of two levels exchanged."""
     graphdef, params, stats = nnx.split(build(extra_skips=extra_skips, up=up), nnx.Param, nnx.BatchStat)
