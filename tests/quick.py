@@ -1,7 +1,7 @@
 """How tests have programs compiled: most of a test's time is compilation, which XLA's first level makes shorter.
 
-Level 0 is shorter still, and wrong: under it the gradients of these networks are not finite (jaxlib 0.10.2). Without the
-emitters of fusions a network compiles in three quarters of the time.
+Level 0 is shorter still, and wrong: under it the gradients of these networks are not finite (jaxlib 0.10.2). Without
+the emitters of fusions a network compiles in three quarters of the time.
 """
 
 from __future__ import annotations
