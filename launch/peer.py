@@ -33,9 +33,6 @@ def build(config: Config, *, in_channels: int, out_channels: int) -> CustomUNet 
     return networks[type(config)](config, in_channels=in_channels, out_channels=out_channels)  # type: ignore[no-any-return]
 
 
-# --- layers -------------------------------------------------------------------------------------------------
-
-
 def make_norm(kind: Norm, channels: int) -> nn.Module:
     """Batch norm keeping .9 of the running statistics; group norm with the largest even groups of up to 8; nothing."""
     if kind == "batch":
@@ -114,9 +111,6 @@ def encode(encoder: nn.ModuleList, x: torch.Tensor) -> list[torch.Tensor]:
     for stage in encoder:
         maps.append(stage(resample(maps[-1], 0, 1) if maps else x))
     return maps
-
-
-# --- networks -----------------------------------------------------------------------------------------------
 
 
 class CustomUNet(nn.Module):
@@ -237,8 +231,6 @@ class UNet3Plus(nn.Module):
             logits = [resample(head(maps[i]), i, 0).float() for i, head in enumerate(self.heads)]
             return NetworkOutput(logits[0], tuple(logits[1:]), class_logits)
 
-
-# --- weights ------------------------------------------------------------------------------------------------
 
 # Last part of a name in flax → in torch.
 TENSORS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}

@@ -34,9 +34,6 @@ DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
 
 
-# --- loss -----------------------------------------------------------------------------------------------------
-
-
 def make_ssim(device: torch.device) -> pytorch_msssim.SSIM:
     """SSIM whose window is made once, on ``device``; made at each call, the device would wait for it."""
     ssim = pytorch_msssim.SSIM(data_range=1.0, channel=1)
@@ -83,9 +80,6 @@ def batch_loss(
         classes = functional.cross_entropy(output.class_logits, label.clamp(min=0).long(), reduction="none")
         loss = loss + task.class_weight * torch.where(label >= 0, classes, 0.0).mean()
     return loss
-
-
-# --- training and inference ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,6 @@ class Statistic(NamedTuple):
     undefined: int
 
 
-# --- figures of a report --------------------------------------------------------------------------------------
-
-
 def counts_of(reports: Iterable[Report]) -> ImageCounts:
     """The confusion matrix of all test images of these reports together."""
     tests = [report["test"] for report in reports]
@@ -64,9 +61,6 @@ def differences(ours: Figures, base: Figures) -> Figures:
     """NAME + ``_difference``: ours less the base's, None where either is undefined."""
     pairs = {name: (ours[name], base.get(name)) for name in PAIRED}
     return {f"{name}_difference": None if a is None or b is None else a - b for name, (a, b) in pairs.items()}
-
-
-# --- statistics -----------------------------------------------------------------------------------------------
 
 
 def statistic(values: Sequence[float | None]) -> Statistic:

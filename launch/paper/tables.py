@@ -87,9 +87,6 @@ class Table:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-# --- text -----------------------------------------------------------------------------------------------------
-
-
 def number(value: float | None, decimals: int = RATE_DECIMALS, sign: str = "") -> str:
     """The value with so many decimals, or NOTHING."""
     return NOTHING if value is None else f"{value:{sign}.{decimals}f}"
@@ -165,9 +162,6 @@ def provenance(reports: Collection[Report], command: str) -> list[str]:
     return [f"Command: `{command}`", *notes]
 
 
-# --- Table I --------------------------------------------------------------------------------------------------
-
-
 def model_rows(grid: Grid, task: str, model: str) -> list[Row]:
     """The rows of one model in Table I, with the printed values and the interval of the accuracy."""
     reports, classes = grid.select(task=task, model=model, variant=BASE), grid.plan.classes
@@ -215,9 +209,6 @@ def table_1(grid: Grid, task: str) -> Table:
     return Table(f"Table I: {task}", provenance(reports.values(), grid.command), columns, rows, notes)
 
 
-# --- ablation -------------------------------------------------------------------------------------------------
-
-
 def ablation_table(grid: Grid, task: str) -> Table:
     """The ablation: the customised U-Net with one thing taken away at a time."""
     variants, plan = (BASE, *ablations(task)), grid.plan
@@ -239,9 +230,6 @@ def ablation_table(grid: Grid, task: str) -> Table:
     header = provenance(reports.values(), grid.command)
     columns = {**first_columns(plan, "variant"), **figure_columns(ABLATION_FIGURES)}
     return Table(f"Ablation: {task}", header, columns, rows, notes)
-
-
-# --- models ---------------------------------------------------------------------------------------------------
 
 
 def model_row(reports: Mapping[Cell, Report]) -> Row:
@@ -292,9 +280,6 @@ def models_table(grid: Grid) -> Table:
         "Training slices/s: steps alone. Executing slices/s: from files to decisions. Means over the cells.",
     ]
     return Table("Models", header, columns, [model_row(reports) for reports in groups], notes)
-
-
-# --- Table II -------------------------------------------------------------------------------------------------
 
 
 def table_2(grid: Grid) -> Table:

@@ -58,9 +58,6 @@ def moves_of(config: AugmentConfig, size: tuple[int, int], num_seeds: int) -> Co
     return seen
 
 
-# --- the eight moves ---
-
-
 @pytest.mark.parametrize(
     ("turns", "flip", "expected"),
     [
@@ -120,9 +117,6 @@ def test_one_option_leaves_the_other_ones_draws_alone() -> None:
         flipped, _ = augment(image, mask, AugmentConfig(rotate90=False), np.random.default_rng(seed))
         turns = next(k for k in range(4) if np.array_equal(turned, np.rot90(image, k)))
         np.testing.assert_array_equal(both, np.rot90(flipped, turns))
-
-
-# --- small angles and shifts ---
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -195,9 +189,6 @@ def test_a_shift_moves_rows_by_its_first_number_and_mirrors_the_border() -> None
     ramp = np.broadcast_to(np.arange(0, 160, 5, np.uint8), (32, 32)).copy()
     moved, _ = rotate_and_crop(ramp, np.zeros(ramp.shape, bool), 0.0, (0.0, 6.0))
     assert moved[10, :13].tolist() == [30, 25, 20, 15, 10, 5, 0, 5, 10, 15, 20, 25, 30]
-
-
-# --- determinism and refusals ---
 
 
 def test_same_generator_same_move_and_the_input_stays() -> None:

@@ -82,9 +82,6 @@ def files(directory: Path) -> list[str]:
     return sorted(path.suffix for path in directory.iterdir()) if directory.exists() else []
 
 
-# --- round trip ---
-
-
 # --- what is left out ---
 
 
@@ -121,9 +118,6 @@ def test_a_class_with_nothing_readable_is_refused(folder: Path, tmp_path: Path) 
         match=r"`data\.classes`: no image of class 8 could be read; the first of 2: x: .*x\.png: file is empty",
     ):
         build_cache(manifest_of(samples), tmp_path / "cache", SHAPE)
-
-
-# --- once, and whole ---
 
 
 def test_a_second_build_decodes_nothing(folder: Path, tmp_path: Path, decoded: list[list[str]]) -> None:
@@ -202,9 +196,6 @@ def test_a_damaged_cache_is_written_again(
     again, same = build_cache(manifest, tmp_path / "cache", SHAPE)
     assert (again, same) == (first, cache) and len(decoded) == 2
     np.testing.assert_array_equal(same[3][0], noise(3))
-
-
-# --- disks ---
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

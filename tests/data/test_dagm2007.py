@@ -52,9 +52,6 @@ def everything(builder: Any) -> dict[str, list[tuple[object, ...]]]:
     }
 
 
-# --- what goes in comes out ---
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_dagm.layout_a(tmp_path_factory.mktemp("layout_a"))
@@ -145,9 +142,6 @@ def test_the_box_is_the_smallest_that_holds_every_set_pixel(points: list[tuple[i
     assert inner[0].any() and inner[-1].any() and inner[:, 0].any() and inner[:, -1].any()
 
 
-# --- what is refused ---
-
-
 def test_a_class_that_is_not_as_published_leaves_no_set(tmp_path: Path) -> None:
     """Would catch: a set that is written first and checked later; a builder that checks names alone."""
     small_dagm.layout_a(tmp_path / "in")
@@ -158,9 +152,6 @@ def test_a_class_that_is_not_as_published_leaves_no_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 missing: Class1/Test/0004"):
         prepare(tmp_path / "out", source=tmp_path / "in")
     assert not list((tmp_path / "out").rglob("*array_record*")) + list((tmp_path / "out").rglob("1.0.0"))
-
-
-# --- downloads ---
 
 
 @pytest.fixture

@@ -51,9 +51,6 @@ def refused(path: Path, match: str, shape: tuple[int, int] | None = None) -> Non
         assert path.name in str(caught.value)
 
 
-# --- what is read ---
-
-
 def test_grey_image_comes_out_unchanged(tmp_path: Path) -> None:
     """Would catch: exchanged axes, a lossy conversion, another dtype."""
     image = read_image(grey(tmp_path / "a.PNG"), SIZE)
@@ -92,9 +89,6 @@ def test_mask_is_cut_at_half(tmp_path: Path, value: int) -> None:
     assert mask.dtype == np.bool_
     assert mask.shape == SIZE
     assert mask.all() == mask.any() == (value > 127)
-
-
-# --- what is refused ---
 
 
 def test_files_that_are_no_image(tmp_path: Path) -> None:
@@ -211,9 +205,6 @@ def test_animated(tmp_path: Path) -> None:
     refused(path, "animated")
 
 
-# --- records ---
-
-
 def test_load_with_mask_file(tmp_path: Path) -> None:
     """Would catch: a degenerate mask of two pixels refused, cleaned away, or its image called good;
     a bilevel mask of 0 and 1 that falls below the cut."""
@@ -257,9 +248,6 @@ def test_load_refuses_an_empty_mask_of_a_defective_image(tmp_path: Path) -> None
     for mask in (ones, Ellipse(3, 3, 0, 5000, 5000)):
         with pytest.raises(BadImage, match="x/1: labelled defective, but mask is empty"):
             load(Sample("x/1", 1, 1, None, image, mask), SIZE)
-
-
-# --- the real images ---
 
 
 def test_real_class_8() -> None:

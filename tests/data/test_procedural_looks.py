@@ -125,9 +125,6 @@ def border(image: np.ndarray, depth: int) -> np.ndarray:
     return np.concatenate([image[depth, inner], image[far, inner], image[inner, depth], image[inner, far]])
 
 
-# --- textures ---
-
-
 def test_brightness_and_contrast(album: Album) -> None:
     """Catches a texture that drifts from the real class in level or contrast, and images all of one level."""
     means = album.good.mean(axis=(1, 2))
@@ -228,9 +225,6 @@ def test_class_9_is_made_of_blobs(album: Album) -> None:
         curve = [np.mean([autocorrelation(x, lag) for x in images[:6]]) for lag in range(1, 33)]
         assert 6 <= next(lag for lag, value in enumerate(curve, 1) if value < 1 / np.e) <= 8
         assert min(curve) < -0.08 and abs(curve[-1]) < 0.08
-
-
-# --- defects ---
 
 
 def test_defect_stays_inside_its_ellipse(album: Album) -> None:

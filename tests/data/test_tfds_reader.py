@@ -68,9 +68,6 @@ def essence(manifest: Manifest) -> list[tuple[object, ...]]:
     return [(r.image_id, r.class_id, r.label, r.half, r.mask is None) for r in manifest.samples]
 
 
-# --- the same manifest as on folders ---
-
-
 def test_a_set_gives_the_manifest_of_its_source(whole: Path, source: Path) -> None:
     """Would catch: order, ids, labels or splits that depend on where the images lie; a folder not recognised."""
     manifest = find(whole)
@@ -135,9 +132,6 @@ def test_other_folders_are_not_taken_for_prepared_sets(tmp_path: Path, source: P
     (tmp_path / "dagm2007").symlink_to(source)
     for root in (tmp_path, tmp_path / "dagm2007", source / "Class8", tmp_path / "nowhere"):
         assert not is_prepared(root)
-
-
-# --- what is refused, in one line ---
 
 
 def edit_info(folder: Path, **values: object) -> None:

@@ -52,9 +52,6 @@ def whole(root: Path, truth: Truth, class_id: int = 1) -> tuple[Sample, ...]:
     return check_whole(read_tree(root, (class_id,)), class_id, truth)
 
 
-# --- the table ---
-
-
 def test_the_shipped_table_has_the_published_counts() -> None:
     """Would catch: a table with a class swapped, cut off, or its splits exchanged (Test is the LOW half)."""
     table = read_truth()
@@ -84,9 +81,6 @@ def test_the_shipped_table_is_the_reference_list(real: Path) -> None:
                 int(name[-4:]) for name in labels if f"/{split.capitalize()}/" in name and labels[name]
             ]
             assert defective == reference[f"Class{class_id}"][f"{split}_defective"]
-
-
-# --- whole classes ---
 
 
 def test_layout_a_comes_out_in_order_under_official_ids(tmp_path: Path, truth: Truth) -> None:
@@ -157,9 +151,6 @@ def test_every_difference_is_one_line_that_names_the_files(
         assert message in text
 
 
-# --- pixels ---
-
-
 @pytest.mark.parametrize(
     ("name", "pixels", "message"),
     [
@@ -193,9 +184,6 @@ def test_many_bad_files_make_a_short_message(tmp_path: Path) -> None:
         (tmp_path / f"Class1/Test/{number:04d}.PNG").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"9 of 22 images differ.*0001\.PNG.*and 4 more"):
         check_pixels(samples)
-
-
-# --- real images ---
 
 
 def test_half_of_real_class_8_is_no_data_set_but_fit_for_the_main_job(real: Path) -> None:

@@ -191,9 +191,6 @@ def test_a_part_of_the_flags_is_refused(flags: tuple[Any, Any, Any], message: st
     assert connect(None, None, None, is_cluster=False, timeout_s=1, on_silence=lambda seconds: None) is ALONE
 
 
-# --- without jax.distributed --------------------------------------------------------------------------------
-
-
 def test_a_job_of_one_exchanges_nothing() -> None:
     """Would catch: a run of one process that pickles, compiles or waits for what it has already."""
     value = [lambda: 1]  # cannot be pickled

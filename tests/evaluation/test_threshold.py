@@ -193,9 +193,6 @@ def test_broken_thresholds_are_refused() -> None:
         Thresholds(math.nan, 0.5, "f1")
 
 
-# --- good images alone ---
-
-
 def test_normals_threshold_is_the_gumbel_quantile_of_scipy() -> None:
     """Would catch: a wrong sign or moment in the quantile, which moves every decision of reconstruction."""
     rng = np.random.default_rng(0)

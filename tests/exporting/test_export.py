@@ -97,9 +97,6 @@ def test_a_threshold_between_float32_numbers_decides_as_in_float64() -> None:
             assert (score >= inference_fn.float32_at_least(threshold)) == (float(score) >= threshold)
 
 
-# --- the program ---
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_the_program_judges_as_the_run_does_from_any_batch(task: str) -> None:
     """Would catch: another padding, another cut, a map where slices count, a batch size that is fixed, one platform."""
@@ -114,9 +111,6 @@ def test_the_program_judges_as_the_run_does_from_any_batch(task: str) -> None:
     np.testing.assert_array_equal(defective, detector.rule.decide(scores))
     assert set(defective) == {False, True}
     np.testing.assert_array_equal(mask, maps >= detector.rule.pixel_threshold)
-
-
-# --- the command ---
 
 
 def test_the_file_is_an_inspector_like_its_run(workdir: Path, stablehlo: Path) -> None:
@@ -268,9 +262,6 @@ def test_mistakes_are_named(arguments: tuple[str, ...], named: str, workdir: Pat
     argv = [argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments]
     with pytest.raises(UserError, match=named):
         command.main(["export", *argv])
-
-
-# --- ONNX ---
 
 
 @pytest.mark.onnx

@@ -50,9 +50,6 @@ def used_and_listed(root: Path, cache: Path, **options: Any) -> tuple[Manifest, 
     return whole, {skip.what: skip.reason for skip in whole.skipped}
 
 
-# --- copies -------------------------------------------------------------------------------------------------
-
-
 def table(folder: Path, rows: list[tuple[str, int, Label, str]]) -> Path:
     """A CSV table of (name, seed of its pixels, label, half), and its images."""
     lines = ["path,label,mask,split"]
@@ -123,9 +120,6 @@ def test_copies_leave_no_gaps_among_those_that_are_used(tmp_path: Path, mask_of_
     assert all("one label is wrong" in reason for reason in listed.values())
 
 
-# --- labels and masks ---------------------------------------------------------------------------------------
-
-
 def test_layout_a_lists_labels_that_masks_contradict(tmp_path: Path) -> None:
     """Would catch: a defective image taught as good all over, and a good one whose mask nobody has looked at."""
     root = layout_a(tmp_path / "dagm")
@@ -179,9 +173,6 @@ def test_prepared_sets_list_labels_that_masks_contradict(
         decode.load(Sample("x", 1, 0, "train", Stored(tmp_path, "train", 0), None), None)
 
 
-# --- sizes --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("edge_px", "judged_at_a_time", "match"),
     [
@@ -207,9 +198,6 @@ def test_a_common_size_that_no_detector_may_have_is_refused_before_training(
     with pytest.raises(UserError, match=match) as caught:
         prepare_data(config, Workdir(tmp_path / "run"))
     assert "\n" not in str(caught.value)
-
-
-# --- no contrast, no numbers --------------------------------------------------------------------------------
 
 
 def test_flat_images_and_nan_harm_no_statistic(tmp_path: Path) -> None:

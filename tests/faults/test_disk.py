@@ -68,9 +68,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------
-
-
 def make_state(step: int) -> dict[str, np.ndarray]:
     return {"noise": np.random.default_rng(step).normal(size=(100, 100))}
 
@@ -103,9 +100,6 @@ def test_a_model_on_a_read_only_disk_can_be_used(disk: Disk) -> None:
         state, meta = checkpoints.restore(checkpoints.best_step() or 0, make_state(0))
     assert meta == {"step": 1}
     np.testing.assert_array_equal(state["noise"], make_state(1)["noise"])
-
-
-# --- the folder that a command holds ------------------------------------------------------------------------
 
 
 def write_history(folder: Path) -> None:
@@ -214,9 +208,6 @@ def test_a_file_that_does_not_fit_leaves_nothing(write: Callable[[Path], None], 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-# --- the commands -------------------------------------------------------------------------------------------
 
 
 def test_commands_refuse_a_read_only_folder(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,8 +108,6 @@ def test_checkpoints_that_a_kill_leaves_are_whole(num_kills: int, tmp_path: Path
     assert reached[-1] >= num_kills // 3 - 1
 
 
-# --- single files ---------------------------------------------------------------------------------------------
-
 WRITER = """
 import sys
 from pathlib import Path
@@ -133,9 +131,6 @@ def test_a_kill_while_a_file_is_written_leaves_the_old_one(tmp_path: Path) -> No
     assert (tmp_path / "other.json").read_text() == "whole"
     (half,) = tmp_path.glob("report.json.*.partial")
     assert half.stat().st_size == 1500
-
-
-# --- whole runs ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

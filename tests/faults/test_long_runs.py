@@ -174,8 +174,6 @@ def test_predicting_holds_no_more_after_many_images(
     print(*taken, sep="\n")
 
 
-# --- workers ------------------------------------------------------------------------------------------------
-
 # Reads batches from workers of its own, whose shared memory it notes down, and does with them what argv[1] says.
 READER = """
 import os, re, signal, sys

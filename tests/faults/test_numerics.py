@@ -104,9 +104,6 @@ def test_weights_beyond_float32_end_in_one_line(score_kind: Any, name: str) -> N
     assert (again.place, str(again)) == (2, str(caught.value))
 
 
-# --- precision ----------------------------------------------------------------------------------------------
-
-
 def of_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
     return losses.ssim(jax.nn.sigmoid(x), y, 1.0)
 

@@ -81,8 +81,6 @@ def assert_outputs_near(ours: NetworkOutput, theirs: NetworkOutput) -> None:
         assert_close(a, expected, f"output {i}", rtol=1e-4)
 
 
-# --- outputs ------------------------------------------------------------------------------------------------
-
 # Every value of every option once; the default of each network is also trained below.
 FORWARD = [
     (custom_unet(base_channels=16), STRIP),
@@ -128,8 +126,6 @@ def test_bfloat16_twin_computes_in_bfloat16() -> None:
     assert b.dtype == torch.float32
     assert 0 < (a - b).abs().mean() < 0.1 * a.std()
 
-
-# --- training -----------------------------------------------------------------------------------------------
 
 LEARNING_RATE = 0.1
 TRAINED = [
@@ -223,9 +219,6 @@ def test_three_sgd_updates_are_pytorch_s(config: peer.Config) -> None:
         # float32 holds few bits of an update that is a small part of a parameter.
         atol = 1e-6 * np.abs(tensor).max()
         assert_close(ours[name] - before[name], tensor - before[name], name, atol=atol)
-
-
-# --- copying ------------------------------------------------------------------------------------------------
 
 
 def test_copying_sets_every_tensor() -> None:

@@ -29,9 +29,6 @@ def request(workdir: Path, *arguments: str) -> Grid:
     return parse_flags(["reproduce_tables", f"--workdir={workdir}", "--small", *arguments])
 
 
-# --- runs ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.usefixtures("no_pictures")
 def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
     """Would catch: a grid that trains everything anew, other tables from a grid that only reads, cells named by their
@@ -92,9 +89,6 @@ def test_cells_of_a_plan(tmp_path: Path) -> None:
     assert {cell.model for cell in cells if cell.variant.name} == {"custom_unet"}
 
 
-# --- failures -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.usefixtures("no_pictures")
 def test_a_failed_cell_is_named_and_the_others_run(tmp_path: Path, capsys: Any) -> None:
     """Would catch: one bad class that ends the grid, a failure that nobody sees, and one that is never tried again."""
@@ -133,9 +127,6 @@ def test_cells_of_another_configuration_are_refused_first(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"class8-seed0\) holds a run with train.num_steps=300, not 7"):
         reproduce(request(tmp_path, *TWO_BY_TWO, "--config.train.num_steps=7"), runs)
     assert runs.calls == []
-
-
-# --- mistakes -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,9 +171,6 @@ def test_the_command_itself() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: `--models` (=unet3pls)") and done.stderr.count("\n") == 1
-
-
-# --- files -------------------------------------------------------------------------------------------
 
 
 def files(folder: Path) -> set[str]:

@@ -241,9 +241,6 @@ def test_table_2_names_what_its_numbers_are() -> None:
         assert part in text
 
 
-# --- the paper's numbers --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("model", printed.TABLE_1)
 def test_printed_means_are_those_of_the_rows(model: str) -> None:
     """Would catch: a slip in copying the table: its row of means agrees with its columns to the printed digits."""

@@ -46,9 +46,6 @@ def windowed_max(x: jax.Array, factor: int) -> jax.Array:
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 
 
-# --- resampling ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_max_pool_is_the_maximum_of_disjoint_windows(factor: int) -> None:
     """Would catch: mixed-up axes in the reshape: windows that run along one direction only, or overlap."""
@@ -96,9 +93,6 @@ def test_upsampling_by_two_of_one_pixel_and_gradient() -> None:
     np.testing.assert_allclose(gradient, np.full((1, 4, 3, 1), 4.0), rtol=1e-6)
 
 
-# --- transposed convolution ---------------------------------------------------------------------------------
-
-
 def make_up(c: int = 3, d: int = 2) -> ConvTranspose2x2:
     up = ConvTranspose2x2(c, d, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
     up.bias[...] = jnp.asarray(numbers(d, seed=5))
@@ -143,9 +137,6 @@ def test_conv_transpose_keeps_the_spread_of_its_input() -> None:
     """Would catch: a fan-in that counts all four taps and halves the standard deviation at every level."""
     up = ConvTranspose2x2(64, 64, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
     assert np.std(up(numbers(4, 8, 8, 64))) == pytest.approx(1.0, rel=0.1)
-
-
-# --- normalisation ------------------------------------------------------------------------------------------
 
 
 def batch_norm_reference(
@@ -273,9 +264,6 @@ def test_group_norm_by_hand(channels: int, group_size: int) -> None:
     np.testing.assert_allclose(norm(x, train=True), expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(norm(x, train=True), norm(x, train=False))
     assert norm(jnp.asarray(x).astype(jnp.bfloat16), train=True).dtype == jnp.bfloat16
-
-
-# --- blocks -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("norm", "has_bias"), [("batch", False), ("group", False), ("none", True)])

@@ -54,9 +54,6 @@ def x() -> np.ndarray:
     return numbers(2, *SIZE, 1)
 
 
-# --- parameters ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("base_channels", "expected"), [(16, 750_451), (32, 2_955_459), (64, 11_729_251)])
 def test_parameter_counts_of_the_paper(base_channels: int, expected: int) -> None:
     """Catches any layer too many or too wide: a skip, a fifth stage, a norm or a block at the bottleneck."""
@@ -67,9 +64,6 @@ def test_parameter_counts_of_the_paper(base_channels: int, expected: int) -> Non
 def test_defaults_are_the_paper_s_network() -> None:
     """Would catch: another default width or bottleneck."""
     assert ConvAutoencoderConfig() == ConvAutoencoderConfig(32, 32, "batch", "float32")
-
-
-# --- a second writing ---------------------------------------------------------------------------------------
 
 
 def conv(x: Any, layer: dict[str, Any]) -> jax.Array:
@@ -113,9 +107,6 @@ def test_forward_pass_is_that_of_the_description(x: np.ndarray) -> None:
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
-# --- the bottleneck -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("train", [False, True])
 def test_no_path_leads_round_the_bottleneck(train: bool, x: np.ndarray) -> None:
     """Catches a skip: with the bottleneck's kernel at zero, nothing of the input may be left in the output."""
@@ -130,9 +121,6 @@ def test_bottleneck_is_a_sixteenth_of_the_size_and_as_narrow_as_asked() -> None:
     """Would catch: a pool that is missing, and a latent wider than its option."""
     z = nnx.eval_shape(lambda m, x: m.encode(x, train=False), abstract(), jnp.zeros((2, 64, 32, 1)))
     assert z.shape == (2, 4, 2, 3)
-
-
-# --- every option -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -71,9 +71,6 @@ def make_gradients(extra_skips: str, norm: str, up: str) -> tuple[Any, dict[str,
     return jax.jit(jax.grad(weighted, has_aux=True)), params
 
 
-# --- parameters ---------------------------------------------------------------------------------------------
-
-
 def count_parameters(**options: Any) -> int:
     abstract = nnx.eval_shape(lambda: build(**options))
     return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(abstract, nnx.Param)))
@@ -127,9 +124,6 @@ def test_parameter_count_of_every_option_by_formula(extra_skips: str, norm: str,
     expected += widths[0] * outputs + outputs
     options = {"extra_skips": extra_skips, "norm": norm, "up": up, "base_channels": b}
     assert count_parameters(in_channels=inputs, out_channels=outputs, **options) == expected
-
-
-# --- every option -------------------------------------------------------------------------------------------
 
 
 # Compiled in the form that is not long: every option is in one of them.
@@ -207,9 +201,6 @@ def test_zeroing_the_rows_of_the_previous_stage_changes_the_output() -> None:
         less = jax.tree.map(lambda p: p, params)
         less["decoder"][level]["first"]["conv"]["kernel"] = kernel.at[:, :, rows].set(0)
         assert np.abs(np.asarray(gradients_of(less)[1]) - whole).max() > 1e-4, level
-
-
-# --- a second writing ---------------------------------------------------------------------------------------
 
 
 def conv(x: np.ndarray, layer: dict[str, Any]) -> np.ndarray:

@@ -76,9 +76,6 @@ def opened(file: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file)))
 
 
-# --- what gets in -------------------------------------------------------------------------------------------
-
-
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     """Would catch: a file name, reason, title or summary that ends its script or opens a tag of its own."""
     plain = written(
@@ -151,9 +148,6 @@ def test_thresholds_are_numbers(tmp_path: Path, threshold: float) -> None:
         written(tmp_path, [], threshold=threshold)
 
 
-# --- decisions ----------------------------------------------------------------------------------------------
-
-
 def test_script_decides_as_the_detector() -> None:
     """Would catch: > for >= in the one comparison of page.js, which Python evaluates here; another comparison."""
     script = (Path(page.__file__).parent / "page_assets" / "page.js").read_text(encoding="utf-8")
@@ -214,9 +208,6 @@ def test_facts_are_those_of_the_metrics() -> None:
     assert one_label["areas"] is None and one_label["intervals"]["defective"] == [None]
 
 
-# --- the policy ---------------------------------------------------------------------------------------------
-
-
 def test_policy_lets_through_its_own_style_and_script_alone(tmp_path: Path) -> None:
     """Would catch: an asset changed on its way into the page, which the browser then refuses; a door left open."""
     reader = written(tmp_path, [])
@@ -241,9 +232,6 @@ def test_page_names_no_address(tmp_path: Path) -> None:
     assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}
     names = {name for _, found in reader.tags for name in found}
     assert not {name for name in names if name in ("src", "style", "srcset") or name.startswith("on")}
-
-
-# --- the file -----------------------------------------------------------------------------------------------
 
 
 def test_page_is_written_image_by_image(tmp_path: Path) -> None:
@@ -277,9 +265,6 @@ def test_page_appears_in_whole_or_not_at_all(tmp_path: Path) -> None:
         write_page(path, interrupted(), title="t", threshold=0.5)
     assert list(tmp_path.iterdir()) == [path]
     assert "before" in path.read_text(encoding="utf-8")
-
-
-# --- pictures -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (64, 64), (512, 300)])
