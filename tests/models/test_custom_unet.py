@@ -273,6 +273,3 @@ def test_forward_pass_is_that_of_the_description(extra_skips: str, up: str) -> N
     plain = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
     expected = reference(X.astype(np.float64), *plain, extra_skips)
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
-
-
-# --- modes, types, sizes ------------------------------------------------------------------------------------
