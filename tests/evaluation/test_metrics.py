@@ -142,7 +142,7 @@ def test_areas_equal_scikit_learn_under_ties(rows: list[tuple[int, float]]) -> N
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(TIED)
 def test_curve_equals_scikit_learn(rows: list[tuple[int, float]]) -> None:
-    """Would catch: a curve with a point inside a tie, or thresholds that belong to another point."""
+    """Would catch: a curve with a point inside a tie, or rates that belong to another point."""
     labels, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     if labels.min() == labels.max():
         with pytest.raises(ValueError, match="must hold both classes"):
@@ -152,7 +152,7 @@ def test_curve_equals_scikit_learn(rows: list[tuple[int, float]]) -> None:
     # scikit-learn adds the points (0, 0) of the ROC and (1, 0) of the other curve, which runs upwards.
     roc = oracle.roc_curve(labels, scores, drop_intermediate=False)
     precision, recall, _ = oracle.precision_recall_curve(labels, scores)
-    expected = roc[0][1:], recall[-2::-1], precision[-2::-1], roc[2][1:]
+    expected = roc[0][1:], recall[-2::-1], precision[-2::-1]
     for found, value in zip(curve, expected, strict=True):
         np.testing.assert_allclose(found, value, atol=1e-12)
 
