@@ -53,11 +53,11 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.console import console
     from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.inspection.calibration import describe_rule, fit_rule
-    from dagm_jax.storage import locked, write_atomically, write_json
+    from dagm_jax.storage import write_atomically, write_json
 
     workdir = Workdir(request.model, "model")
     workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
-    with locked(request.model, workdir.option):
+    with workdir.locked():
         labels, scores = workdir.read_validation_scores()
         old = workdir.read_rule()
         new = fit_rule(labels, scores, request.rule, request.target, workdir.read_config().verdict, old)

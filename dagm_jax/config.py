@@ -24,7 +24,7 @@ from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig
-from dagm_jax.train.schedule import TrainConfig
+from dagm_jax.train.stopping import TrainConfig
 
 ModelConfig = CustomUNetConfig | ConvAutoencoderConfig | UNet3PlusConfig
 TaskConfig = SegmentationConfig | ReconstructionConfig | ClassificationConfig

@@ -50,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.console import console
     from dagm_jax.experiment.trained_model import load_trained_model
     from dagm_jax.exporting.check import check
-    from dagm_jax.exporting.inference_fn import to_onnx, to_stablehlo
+    from dagm_jax.exporting.to_onnx import to_onnx
+    from dagm_jax.exporting.to_stablehlo import to_stablehlo
 
     model = load_trained_model(request.model)
     console.print(f"model {model.model_id}: writing {request.format}")
@@ -77,8 +78,9 @@ def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any],
     """Writes the contract and the model card of ``file``, which will get the name ``request.output``."""
     from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.exporting.exported_model import card_path, contract_path, file_digest
-    from dagm_jax.exporting.inference_fn import OPSET, PLATFORMS
     from dagm_jax.exporting.model_card import make_card, make_contract
+    from dagm_jax.exporting.to_onnx import OPSET
+    from dagm_jax.exporting.to_stablehlo import PLATFORMS
     from dagm_jax.storage import write_atomically, write_json
 
     workdir = Workdir(request.model, "model")

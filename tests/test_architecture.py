@@ -236,7 +236,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         ),
         (under("absl.flags", "absl.app", "ml_collections.config_flags"), COMMANDS),
         # Without the names of source files in a written program.
-        (under("jax.config"), {"main", "exporting/inference_fn"}),
+        (under("jax.config"), {"main", "exporting/to_stablehlo"}),
         (under("jax.distributed", "jax.process_index", "jax.process_count"), {"distributed"}),
         (under("jax.experimental.multihost_utils"), {"distributed/processes"}),
         (under("orbax"), {"train/checkpoint"}),
@@ -250,7 +250,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
         (under("flax"), {"models", "experiment/trained_model"}),
         (under("onnxruntime"), {"exporting/runners"}),
-        (under("jax2onnx", "onnx"), {"exporting/inference_fn"}),
+        (under("jax2onnx", "onnx"), {"exporting/to_onnx"}),
         # Folders, and files that other code writes or looks at before they get their name.
         (under("os.replace", "os.rename"), {"storage", "data/archive", "export"}),
     ],

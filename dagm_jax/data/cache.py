@@ -14,8 +14,8 @@ import numpy as np
 
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.tfds_reader import shards
-from dagm_jax.data.images.decode import BadMask, load_all
-from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.decode import BadImage
+from dagm_jax.data.images.load import BadMask, load_all
 from dagm_jax.data.images.photos import find_white, with_white
 from dagm_jax.data.leakage import content_digest, find_copies
 from dagm_jax.errors import UserError

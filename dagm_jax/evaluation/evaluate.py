@@ -13,8 +13,8 @@ import numpy as np
 
 from dagm_jax.console import show
 from dagm_jax.data.cache import ImageCache
-from dagm_jax.data.images.decode import load_all
-from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.decode import BadImage
+from dagm_jax.data.images.load import load_all
 from dagm_jax.distributed.processes import Processes, interleave
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import metrics

@@ -19,8 +19,8 @@ from dagm_jax.experiment.setup import Setup, forward_gflop
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.storage import write_csv, write_json
 from dagm_jax.train.history import read_history
-from dagm_jax.train.schedule import TrainProgress
 from dagm_jax.train.step import TrainState
+from dagm_jax.train.stopping import TrainProgress
 from dagm_jax.versions import package_versions
 from dagm_jax.visualization.page import PageEntry, write_page
 

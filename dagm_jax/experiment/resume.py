@@ -10,7 +10,7 @@ from dagm_jax.console import console
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.data import Data
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.train.schedule import TrainConfig, TrainProgress
+from dagm_jax.train.stopping import TrainConfig, TrainProgress
 from dagm_jax.versions import written_by
 
 # Fields that may change within a run.

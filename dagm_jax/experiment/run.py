@@ -26,12 +26,12 @@ from dagm_jax.experiment.report import print_report, write_report
 from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_progress
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.storage import locked, plain_disk_errors, write_atomically, write_csv
+from dagm_jax.storage import plain_disk_errors, write_atomically, write_csv
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
 from dagm_jax.train.loop import Trainer
-from dagm_jax.train.schedule import TrainProgress
 from dagm_jax.train.step import TrainState
+from dagm_jax.train.stopping import TrainProgress
 from dagm_jax.versions import package_versions
 
 
@@ -46,7 +46,7 @@ def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes
     with plain_disk_errors(path, workdir.option), ExitStack() as holding:
 
         def open_workdir() -> dict[str, Any] | None:
-            holding.enter_context(locked(path, workdir.option))
+            holding.enter_context(workdir.locked())
             check_same_run(config, workdir)
             return workdir.read_report() if workdir.is_finished else None  # type: ignore[no-any-return]
 

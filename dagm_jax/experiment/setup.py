@@ -25,7 +25,8 @@ from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.experiment.data import Data
 from dagm_jax.experiment.trained_model import build_network, compile_predictor
 from dagm_jax.models.network import Network
-from dagm_jax.train.optim import learning_rate, make_optimizer
+from dagm_jax.train.optim import make_optimizer
+from dagm_jax.train.schedule import learning_rate
 from dagm_jax.train.step import Carry, TrainState, make_state, make_train_step, skip_non_finite
 
 

@@ -1,16 +1,17 @@
-"""The folder of a run: paths, lock, plain disk errors, readers."""
+"""The folder of a run: paths, lock, readers."""
 
 from __future__ import annotations
 
 import csv
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from dagm_jax.config import RunConfig, from_config_dict
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import Thresholds
-from dagm_jax.storage import load_json
+from dagm_jax.storage import load_json, locked
 from dagm_jax.versions import written_by
 
 FROM_COPY = "restore it from a copy"
@@ -35,6 +36,10 @@ class Workdir:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Holds the folder for this process; raises UserError where another holds it (see `storage.locked`)."""
+        return locked(self.path, self.option)
 
     @property
     def is_finished(self) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.images.decode import load
-from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.decode import BadImage
+from dagm_jax.data.images.load import load
 from dagm_jax.data.images.photos import with_white
 from dagm_jax.data.slicing import pad
 from dagm_jax.distributed.devices import make_devices

@@ -1,11 +1,8 @@
-"""A trained model as one pure function from images to scores and decisions, and its StableHLO and ONNX programs."""
+"""A trained model as one pure function from images to scores and decisions, which exported files hold."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +10,9 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Bool, Float, UInt8
 
-from dagm_jax.errors import UserError
 from dagm_jax.evaluation.postprocess import mirrored, postprocess
 from dagm_jax.evaluation.step import make_eval_step
 from dagm_jax.experiment.trained_model import TrainedModel, make_slicers
-from dagm_jax.exporting.runners import INPUT, OUTPUTS
-
-PLATFORMS = ("cpu", "cuda", "tpu")
-OPSET = 23
-# Installs jax2onnx without dependencies: it forbids the orbax release of our checkpoints, and never imports orbax.
-ONNX_COMMAND = "pip install 'dagm-jax[onnx]' && pip install --no-deps 'jax2onnx>=0.17.1'"
 
 
 def make_inference_fn(
@@ -64,53 +54,7 @@ def float32_at_least(value: float) -> np.float32:
     return nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))
 
 
-def to_stablehlo(model: TrainedModel) -> bytes:
-    """The program as serialised StableHLO for CPUs, NVIDIA GPUs and TPUs, for any number of images."""
-    with _no_source_locations():
-        exported = export.export(jax.jit(make_inference_fn(model)), platforms=PLATFORMS)(
-            _symbolic_images(model)
-        )
-    return bytes(exported.serialize())
-
-
-@contextlib.contextmanager
-def _no_source_locations() -> Iterator[None]:
-    """Inside, JAX names no source files in programs, which then hold no path of the machine that exported them."""
-    before = jax.config.values["jax_traceback_in_locations_limit"]
-    jax.config.update("jax_traceback_in_locations_limit", 0)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_traceback_in_locations_limit", before)
-
-
-def to_onnx(model: TrainedModel) -> bytes:
-    """The program as an ONNX model of opset ``OPSET``, for any number of images; raises UserError."""
-    if model.config.model.compute_dtype != "float32":
-        raise UserError(
-            f"`--format` (=onnx) needs a network that computes in float32, which onnxruntime has convolutions for, not "
-            f"`model.compute_dtype` (={model.config.model.compute_dtype}); export as stablehlo"
-        )
-    # Both warn of examples that they cannot import, of untyped fixed shapes, and of float64 that they request.
-    for name in ("jax2onnx", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import jax2onnx
-        except ModuleNotFoundError as error:
-            raise UserError(f"`--format` (=onnx) needs the package {error.name}: {ONNX_COMMAND}") from error
-        converted = jax2onnx.to_onnx(
-            make_inference_fn(model),
-            [_symbolic_images(model)],
-            opset=OPSET,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-        )
-    content: bytes = converted.SerializeToString()
-    return content
-
-
-def _symbolic_images(model: TrainedModel) -> jax.ShapeDtypeStruct:
+def symbolic_images(model: TrainedModel) -> jax.ShapeDtypeStruct:
+    """Any number of images of the model's size, by which the function is traced."""
     (batch,) = export.symbolic_shape("b")
     return jax.ShapeDtypeStruct((batch, *model.shape), jnp.uint8)

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagm_jax.console import console, show
-from dagm_jax.data.images.decode import in_threads
-from dagm_jax.data.images.files import BadImage, read_bytes
+from dagm_jax.data.images.decode import BadImage, read_bytes
+from dagm_jax.data.images.load import in_threads
 from dagm_jax.errors import Interrupted, UserError, printable
 from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspection.drift import WARNING, describe_drift

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, UInt8
 
 from dagm_jax.models.convolution import convolve, convolve_on_cpu
+from dagm_jax.models.preprocess import normalize
 from dagm_jax.tasks.base import Forward, Slices
 from dagm_jax.types import NetworkOutput
 
@@ -19,7 +19,7 @@ from dagm_jax.types import NetworkOutput
 class Network:
     """The structure of a network without its arrays, and what its input looks like.
 
-    ``mean`` and ``std`` standardise grey values in [0, 255]; they come from the training split. convolve: how the
+    ``mean`` and ``std`` normalise grey values in [0, 255]; they come from the training split. convolve: how the
     layers that leave it open convolve, which only `for_platform` changes.
     """
 
@@ -30,10 +30,8 @@ class Network:
     convolve: Callable[[Array, Array], Array] = convolve
 
     def preprocess(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
-        """Grey slices as the network and its task see them: standardised, in ``in_channels`` equal channels."""
-        # float32, or float64 where that is switched on.
-        x = (image.astype(jnp.result_type(float)) - self.mean) / self.std
-        x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
+        """Grey slices as the network and its task see them."""
+        x = normalize(image, self.mean, self.std, self.in_channels)
         return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
 
     def for_platform(self, platform: str) -> Network:

@@ -26,8 +26,8 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
-from dagm_jax.train.schedule import TrainConfig, TrainProgress
 from dagm_jax.train.step import Carry, TrainState
+from dagm_jax.train.stopping import TrainConfig, TrainProgress
 
 
 class NonFinite(UserError):

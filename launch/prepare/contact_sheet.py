@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dagm_jax.console import console
-from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.load import load
 from dagm_jax.storage import replacing
 from dagm_jax.types import DAGM_SHAPE, Sample
 from dagm_jax.visualization.overlay import draw_overlay

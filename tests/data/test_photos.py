@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from png_files import png
 
-from dagm_jax.data.images.decode import load
-from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.decode import BadImage
+from dagm_jax.data.images.load import load
 from dagm_jax.data.images.photos import find_white, read_photo, read_photo_mask
 from dagm_jax.types import Photo, Sample
 

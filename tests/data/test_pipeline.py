@@ -354,7 +354,7 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
     from dagm_jax.distributed.devices import make_devices
     from dagm_jax.experiment.data import Data
     from dagm_jax.experiment.setup import Setup
-    from dagm_jax.train.schedule import TrainConfig
+    from dagm_jax.train.stopping import TrainConfig
 
     manifest, cache = images
     split = split_samples(manifest.samples, "random80_20", 0.15, 0)

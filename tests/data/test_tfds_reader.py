@@ -18,8 +18,8 @@ from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.tfds_reader import is_prepared, read_example
-from dagm_jax.data.images.decode import load
-from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.decode import BadImage
+from dagm_jax.data.images.load import load
 from dagm_jax.data.verify import read_truth
 from dagm_jax.errors import UserError
 from dagm_jax.types import Manifest, Stored

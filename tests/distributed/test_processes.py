@@ -34,7 +34,7 @@ from dagm_jax.experiment.data import prepare_data
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.storage import plain_disk_errors
-from dagm_jax.train.schedule import TrainProgress
+from dagm_jax.train.stopping import TrainProgress
 from launch.local_processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]

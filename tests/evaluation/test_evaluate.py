@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from dagm_jax.data.images import decode
-from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.load import load
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate

@@ -31,7 +31,7 @@ from dagm_jax.experiment import data as run_data
 from dagm_jax.experiment import report, run, setup
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.train.schedule import TrainProgress
+from dagm_jax.train.stopping import TrainProgress
 
 TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 TRAIN, VALIDATION, TEST = range(12), range(12, 32), range(32, 60)

@@ -34,7 +34,7 @@ from dagm_jax.experiment.setup import Setup
 from dagm_jax.storage import locked
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import read_history
-from dagm_jax.train.schedule import TrainProgress
+from dagm_jax.train.stopping import TrainProgress
 
 pytestmark = pytest.mark.timeout(1200)
 CONFIG = "--config=configs/smoke.py"

@@ -15,7 +15,7 @@ from reading_devices import ReadingDevices
 from dagm_jax.command_line import read_config
 from dagm_jax.config import from_config_dict
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.load import load
 from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.trained_model import build_network, load_trained_model

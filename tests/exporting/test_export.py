@@ -29,7 +29,7 @@ from dagm_jax.evaluation.threshold import (
     Thresholds,
 )
 from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_trained_model
-from dagm_jax.exporting import check, inference_fn
+from dagm_jax.exporting import check, inference_fn, to_onnx, to_stablehlo
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.models.config import CustomUNetConfig
@@ -102,7 +102,7 @@ def test_the_program_judges_as_the_run_does_from_any_batch(task: str) -> None:
     """Would catch: another padding, another cut, a map where slices count, a batch size that is fixed, one platform."""
     detector, scores, their_maps = untrained(task, (60, 75) if task == "segmentation" else (64, 64))
     images = noise(detector.shape)
-    exported = jax_export.deserialize(bytearray(inference_fn.to_stablehlo(detector)))
+    exported = jax_export.deserialize(bytearray(to_stablehlo.to_stablehlo(detector)))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     outputs = [exported.call(batch) for batch in (images[:1], images[1:3], images[3:])]
     score, defective, maps, mask = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
@@ -165,7 +165,7 @@ def test_the_contract_says_what_the_file_takes_and_gives(workdir: Path, stablehl
 
 
 def of_this_machine(content: bytes) -> list[bytes]:
-    """Folders of this machine, and names of source files, in a written inference_fn."""
+    """Folders of this machine, and names of source files, in a written program."""
     package = str(Path(inference_fn.__file__).parent).encode()
     return [text for text in (package, sys.prefix.encode(), b"site-packages", b".py") if text in content]
 
@@ -201,7 +201,7 @@ def test_a_file_that_judges_otherwise_is_not_kept(
 ) -> None:
     """Would catch: success reported for a file with another threshold, or for one that does not run."""
     if wrong == "broken":
-        monkeypatch.setattr(inference_fn, "to_stablehlo", lambda detector: b"nothing")
+        monkeypatch.setattr(to_stablehlo, "to_stablehlo", lambda detector: b"nothing")
     else:
         monkeypatch.setattr(
             inference_fn, "float32_at_least", lambda value: np.float32(2.0 if value < 0.5 else 0.0)
@@ -273,7 +273,7 @@ def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_p
 
     detector, scores, their_maps = untrained(task, (64, 64))
     images = noise(detector.shape)
-    (tmp_path / "file").write_bytes(inference_fn.to_onnx(detector))
+    (tmp_path / "file").write_bytes(to_onnx.to_onnx(detector))
     run = open_onnx(tmp_path / "file")
     outputs = [run(batch) for batch in (images[:1], images[1:3], images[3:])]
     score, defective, maps, _ = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
@@ -299,4 +299,4 @@ def test_the_onnx_file_is_an_inspector_like_its_run(workdir: Path, tmp_path: Pat
 def test_without_the_converter_its_command_is_named(tmp_path: Path) -> None:
     """Would catch: a traceback of an import in place of the command that mends it."""
     with pytest.raises(UserError, match="pip install"):
-        inference_fn.to_onnx(untrained("segmentation", (64, 64))[0])
+        to_onnx.to_onnx(untrained("segmentation", (64, 64))[0])

@@ -16,7 +16,7 @@ from dagm_jax.data.cache import build_cache
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.tfds_reader import Example
-from dagm_jax.data.images import decode
+from dagm_jax.data.images import decode, load
 from dagm_jax.data.split import split_samples
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import baselines
@@ -168,9 +168,9 @@ def test_prepared_sets_list_labels_that_masks_contradict(
     save(tmp_path / "x.png", picture(0))
     save(tmp_path / "m.png", spot())
     image, mask = ((tmp_path / name).read_bytes() for name in ("x.png", "m.png"))
-    monkeypatch.setattr(decode, "read_example", lambda stored: Example(image, mask, 0, 1, "x"))
+    monkeypatch.setattr(load, "read_example", lambda stored: Example(image, mask, 0, 1, "x"))
     with pytest.raises(decode.BadImage, match="good, but mask marks 18 px"):
-        decode.load(Sample("x", 1, 0, "train", Stored(tmp_path, "train", 0), None), None)
+        load.load(Sample("x", 1, 0, "train", Stored(tmp_path, "train", 0), None), None)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from dagm_jax.experiment.resume import (
 from dagm_jax.experiment.run import train
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.checkpoint import Checkpoints
-from dagm_jax.train.schedule import TrainConfig, TrainProgress
+from dagm_jax.train.stopping import TrainConfig, TrainProgress
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QUALITIES = {1: 0.9, 2: 0.3, 3: 0.4}

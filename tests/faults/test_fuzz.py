@@ -28,7 +28,7 @@ from dagm_jax.data.cache import build_cache
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
-from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.photos import read_photo, read_photo_mask
 from dagm_jax.data.images.png import read_image
 from dagm_jax.errors import UserError

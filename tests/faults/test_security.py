@@ -324,7 +324,7 @@ READ_ALL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1536 << 20, 1536 << 20))
 from pathlib import Path
-from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.photos import find_white, read_photo
 from dagm_jax.data.images.png import read_image
 from dagm_jax.types import Photo

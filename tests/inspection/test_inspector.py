@@ -25,8 +25,8 @@ import dagm_jax
 from dagm_jax.config import from_config_dict
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.images.decode import load
-from dagm_jax.data.images.files import BadImage
+from dagm_jax.data.images.decode import BadImage
+from dagm_jax.data.images.load import load
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.experiment.trained_model import load_trained_model

@@ -26,7 +26,7 @@ import small_run
 from PIL import Image
 
 from dagm_jax import predict
-from dagm_jax.data.images.files import BadImage, read_bytes
+from dagm_jax.data.images.decode import BadImage, read_bytes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspection.drift import score_drift

@@ -21,8 +21,8 @@ from dagm_jax.distributed.processes import Processes
 from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.loop import NonFinite, Trainer
-from dagm_jax.train.schedule import TrainConfig, TrainProgress
 from dagm_jax.train.step import NEVER, TrainState, skip_non_finite
+from dagm_jax.train.stopping import TrainConfig, TrainProgress
 
 Event = tuple[Any, ...]
 

@@ -16,7 +16,7 @@ from dagm_jax.data.archive import extract
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.tfds_reader import CONFIGS, LABELS
 from dagm_jax.data.formats.tfds_reader import VERSION as LATEST
-from dagm_jax.data.images.decode import load
+from dagm_jax.data.images.load import load
 from dagm_jax.data.verify import Truth, check_pixels, check_whole, read_truth
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import DAGM_SHAPE, Sample

@@ -1,128 +1,183 @@
-"""Image and mask of one sample of a manifest, or the reason why its files cannot be used."""
+"""Image files opened and checked, and their pixels as grey values, whatever the format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
-from dagm_jax.data import procedural
-from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.data.formats.tfds_reader import read_example
-from dagm_jax.data.images.files import BadImage
-from dagm_jax.data.images.photos import read_photo, read_photo_mask
-from dagm_jax.data.images.png import decode_image, decode_mask, read_image, read_mask
 from dagm_jax.errors import printable
-from dagm_jax.types import DAGM_SHAPE, Drawn, Ellipse, Photo, Sample, Stored
+from dagm_jax.types import MAX_PIXELS
 
-DECODE_THREADS = 4
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+MODES_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+SIZE_OF_SET, SIZE_OF_IMAGE = "the size of this data set's images", "the size of its image"
+# How colours become grey: by their luma (ITU-R 601), by the strongest channel, or, as in DAGM, not at all.
+Colour = Literal["luma", "strongest", "refused"]
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+# Chunks of a PNG file: libpng cuts 64 Mpx of 16 bits into 16 thousand, and a file of empty ones may hold 21 million.
+_MAX_CHUNKS = 200_000
+WHITE_16 = 65535
+_TIFF_BITS, _EXIF_ORIENTATION, _UPRIGHT = 258, 274, 1
 
 
-class BadMask(BadImage):
-    """A mask that cannot be used; the text says why, and ``image`` is its image, uint8 [h w], which can be read."""
-
-    def __init__(self, reason: str, image: NDArray[np.uint8]) -> None:
-        super().__init__(reason)
-        self.image = image
+class BadImage(Exception):
+    """An image or mask that cannot be used; its text is one line that names the file and the reason."""
 
 
-def load(sample: Sample, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Image uint8 [h w] and mask bool [h w] of a sample, wherever they come from.
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes; raises BadImage if there are none, too many, or it cannot be read."""
+    name = printable(path)
+    try:
+        if not path.exists():
+            raise BadImage(f"{name}: file is missing")
+        if not path.is_file():
+            raise BadImage(f"{name}: not a file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadImage(printable(f"{path}: cannot be read ({error})")) from error
+    if not data:
+        raise BadImage(f"{name}: file is empty")
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"{name}: file is larger than the limit of {MAX_BYTES} bytes")
+    return data
 
-    The mask of a good image without one is all False; that of a defective image without one all True: the defect may
-    be anywhere. Raises BadImage; BadMask where the image alone can be read, or label and mask contradict each other.
+
+def open_header(source: Path | io.BytesIO, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The picture, unchecked, before any pixel is decoded; without Pillow's warning of a size that is refused later."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(source, formats=formats)
+
+
+@contextmanager
+def open_image(data: bytes, path: Path | str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """The whole, still picture in a file's bytes, before its pixels are decoded; messages call it ``path``.
+
+    Raises BadImage, also for whatever a decoder raises within the block: fed damaged data, that may be any exception.
     """
-    own_mask: NDArray[np.bool_] | None = None  # where image and mask come in one piece
-    match sample.image:
-        case Path():
-            image = read_image(sample.image, shape)
-        case Photo():
-            image = read_photo(sample.image, shape)
-        case Drawn():
-            drawn, size_px = sample.image, (shape or DAGM_SHAPE)[0]
-            picture = procedural.draw(
-                drawn.class_id, drawn.index, seed=drawn.seed, defective=sample.label == 1, size_px=size_px
-            )
-            image, own_mask = picture.image, picture.mask
-        case Stored():
-            image, own_mask = _read_stored(sample.image, sample.image_id, shape)
+    name = printable(path)
     try:
-        return image, _read_mask(sample, (image.shape[0], image.shape[1]), own_mask)
-    except BadImage as error:
-        raise BadMask(str(error), image) from error
+        if data.startswith(_PNG_SIGNATURE):
+            _check_png(data, name)
+        with open_header(io.BytesIO(data), formats) as picture:
+            # Pillow takes zeros, which a copy that has stalled leaves, for pixels. Within a JPEG's last scan neither
+            # the mark of a scan nor that of the end can occur.
+            if picture.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+                raise BadImage(f"{name}: truncated, its picture has no end mark")
+            if picture.width * picture.height > MAX_PIXELS:
+                size = f"{picture.height}x{picture.width} pixels"
+                raise BadImage(f"{name}: {size} are more than the limit of {MAX_PIXELS} pixels")
+            # Counting the pictures of a TIFF takes minutes where there are many.
+            if getattr(picture, "is_animated", False):
+                raise BadImage(f"{name}: several pictures in one file; save one")
+            yield picture
+    except (BadImage, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        found = "".join(re.findall(r"\((\d+) pixels\)", str(error))) or "its"
+        raise BadImage(f"{name}: {found} pixels are more than the limit of {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        known = " or ".join([", ".join(formats[:-1]), formats[-1]][len(formats) == 1 :])
+        raise BadImage(f"{name}: not a {known} image, or damaged") from error
+    except Exception as error:
+        reason = f"{path}: corrupt, cannot be decoded ({type(error).__name__}: {error})"
+        raise BadImage(printable(reason)) from error
 
 
-def _read_mask(
-    sample: Sample, size: tuple[int, int], own_mask: NDArray[np.bool_] | None
-) -> NDArray[np.bool_]:
-    """The mask bool [h w] of the sample's image, with which ``own_mask`` may have come; raises BadImage."""
-    match sample.mask:
-        case Path():
-            mask = read_mask(sample.mask, size)
-        case Photo():
-            mask = read_photo_mask(sample.mask, size)
-        case Ellipse():
-            mask = rasterise(sample.mask, size)
-        case _:
-            mask = np.full(size, sample.label == 1) if own_mask is None else own_mask
-    if sample.label == 1 and not mask.any():
-        raise BadImage(printable(f"{sample.image_id}: labelled defective, but mask is empty ({sample.mask})"))
-    if sample.label == 0 and mask.any():
-        marked = f"mask marks {np.count_nonzero(mask)} px ({sample.mask})"
-        raise BadImage(printable(f"{sample.image_id}: labelled good, but {marked}"))
-    return mask
+def _check_png(data: bytes, name: str) -> None:
+    """Raises whatever Pillow raises, or BadImage, unless the PNG is whole and its checksums are right.
 
-
-def load_all(
-    samples: Sequence[Sample], shape: tuple[int, int] | None
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage]:
-    """Decoded samples in order, by threads and a bounded number ahead (``Executor.map`` would hold them all).
-
-    A sample that cannot be read comes out as its BadImage.
+    Decoding alone checks neither the checksums of pixel data nor the end of the file.
     """
-
-    def attempt(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage:
-        try:
-            return load(sample, shape)
-        except BadImage as error:
-            return error
-
-    return in_threads(attempt, samples)
-
-
-def in_threads(
-    function: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> Generator[_Result, None, None]:
-    """``function`` of each item in order, by threads and a bounded number ahead."""
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        waiting = iter(items)
-        pending = [pool.submit(function, item) for item in islice(waiting, 4 * DECODE_THREADS)]
-        while pending:
-            yield pending.pop(0).result()
-            pending += [pool.submit(function, item) for item in islice(waiting, 1)]
+    if _PNG_END not in data:
+        raise BadImage(f"{name}: truncated, ends after {len(data)} bytes without an end mark")
+    position, num_chunks = len(_PNG_SIGNATURE), 0
+    while position < len(data) and num_chunks <= _MAX_CHUNKS:
+        position += 12 + int.from_bytes(data[position : position + 4])
+        num_chunks += 1
+    if num_chunks > _MAX_CHUNKS:
+        raise BadImage(f"{name}: more than the limit of {_MAX_CHUNKS} chunks")
+    with open_header(io.BytesIO(data), ("PNG",)) as picture:
+        picture.verify()
 
 
-def _read_stored(
-    stored: Stored, image_id: str, shape: tuple[int, int] | None
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Image and mask of a record of a prepared set; raises BadImage, also if it holds another image than it should."""
-    name = f"{stored.folder} ({image_id})"
-    try:
-        found = read_example(stored)
-    except ValueError as error:
-        raise BadImage(printable(f"{name}: record {stored.index} cannot be read ({error})")) from error
-    if found.image_id != image_id:
-        raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
-    image = decode_image(found.image, f"{name}, image", shape)
-    size = (image.shape[0], image.shape[1])
-    try:
-        return image, decode_mask(found.mask, f"{name}, mask", size)
-    except BadImage as error:
-        raise BadMask(str(error), image) from error
+def check_shape(picture: Image.Image, path: Path | str, shape: tuple[int, int] | None, why: str) -> None:
+    """Raises BadImage unless the picture's (h, w) is ``shape`` or that is None; ``why`` says where it comes from."""
+    found = (picture.height, picture.width)
+    if shape is not None and found != tuple(shape):
+        expected = f"expected {shape[0]}x{shape[1]}, {why}"
+        raise BadImage(f"{printable(path)}: size {found[0]}x{found[1]} (height x width), {expected}")
+
+
+def to_grey(picture: Image.Image, path: Path | str, colour: Colour) -> NDArray[np.uint8 | np.uint16]:
+    """The picture's grey values, uint8 or, of 16 bits, uint16 [h w]; raises BadImage for kinds without such values."""
+    name = printable(path)
+    is_dagm = colour == "refused"
+    remedy = f"convert to 8-bit grey{'' if is_dagm else ', 16-bit grey or 8-bit colour'}"
+    # Pillow cuts colour of 16 bits down to 8 without a word.
+    bits = max(getattr(picture, "tag_v2", {}).get(_TIFF_BITS, (8,)))
+    if isinstance(picture, PngImageFile) and ";16" in str(picture.tile[0]):
+        bits = 16
+    if picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+        raise BadImage(f"{name}: stored turned or mirrored (EXIF orientation); save it as it is shown")
+    if picture.mode in MODES_16:
+        values: NDArray[np.uint8 | np.uint16] = np.asarray(picture)
+        if is_dagm or values.min() < 0 or values.max() > WHITE_16:
+            raise BadImage(f"{name}: {16 if is_dagm else 32}-bit image; {remedy}")
+        if "transparency" in picture.info:
+            raise BadImage(f"{name}: transparent pixels; save it without transparency")
+        return values.astype(np.uint16)
+    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        raise BadImage(f"{name}: image of kind {picture.mode}; {remedy}")
+    if bits > 8:
+        raise BadImage(f"{name}: colour of {bits} bits; {remedy}")
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        if np.asarray(picture)[..., 3].min() < 255:
+            raise BadImage(f"{name}: transparent pixels; save it without transparency")
+    if picture.mode == "L":
+        return np.asarray(picture)
+    colours = picture.convert("RGB")
+    if colour == "luma":
+        return np.asarray(colours.convert("L"))
+    channels: NDArray[np.uint8] = np.asarray(colours)
+    if is_dagm and (channels != channels[..., :1]).any():
+        raise BadImage(f"{name}: colour image; {remedy}")
+    values = channels.max(axis=2)
+    return values
+
+
+def read_grey(
+    data: bytes, path: Path | str, shape: tuple[int, int] | None, why: str, colour: Colour
+) -> NDArray[np.uint8 | np.uint16]:
+    """Grey values (see `to_grey`) of the picture in a file's bytes, which messages call ``path``; raises BadImage.
+
+    shape: the (h, w) that it must have, None for any; ``why`` says where it comes from. Without colours, as in DAGM,
+    PNG files alone are taken.
+    """
+    with open_image(data, path, ("PNG",) if colour == "refused" else FORMATS) as picture:
+        check_shape(picture, path, shape, why)
+        return to_grey(picture, path, colour)
+
+
+def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int | None) -> NDArray[np.uint8]:
+    """uint8 values as they are, uint16 values as 255 · value / white, rounded; white and more become 255."""
+    if values.dtype == np.uint16:
+        assert white is not None, "the white level of 16-bit images has not been looked for"
+        values = np.clip(np.rint(values * (255 / white)), 0, 255)
+    grey: NDArray[np.uint8] = values.astype(np.uint8, copy=False)
+    return grey

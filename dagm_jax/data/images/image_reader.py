@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dagm_jax.data.images.files import (
+from dagm_jax.data.images.decode import (
     FORMATS,
     SIZE_OF_SET,
     BadImage,

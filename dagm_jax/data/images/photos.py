@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images import files
+from dagm_jax.data.images import decode
 from dagm_jax.types import Photo, Sample
 
 _THREADS = 4
@@ -23,7 +23,7 @@ def read_photo(photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]
     ``shape`` is the (h, w) that it must have, None for any. Takes PNG, JPEG, BMP and TIFF of one picture. Raises
     BadImage.
     """
-    return files.to_8_bits(_read(photo, shape, files.SIZE_OF_SET, "luma"), photo.white)
+    return decode.to_8_bits(_read(photo, shape, decode.SIZE_OF_SET, "luma"), photo.white)
 
 
 def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -32,7 +32,7 @@ def read_photo_mask(photo: Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
     A largest value below 32 says that the values are such numbers. In colours the strongest channel counts. Raises
     BadImage.
     """
-    values = _read(photo, shape, files.SIZE_OF_IMAGE, "strongest")
+    values = _read(photo, shape, decode.SIZE_OF_IMAGE, "strongest")
     largest = int(values.max())
     return values > (largest / 2 if largest >= _LEAST_MASK_WHITE else 0)
 
@@ -48,8 +48,8 @@ def find_white(photos: Sequence[Photo], heartbeat: Callable[[], None] = lambda: 
             # A pipe would be waited for.
             if not photo.path.is_file():
                 return 0
-            with files.open_header(photo.path) as picture:
-                is_16_bit = picture.mode in files.MODES_16
+            with decode.open_header(photo.path) as picture:
+                is_16_bit = picture.mode in decode.MODES_16
             return int(_read(photo, None, "", "luma").max()) if is_16_bit else 0
         except Exception:  # a decoder that is fed garbage may raise anything; `load` will say what is wrong
             return 0
@@ -59,7 +59,7 @@ def find_white(photos: Sequence[Photo], heartbeat: Callable[[], None] = lambda: 
         for value in pool.map(highest, photos):
             most = max(most, value)
             heartbeat()
-    return int(2 ** max(8, most.bit_length()) - 1) if most else files.WHITE_16
+    return int(2 ** max(8, most.bit_length()) - 1) if most else decode.WHITE_16
 
 
 def with_white(samples: Sequence[Sample], white: int | None) -> tuple[Sample, ...]:
@@ -74,6 +74,6 @@ def with_white(samples: Sequence[Sample], white: int | None) -> tuple[Sample, ..
 
 
 def _read(
-    photo: Photo, shape: tuple[int, int] | None, why: str, colour: files.Colour
+    photo: Photo, shape: tuple[int, int] | None, why: str, colour: decode.Colour
 ) -> NDArray[np.uint8 | np.uint16]:
-    return files.read_grey(files.read_bytes(photo.path), photo.path, shape, why, colour)
+    return decode.read_grey(decode.read_bytes(photo.path), photo.path, shape, why, colour)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images.files import SIZE_OF_IMAGE, SIZE_OF_SET, read_bytes, read_grey, to_8_bits
+from dagm_jax.data.images.decode import SIZE_OF_IMAGE, SIZE_OF_SET, read_bytes, read_grey, to_8_bits
 
 # Grey value above which a pixel of a mask is defective.
 _HALF = 127

@@ -1,0 +1,116 @@
+"""The length of training: validation rhythm, early stopping, and the cool-down of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from dagm_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length and rhythm of training; ``num_steps`` is an upper bound, before which early stopping usually ends it.
+
+    Validation takes place every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
+    quality (see ``evaluate.validate``) has reached ``target_quality``, or has not risen by ``min_rise`` in ``patience``
+    validations, the learning rate cools down over ``cooldown_share`` times the steps so far (at the target, which shows
+    an easy task, ``cooldown_share_at_target``), and training ends.
+    accumulate: parts that a batch is split into, computed one after the other to save memory; see ``train.step``.
+    balance: half of the slices of a batch hold defects, where the task learns from defects.
+    judge_batch_size: images per device in a batch of evaluation.
+    skip_non_finite: number of steps with a non-finite loss or gradient that are skipped, leaving the weights as they
+    are; the next one stops training.
+    """
+
+    batch_size: int = 16
+    accumulate: int = 1
+    num_steps: int = 720
+    balance: bool = True
+    validate_every: int = 20
+    max_validation_images: int = 20
+    judge_batch_size: int = 2
+    patience: int = 10
+    min_rise: float = 0.001
+    target_quality: float = 0.935
+    cooldown_share: float = 1.0
+    cooldown_share_at_target: float = 0.25
+    log_every: int = 5
+    skip_non_finite: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (
+            "batch_size accumulate num_steps validate_every max_validation_images judge_batch_size patience"
+        )
+        for name in (*counts.split(), "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"`train.{name}` (={getattr(self, name)}) must be at least 1")
+        if self.skip_non_finite < 0:
+            raise UserError(
+                f"`train.skip_non_finite` (={self.skip_non_finite}) must be at least 0; 0 stops at the first such step"
+            )
+        for name in ("target_quality", "min_rise", "cooldown_share", "cooldown_share_at_target"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"`train.{name}` (={getattr(self, name)}) must lie in [0, 1]")
+
+    @property
+    def last_cooldown_begin(self) -> int:
+        """Last step at which the cool-down can begin so that it ends by ``num_steps``."""
+        return int(self.num_steps / (1 + self.cooldown_share))
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Progress of a run, kept in its checkpoint beside the state.
+
+    validated: whether the state of ``step`` has been. num_without_rise: validations since one rose by enough. end_step:
+    last step, known once the cool-down has begun. unlogged: metrics of the steps since the last line of the log.
+    """
+
+    step: int = 0
+    validated: bool = False
+    best_quality: float = 0.0
+    num_without_rise: int = 0
+    end_step: int | None = None
+    train_seconds: float = 0.0
+    num_skipped: int = 0
+    unlogged: list[dict[str, float]] = field(default_factory=list)
+
+    def after_validation(self, quality: float, config: TrainConfig) -> TrainProgress:
+        """Progress with this validation counted, and with the end set if it is time to cool down."""
+        has_risen = quality > self.best_quality + config.min_rise
+        counted = replace(
+            self,
+            validated=True,
+            best_quality=max(quality, self.best_quality),
+            num_without_rise=0 if has_risen else self.num_without_rise + 1,
+        )
+        if counted.end_step is not None or not counted.reason_to_cool_down(config):
+            return counted
+        is_good = counted.best_quality >= config.target_quality
+        share = config.cooldown_share_at_target if is_good else config.cooldown_share
+        return replace(counted, end_step=min(self.step + math.ceil(share * self.step), config.num_steps))
+
+    def is_end(self, config: TrainConfig) -> bool:
+        """Whether all steps are done and the last one is validated."""
+        return self.validated and self.step == self.last_step(config)
+
+    def last_step(self, config: TrainConfig) -> int:
+        """The step at which training ends, or its upper bound."""
+        return self.end_step or config.num_steps
+
+    def next_validation(self, config: TrainConfig) -> int:
+        """The step after which the next validation is due: the regular one, or one that the schedule needs."""
+        regular = (self.step // config.validate_every + 1) * config.validate_every
+        fixed = (config.last_cooldown_begin, self.last_step(config))
+        return min([regular, *(step for step in fixed if step > self.step)])
+
+    def reason_to_cool_down(self, config: TrainConfig) -> str | None:
+        """Text for the terminal; None before it is time."""
+        if self.best_quality >= config.target_quality:
+            return f"validation quality reached {self.best_quality:.3f}, target {config.target_quality}"
+        if self.num_without_rise >= config.patience:
+            return f"validation quality has not risen in {self.num_without_rise} validations"
+        if self.step >= config.last_cooldown_begin:
+            return "the upper bound on steps is near"
+        return None
