@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -55,6 +55,13 @@ def check_choices(group: str, config: Any) -> None:
                 f"`{group}.{field.name}` (={value}) must be one of {', '.join(map(str, choices))}"
                 f"{nearest(str(value), map(str, choices))}"
             )
+
+
+def require(group: str, config: Any, names: str, holds: Callable[[Any], bool], rule: str) -> None:
+    """Raises UserError for the first of the fields ``names`` that breaks the rule; ``holds`` is False for NaN."""
+    for name in names.split():
+        if not holds(value := getattr(config, name)):
+            raise UserError(f"`{group}.{name}` (={value}) must {rule}")
 
 
 def printable(text: str | Path) -> str:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dagm_jax.errors import UserError, check_choices
+from dagm_jax.errors import check_choices, require
 
 SplitRule = Literal["random80_20", "official"]
 SliceMode = Literal["strips", "two_orientations", "tiles", "squeeze", "whole"]
@@ -39,25 +39,18 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choices("data", self)
-        if not self.classes or any(not isinstance(c, int) or c < 1 for c in self.classes):
-            raise UserError(
-                f"`data.classes` (={self.classes}) must be a tuple of class numbers, at least one, "
-                "such as (1,) or (1, 8)"
-            )
-        if len(set(self.classes)) < len(self.classes):
-            raise UserError(f"`data.classes` (={self.classes}) names a class twice; name each once")
-        if not 0 < self.validation_share < 1:
-            raise UserError(
-                f"`data.validation_share` (={self.validation_share}) must lie between 0 and 1; 0.15 is usual"
-            )
-        for name in ("procedural_defective", "procedural_good"):
-            if getattr(self, name) < 5:
-                raise UserError(
-                    f"`data.{name}` (={getattr(self, name)}) must be at least 5, so that each part of "
-                    "the split gets one"
-                )
-        if self.num_workers < 0:
-            raise UserError(f"`data.num_workers` (={self.num_workers}) must be at least 0; 0 means threads")
+        require(
+            "data",
+            self,
+            "classes",
+            lambda x: x and all(isinstance(c, int) and c > 0 for c in x) and len(set(x)) == len(x),
+            "be a tuple of class numbers, at least one and each once, such as (1,) or (1, 8)",
+        )
+        share = "lie between 0 and 1; 0.15 is usual"
+        require("data", self, "validation_share", lambda x: 0 < x < 1, share)
+        least = "be at least 5, so that each part of the split gets one"
+        require("data", self, "procedural_defective procedural_good", lambda x: x >= 5, least)
+        require("data", self, "num_workers", lambda x: x >= 0, "be at least 0; 0 means threads")
 
 
 @dataclass(frozen=True)
@@ -82,22 +75,16 @@ class SlicingConfig:
 
     def __post_init__(self) -> None:
         check_choices("slicing", self)
-        for name in ("slice_px", "slice_height_px"):
-            value = getattr(self, name)
-            if value < MULTIPLE_PX or value % MULTIPLE_PX:
-                raise UserError(
-                    f"`slicing.{name}` (={value}) must be a positive multiple of {MULTIPLE_PX}: the networks halve "
-                    "it four times"
-                )
-        if self.num_slices < 2 or (self.mode == "two_orientations" and self.num_slices % 2):
-            raise UserError(
-                f"`slicing.num_slices` (={self.num_slices}) must be at least 2, and even for two_orientations"
-            )
-        if not 0 <= self.overlap_px < self.narrowest_px:
-            raise UserError(
-                f"`slicing.overlap_px` (={self.overlap_px}) must lie in [0, {self.narrowest_px}), less than a slice's "
-                "edge"
-            )
+        multiple = f"be a positive multiple of {MULTIPLE_PX}: the networks halve it four times"
+        require(
+            "slicing", self, "slice_px slice_height_px", lambda x: x > 0 and not x % MULTIPLE_PX, multiple
+        )
+        divisor = 2 if self.mode == "two_orientations" else 1
+        even = "be at least 2, and even for two_orientations"
+        require("slicing", self, "num_slices", lambda x: x >= 2 and not x % divisor, even)
+        edge = self.narrowest_px
+        inside = f"lie in [0, {edge}), less than a slice's edge"
+        require("slicing", self, "overlap_px", lambda x: 0 <= x < edge, inside)
 
     @property
     def narrowest_px(self) -> int:
@@ -115,10 +102,6 @@ class AugmentConfig:
     max_shift_px: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_angle_deg <= 45:
-            raise UserError(
-                f"`augment.max_angle_deg` (={self.max_angle_deg}) must lie in [0, 45] degrees; "
-                "larger turns are what rotate90 is for"
-            )
-        if not 0 <= self.max_shift_px < math.inf:
-            raise UserError(f"`augment.max_shift_px` (={self.max_shift_px}) must be at least 0 and finite")
+        angle = "lie in [0, 45] degrees; larger turns are what rotate90 is for"
+        require("augment", self, "max_angle_deg", lambda x: 0 <= x <= 45, angle)
+        require("augment", self, "max_shift_px", lambda x: 0 <= x < math.inf, "be at least 0 and finite")

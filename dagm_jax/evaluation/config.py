@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dagm_jax.errors import UserError, check_choices
+from dagm_jax.errors import check_choices, require
 
 Calibration = Literal["f1", "false_alarm_rate", "expected_cost", "normals"]
 Score = Literal["max", "top_mean"]
@@ -35,20 +35,14 @@ class VerdictConfig:
 
     def __post_init__(self) -> None:
         check_choices("verdict", self)
-        # Each rule is written so that a NaN fails it.
-        if not 0 <= self.max_false_alarm_rate <= 1:
-            self._refuse("max_false_alarm_rate", "must lie in [0, 1]; 0.01 allows one in a hundred")
-        if self.calibration == "normals" and not 0 < self.max_false_alarm_rate < 1:
-            self._refuse("max_false_alarm_rate", "must lie between 0 and 1 for calibration=normals")
-        for name in ("fp_cost", "fn_cost"):
-            if not 0 < getattr(self, name) < math.inf:
-                self._refuse(name, "must be positive and finite; only the ratio of the two costs matters")
-        if not 0 < self.top_fraction <= 1:
-            self._refuse("top_fraction", "must lie in (0, 1]; 0.001 takes the 262 highest of 512x512 pixels")
-        if self.top_slices < 1:
-            self._refuse("top_slices", "must be at least 1")
-        if not 0 <= self.smoothing_px < math.inf:
-            self._refuse("smoothing_px", "must be 0 (off) or a positive, finite sigma in pixels")
-
-    def _refuse(self, name: str, rule: str) -> None:
-        raise UserError(f"`verdict.{name}` (={getattr(self, name)}) {rule}")
+        rate = "max_false_alarm_rate"
+        require("verdict", self, rate, lambda x: 0 <= x <= 1, "lie in [0, 1]; 0.01 allows one in a hundred")
+        if self.calibration == "normals":
+            require("verdict", self, rate, lambda x: 0 < x < 1, "lie between 0 and 1 for calibration=normals")
+        ratio = "be positive and finite; only the ratio of the two costs matters"
+        require("verdict", self, "fp_cost fn_cost", lambda x: 0 < x < math.inf, ratio)
+        share = "lie in (0, 1]; 0.001 takes the 262 highest of 512x512 pixels"
+        require("verdict", self, "top_fraction", lambda x: 0 < x <= 1, share)
+        require("verdict", self, "top_slices", lambda x: x >= 1, "be at least 1")
+        sigma = "be 0 (off) or a positive, finite sigma in pixels"
+        require("verdict", self, "smoothing_px", lambda x: 0 <= x < math.inf, sigma)

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dagm_jax.errors import UserError, check_choices
+from dagm_jax.errors import check_choices, require
 from dagm_jax.types import ComputeDtype
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         check_choices("model", self)
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if field.name.endswith("_channels") and value < 1:
-                raise UserError(f"`model.{field.name}` (={value}) must be at least 1")
+        widths = (field.name for field in fields(self) if field.name.endswith("_channels"))  # type: ignore[arg-type]
+        require("model", self, " ".join(widths), lambda x: x >= 1, "be at least 1")
 
     def build(
         self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs

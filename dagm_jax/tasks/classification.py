@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.errors import UserError
+from dagm_jax.errors import require
 from dagm_jax.tasks.base import (
     Forward,
     LossOutput,
@@ -37,10 +37,8 @@ class ClassificationConfig:
     learns_from_masks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.pooling_sharpness < math.inf:
-            raise UserError(
-                f"`task.pooling_sharpness` (={self.pooling_sharpness}) must be greater than 0 and finite"
-            )
+        sharp = "be greater than 0 and finite"
+        require("task", self, "pooling_sharpness", lambda x: 0 < x < math.inf, sharp)
 
     def out_channels(self, in_channels: int) -> int:
         """One: the logit of a defect at each pixel."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from dagm_jax.errors import UserError, check_choices
+from dagm_jax.errors import UserError, check_choices, require
 from dagm_jax.tasks.base import Forward, LossOutput, ScoreKind, SlicePrediction, Slices, mean_over_outputs
 from dagm_jax.tasks.losses import ssim_map
 
@@ -48,11 +48,9 @@ class ReconstructionConfig:
 
     def __post_init__(self) -> None:
         check_choices("task", self)
-        if self.cell_px < 1:
-            raise UserError(f"`task.cell_px` (={self.cell_px}) must be at least 1")
-        for name in ("visible_weight", "noise_std", "pixel_weight", "dssim_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"`task.{name}` (={getattr(self, name)}) must be at least 0 and finite")
+        require("task", self, "cell_px", lambda x: x >= 1, "be at least 1")
+        numbers = "visible_weight noise_std pixel_weight dssim_weight"
+        require("task", self, numbers, lambda x: 0 <= x < math.inf, "be at least 0 and finite")
         if not self.pixel_weight + self.dssim_weight:
             raise UserError("`task.pixel_weight`, `task.dssim_weight` (=0) must not both be 0")
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dagm_jax.errors import UserError
+from dagm_jax.errors import UserError, require
 from dagm_jax.tasks.base import (
     Forward,
     LossOutput,
@@ -56,11 +56,8 @@ class SegmentationConfig:
     learns_from_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        # Written so that a NaN fails.
-        for name in (*TERMS, "class"):
-            weight = getattr(self, f"{name}_weight")
-            if not 0 <= weight < math.inf:
-                raise UserError(f"`task.{name}_weight` (={weight}) must be at least 0 and finite")
+        weights = " ".join(f"{name}_weight" for name in (*TERMS, "class"))
+        require("task", self, weights, lambda x: 0 <= x < math.inf, "be at least 0 and finite")
         if not sum(getattr(self, f"{name}_weight") for name in TERMS):
             names = ", ".join(f"`task.{name}_weight`" for name in TERMS)
             raise UserError(f"{names} (=0) must not all be 0: nothing would be learnt")

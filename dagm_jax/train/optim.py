@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import optax
 
-from dagm_jax.errors import UserError
+from dagm_jax.errors import require
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,12 @@ class OptimConfig:
     average_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "clip_norm"):
-            if not (value := getattr(self, name)) > 0:
-                raise UserError(f"`optim.{name}` (={value}) must be greater than 0")
-        if self.learning_rate == math.inf:
-            raise UserError(f"`optim.learning_rate` (={self.learning_rate}) must be finite")
-        if not 0 <= self.average_decay < 1:
-            raise UserError(
-                f"`optim.average_decay` (={self.average_decay}) must lie in [0, 1); 0 keeps no averages"
-            )
-        for name in ("warmup_steps", "weight_decay"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise UserError(f"`optim.{name}` (={value}) must be at least 0 and finite")
+        require("optim", self, "learning_rate clip_norm", lambda x: x > 0, "be greater than 0")
+        require("optim", self, "learning_rate", lambda x: x < math.inf, "be finite")
+        average = "lie in [0, 1); 0 keeps no averages"
+        require("optim", self, "average_decay", lambda x: 0 <= x < 1, average)
+        finite = "be at least 0 and finite"
+        require("optim", self, "warmup_steps weight_decay", lambda x: 0 <= x < math.inf, finite)
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from dagm_jax.errors import UserError
+from dagm_jax.errors import require
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,11 @@ class TrainConfig:
         counts = (
             "batch_size accumulate num_steps validate_every max_validation_images judge_batch_size patience"
         )
-        for name in (*counts.split(), "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`train.{name}` (={getattr(self, name)}) must be at least 1")
-        if self.skip_non_finite < 0:
-            raise UserError(
-                f"`train.skip_non_finite` (={self.skip_non_finite}) must be at least 0; 0 stops at the first such step"
-            )
-        for name in ("target_quality", "min_rise", "cooldown_share", "cooldown_share_at_target"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"`train.{name}` (={getattr(self, name)}) must lie in [0, 1]")
+        require("train", self, f"{counts} log_every", lambda x: x >= 1, "be at least 1")
+        none = "be at least 0; 0 stops at the first such step"
+        require("train", self, "skip_non_finite", lambda x: x >= 0, none)
+        shares = "target_quality min_rise cooldown_share cooldown_share_at_target"
+        require("train", self, shares, lambda x: 0 <= x <= 1, "lie in [0, 1]")
 
     @property
     def last_cooldown_begin(self) -> int:
