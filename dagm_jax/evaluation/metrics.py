@@ -24,9 +24,6 @@ NUM_DICE_THRESHOLDS = 256
 _PLATEAU_TOLERANCE = 1e-9
 
 
-# --- rates of image decisions -------------------------------------------------------------------------------
-
-
 def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
     """The ends of Wilson's 95 % score interval for a binomial share, None for no trials.
 
@@ -115,9 +112,6 @@ class ImageCounts:
         return fp * self.fp + fn * self.fn
 
 
-# --- ranking of image scores --------------------------------------------------------------------------------
-
-
 class RankCurve(NamedTuple):
     """Rates at each distinct score as threshold, [k] each, from the highest down; decision: score >= threshold."""
 
@@ -201,7 +195,6 @@ def rank_curve(labels: ArrayLike, scores: ArrayLike) -> RankCurve:
     return RankCurve(alarms / negative.sum(), hits / positive.sum(), hits / (hits + alarms))
 
 
-# --- pixels ---------------------------------------------------------------------------------------------------
 # Maps are float32 in [0, 1] [h w], masks bool [h w] (True = defect).
 
 

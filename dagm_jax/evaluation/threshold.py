@@ -85,9 +85,6 @@ def _check_thresholds(values: Any) -> None:
         raise UserError(f"`decision_rule`: {fault}; calibrate again")
 
 
-# --- the four calibrations ----------------------------------------------------------------------------------
-
-
 def fit_threshold(
     labels: ArrayLike, scores: ArrayLike, config: VerdictConfig
 ) -> tuple[float, dict[str, Any]]:
@@ -166,9 +163,6 @@ def normals_threshold(good_scores: FloatArray, false_alarm_rate: float) -> float
     return max(threshold, float(np.nextafter(np.mean(good_scores), np.inf)))
 
 
-# --- candidates for a threshold -----------------------------------------------------------------------------
-
-
 class _Candidates(NamedTuple):
     """Thresholds in rising order, the false alarms and misses of each, the width of its gap; [k + 1] each."""
 
@@ -215,9 +209,6 @@ def spread_scores(scores: ArrayLike) -> FloatArray:
         return values
     clipped = np.clip(values, SCORE_CLIP, 1 - SCORE_CLIP)
     return np.asarray(np.log(clipped) - np.log1p(-clipped))
-
-
-# --- bounded escape rate ------------------------------------------------------------------------------------
 
 
 def fit_escape_rate(labels: ArrayLike, scores: ArrayLike, target: float) -> tuple[float, dict[str, Any]]:

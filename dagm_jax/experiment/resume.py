@@ -65,19 +65,16 @@ def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, w
     """
     if config.num_steps == num_steps:
         return
+    what = f"at step {progress.step}, at or past the {config.last_cooldown_begin} at which so short a one cools down"
     if progress.end_step is not None:
-        raise UserError(
-            f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} that "
-            f"cools down towards its end at step {progress.end_step}, which can no longer move; use {num_steps}, or "
-            "another workdir"
-        )
+        what = f"that cools down towards its end at step {progress.end_step}, which can no longer move"
     # At that step too: it has been validated without a cool-down, or would be saved a second time.
-    if progress.step >= config.last_cooldown_begin:
-        raise UserError(
-            f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} at step "
-            f"{progress.step}, at or past the {config.last_cooldown_begin} at which so short a one cools down; use "
-            f"{num_steps}, or another workdir"
-        )
+    elif progress.step < config.last_cooldown_begin:
+        return
+    raise UserError(
+        f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} {what}; use "
+        f"{num_steps}, or another workdir"
+    )
 
 
 def check_skips(config: TrainConfig, progress: TrainProgress, workdir: Workdir) -> None:

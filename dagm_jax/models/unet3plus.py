@@ -37,13 +37,7 @@ class ConvBatchNormRelu(nnx.Module):
     """Conv3x3 with bias → batch norm → ReLU, of the input bilinearly up-sampled by ``factor`` first."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        options: LayerOptions,
-        *,
-        factor: int = 1,
-        rngs: nnx.Rngs,
+        self, in_channels: int, out_channels: int, options: LayerOptions, *, factor: int = 1, rngs: nnx.Rngs
     ) -> None:
         kept = parameter_dtype(options.dtype)
         self.kernel = nnx.Param(he_normal(rngs.params(), (3, 3, in_channels, out_channels), kept))
@@ -116,13 +110,7 @@ class DecoderStage(nnx.Module):
     """
 
     def __init__(
-        self,
-        level: int,
-        in_channels: list[int],
-        base_channels: int,
-        options: LayerOptions,
-        *,
-        rngs: nnx.Rngs,
+        self, level: int, in_channels: list[int], base_channels: int, options: LayerOptions, *, rngs: nnx.Rngs
     ) -> None:
         layer = partial(ConvBatchNormRelu, options=options, rngs=rngs)
         self.branches = nnx.List(

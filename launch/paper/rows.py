@@ -67,9 +67,7 @@ def statistic(values: Sequence[float | None]) -> Statistic:
     """Mean, sample standard deviation and number of undefined values."""
     known = [value for value in values if value is not None]
     return Statistic(
-        fmean(known) if known else None,
-        stdev(known) if len(known) > 1 else None,
-        len(values) - len(known),
+        fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(values) - len(known)
     )
 
 
@@ -83,9 +81,7 @@ def average(classes: Sequence[Mapping[int, Figures]], name: str) -> Statistic:
     by_seed = [[seeds[seed].get(name) for seeds in classes] for seed in shared_seeds(classes)]
     averages = [fmean(v for v in values if v is not None) for values in by_seed if None not in values]
     return Statistic(
-        statistic([one.mean for one in each]).mean,
-        statistic(averages).sd,
-        sum(one.undefined for one in each),
+        statistic([one.mean for one in each]).mean, statistic(averages).sd, sum(one.undefined for one in each)
     )
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dagm_jax.data import procedural
-from dagm_jax.data.formats.dagm_writer import Numbered, write_split
 from dagm_jax.data.formats.tfds_reader import DATASET_NAME
 from dagm_jax.errors import UserError, printable
+from launch.prepare.dagm_writer import Numbered, write_split
 
 _RECIPE_FILE = "procedural.json"
 
