@@ -135,13 +135,11 @@ def build_cache(
 ) -> tuple[Manifest, ImageCache]:
     """The manifest less its unreadable images and its copies (see ``leakage``), and the cache of the others.
 
-    The returned samples know the white level of 16-bit images, one for all of them.
-    shape: (h, w) that every image must have, None for any. masks_for: the task that needs the masks of defective
-    images, so that those without one are left out. on_image is called after each image that is decoded, heartbeat
-    after each file that is opened for its white level.
-
-    A cache of the same files (path, size, time of change) is taken as it is, and nothing is opened. A file appears
-    under its name only when it is whole. Raises UserError where the disk is full or read-only.
+    The returned samples know the white level of 16-bit images, one for all of them. shape: (h, w) that every image must
+    have, None for any. masks_for: the task that needs the masks of defective images, so that those without one are left
+    out. on_image is called after each image that is decoded, heartbeat after each file that is opened for its white
+    level. A cache of the same files (path, size, time of change) is taken as it is, and nothing is opened. A file
+    appears under its name only when it is whole. Raises UserError where the disk is full or read-only.
     """
     stem = directory / fingerprint(manifest, shape, masks_for)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")

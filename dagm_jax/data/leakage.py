@@ -22,10 +22,8 @@ def find_copies(
     """Place → why it is left out, for the images whose pixels are those of another one.
 
     digests: `content_digest` of the images that could be decoded, by their place in ``samples``, in rising order.
-    unusable: places left out for another reason, such as a bad mask.
-
-    The first usable copy is used, and none where labels of copies contradict each other, an unusable copy's included:
-    its image was read and is known to be the same.
+    unusable: places left out for another reason, such as a bad mask. The first usable copy is used, and none where
+    labels of copies, unusable ones too, contradict each other.
     """
     copies: dict[bytes, list[int]] = defaultdict(list)
     for place, digest in digests.items():

@@ -35,11 +35,9 @@ WORKER_LOST = "Worker process was terminated unexpectedly"
 class MakeBatch(grain.transforms.RandomMap):
     """Builds a batch: one slice of a randomly moved view for each requested (image, kind).
 
-    Images smaller than the slicer's are padded. The view (rotation, flip) is drawn first, then one of *its* positive
-    slices, or one of its others: drawing half of the images defective would leave a sixth of the slices so.
-    rows: those of the batch that are made; what is drawn for them does not depend on which they are.
-
-    A batch at a time, because the calls for single slices, grain's and numpy's, take longer than copying their pixels.
+    Images smaller than the slicer's are padded. The view (rotation, flip) is drawn first, then one of *its* slices of
+    that kind. rows: those of the batch that are made; what is drawn for them does not depend on which they are. A batch
+    at a time, because calls for single slices, grain's and numpy's, take longer than copying their pixels.
     """
 
     cache: ImageCache

@@ -35,13 +35,10 @@ def split_samples(
 ) -> Split:
     """The split of ``samples``, stratified by class, label and size of the defect, the same for the same arguments.
 
-    ``mask_px``: pixels of each image's mask; None: sizes are ignored. Each split gets small, middling and large defects
-    alike: chance alone would move the mean Dice of 30 test images by more than the differences to be measured.
-    ``trains_on_defects``: whether training and validation need defective images.
-
-    random80_20 tests on a fifth of each (class, label); official tests on the images of DAGM's Test halves.
-    Validation is ``validation_share`` of each label of the rest. Raises UserError where a split would lack a label
-    that the manifest has, or (official) where the halves are not both there.
+    ``mask_px``: pixels of each image's mask; None: sizes are ignored. ``trains_on_defects``: whether training and
+    validation need defective images. random80_20 tests on a fifth of each (class, label); official tests on the images
+    of DAGM's Test halves. Validation is ``validation_share`` of each label of the rest. Raises UserError where a split
+    would lack a label that the manifest has, or (official) where the halves are not both there.
     """
     halves = Counter(sample.half for sample in samples)
     if rule == "official" and halves.keys() != {"train", "test"}:

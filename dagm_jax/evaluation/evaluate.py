@@ -71,13 +71,12 @@ def _curves(scored: Sequence[_ImageScore], label: int) -> FloatArray:
 def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
     """Loss, slice accuracy, image AUROC, balanced Dice, and the quality in [0, 1] that training is steered by.
 
-    Balanced Dice is the mean of Dice on defective images and of the share of good images left empty. It is taken at
-    the pixel threshold that is best for these images: a network whose maps are sharp but spread too far is not worse
-    than one that calibration need not correct.
+    Balanced Dice is the mean of Dice on defective images and of the share of good images left empty, at the pixel
+    threshold that is best for these images, which calibration finds later.
 
     Quality is the mean of AUROC and balanced Dice where pixels are scored, of AUROC and slice accuracy where slices
-    are, and 1/(1 + loss on good images) where the task may not know of defects: there all else is for the reader alone.
-    Figures that need a label which is not there, or decisions that the task does not make, are left out.
+    are, and 1/(1 + loss on good images) where the task may not know of defects. Figures without their labels or
+    decisions are left out.
     """
     scored = _predict_validation(predictor, cache, indices)
     figures = {"loss": float(np.mean([one.loss for one in scored]))}

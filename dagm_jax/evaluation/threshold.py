@@ -90,15 +90,13 @@ def fit_threshold(
 ) -> tuple[float, dict[str, Any]]:
     """(the threshold on image scores that ``config.calibration`` asks for, fit statistics).
 
-    Candidates are the middles of the gaps between neighbouring distinct scores, on the scale of
-    `spread_scores`, one below all scores and one above. "f1" and "expected_cost" take the best candidate,
-    of equally good ones that in the widest gap, so that a perfectly separated validation split gives the
-    middle of the gap between good and defective. "false_alarm_rate" takes the lowest candidate with FP /
-    good <= max_false_alarm_rate. "normals" takes `normals_threshold` of the good scores.
+    Candidates are the middles of the gaps between neighbouring distinct scores, on the scale of `spread_scores`, one
+    below all scores and one above. "f1" and "expected_cost" take the best, of equally good ones that in the widest gap;
+    "false_alarm_rate" the lowest with FP / good <= max_false_alarm_rate; "normals" `normals_threshold` of good scores.
 
     labels: {0, 1} [n]; scores: finite [n]. Fit statistics (JSON values): tp fp fn tn at the threshold, num_good,
-    num_defective, num_equally_good, highest_good_score, lowest_defective_score (None without defective
-    images). Raises UserError for a missing class.
+    num_defective, num_equally_good, highest_good_score, lowest_defective_score (None without defective images). Raises
+    UserError for a missing class.
     """
     truth, values = _checked_validation(labels, scores, config.calibration)
     if config.calibration == "normals":
@@ -175,8 +173,8 @@ class _Candidates(NamedTuple):
 def _make_candidates(truth: BoolArray, scores: FloatArray) -> _Candidates:
     """One candidate per gap between neighbouring distinct scores, one below all of them and one above.
 
-    Probabilities have 0 and 1 as outer neighbours; other scores have none, so there the lowest score itself
-    and the next float32 above the highest are taken, and these two gaps have no width.
+    Probabilities have 0 and 1 as outer neighbours; for other scores the lowest and the next float32 above the highest
+    are taken, and these two gaps have no width.
     """
     defective, good, distinct = (column[::-1] for column in counts_per_score(truth, scores))
     bounded = bool(distinct[0] >= 0 and distinct[-1] <= 1)

@@ -68,13 +68,11 @@ def make_train_step(
     """``step(state, batch) -> (state, metrics)``; metrics: loss, gradient norm and learning rate, float32, and the
     accuracy of the decisions on slices where the task makes any.
 
-    The parameters move by -schedule(step, cooldown) times the optimiser's direction. Random numbers are a function of
-    ``seed``, the step's number and the slice's place in the global batch. axis_name: mapped axis that pmap spreads that
-    batch over; sums are summed over it and divided once, never means averaged.
-
-    accumulate: number of parts that the batch is computed in, one after the other; their sums are added before the
-    division, so the update is the same but for batch norm, which sees one part at a time. num_shards: number of devices
-    that one program's batch is split over; each takes its share of every part. average_decay: see `OptimConfig`.
+    Random numbers are a function of ``seed``, the step's number and the slice's place in the global batch. axis_name:
+    mapped axis that pmap spreads that batch over; sums are summed over it and divided once, never means averaged.
+    accumulate: number of parts that the batch is computed in, one after the other, with the update of the whole but for
+    batch norm, which sees one part at a time. num_shards: number of devices that one program's batch is split over;
+    each takes its share of every part. average_decay: see `OptimConfig`.
     """
 
     def total(x: Any) -> Any:

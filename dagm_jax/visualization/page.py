@@ -174,7 +174,7 @@ def _template(title: str, summary: Mapping[str, str]) -> tuple[str, Template, st
 def make_facts(labels: Labels, scores: Floats, threshold: float) -> dict[str, Any]:
     """The constants of the page's script as JSON values; labels: 1, 0, -1 for unknown.
 
-    scores: the distinct scores, rising. stops: one threshold for each possible set of decisions, rising; the one at
+    scores: the distinct ones, rising. stops: one threshold for each possible set of decisions, rising; the one at
     ``place`` decides as the calibrated threshold does. below: for each label the number of scores below the k-th
     distinct score, then the number of all. intervals: for each label the 95 % Wilson intervals of the shares 0/n … n/n
     of its n images. areas: AUROC and average precision.
