@@ -16,7 +16,7 @@ from fake_processes import run_as_processes
 from PIL import Image
 from sklearn import metrics as sk
 
-from dagm_jax.data.images import decode
+from dagm_jax.data.images import load as load_module
 from dagm_jax.data.images.load import load
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
@@ -283,7 +283,7 @@ def test_no_image_is_read_while_the_clock_stands(
 
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(perf_counter=tell_time))
     monkeypatch.setattr(evaluate, "CHUNK_PX", 8 * SHAPE[0] * SHAPE[1])
-    monkeypatch.setattr(decode, "load", slow_load)
+    monkeypatch.setattr(load_module, "load", slow_load)
     result = TestResult()
     for chunk in evaluate.evaluate_test_split(brightness_predictor(batch_size), samples, SHAPE, RULE):
         for _ in chunk.samples:
