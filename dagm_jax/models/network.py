@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, UInt8
 
 from dagm_jax.models.convolution import convolve, convolve_on_cpu
-from dagm_jax.models.preprocess import normalize
 from dagm_jax.tasks.base import Forward, Slices
 from dagm_jax.types import NetworkOutput
 
@@ -30,8 +30,9 @@ class Network:
     convolve: Callable[[Array, Array], Array] = convolve
 
     def preprocess(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
-        """Grey slices as the network and its task see them."""
-        x = normalize(image, self.mean, self.std, self.in_channels)
+        """Grey slices as the network sees them: equal channels; float32, or float64 where that is on."""
+        x = (image.astype(jnp.result_type(float)) - self.mean) / self.std
+        x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
         return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
 
     def for_platform(self, platform: str) -> Network:
