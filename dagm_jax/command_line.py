@@ -118,8 +118,7 @@ def _value(item: Any, hint: Any, value: Any) -> Any:
 def find_config(path: str) -> str:
     """``path`` (FILE or FILE:TASK, or the name of a shipped configuration) with FILE as an absolute path.
 
-    FILE is looked for in the current folder, then beside this package (a checkout), then in it (an installed wheel).
-    Raises UserError.
+    FILE is looked for here, then beside this package (a checkout), then in it (a wheel). Raises UserError.
     """
     name, colon, task = path.partition(":")
     package = Path(__file__).resolve().parent
@@ -191,11 +190,8 @@ def leave(error: BaseException, processes: Processes) -> NoReturn:
     if (known := explain(error)) is not None:
         line, status = known
     elif speaks_of_a_lost_process(error):
-        reason = (str(error).splitlines() or [""])[0]
-        line = (
-            f"stopped: another process of the job is gone ({reason}); the same command goes on from what was "
-        )
-        line, status = f"{line}saved last", EXIT_PEER_LOST
+        lost = f"another process of the job is gone ({(str(error).splitlines() or [''])[0]})"
+        line, status = f"stopped: {lost}; the same command goes on from what was saved last", EXIT_PEER_LOST
     else:
         line, status = "".join(traceback.format_exception(error)).rstrip(), 1
     end_at_once(line, status, LAST_WORDS_S if processes.is_first and processes.count > 1 else 0.0)

@@ -1,8 +1,7 @@
 """Multi-process helpers: gather, broadcast, run on process 0, and shutdown when a peer dies.
 
-A job of one process, the usual one, is ``ALONE``: nothing is exchanged and nothing watched. The processes of a larger
-job run the same program over the same workdir, on a file system that they share, and call everything here in the same
-order.
+A job of one process, the usual one, is ``ALONE``: nothing is exchanged or watched. Those of a larger job
+run one program over one workdir, on a file system that they share, and call everything here in one order.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import platform
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,14 +27,7 @@ from dagm_jax.errors import DISK_ERRORS, UserError
 T = TypeVar("T")
 
 # Words in the errors of collectives and of jax's service that report a lost process.
-SIGNS_OF_LOSS = (
-    "gloo",
-    "nccl",
-    "coordination service",
-    "connection reset",
-    "connection closed",
-    "socket closed",
-)
+SIGNS_OF_LOSS = re.compile("gloo|nccl|coordination service|connection (reset|closed)|socket closed", re.I)
 # Smallest size of a message; sizes are padded to powers of two, because each is compiled once.
 LEAST_BYTES = 1024
 
@@ -194,11 +187,7 @@ def connect(
     backend. A dead process is noticed within twice ``timeout_s``, one that is stuck after it (see `Watchdog`). All
     processes but the first print nothing but errors. Raises UserError for incomplete flags and without a cluster.
     """
-    given = {
-        "coordinator_address": coordinator_address,
-        "num_processes": num_processes,
-        "process_id": process_id,
-    }
+    given = dict(coordinator_address=coordinator_address, num_processes=num_processes, process_id=process_id)
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given) and not is_cluster:
         return ALONE
@@ -236,7 +225,7 @@ def connect(
 
 def speaks_of_a_lost_process(error: BaseException) -> bool:
     """Whether an error of jax says that another process of the job is gone."""
-    return any(sign in str(error).lower() for sign in SIGNS_OF_LOSS)
+    return SIGNS_OF_LOSS.search(str(error)) is not None
 
 
 def interleave(parts: Sequence[Sequence[Any]]) -> list[Any]:
