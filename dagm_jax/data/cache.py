@@ -68,26 +68,25 @@ class ImageCache:
 
     def image(self, index: int) -> np.ndarray:
         """The pixels of an image, uint8 ``[h w]``, read-only."""
-        row = self._row(index)
-        h, w = self.shapes[index]
-        return row[: h * w].reshape(h, w)
+        return self._row(index)[0]
 
     def mask(self, index: int) -> np.ndarray:
         """The mask of an image, bool ``[h w]``."""
-        row = self._row(index)
-        h, w = self.shapes[index]
-        return np.unpackbits(row[h * w :], count=h * w).view(bool).reshape(h, w)
+        pixels, packed = self._row(index)
+        return np.unpackbits(packed, count=pixels.size).view(bool).reshape(pixels.shape)
 
     @cached_property
     def _bytes(self) -> np.ndarray:
         # A plain array: each slice of a memmap would be one too, and making these takes longer than reading them.
         return np.asarray(np.memmap(self.path, np.uint8, "r"))
 
-    def _row(self, index: int) -> np.ndarray:
+    def _row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(pixels uint8 ``[h w]``, the mask at one bit a pixel, packed in uint8) of an image."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        start = self.offsets[index]
-        return self._bytes[start : start + row_bytes(self.shapes[index])]
+        start, (h, w) = self.offsets[index], self.shapes[index]
+        row = self._bytes[start : start + row_bytes((h, w))]
+        return row[: h * w].reshape(h, w), row[h * w :]
 
     @cached_property
     def _mask_sums(self) -> dict[int, MaskSums]:
@@ -104,9 +103,7 @@ class ImageCache:
 
     def mask_px(self, index: int) -> int:
         """Set pixels of the image's mask."""
-        row = self._row(index)
-        h, w = self.shapes[index]
-        return int(np.bitwise_count(row[h * w :]).sum())
+        return int(np.bitwise_count(self._row(index)[1]).sum())
 
     def intensity_moments(self, indices: Sequence[int]) -> tuple[float, float]:
         """(mean, standard deviation) of the grey values in [0, 255] over the given images."""
