@@ -18,7 +18,7 @@ from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.photos import read_photo, read_photo_mask
 from dagm_jax.data.images.png import decode_image, decode_mask, read_image, read_mask
 from dagm_jax.errors import printable
-from dagm_jax.types import DAGM_SHAPE, Drawn, Ellipse, Photo, Sample, Stored
+from dagm_jax.types import DAGM_SHAPE, Drawn, Ellipse, Photo, Pixels, Sample, Stored
 
 DECODE_THREADS = 4
 _Item = TypeVar("_Item")
@@ -33,7 +33,7 @@ class BadMask(BadImage):
         self.image = image
 
 
-def load(sample: Sample, shape: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
     """Image uint8 [h w] and mask bool [h w] of a sample, wherever they come from.
 
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
@@ -80,15 +80,10 @@ def _read_mask(
     return mask
 
 
-def load_all(
-    samples: Sequence[Sample], shape: tuple[int, int] | None
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage]:
-    """Decoded samples in order, by threads and a bounded number ahead (``Executor.map`` would hold them all).
+def load_all(samples: Sequence[Sample], shape: tuple[int, int] | None) -> Iterator[Pixels | BadImage]:
+    """`load` of each sample in order, by `in_threads`; one that cannot be read comes out as its BadImage."""
 
-    A sample that cannot be read comes out as its BadImage.
-    """
-
-    def attempt(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | BadImage:
+    def attempt(sample: Sample) -> Pixels | BadImage:
         try:
             return load(sample, shape)
         except BadImage as error:
@@ -100,7 +95,7 @@ def load_all(
 def in_threads(
     function: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Generator[_Result, None, None]:
-    """``function`` of each item in order, by threads and a bounded number ahead."""
+    """``function`` of each item in order, by threads, few ahead; Executor.map would hold all of them."""
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         waiting = iter(items)
         pending = [pool.submit(function, item) for item in islice(waiting, 4 * DECODE_THREADS)]
@@ -109,9 +104,7 @@ def in_threads(
             pending += [pool.submit(function, item) for item in islice(waiting, 1)]
 
 
-def _read_stored(
-    stored: Stored, image_id: str, shape: tuple[int, int] | None
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def _read_stored(stored: Stored, image_id: str, shape: tuple[int, int] | None) -> Pixels:
     """Image and mask of a record of a prepared set; raises BadImage, also if it holds another image than it should."""
     name = f"{stored.folder} ({image_id})"
     try:
