@@ -55,13 +55,12 @@ def run(arguments: list[str]) -> int:
         )
     if verb == "checks":
         print(checks())
-        return 0
-    if verb == "prepare":
+    elif verb == "prepare":
         prepare(rest)
-        return 0
-    sys.argv[1:] = rest
-    # As __main__: --help shows the command's flags, and grain's workers import the command again.
-    runpy.run_module(COMMANDS[verb], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[1:] = rest
+        # As __main__: --help shows the command's flags, and grain's workers import the command again.
+        runpy.run_module(COMMANDS[verb], run_name="__main__", alter_sys=True)
     return 0
 
 

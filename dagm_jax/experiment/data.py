@@ -53,10 +53,7 @@ class Data:
 
 
 def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALONE) -> Data:
-    """Images named by ``config.data``, decoded, checked and split.
-
-    Raises UserError where they do not suffice, and where the processes find different ones.
-    """
+    """The images, decoded, checked, split; raises UserError for too few, and if processes find others."""
     found, shape = find_images(config.data, config.seed)
     console.print(f"data: {found.description}")
     masks_for = config.task.name if config.task.learns_from_masks else ""
@@ -94,12 +91,11 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
 
 def print_skipped(manifest: Manifest) -> None:
     """Prints what was left out of the data, such as copies of an image in both halves."""
-    if manifest.skipped:
-        shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in manifest.skipped[:3])
-        rest = ", …" if len(manifest.skipped) > 3 else ""
-        number = len(manifest.skipped)
-        console.print(f"data: {number} left out ({shown}{rest}); all are listed in report.json")
-    if leaked := [skip for skip in manifest.skipped if skip.leaks]:
+    if skipped := manifest.skipped:
+        shown = "; ".join(f"{skip.what}: {skip.reason}" for skip in skipped[:3])
+        rest = ", …" if len(skipped) > 3 else ""
+        console.print(f"data: {len(skipped)} left out ({shown}{rest}); all are listed in report.json")
+    if leaked := [skip for skip in skipped if skip.leaks]:
         console.print(
             f"data: leakage: {len(leaked)} images are in both halves, train and test, such as {leaked[0].what}; one "
             "copy of each is left out, so that no image is tested on that was trained on"
@@ -146,10 +142,7 @@ def check_size(largest: tuple[int, int], config: RunConfig) -> None:
 
 
 def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
-    """Source, split sizes, and everything that was left out, as JSON values.
-
-    white: value that is white in images of 16 bits; None where no image can be of 16 bits.
-    """
+    """Source, sizes and what was left out, as JSON values; white: of 16-bit images, None without any."""
     photos = [s.image for s in data.manifest.samples if isinstance(s.image, Photo)]
     return {
         "source": data.manifest.description,

@@ -261,15 +261,14 @@ def predict_folder(
         else:
             _predict_once(predictor, new, len(files))
         wall_s = time.perf_counter() - start_s
-        latest, now = predictions.latest, predictions.now
-        normal_scores = inspector.backend.normal_scores
+        latest = predictions.latest
         summary = {
             "model": model,
             "model_id": inspector.model_id,
             "threshold": inspector.rule.threshold,
             "pixel_threshold": inspector.rule.pixel_threshold,
             "images": source.images,
-            **summarise(latest.values(), now.values(), normal_scores),
+            **summarise(latest.values(), predictions.now.values(), inspector.backend.normal_scores),
             "wall_s": wall_s,
             "compile_s": compile_s,
         }

@@ -138,7 +138,8 @@ def _row(entry: PageEntry) -> list[Any]:
     shown = entry.thumbnail or Pictures(b"", b"")
     thumbnail, overlay = (base64.b64encode(file).decode() for file in (shown.image, shown.overlay))
     pictures = [relative_url(entry.picture), relative_url(entry.picture_overlay)]
-    text = "" if score is None else _score_text(score)
+    # Enough digits to differ from 0, 1 and its neighbours.
+    text = "" if score is None else f"{score:.{7 if 0.99 < score < 1 else 4}g}"
     return [entry.name, entry.label, score, thumbnail, overlay, *pictures, error, text]
 
 
@@ -260,8 +261,3 @@ def _histogram(groups: Mapping[str, Floats], distinct: Floats, stops: Floats) ->
         "scorePlaces": share(distinct).tolist(),
         "stopPlaces": share(stops).tolist(),
     }
-
-
-def _score_text(score: float) -> str:
-    """The score with enough digits to differ from 0, 1 and its neighbours."""
-    return f"{score:.{7 if 0.99 < score < 1 else 4}g}"

@@ -45,10 +45,9 @@ _Value = TypeVar("_Value", _Label, Ellipse)
 def read_tree(root: Path, classes: tuple[int, ...]) -> Manifest:
     """The manifest of the given classes under ``root``, in an order that no file system changes.
 
-    ``root`` holds ``ClassN`` folders, or is one, or holds them one level further down. Samples are ordered by
-    class, then train before test (layout A) or good before defective (layout B), then number. Every file of
-    these classes that is not used is in ``skipped``, but for litter such as Thumbs.db. Raises UserError where the tree
-    cannot be used at all.
+    ``root`` holds ``ClassN`` folders, or is one, or holds them one level down. Samples are ordered by class,
+    train before test (layout A) or good before defective (layout B), number. Unused files of these classes
+    are in ``skipped``, but for litter such as Thumbs.db. Raises UserError where the tree cannot be used.
     """
     remedy = "give the folder that holds the ClassN folders of DAGM 2007"
     if not isdir(root):
@@ -124,8 +123,7 @@ def _find_parts(class_id: int, folders: list[Path], skips: Skips) -> dict[_Part,
 def _parts_in(class_id: int, folder: Path, skips: Skips) -> Iterator[tuple[_Part, Path]]:
     """The parts in one class folder; notes what belongs to neither layout."""
     entries = list_folder(folder)
-    match = _class_name(folder)
-    is_defective = match is not None and match[2] is not None
+    is_defective = bool((match := _class_name(folder)) and match[2])
     is_part = any(_IMAGE_NAME.fullmatch(entry.name) and isfile(entry) for entry in entries)
     if is_defective:
         is_part = is_part or any(map(_is_label_file, entries))

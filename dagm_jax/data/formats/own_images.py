@@ -149,7 +149,7 @@ class _Found:
             if not isfile(path):
                 self.skips.add(path, "not a file; images lie one level up")
                 continue
-            if not _is_image(path):
+            if path.suffix.lower() not in SUFFIXES:
                 self.skips.add(path, "not an image file")
                 continue
             stems.add(path.stem)
@@ -192,13 +192,9 @@ def _list_masks(folder: Path) -> dict[str, list[Path]]:
     """Stem of an image -> its masks in the folder, which may be named <stem> or <stem>_mask."""
     masks: dict[str, list[Path]] = {}
     for path in list_folder(folder) if isdir(folder) else []:
-        if isfile(path) and _is_image(path):
+        if isfile(path) and path.suffix.lower() in SUFFIXES:
             masks.setdefault(path.stem.removesuffix("_mask"), []).append(path)
     return masks
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
