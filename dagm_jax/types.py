@@ -72,10 +72,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A file under the data root that is not used, and the reason.
-
-    leaks: the file is a copy of an image of the other half, train or test.
-    """
+    """A file under the data root that is not used, and why; leaks: it copies an image of the other half."""
 
     what: str
     reason: str
@@ -129,8 +126,7 @@ MAX_GALLERY_ITEMS = 8
 class GalleryItem:
     """One image of a gallery: uint8 [h w], map float32 [h w], true mask bool [h w], which may be empty.
 
-    title: lines of at most about 35 characters, or they run into the next column. correct: whether the prediction is;
-    a wrong one is framed in red.
+    title: lines of at most some 35 characters, a column's width. correct: where False, the frame is red.
     """
 
     image: np.ndarray

@@ -126,8 +126,7 @@ def make_training_stream(
 def iterate(stream: grain.MapDataset, start: int, num_workers: int) -> Generator[Any, None, None]:
     """The batches of ``stream`` from number ``start`` on, prefetched by threads or by ``num_workers`` processes.
 
-    A generator: closing it ends the processes, which also end when this one dies, be it by SIGKILL. Raises ProcessLost
-    where one of them has died.
+    Closing it ends the processes, as any death of this one does. Raises ProcessLost where one of them died.
     """
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
     dataset = stream[start:].to_iter_dataset(options)

@@ -14,8 +14,7 @@ def local_energy_score(image: NDArray[np.uint8]) -> float:
     """The largest deviation of local texture energy from the image's own usual level: >= 0, higher = defective.
 
     e(x, y) = mean over a 15x15 window of the squared differences to the left and the upper neighbour; m = log(1 + e);
-    score = max |m - median(m)|. Two-sided, because defects wipe texture out (class 1) as well as add edges to it
-    (class 8).
+    score = max |m - median(m)|. Two-sided: defects wipe texture out (class 1) or add edges to it (class 8).
     """
     grey = image.astype(np.float32)
     energy = np.zeros_like(grey)

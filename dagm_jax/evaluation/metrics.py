@@ -1,8 +1,7 @@
 """Metrics over images and pixels: confusion counts and their rates, AUROC, average precision, curves, Dice.
 
-Counts add up across batches and devices, and rates are computed once at the end, so any batching of the same images
-gives the same numbers. Positive means defective. A ratio whose denominator is zero is ``None`` (null in JSON), never
-0 or NaN.
+Counts add up across batches and devices; rates are computed once at the end, so any batching gives the same
+numbers. Positive means defective. A ratio with a zero denominator is ``None`` (null in JSON), never 0 or NaN.
 """
 
 from __future__ import annotations
@@ -244,8 +243,7 @@ def dice(prediction: BoolArray, mask: BoolArray) -> float:
 def dice_curve(map_: ArrayLike, mask: ArrayLike) -> FloatArray:
     """`dice` of the map cut at k/256 (map >= threshold), k = 0 … 255: float64 [256].
 
-    One pass over the pixels for all thresholds: two histograms, added up from the top. Raises what `pixel_histogram`
-    raises.
+    One pass over the pixels: two histograms, added up from the top. Raises what `pixel_histogram` raises.
     """
     inside, everywhere = _bin_counts(map_, mask, NUM_DICE_THRESHOLDS)
     overlap, predicted = (np.cumsum(counts[::-1])[::-1] for counts in (inside, everywhere))
@@ -267,9 +265,8 @@ def best_pixel_threshold(defective: FloatArray, good: FloatArray) -> float:
 
     Equally good are all thresholds that leave as many good images empty as the best one, and whose mean Dice is
     within one standard error of its own: the error of the mean difference, image by image (the one-standard-error
-    rule of Breiman et al. 1984, section 3.4.3). Of the runs of such neighbours the longest is taken, and its
-    middle: the place where a small shift of the map changes least. The highest point alone is the luck of a few
-    images where the curve is flat.
+    rule of Breiman et al. 1984, section 3.4.3). The middle of their longest run is taken, where a small shift
+    of the map changes least; the highest point alone is the luck of a few images where the curve is flat.
     """
     best, num = int(np.argmax(balanced_dice(defective, good))), len(defective)
     behind = defective[:, [best]] - defective

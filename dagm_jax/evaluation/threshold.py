@@ -94,9 +94,8 @@ def fit_threshold(
     below all scores and one above. "f1" and "expected_cost" take the best, of equally good ones that in the widest gap;
     "false_alarm_rate" the lowest with FP / good <= max_false_alarm_rate; "normals" `normals_threshold` of good scores.
 
-    labels: {0, 1} [n]; scores: finite [n]. Fit statistics (JSON values): tp fp fn tn at the threshold, num_good,
-    num_defective, num_equally_good, highest_good_score, lowest_defective_score (None without defective images). Raises
-    UserError for a missing class.
+    labels: {0, 1} [n]; scores: finite [n]. Raises UserError for a missing class. Fit statistics: tp fp fn tn,
+    num_good, num_defective, num_equally_good, highest_good_score, lowest_defective_score (None without any).
     """
     truth, values = _checked_validation(labels, scores, config.calibration)
     if config.calibration == "normals":

@@ -27,10 +27,7 @@ LENGTH = "train.num_steps"
 
 
 def check_same_run(config: RunConfig, workdir: Workdir) -> None:
-    """Raises UserError where the workdir holds a run of another configuration; prints the free fields that differ.
-
-    `check_length` decides on another length of a run that is not finished.
-    """
+    """Raises UserError where the workdir's run has another configuration; prints free fields that differ."""
     if not workdir.config.exists():
         return
     changed = differences(workdir.read_config(), config)
@@ -60,8 +57,7 @@ def check_images(data: Data, meta: dict[str, Any], workdir: Workdir) -> None:
 def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, workdir: Workdir) -> None:
     """Raises UserError where a run with the bound ``num_steps`` would have differed so far with that of ``config``.
 
-    Until the cool-down has begun, a run with another bound has taken the same steps, as long as it would not have begun
-    to cool down either.
+    Before the cool-down, a run with another bound has taken the same steps, unless it would cool down by now.
     """
     if config.num_steps == num_steps:
         return

@@ -1,7 +1,6 @@
 """A run: from a configuration and a folder to a trained, calibrated model with its report.
 
-The stages (data, training, calibration, report) find in the workdir what an earlier try has finished, so that the same
-command resumes after any interruption.
+Stages (data, training, calibration, report) find what is finished in the workdir: the same command resumes.
 """
 
 from __future__ import annotations

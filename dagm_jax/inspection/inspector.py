@@ -68,9 +68,8 @@ class Inspector:
     def load(cls, model: str | Path, threshold: float | None = None, xla_flags: str = "") -> Inspector:
         """The inspector of a finished run's workdir, or of a file that was exported from one.
 
-        threshold: in place of the rule's; the id then changes with it. xla_flags: the process's XLA_FLAGS, which win
-        over the options set here. Raises UserError where the run is not finished, or a part of it, the file or its
-        contract is missing or damaged.
+        threshold: in place of the rule's; changes the id. xla_flags: the process's XLA_FLAGS, which win over
+        options set here. Raises UserError for an unfinished run, and a missing or damaged part or file.
         """
         path = Path(model).expanduser()
         if os.path.isfile(path):
@@ -111,10 +110,7 @@ class Inspector:
         return self.predict([self.read(images)], 1)[0]
 
     def inspect_all(self, images: Iterable[ImageLike], batch_size: int | None = None) -> Iterator[Verdict]:
-        """The verdict on each image in order; at most ``batch_size`` images are held at a time.
-
-        Raises as `inspect` does, when it comes to that image.
-        """
+        """The verdict on each image in order, ``batch_size`` held at a time; raises as `inspect` does."""
         size = self.check_batch_size(batch_size)
         waiting = iter(images)
         while chosen := list(islice(waiting, size)):

@@ -56,9 +56,8 @@ class Predictions:
     """``predictions.jsonl`` of a folder: read back when opened, then only ever appended to.
 
     latest: the last prediction of each name in the order of the lines, without boxes, of which a map may give
-    thousands. now: the part of it appended since the file was opened. A line is on the disk before `append` returns; a
-    last line that a kill cut short is removed. Raises UserError where another line is damaged, OSError where the disk
-    refuses.
+    thousands. now: those appended since the file was opened. A line is on the disk before `append` returns; a
+    last one that a kill cut short is removed. Raises UserError for other damage, OSError of the disk.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -86,8 +86,7 @@ def interleave(phases: list[Array], axis: int) -> Array:
 def upsample(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b f*h f*w c"]:
     """``x`` bilinearly up-sampled by ``factor`` in both directions, half-pixel centres.
 
-    Directly, not as a cascade of doublings: the second doubling would interpolate between the samples of the first
-    and round off its kinks.
+    Directly: a second doubling would interpolate between the samples of the first and round off its kinks.
     """
     for axis in (1, 2):
         x = interleave(upsample_phases(x, axis, factor), axis)

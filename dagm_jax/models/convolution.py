@@ -41,8 +41,7 @@ def apart(function: Callable[..., Array]) -> Callable[..., Array]:
 
     XLA's CPU backend fuses cheap operations, such as a norm and its ReLU, into each of their readers. A reader that
     takes the pixels in another order then computes them in that order, which takes longer than to read what stands in
-    memory for the forward convolution. The attribute is XLA's own, of its pass that inlines calls; without it the
-    numbers are the same.
+    memory for the forward convolution. The attribute is of XLA's inlining; numbers are the same without.
     """
     compiled = jax.jit(function)
     return lambda *arrays: set_xla_metadata(compiled(*arrays), inlineable="false")
@@ -123,9 +122,8 @@ def convolve_by_rows(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:
     """`convolve` by Winograd's F(4, 3) along the height, which must be a multiple of four.
 
     Six combinations of each four rows and their neighbours are convolved along the width, with as many combinations
-    of the kernel's rows: half the products, and windows of three pixels instead of nine. The matrices are those of
-    A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks", CVPR 2016. Rounding is some 3e-6 of the
-    largest value in float32.
+    of the kernel's rows: half the products, windows of three pixels, not nine. float32 rounds by some 3e-6 of
+    the largest value. A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
     """
     b, h, w, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))

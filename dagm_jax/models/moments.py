@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 Map = Float[Array, "b h w c"]
 PerChannel = Float[Array, " c"]
 
-# A run of pixels that is summed as one vector, and how many runs are summed first: fewer than the 32 elements of an
-# axis beyond which XLA takes a sum on a CPU apart itself.
+# Numbers in a run, which is summed as one vector, and runs in a block: from 32 on XLA takes CPU sums apart.
 RUN_NUMBERS = 128
 RUNS = 16
 

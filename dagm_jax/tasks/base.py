@@ -15,8 +15,7 @@ from dagm_jax.types import NetworkOutput
 # (input [b h w c], key for dropout or None) → output of the network.
 Forward = Callable[[Float[Array, "b h w c"], PRNGKeyArray | None], NetworkOutput]
 
-# Source of an image's score: the defect probability of its pixels; the distance of each pixel of the map from the map's
-# median, either way; or the scores of its slices.
+# Source of an image's score: its pixels' probabilities, their distances from the map's median, or its slices.
 ScoreKind = Literal["probability", "deviation", "slices"]
 
 

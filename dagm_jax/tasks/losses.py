@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from dagm_jax.types import at_least_float32
 
-# Area in px that is added above and below the fraction of Dice and IoU, which makes an empty target well-posed.
+# Area in px added above and below in Dice and IoU: an empty target's loss falls to 0 as predictions empty.
 SMOOTHING = 1.0
 
 # Window of SSIM, and the constants that keep both quotients defined on black and on flat patches (Wang et al. 2004).
@@ -33,10 +33,7 @@ def binary_cross_entropy(
 
 
 def soft_dice(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) -> Float[Array, " b"]:
-    """1 - (2·Σpt + 1) / (Σp + Σt + 1) with p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed).
-
-    The smoothing makes an empty target well-posed: its loss falls to 0 as the prediction empties.
-    """
+    """1 - (2·Σpt + 1) / (Σp + Σt + 1), p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed)."""
     overlap, total = _overlap(logits, targets)
     return 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING)
 
@@ -56,10 +53,7 @@ def focal(
 
 
 def soft_iou(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) -> Float[Array, " b"]:
-    """1 - (Σpt + 1) / (Σp + Σt - Σpt + 1) with p = σ(z), per example, in [0, 1) (Rahman and Wang 2016, smoothed).
-
-    The smoothing is that of ``soft_dice``.
-    """
+    """1 - (Σpt + 1) / (Σp + Σt - Σpt + 1), p = σ(z), per example, in [0, 1) (Rahman, Wang 2016, smoothed)."""
     overlap, total = _overlap(logits, targets)
     return 1 - (overlap + SMOOTHING) / (total - overlap + SMOOTHING)
 

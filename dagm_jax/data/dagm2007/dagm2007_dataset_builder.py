@@ -122,8 +122,7 @@ def example(sample: Sample) -> dict[str, Any]:
 def box_of(mask: np.ndarray) -> tfds.features.BBox:
     """The box around the set pixels of a mask bool [h w], as shares of height and width, edges included.
 
-    ymin, xmin are the first row and column with a set pixel; ymax, xmax the first ones behind the last. All 0 for
-    an empty mask.
+    ymin, xmin: first row and column with a set pixel; ymax, xmax: those behind the last. All 0 without one.
     """
     (rows, cols), (height, width) = mask.nonzero(), mask.shape
     if not rows.size:

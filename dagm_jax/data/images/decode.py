@@ -166,8 +166,7 @@ def read_grey(
 ) -> NDArray[np.uint8 | np.uint16]:
     """Grey values (see `to_grey`) of the picture in a file's bytes, which messages call ``path``; raises BadImage.
 
-    shape: the (h, w) that it must have, None for any; ``why`` says where it comes from. Without colours, as in DAGM,
-    PNG files alone are taken.
+    shape, why: as in `check_shape`. Without colours, as in DAGM, PNG files alone are taken.
     """
     with open_image(data, path, ("PNG",) if colour == "refused" else FORMATS) as picture:
         check_shape(picture, path, shape, why)

@@ -20,8 +20,7 @@ _LEAST_MASK_WHITE = 32
 def read_photo(photo: Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
     """The image as uint8 grey [h w]: colours by their luma (ITU-R 601), 16 bits as 255 · value / white, rounded.
 
-    ``shape`` is the (h, w) that it must have, None for any. Takes PNG, JPEG, BMP and TIFF of one picture. Raises
-    BadImage.
+    shape: the (h, w) it must have, None for any. Takes PNG, JPEG, BMP, TIFF of one picture. Raises BadImage.
     """
     return decode.to_8_bits(_read(photo, shape, decode.SIZE_OF_SET, "luma"), photo.white)
 

@@ -16,9 +16,8 @@ _HALF = 127
 def read_image(path: Path, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
     """The image in ``path``, uint8 [h w] in [0, 255], maybe read-only.
 
-    ``shape`` is the (h, w) that it must have, None for any. Takes 8-bit grey PNGs and those that are grey
-    in effect: fewer bits, equal colour channels, a palette of greys, an opaque alpha channel. Raises BadImage
-    for the others.
+    shape: the (h, w) that it must have, None for any. Takes PNGs that are 8-bit grey, maybe in effect: fewer
+    bits, equal colour channels, a palette of greys, an opaque alpha channel. Raises BadImage for others.
     """
     return decode_image(read_bytes(path), path, shape)
 

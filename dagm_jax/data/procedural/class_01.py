@@ -44,10 +44,9 @@ def _rings(rng: np.random.Generator, reach: int) -> np.ndarray:
 
     Sums of cos(2 pi (f rho + g rho^2 / 2)) with rho^2 = X^2 + q Y^2 and local frequencies f + g rho far
     above the sampling limit of 0.5 cycles per px: the pixel grid folds the rings into arcs about many
-    places. The profile over rho is tabulated, which costs far less than a cosine for each pixel and each
-    wave. Most of what folds to slow waves is taken out again, as the real images hardly show any. A little
-    smoothing along each axis, of another strength in every image, gives neighbours the real images' slight
-    correlation.
+    places. The profile over rho is tabulated: far cheaper than a cosine for each pixel and each wave. Most
+    of what folds to slow waves is taken out again, as real images hardly show any. A little smoothing along
+    each axis, of another strength in every image, gives neighbours the real images' slight correlation.
     """
     x2 = np.arange(reach, dtype=np.float32)[None, :] ** 2
     y2 = np.arange(reach, dtype=np.float32)[:, None] ** 2

@@ -70,8 +70,7 @@ def wave_noise(rng: np.random.Generator, gain: np.ndarray) -> np.ndarray:
 def shared_field(seed: int, class_id: int, amplitude: np.ndarray, sd: float) -> np.ndarray:
     """The background of all images of (seed, class): float32 [h w], mean 0, sd ``sd``, read-only. For a cache to keep.
 
-    Random phases, but the given amplitude [h, w//2 + 1] for each wave: the statistics then hardly depend on
-    the seed.
+    Random phases, but a given amplitude [h, w//2 + 1] of each wave: statistics hardly depend on the seed.
     """
     # SeedSequence pads with zeros: a bare [seed, 8] would be the stream of good image 0. No image has a 2.
     rng = np.random.default_rng(np.random.SeedSequence([seed, class_id, 0, 2]))
