@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from dagm_jax.data.config import AugmentConfig, DataConfig, SlicingConfig
 from dagm_jax.distributed.devices import ParallelConfig
 from dagm_jax.errors import UserError, nearest
-from dagm_jax.evaluation.config import VerdictConfig
+from dagm_jax.evaluation.config import EvalConfig, VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
@@ -48,6 +48,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
 
     def __post_init__(self) -> None:
@@ -68,6 +69,10 @@ class RunConfig:
             raise UserError(
                 f"`task.cell_px` (={self.task.cell_px}) must be at most half of a slice's edge (={width_px}), "
                 "or a slice is hidden whole or not at all"
+            )
+        if self.slicing.mode == "squeeze" and self.eval.tiling == "whole":
+            raise UserError(
+                "`slicing.mode` (=squeeze) averages columns, which a whole image keeps; set `eval.tiling` to slices"
             )
 
 

@@ -65,6 +65,10 @@ TEXT = Rule("a text", lambda x: isinstance(x, str))
 OBJECT = Rule("an object", lambda x: isinstance(x, dict))
 GREY = Rule("a grey level in [0, 255]", lambda x: is_finite(x) and 0 <= x <= 255)
 IMAGE_SHAPE = Rule(f"[height, width] of at most {MAX_PIXELS} pixels", is_image_shape)
+IMAGE_SHAPES = Rule(
+    f"a list of [height, width] of at most {MAX_PIXELS} pixels, at least one",
+    lambda x: isinstance(x, list) and x != [] and all(map(is_image_shape, x)),
+)
 BATCH_SHAPE = Rule(
     f'["b", height, width] of at most {MAX_PIXELS} pixels',
     lambda x: isinstance(x, list) and len(x) == 3 and is_image_shape(x[1:]),

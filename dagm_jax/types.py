@@ -140,8 +140,8 @@ class NetworkOutput(NamedTuple):
     """The output of a network for a batch of slices; a pytree of float32 arrays.
 
     logits: ``[b h w d]``, of the full-resolution stage. side_logits: of coarser stages, up-sampled to the input's
-    size, ``[b h w d]`` each; empty without deep supervision. class_logits: (no defect, defect) of each slice,
-    ``[b 2]``, None without a classification-guided module.
+    size, ``[b h w d]`` each; empty without deep supervision. class_logits: (no defect, defect) before their maxima over
+    the slice are taken, ``[b h/16 w/16 2]``; None without a classification-guided module.
     """
 
     logits: Any

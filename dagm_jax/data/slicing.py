@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from dagm_jax.data.config import MULTIPLE_PX, SliceMode, SlicingConfig
 from dagm_jax.types import Pixels
 
+# Continuation of an image: by its own mirror images, or by its edge.
+PadMode = Literal["symmetric", "edge"]
 # A slice is positive if it holds this share of the image's mask, or this many of its pixels.
 POSITIVE_MASK_SHARE = 0.25
 POSITIVE_MASK_PX = 500
@@ -174,8 +176,8 @@ def padded_shape(config: SlicingConfig, height_px: int, width_px: int) -> tuple[
     return up_to(height_px, MULTIPLE_PX), max(up_to(width_px, width_multiple), least_width)
 
 
-def pad(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """``array [h w]`` continued below and to the right by its own mirror images up to ``shape``.
+def pad(array: np.ndarray, shape: tuple[int, int], mode: PadMode = "symmetric") -> np.ndarray:
+    """``array [h w]`` continued below and to the right, by its own mirror images or by its edge, up to ``shape``.
 
     The same array where it has that shape. An image and its mask stay with each other. Raises ValueError where it is
     larger.
@@ -183,7 +185,7 @@ def pad(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if array.shape == shape:
         return array
     more = [(0, wanted - length) for wanted, length in zip(shape, array.shape, strict=True)]
-    return np.pad(array, more, mode="symmetric")
+    return np.pad(array, more, mode=mode)
 
 
 def full_batch(pixels: Iterable[Pixels], batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Configuration of scoring and calibration."""
+"""Configuration of judging: how images are cut, scored and decided on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,32 @@ from typing import Literal
 
 from dagm_jax.errors import check_choices, require
 
+# Edges of whole images are padded to multiples of it: few sizes, each compiled once, that networks can halve.
+PADDED_PX = 128
 Calibration = Literal["f1", "false_alarm_rate", "expected_cost", "normals"]
 Score = Literal["max", "top_mean"]
+Tiling = Literal["whole", "slices"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """What of an image the network sees at a time when images are judged.
+
+    tiling: the "whole" image, or its "slices", as in training, stitched by weighted means. flips: of whole images, the
+    mean over four mirror images, in four times the time. max_px: pixels of an image above which it is judged in tiles
+    with edges of tile_px, to the same map, in bounded memory.
+    """
+
+    tiling: Tiling = "whole"
+    flips: bool = False
+    max_px: int = 2**21
+    tile_px: int = 1024
+
+    def __post_init__(self) -> None:
+        check_choices("eval", self)
+        require("eval", self, "max_px", lambda x: x >= 1, "be at least 1")
+        multiple = f"be a positive multiple of {PADDED_PX}, to which images are padded"
+        require("eval", self, "tile_px", lambda x: x > 0 and not x % PADDED_PX, multiple)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -237,40 +236,40 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def evaluate_test_split(
-    predictor: Predictor, samples: Sequence[Sample], shape: tuple[int, int] | None, rule: Thresholds
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    shape: tuple[int, int] | None,
+    largest_px: int,
+    rule: Thresholds,
 ) -> Iterator[TestChunk]:
     """This process's share of the samples, each predicted once from its file on, chunk by chunk.
 
-    ``shape``: (h, w) that every image must have, None for any. The seconds of a chunk are those of decoding, cutting,
-    network, stitching, scoring and deciding. Nothing is read while the caller works on a chunk. Raises UserError for a
-    file that has become unreadable.
+    shape: (h, w) that every image must have, None for any. largest_px: pixels of the largest image. The seconds of a
+    chunk are those of decoding, padding, network, scoring and deciding. Nothing is read while the caller works on a
+    chunk. Raises UserError for a file that has become unreadable.
     """
     samples = predictor.processes.share(samples)
-    height, width = predictor.shape
     # Whole batches, of CHUNK_PX if one fits.
-    size = max(1, CHUNK_PX // (height * width) // predictor.batch_size) * predictor.batch_size
-    images = predictor(_readable(samples, shape, size))
+    batch_size = predictor.programs.batch_size
+    size = max(1, CHUNK_PX // largest_px // batch_size) * batch_size
     with show("predicting test images", len(samples)) as bar:
         for start in range(0, len(samples), size):
-            chunk = samples[start : start + size]
-            start_s = time.perf_counter()
-            predictions = []
-            for one in islice(images, len(chunk)):
+            chunk, predictions, start_s = samples[start : start + size], [], time.perf_counter()
+            for one in predictor(_readable(chunk, shape)):
                 predictions.append(one)
                 bar.advance()
             decisions = rule.decide([one.score for one in predictions]).tolist()
             yield TestChunk(chunk, predictions, decisions, time.perf_counter() - start_s)
 
 
-def _readable(samples: Sequence[Sample], shape: tuple[int, int] | None, chunk_size: int) -> Iterator[Pixels]:
-    """The pixels of the samples in order; no chunk is begun before the one before it has been taken."""
-    for start in range(0, len(samples), chunk_size):
-        for loaded in load_all(samples[start : start + chunk_size], shape):
-            if isinstance(loaded, BadImage):
-                raise UserError(
-                    f"{loaded} (it could be read when the run began; restore it and run the command again)"
-                )
-            yield loaded
+def _readable(samples: Sequence[Sample], shape: tuple[int, int] | None) -> Iterator[Pixels]:
+    """The pixels of the samples in order."""
+    for loaded in load_all(samples, shape):
+        if isinstance(loaded, BadImage):
+            raise UserError(
+                f"{loaded} (it could be read when the run began; restore it and run the command again)"
+            )
+        yield loaded
 
 
 def evaluate_baselines(

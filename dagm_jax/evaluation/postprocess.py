@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.tasks.base import ScoreKind
@@ -52,9 +52,14 @@ def _pixels(
     b, height, width = maps.shape
     if size is None:
         return maps.reshape(b, height * width), jnp.full((1, 1), height * width)
-    rows, columns = (jnp.arange(maps.shape[dim]) < size[:, dim - 1, None] for dim in (1, 2))
-    valid = rows[:, :, None] & columns[:, None, :]
-    return jnp.where(valid, maps, beyond).reshape(b, height * width), size.prod(axis=1, keepdims=True)
+    pixels = jnp.where(inside((height, width), size), maps, beyond)
+    return pixels.reshape(b, height * width), size.prod(axis=1, keepdims=True)
+
+
+def inside(shape: tuple[int, ...], size: Int[Array, "b 2"]) -> Bool[Array, "b h w"]:
+    """Whether each pixel of frames of ``shape`` (h, w) belongs to its image, which fills the upper left ``size``."""
+    rows, columns = (jnp.arange(length) < size[:, dim, None] for dim, length in enumerate(shape))
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def smooth(

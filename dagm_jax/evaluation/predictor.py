@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import jax
 import numpy as np
 
 from dagm_jax.data.slicing import full_batch, pad
-from dagm_jax.distributed.devices import Devices
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.postprocess import postprocess
+from dagm_jax.evaluation.programs import Programs, Shape
 from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import Pixels
+
+# Limit of images that wait for others of their size, in batches.
+MAX_WAITING = 8
 
 
 class NonFiniteOutput(UserError):
@@ -55,52 +58,91 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A compiled network with its weights; ``batch_size`` images go to the devices at a time.
+    """A compiled network with its weights, for images of any size; each of several ``processes`` takes its share."""
 
-    shape: (h, w) in px that the network was compiled for; smaller images are padded, and their maps cut to their size.
-    devices: those of this process; each of several ``processes`` predicts its share of the images.
-    """
-
-    compiled: jax.stages.Compiled
+    programs: Programs
     params: Any
     stats: Any
-    devices: Devices
-    batch_size: int
-    shape: tuple[int, int]
-    verdict: VerdictConfig
-    score_kind: ScoreKind = "probability"
     processes: Processes = ALONE
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        return self.programs.score_kind
+
+    @property
+    def verdict(self) -> VerdictConfig:
+        return self.programs.verdict
 
     def with_weights(self, params: Any, stats: Any) -> Predictor:
         """The same compiled network with other weights."""
         return replace(self, params=params, stats=stats)
 
     def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Prediction]:
-        """The prediction for each (image uint8 ``[h w]``, mask bool ``[h w]``) in order; the last batch is padded.
+        """The prediction for each (image uint8 ``[h w]``, mask bool ``[h w]``) in order.
 
-        Raises NonFiniteOutput where the network gives no finite numbers.
+        Images of one padded size are predicted together, so that a batch may wait for later images; a batch that does
+        not fill up is padded. Raises NonFiniteOutput where the network gives no finite numbers.
         """
-        waiting = iter(pixels)
-        num_before = 0
-        while chosen := list(islice(waiting, self.batch_size)):
-            padded = ((pad(image, self.shape), pad(mask, self.shape)) for image, mask in chosen)
-            images, masks = full_batch(padded, self.batch_size)
-            mask_px = np.zeros(self.batch_size, np.int32)
-            mask_px[: len(chosen)] = [np.count_nonzero(mask) for _, mask in chosen]
-            size = np.ones((self.batch_size, 2), np.int32)
-            size[: len(chosen)] = [image.shape for image, _ in chosen]
-            *batch, size = self.devices.shard_batch((images, masks, mask_px, size))
-            out = self.compiled(self.params, self.stats, *batch)
-            map_score = postprocess(out["map"], out["slice_scores"], size, self.verdict, self.score_kind)
-            figures = [out[name] for name in ("loss", "num_right", "num_counted")]
-            maps, scores, losses, num_right, num_counted = jax.device_get((*map_score, *figures))
+        waiting: dict[Shape, list[tuple[int, Pixels]]] = {}
+        done: dict[int, Prediction] = {}
+        running: deque[tuple[list[tuple[int, Pixels]], Any]] = deque()
+        num_out = 0
+        # A batch ahead keeps an accelerator busy; on a CPU two would share its cores and caches.
+        num_ahead = 0 if self.programs.devices.platform == "cpu" else 1
+
+        def finish() -> None:
+            batch, out = running.popleft()
+            done.update(self._finish(batch, out))
             self.processes.heartbeat()
-            for i, (image, mask) in enumerate(chosen):
-                height, width = image.shape
-                # A copy, so that one map that is kept does not keep all of its batch.
-                map_, score = maps[i, :height, :width].copy(), float(scores[i])
-                if not (math.isfinite(score) and np.isfinite(map_).all()):
-                    raise NonFiniteOutput(num_before + i, (height, width))
-                counts = int(num_right[i]), int(num_counted[i])
-                yield Prediction(image, mask, map_, score, float(losses[i]), *counts)
-            num_before += len(chosen)
+
+        for place, one in enumerate(pixels):
+            shape = self.programs.tiling.shape_for((one[0].shape[0], one[0].shape[1]))
+            batch = waiting.setdefault(shape, [])
+            batch.append((place, one))
+            size = self.programs.begin(shape).result().batch_size
+            if len(batch) == size:
+                running.append((batch, self._start(waiting.pop(shape), shape)))
+            elif place - num_out >= MAX_WAITING * size:
+                # The oldest image has waited long enough for others of its size.
+                oldest = next(iter(waiting))
+                running.append((waiting[oldest], self._start(waiting.pop(oldest), oldest)))
+            while len(running) > num_ahead:
+                finish()
+            while num_out in done:
+                yield done.pop(num_out)
+                num_out += 1
+        for shape, batch in waiting.items():
+            running.append((batch, self._start(batch, shape)))
+        while running:
+            finish()
+            while num_out in done:
+                yield done.pop(num_out)
+                num_out += 1
+
+    def _start(self, batch: list[tuple[int, Pixels]], shape: Shape) -> Any:
+        """Arrays, which may not have been computed yet, of the outputs for a batch of images."""
+        programs = self.programs
+        program = programs.begin(shape).result()
+        mode = programs.tiling.mode
+        padded = ((pad(image, shape, mode), pad(mask, shape, mode)) for _, (image, mask) in batch)
+        images, masks = full_batch(padded, program.batch_size)
+        mask_px = np.zeros(program.batch_size, np.int32)
+        mask_px[: len(batch)] = [np.count_nonzero(mask) for _, (_, mask) in batch]
+        size = np.ones((program.batch_size, 2), np.int32)
+        size[: len(batch)] = [image.shape for _, (image, _) in batch]
+        images, masks, mask_px, size = programs.devices.shard_batch((images, masks, mask_px, size))
+        out = program.step(self.params, self.stats, images, masks, mask_px, size)
+        maps, scores = postprocess(out["map"], out["slice_scores"], size, self.verdict, self.score_kind)
+        return maps, scores, out["loss"], out["num_right"], out["num_counted"]
+
+    def _finish(self, batch: list[tuple[int, Pixels]], out: Any) -> Iterator[tuple[int, Prediction]]:
+        """(place, prediction) of each image of a batch from its outputs."""
+        maps, scores, losses, num_right, num_counted = jax.device_get(out)
+        for i, (place, (image, mask)) in enumerate(batch):
+            height, width = image.shape
+            # A copy, so that one map that is kept does not keep all of its batch.
+            map_, score = maps[i, :height, :width].copy(), float(scores[i])
+            if not (math.isfinite(score) and np.isfinite(map_).all()):
+                raise NonFiniteOutput(place, (height, width))
+            counts = int(num_right[i]), int(num_counted[i])
+            yield place, Prediction(image, mask, map_, score, float(losses[i]), *counts)

@@ -17,23 +17,25 @@ from dagm_jax.data.slicing import Slicer
 from dagm_jax.data.split import Split, split_samples
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
-from dagm_jax.experiment.trained_model import MOST_BATCH_PIXELS, make_slicers
+from dagm_jax.evaluation.programs import Shape, choose_shapes
+from dagm_jax.experiment.tiling import make_training_slicer
+from dagm_jax.experiment.trained_model import MOST_BATCH_PIXELS
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import MAX_PIXELS, Manifest, Photo
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images of a run: manifest, decoded cache, split, slicers, and the grey-level moments of the training split.
+    """Images of a run: manifest, decoded cache, split, slicer of training, grey-level moments of the training split.
 
-    slicer: how images are cut in training; eval_slicer: how they are cut for calibration and test.
+    padded: sizes to which images are padded when they are judged whole, see `choose_shapes`.
     """
 
     manifest: Manifest
     cache: ImageCache
     split: Split
     slicer: Slicer
-    eval_slicer: Slicer
+    padded: tuple[Shape, ...]
     mean: float
     std: float
 
@@ -83,8 +85,13 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     split = split_samples(manifest.samples, config.data.split, share, config.seed, mask_px, learns)
     seen = [i for i in split.train if learns or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
-    slicer, eval_slicer = make_slicers(config, *cache.largest)
-    data = Data(manifest, cache, split, slicer, eval_slicer, mean, std)
+    slicer, padded = make_training_slicer(config, cache.largest), choose_shapes(cache.shapes)
+    if len(padded) > 1 and config.eval.tiling == "whole":
+        shown = ", ".join(f"{height}x{width}" for height, width in padded)
+        console.print(
+            f"data: images are judged in {len(padded)} sizes, padded to {shown} px (height x width)"
+        )
+    data = Data(manifest, cache, split, slicer, padded, mean, std)
     check_split(data, config)
     return data
 
@@ -153,6 +160,7 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
             for name, members in data.splits.items()
         },
         "largest_px": list(data.cache.largest),
+        "padded_px": [list(shape) for shape in data.padded],
         "white": max((photo.white or 0 for photo in photos), default=None),
         "num_skipped": len(data.manifest.skipped),
         "num_leaked": sum(skip.leaks for skip in data.manifest.skipped),

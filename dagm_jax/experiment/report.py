@@ -33,7 +33,6 @@ def write_report(
     rule: Thresholds,
     result: evaluate.TestResult,
     pictures: TestPictures,
-    compile_s: float,
     workdir: Workdir,
 ) -> dict[str, Any]:
     """The report of the evaluated test split; written last, after the workdir's figures, page and predictions."""
@@ -52,7 +51,7 @@ def write_report(
         "cost_of_running": {
             "executing_time_s": result.executing_time_s,
             "images_per_s": len(result.images) / result.executing_time_s,
-            "compile_time_s": compile_s,
+            "compile_time_s": setup.compile_seconds(),
             "num_parameters": sum(int(p.size) for p in jax.tree.leaves(state.params)),
             "gflop_per_slice": forward_gflop(setup, state),
         },

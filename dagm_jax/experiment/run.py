@@ -87,10 +87,8 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
     if progress.is_end(config.train):
         return progress
     stream = setup.stream()
-    for slicer in (setup.data.slicer.disjoint(), setup.data.eval_slicer):
-        setup.begin_to_compile_predictor(state, slicer)
+    setup.begin_to_compile_predictors()
     step_function = setup.compile_step(state, stream[0])
-    watch, _ = setup.compile_predictor(state, setup.data.slicer.disjoint())
     sample = setup.validation_sample()
     logger = MetricLogger(workdir.path, progress.step) if setup.processes.is_first else None
     with closing(logger) if logger else nullcontext():
@@ -100,7 +98,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
             step=step_function,
             stream=stream,
             num_workers=config.data.num_workers,
-            validate=lambda state: setup.validate(watch, state, sample),
+            validate=lambda state: setup.validate(state, sample, quick=True),
             checkpoints=checkpoints,
             logger=logger,
             image_ids=[r.image_id for r in setup.data.manifest.samples],
@@ -138,11 +136,10 @@ def choose_state(
     if len(states) == 1:
         return next(iter(states.items()))
     data = setup.data
-    predictor, _ = setup.compile_predictor(states[best_step], data.eval_slicer)
     quality = {}
     for step, state in states.items():
         console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
-        quality[step] = setup.validate(predictor, state, data.split.validation)["quality"]
+        quality[step] = setup.validate(state, data.split.validation)["quality"]
     chosen = max(quality, key=quality.__getitem__)
     shown = ", ".join(f"{value:.4f} at step {step}" for step, value in quality.items())
     console.print(f"tested checkpoint: step {chosen}; quality {shown}")
@@ -154,7 +151,7 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """The report of the best state: thresholds from the validation split, then the test split once."""
     data, processes = setup.data, setup.processes
-    predictor, compile_s = setup.compile_predictor(state, data.eval_slicer)
+    predictor = setup.make_predictor(state)
     validation = data.split.validation
     labels = [data.labels[i] for i in validation]
     rule, scores = processes.broadcast(evaluate.fit_thresholds(predictor, data.cache, validation, labels))
@@ -165,7 +162,7 @@ def evaluate_model(
     processes.on_process_0(lambda: write_atomically(workdir.rule, rule.to_json()))
     result, pictures = evaluate_test_split(predictor, data, rule, workdir)
     return processes.on_process_0(
-        lambda: write_report(setup, state, best_step, progress, rule, result, pictures, compile_s, workdir)
+        lambda: write_report(setup, state, best_step, progress, rule, result, pictures, workdir)
     )
 
 
@@ -179,7 +176,8 @@ def evaluate_test_split(
     result, pictures = evaluate.TestResult(), PictureMaker(rule, workdir, processes)
 
     def predict_share() -> None:
-        for chunk in evaluate.evaluate_test_split(predictor, samples, data.cache.shape, rule):
+        largest_px = data.cache.largest[0] * data.cache.largest[1]
+        for chunk in evaluate.evaluate_test_split(predictor, samples, data.cache.shape, largest_px, rule):
             result.add(chunk, rule)
             pictures.add(chunk)
 

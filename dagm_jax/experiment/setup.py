@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,13 +16,14 @@ import numpy as np
 
 from dagm_jax.config import RunConfig
 from dagm_jax.data.pipeline import make_training_stream
-from dagm_jax.data.slicing import Slicer
 from dagm_jax.distributed.devices import Devices, count_flop
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.predictor import Predictor
+from dagm_jax.evaluation.programs import Programs
 from dagm_jax.experiment.data import Data
-from dagm_jax.experiment.trained_model import build_network, compile_predictor
+from dagm_jax.experiment.tiling import make_tiling
+from dagm_jax.experiment.trained_model import build_network
 from dagm_jax.models.network import Network
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.schedule import learning_rate
@@ -104,44 +104,42 @@ class Setup:
         return Carry(state, self.devices.replicate(np.int32(0)))
 
     @cached_property
-    def _predictors(self) -> dict[Slicer, Future[tuple[Predictor, float]]]:
-        return {}
-
-    @cached_property
-    def _compiling(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(thread_name_prefix="compile")
-
-    def begin_to_compile_predictor(self, state: TrainState, slicer: Slicer) -> None:
-        """Compiles in another thread for `compile_predictor`, which is called later."""
-        if slicer in self._predictors:
-            return
+    def _programs(self) -> dict[bool, Programs]:
+        """Evaluation steps of this process's devices; by whether they are the quick ones, see `make_tiling`."""
+        config, devices = self.config, self.devices.local()
+        _, params, stats = self._network_and_arrays
         # Shapes only: the step donates its state, whose arrays may be gone before the thread reads them.
         like: tuple[Any, Any] = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-            self.devices.localize(state.eval_weights),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated), (params, stats)
         )
+        batch_size = config.train.judge_batch_size * devices.num_devices
 
-        def compile_() -> tuple[Predictor, float]:
-            start_s = time.perf_counter()
-            devices = self.devices.local()
-            batch_size = self.config.train.judge_batch_size * devices.num_devices
-            predictor = compile_predictor(self.config, self.network, *like, slicer, devices, batch_size)
-            return replace(predictor, processes=self.processes), time.perf_counter() - start_s
+        def make(quick: bool) -> Programs:
+            tiling = make_tiling(config, self.data.cache.largest, self.data.padded, quick)
+            return Programs(self.network, config.task, tiling, config.verdict, devices, like, batch_size)
 
-        self._predictors[slicer] = self._compiling.submit(compile_)
+        thorough = make(False)
+        return {False: thorough, True: thorough if config.eval.tiling == "whole" else make(True)}
 
-    def compile_predictor(self, state: TrainState, slicer: Slicer) -> tuple[Predictor, float]:
-        """(predictor for this process's devices, with the state's weights; seconds of compiling).
+    def begin_to_compile_predictors(self) -> None:
+        """Compiles in other threads for `make_predictor`, the size that most images have first."""
+        sizes = Counter(self.data.cache.shapes)
+        for programs in self._programs.values():
+            for size, _ in sizes.most_common():
+                programs.begin(programs.tiling.shape_for(size))
 
-        Compiled once for each slicer. Each process predicts its share of the images.
-        """
-        self.begin_to_compile_predictor(state, slicer)
-        predictor, seconds = self._predictors[slicer].result()
-        return predictor.with_weights(*self.devices.localize(state.eval_weights)), seconds
+    def make_predictor(self, state: TrainState, quick: bool = False) -> Predictor:
+        """The predictor for this process's devices with the state's weights; ``quick``: for validation in training."""
+        params, stats = self.devices.localize(state.eval_weights)
+        return Predictor(self._programs[quick], params, stats, self.processes)
 
-    def validate(self, predictor: Predictor, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
+    def compile_seconds(self) -> float:
+        """Seconds in which the programs of the final predictor were compiled."""
+        return self._programs[False].seconds()
+
+    def validate(self, state: TrainState, indices: Sequence[int], quick: bool = False) -> dict[str, float]:
         """Figures of the state's weights on these images, the same on all processes."""
-        predictor = predictor.with_weights(*self.devices.localize(state.eval_weights))
+        predictor = self.make_predictor(state, quick)
         return self.processes.broadcast(evaluate.validate(predictor, self.data.cache, indices))
 
     def validation_sample(self) -> list[int]:

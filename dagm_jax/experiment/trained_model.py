@@ -15,16 +15,15 @@ import numpy as np
 from flax import nnx
 
 from dagm_jax.config import RunConfig
-from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
 from dagm_jax.distributed.devices import Devices
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.predictor import Predictor
-from dagm_jax.evaluation.step import make_eval_step, most_slices
+from dagm_jax.evaluation.programs import Programs, Shape
 from dagm_jax.evaluation.threshold import Thresholds
+from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.models.network import Network, make_network
-from dagm_jax.schema import GREY, IMAGE_SHAPE, STEP, WHITE_LEVEL, find_fault
+from dagm_jax.schema import GREY, IMAGE_SHAPE, IMAGE_SHAPES, STEP, WHITE_LEVEL, find_fault
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.step import make_state
@@ -36,67 +35,36 @@ MOST_BATCH_PIXELS = 1 << 28
 MOST_PACKED = 50
 # Schemas of the parts of report.json and of a checkpoint's metadata that are read.
 REPORT_SCHEMA = {"training": {"best_step": STEP}, "data": {"largest_px": IMAGE_SHAPE, "white": WHITE_LEVEL}}
+# Schema of what reports of earlier releases, which cut images into slices, lack.
+PADDED_SCHEMA = {"data": {"padded_px": IMAGE_SHAPES}}
 META_SCHEMA = {"mean": GREY, "std": GREY}
-
-
-def make_slicers(config: RunConfig, height_px: int, width_px: int) -> tuple[Slicer, Slicer]:
-    """Slicers of images of at most this size: for training, and for calibration, test and use.
-
-    The second has each pixel in several positions, mirrored and turned, as far as the network has been trained on that.
-    """
-    mirrored = config.augment.flip and config.augment.rotate90
-    slicer = make_slicer(config.slicing, *padded_shape(config.slicing, height_px, width_px))
-    slicer = replace(slicer, mirrored=mirrored)
-    return slicer, slicer.crossed() if config.augment.rotate90 else slicer
-
-
-def compile_predictor(
-    config: RunConfig,
-    network: Network,
-    params: Any,
-    stats: Any,
-    slicer: Slicer,
-    devices: Devices,
-    batch_size: int,
-) -> Predictor:
-    """The network with these weights, compiled for batches of ``batch_size`` images of the slicer's size."""
-    shape = (batch_size, slicer.height_px, slicer.width_px)
-    empty = np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(batch_size, np.int32)
-    most = most_slices(devices.platform, slicer, -(-batch_size // devices.num_devices))
-    function = make_eval_step(network.for_platform(devices.platform), config.task, slicer, most)
-    compiled = devices.compile_eval_step(function, params, stats, *devices.shard_batch(empty))
-    # Called once, so that the first batch does not wait for its compilation.
-    maps, slice_scores = np.zeros(shape, np.float32), np.zeros((batch_size, slicer.num_slices), np.float32)
-    arguments = devices.shard_batch((maps, slice_scores, np.ones((batch_size, 2), np.int32)))
-    postprocess(*arguments, config.verdict, config.task.score_kind)
-    size, kind = (slicer.height_px, slicer.width_px), config.task.score_kind
-    return Predictor(compiled, params, stats, devices, batch_size, size, config.verdict, kind)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """The tested weights of a finished run, with all that prediction needs.
 
-    shape: (h, w) in px of the largest training image. white: value that was white in 16-bit images, None where there
-    can be none. model_id: 12 hex digits, different for other weights, configurations or rules.
+    shape: (h, w) in px that holds every image of the set; padded: the sizes to which they are padded, see `Tiling`.
+    white: value that was white in 16-bit images, None where there can be none. model_id: 12 hex digits, different for
+    other weights, configurations or rules.
     """
 
     config: RunConfig
     network: Network
     params: Any
     stats: Any
-    shape: tuple[int, int]
+    shape: Shape
+    padded: tuple[Shape, ...]
     white: int | None
     rule: Thresholds
     model_id: str
 
-    def compile_predictor(
-        self, devices: Devices, batch_size: int, shape: tuple[int, int] | None = None
-    ) -> Predictor:
-        """Predictor for images of up to ``shape`` (h, w) px, by default that of the training data."""
-        slicer = make_slicers(self.config, *(shape or self.shape))[1]
-        params, stats = devices.replicate((self.params, self.stats))
-        return compile_predictor(self.config, self.network, params, stats, slicer, devices, batch_size)
+    def make_predictor(self, devices: Devices, batch_size: int) -> Predictor:
+        """Predictor for batches of ``batch_size`` images or as many as suit their size; programs are compiled late."""
+        config, tiling = self.config, make_tiling(self.config, self.shape, self.padded)
+        weights = devices.replicate((self.params, self.stats))
+        programs = Programs(self.network, config.task, tiling, config.verdict, devices, weights, batch_size)
+        return Predictor(programs, *weights)
 
 
 def load_trained_model(path: Path) -> TrainedModel:
@@ -110,12 +78,15 @@ def load_trained_model(path: Path) -> TrainedModel:
         raise UserError(f"`model` (={workdir}): report.json: {fault}; restore it from a copy")
     step, (height, width) = report["training"]["best_step"], report["data"]["largest_px"]
     config, rule = workdir.read_config(), workdir.read_rule()
+    if config.eval.tiling == "whole" and (fault := find_fault(report, PADDED_SCHEMA)):
+        raise UserError(f"`model` (={workdir}): report.json: {fault}; restore it from a copy")
     network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
     averaged = config.optim.average_decay > 0
     initial = partial(make_state, optimizer=make_optimizer(config.optim), averaged=averaged)
     shapes = jax.eval_shape(initial, params, stats)
     _check_size(workdir, shapes)
-    most_px = config.train.judge_batch_size * height * width
+    padded = tuple((int(h), int(w)) for h, w in report["data"].get("padded_px", []))
+    most_px = config.train.judge_batch_size * max(h * w for h, w in [(height, width), *padded])
     if most_px > MOST_BATCH_PIXELS:
         raise UserError(
             f"`model` (={workdir}): its images and `train.judge_batch_size` (={config.train.judge_batch_size}) take "
@@ -146,6 +117,7 @@ def load_trained_model(path: Path) -> TrainedModel:
         params,
         stats,
         (height, width),
+        padded,
         report["data"]["white"],
         rule,
         digest.hexdigest()[:12],

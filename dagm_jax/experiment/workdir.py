@@ -49,6 +49,9 @@ class Workdir:
     def read_config(self) -> RunConfig:
         """The run's configuration; raises UserError where it is missing, damaged or of an unknown release."""
         values = self.read_json(self.config)
+        if isinstance(values, dict):
+            # Earlier releases had no such choice.
+            values.setdefault("eval", {"tiling": "slices"})
         try:
             return from_config_dict(values)
         except UserError as error:

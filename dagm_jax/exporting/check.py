@@ -102,7 +102,7 @@ def expected(
     images = [pad(image, model.shape) for image in images]
     if small:
         devices = make_devices(model.config.parallel, os.environ.get("XLA_FLAGS", ""))
-        predictor = model.compile_predictor(devices, devices.num_devices)
+        predictor = model.make_predictor(devices, devices.num_devices)
         pixels = ((images[i], np.zeros(model.shape, bool)) for i in small)
         scores[small] = [prediction.score for prediction in predictor(pixels)]
     return names, np.stack(images), scores

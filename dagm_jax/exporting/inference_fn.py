@@ -10,9 +10,9 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Bool, Float, UInt8
 
-from dagm_jax.evaluation.postprocess import mirrored, postprocess
-from dagm_jax.evaluation.step import make_eval_step
-from dagm_jax.experiment.trained_model import TrainedModel, make_slicers
+from dagm_jax.evaluation.postprocess import postprocess
+from dagm_jax.experiment.tiling import make_tiling
+from dagm_jax.experiment.trained_model import TrainedModel
 
 
 def make_inference_fn(
@@ -26,9 +26,11 @@ def make_inference_fn(
     h, w: the model's shape; b: any, also symbolic. The weights are constants inside. Scores and maps are those of
     `evaluation.predictor.Predictor`, decisions those of the model's thresholds.
     """
-    config, (height, width) = model.config, model.shape
-    slicer = make_slicers(config, height, width)[1]
-    eval_step = make_eval_step(model.network, config.task, slicer)
+    config, size = model.config, model.shape
+    tiling = make_tiling(config, size, ())
+    shape = tiling.shape_for(size)
+    # One program for images of any number of pixels: the runtime has the memory or not.
+    eval_step = tiling.make_step(model.network, config.task, shape, "any", 1, tiled=False)
     # Host arrays: device arrays would tie the program to their device.
     params, stats = jax.tree.map(np.asarray, (model.params, model.stats))
     threshold, pixel_threshold = (
@@ -36,12 +38,13 @@ def make_inference_fn(
     )
 
     def infer(image: Array) -> tuple[Array, Array, Array, Array]:
-        padded = mirrored(image, 1, 0, slicer.height_px - height)
-        padded = mirrored(padded, 2, 0, slicer.width_px - width)
+        more = [(0, 0), *((0, wide - length) for wide, length in zip(shape, size, strict=True))]
+        padded = jnp.pad(image, more, tiling.mode)
         # The mask enters the loss alone, which is not an output and therefore not computed.
         no_mask, no_px = jnp.zeros(padded.shape, bool), jnp.zeros(padded.shape[:1], jnp.int32)
-        out = eval_step(params, stats, padded, no_mask, no_px)
-        cut = out["map"][:, :height, :width]
+        sizes = None if shape == size else jnp.broadcast_to(jnp.array(size), (image.shape[0], 2))
+        out = eval_step(params, stats, padded, no_mask, no_px, sizes)
+        cut = out["map"][:, : size[0], : size[1]]
         map_, score = postprocess(cut, out["slice_scores"], None, config.verdict, config.task.score_kind)
         return score, score >= threshold, map_, map_ >= pixel_threshold
 

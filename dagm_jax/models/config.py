@@ -21,10 +21,12 @@ class NetworkConfig:
     """Checks and construction that the shapes of all networks share.
 
     name: of the module in this folder, by which the command line selects the network; network: its class there.
+    halo_px: how far the input of an output pixel reaches at most, rounded up to a multiple of 16.
     """
 
     name: ClassVar[str]
     network: ClassVar[str]
+    halo_px: ClassVar[int]
 
     def __post_init__(self) -> None:
         check_choices("model", self)
@@ -53,6 +55,7 @@ class CustomUNetConfig(NetworkConfig):
 
     name: ClassVar[str] = "custom_unet"
     network: ClassVar[str] = "CustomUNet"
+    halo_px: ClassVar[int] = 144
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class ConvAutoencoderConfig(NetworkConfig):
 
     name: ClassVar[str] = "conv_autoencoder"
     network: ClassVar[str] = "ConvAutoencoder"
+    halo_px: ClassVar[int] = 80
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,4 @@ class UNet3PlusConfig(NetworkConfig):
 
     name: ClassVar[str] = "unet3plus"
     network: ClassVar[str] = "UNet3Plus"
+    halo_px: ClassVar[int] = 128

@@ -29,11 +29,31 @@ class Network:
     std: float
     convolve: Callable[[Array, Array], Array] = convolve
 
-    def preprocess(self, image: UInt8[Array, "b h w 1"], mask: Array, label: Array, place: Array) -> Slices:
-        """Grey slices as the network sees them: equal channels; float32, or float64 where that is on."""
+    def preprocess(
+        self,
+        image: UInt8[Array, "b h w 1"],
+        mask: Array,
+        label: Array,
+        place: Array,
+        valid: Array | None = None,
+        slice_shape: tuple[int, int] | None = None,
+    ) -> Slices:
+        """Grey slices as the network sees them: equal channels; float32, or float64 where that is on.
+
+        ``slice_shape`` is that of the slices of training where these are whole images.
+        """
         x = (image.astype(jnp.result_type(float)) - self.mean) / self.std
         x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
-        return Slices(x=x, mask=mask, label=label, place=place, mean=self.mean / 255, std=self.std / 255)
+        return Slices(
+            x=x,
+            mask=mask,
+            label=label,
+            place=place,
+            valid=valid,
+            slice_shape=slice_shape or (x.shape[1], x.shape[2]),
+            mean=self.mean / 255,
+            std=self.std / 255,
+        )
 
     def for_platform(self, platform: str) -> Network:
         """The network in the form that runs well on ``platform``; on any but "cpu" as it is written."""

@@ -193,8 +193,8 @@ class UNet3Plus(nnx.Module):
             features[i] = self.decoder[i]([*finer, *features[i:]], train=train)
         return features
 
-    def _classify(self, x: Array, *, train: bool, key: PRNGKeyArray | None) -> Float[Array, "b 2"]:
-        """The classification-guided module: dropout, 1x1 convolution to two logits, their maxima over the slice."""
+    def _classify(self, x: Array, *, train: bool, key: PRNGKeyArray | None) -> Float[Array, "b _ _ 2"]:
+        """The classification-guided module: dropout, 1x1 convolution to two logits; `tasks.base` takes their maxima."""
         assert self.classifier is not None
         if train:
             if key is None:
@@ -203,7 +203,7 @@ class UNet3Plus(nnx.Module):
                     "from it; pass a key folded with the step"
                 )
             x = dropout(x, DROPOUT_RATE, key, self.axis_name)
-        logits: Array = at_least_float32(self.classifier(x).max(axis=(1, 2)))
+        logits: Array = at_least_float32(self.classifier(x))
         return logits
 
 

@@ -20,6 +20,7 @@ from dagm_jax.tasks.base import (
     Slices,
     gate,
     guidance_loss,
+    highest,
     mean_over_outputs,
 )
 from dagm_jax.types import NetworkOutput
@@ -52,30 +53,35 @@ class ClassificationConfig:
     def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
         """The score of a slice is its probability p, the map p·σ(z) of the logits z of its pixels."""
         output = forward(slices["x"], None)
-        probability = self.probability(output)
+        probability = self.probability(output, slices)
         spread = probability[:, None, None, None] * jax.nn.sigmoid(output.logits)
         return SlicePrediction(self._loss_output(output, slices), spread, probability)
 
-    def probability(self, output: NetworkOutput) -> Float[Array, " b"]:
-        """The probability that a slice holds a defect: σ of the pooled logits, times `gate`."""
-        return gate(output)[:, 0, 0, 0] * jax.nn.sigmoid(self.pool(output.logits))
+    def probability(self, output: NetworkOutput, slices: Slices) -> Float[Array, " b"]:
+        """The probability that a slice or image holds a defect: σ of the pooled logits, times the highest `gate`."""
+        return highest(gate(output, slices), slices) * jax.nn.sigmoid(self.pool(output.logits, slices))
 
-    def pool(self, logits: Float[Array, "b h w 1"]) -> Float[Array, " b"]:
-        """log-mean-exp(r·z)/r over the pixels, between their mean and their maximum.
+    def pool(self, logits: Float[Array, "b h w 1"], slices: Slices) -> Float[Array, " b"]:
+        """log(Σ exp(r·z) / number of pixels)/r, between the mean and the maximum of a slice's logits z.
 
         Pinheiro and Collobert 2015, section 3.1: every pixel gets a gradient, the larger the higher its logit. A mean
-        would drown a scratch of 50 px in 32,768; a maximum has a gradient for one pixel at a time.
+        would drown a scratch of 50 px in 32,768; a maximum has a gradient for one pixel at a time. In a larger image
+        the divisor is still the number of a slice's pixels: a smooth maximum over the slices of an image, in which
+        those without a defect do not drown the one that has it.
         """
-        r, (_, h, w, _) = self.pooling_sharpness, logits.shape
-        return (jax.nn.logsumexp(r * logits, axis=(1, 2, 3)) - math.log(h * w)) / r
+        r, valid = self.pooling_sharpness, slices["valid"]
+        count = jnp.array(logits.shape[1] * logits.shape[2]) if valid is None else valid.sum(axis=(1, 2, 3))
+        total = jax.nn.logsumexp(r * logits, axis=(1, 2, 3), where=valid)
+        return (total - jnp.log(jnp.minimum(count, math.prod(slices["slice_shape"])))) / r
 
     def _loss_output(self, output: NetworkOutput, slices: Slices) -> LossOutput:
         label = slices["label"]
         target = (label == 1).astype(jnp.float32)
 
         def loss(logits: Array) -> Array:
-            per_slice: Array = optax.losses.sigmoid_binary_cross_entropy(self.pool(logits), target)
+            pooled = self.pool(logits, slices)
+            per_slice: Array = optax.losses.sigmoid_binary_cross_entropy(pooled, target)
             return per_slice
 
-        total = mean_over_outputs(output, loss) + guidance_loss(output, label)
-        return LossOutput(total, (label >= 0).astype(jnp.float32), self.probability(output) > 0.5)
+        total = mean_over_outputs(output, loss) + guidance_loss(output, slices)
+        return LossOutput(total, (label >= 0).astype(jnp.float32), self.probability(output, slices) > 0.5)

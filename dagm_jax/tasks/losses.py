@@ -1,4 +1,4 @@
-"""Losses on logits and SSIM, one number per example, in float32 or better."""
+"""Losses on logits and SSIM over the valid pixels, one number per example, in float32 or better."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dagm_jax.types import at_least_float32
 
 # Area in px added above and below in Dice and IoU: an empty target's loss falls to 0 as predictions empty.
 SMOOTHING = 1.0
+
+# Pixels that count; None: all.
+Valid = Bool[Array, "b h w 1"] | None
 
 # Window of SSIM, and the constants that keep both quotients defined on black and on flat patches (Wang et al. 2004).
 SSIM_RADIUS_PX = 5
@@ -22,24 +25,34 @@ SSIM_SIGMA_PX = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 
+def pixel_mean(values: Float[Array, "b h w c"], valid: Valid) -> Float[Array, " b"]:
+    """The mean over the valid pixels of each example, and over channels; 0 where none is valid."""
+    if valid is None:
+        return values.mean(axis=(1, 2, 3))
+    count = valid.sum(axis=(1, 2, 3)) * values.shape[-1]
+    return (values * valid).sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
+
+
 def binary_cross_entropy(
-    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]
+    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], valid: Valid = None
 ) -> Float[Array, " b"]:
     """Mean over pixels of -t·log σ(z) - (1 - t)·log(1 - σ(z)), per example, in nats."""
     loss: Array = optax.losses.sigmoid_binary_cross_entropy(
         at_least_float32(logits), at_least_float32(targets)
     )
-    return loss.mean(axis=(1, 2, 3))
+    return pixel_mean(loss, valid)
 
 
-def soft_dice(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) -> Float[Array, " b"]:
+def soft_dice(
+    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], valid: Valid = None
+) -> Float[Array, " b"]:
     """1 - (2·Σpt + 1) / (Σp + Σt + 1), p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed)."""
-    overlap, total = _overlap(logits, targets)
+    overlap, total = _overlap(logits, targets, valid)
     return 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING)
 
 
 def focal(
-    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], gamma: float = 2.0
+    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], valid: Valid = None, gamma: float = 2.0
 ) -> Float[Array, " b"]:
     """Mean over pixels of -(1 - p_t)^γ·log p_t, per example, in nats; p_t = σ(z) if t = 1, else 1 - σ(z).
 
@@ -48,19 +61,22 @@ def focal(
     # With s, the logit of being wrong: 1 - p_t = σ(s), log p_t = -softplus(s). Powers and logarithms of
     # probabilities that round to 0 or 1, and their infinite gradients, do not appear.
     wrong = (1 - 2 * at_least_float32(targets)) * at_least_float32(logits)
-    loss = jnp.exp(-gamma * jax.nn.softplus(-wrong)) * jax.nn.softplus(wrong)
-    return loss.mean(axis=(1, 2, 3))
+    return pixel_mean(jnp.exp(-gamma * jax.nn.softplus(-wrong)) * jax.nn.softplus(wrong), valid)
 
 
-def soft_iou(logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) -> Float[Array, " b"]:
+def soft_iou(
+    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], valid: Valid = None
+) -> Float[Array, " b"]:
     """1 - (Σpt + 1) / (Σp + Σt - Σpt + 1), p = σ(z), per example, in [0, 1) (Rahman, Wang 2016, smoothed)."""
-    overlap, total = _overlap(logits, targets)
+    overlap, total = _overlap(logits, targets, valid)
     return 1 - (overlap + SMOOTHING) / (total - overlap + SMOOTHING)
 
 
-def _overlap(logits: Array, targets: Array) -> tuple[Array, Array]:
+def _overlap(logits: Array, targets: Array, valid: Valid) -> tuple[Array, Array]:
     """(Σpt, Σp + Σt) of each example with p = σ(z)."""
     p, t = jax.nn.sigmoid(at_least_float32(logits)), at_least_float32(targets)
+    if valid is not None:
+        p, t = p * valid, t * valid
     dims = (1, 2, 3)
     return (p * t).sum(dims), p.sum(dims) + t.sum(dims)
 
@@ -80,9 +96,17 @@ def ssim_map(
     return _ssim_inside(jnp.pad(x, pad, mode="symmetric"), jnp.pad(y, pad, mode="symmetric"), data_range)
 
 
-def ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float) -> Float[Array, " b"]:
-    """Mean of ``ssim_map`` over channels and the windows that lie wholly inside the image, per example."""
-    return _ssim_inside(x, y, data_range).mean(axis=(1, 2, 3))
+def ssim(
+    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float, valid: Valid = None
+) -> Float[Array, " b"]:
+    """Mean of ``ssim_map`` over channels and the windows that lie wholly inside the image, per example.
+
+    valid: those count whose middle is valid; pixels that are not are equal in both images.
+    """
+    if valid is None:
+        return _ssim_inside(x, y, data_range).mean(axis=(1, 2, 3))
+    middles = valid[:, SSIM_RADIUS_PX:-SSIM_RADIUS_PX, SSIM_RADIUS_PX:-SSIM_RADIUS_PX]
+    return pixel_mean(_ssim_inside(x * valid, y * valid, data_range), middles)
 
 
 def _ssim_inside(

@@ -16,7 +16,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dagm_jax.errors import UserError, check_choices, require
-from dagm_jax.tasks.base import Forward, LossOutput, ScoreKind, SlicePrediction, Slices, mean_over_outputs
+from dagm_jax.tasks.base import (
+    Forward,
+    LossOutput,
+    ScoreKind,
+    SlicePrediction,
+    Slices,
+    highest,
+    mean_over_outputs,
+)
 from dagm_jax.tasks.losses import ssim_map
 
 Corruption = Literal["mask", "stain", "gaussian", "none"]
@@ -78,10 +86,15 @@ class ReconstructionConfig:
         else:
             drawn = drawn_grey(forward(x, None).logits)
         # Every pixel was hidden once, or none was.
-        loss = self.slice_loss(drawn, slices, jnp.ones_like(x[..., :1]))
+        weight = jnp.ones_like(x[..., :1])
+        if slices["valid"] is not None:
+            # Windows at the border see beyond the image, where nothing differs.
+            drawn = jnp.where(slices["valid"], drawn, x[..., :1])
+            weight = slices["valid"].astype(x.dtype)
+        loss = self.slice_loss(drawn, slices, weight)
         residual = jnp.clip((1 - _similarity(drawn, slices)) / 2, 0.0, 1.0)
         loss_output = LossOutput(loss, jnp.ones_like(loss), None)
-        return SlicePrediction(loss_output, residual, residual.max(axis=(1, 2, 3)))
+        return SlicePrediction(loss_output, residual, highest(residual, slices))
 
     def slice_loss(
         self, drawn: Float[Array, "b h w 1"], slices: Slices, weight: Float[Array, "b h w 1"]

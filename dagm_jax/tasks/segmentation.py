@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dagm_jax.errors import UserError, require
 from dagm_jax.tasks.base import (
@@ -20,17 +20,18 @@ from dagm_jax.tasks.base import (
     Slices,
     gate,
     guidance_loss,
+    highest,
     mean_over_outputs,
 )
 from dagm_jax.tasks.losses import binary_cross_entropy, focal, soft_dice, soft_iou, ssim
 from dagm_jax.types import NetworkOutput
 
-# Term of the loss → its function of logits and mask.
-TERMS: dict[str, Callable[[Array, Array], Array]] = {
+# Term of the loss → its function of logits, mask and valid pixels.
+TERMS: dict[str, Callable[[Array, Array, Array | None], Array]] = {
     "bce": binary_cross_entropy,
     "dice": soft_dice,
     "focal": focal,
-    "ssim": lambda logits, mask: 1 - ssim(jax.nn.sigmoid(logits), mask, 1.0),
+    "ssim": lambda logits, mask, valid: 1 - ssim(jax.nn.sigmoid(logits), mask, 1.0, valid),
     "iou": soft_iou,
 }
 
@@ -74,23 +75,26 @@ class SegmentationConfig:
     def predict(self, forward: Forward, slices: Slices) -> SlicePrediction:
         """The map is the probability of a defect, times `gate`; the score of a slice is the map's maximum."""
         output = forward(slices["x"], None)
-        defect = gate(output) * jax.nn.sigmoid(output.logits)
-        return SlicePrediction(self._loss_output(output, slices), defect, defect.max(axis=(1, 2, 3)))
+        defect = gate(output, slices) * jax.nn.sigmoid(output.logits)
+        return SlicePrediction(self._loss_output(output, slices), defect, highest(defect, slices))
 
     def _loss_output(self, output: NetworkOutput, slices: Slices) -> LossOutput:
         targets = slices["mask"].astype(jnp.float32)
-        loss = mean_over_outputs(output, lambda logits: self.pixel_loss(logits, targets))
-        loss += self.class_weight * guidance_loss(output, slices["label"])
+        loss = mean_over_outputs(output, lambda logits: self.pixel_loss(logits, targets, slices["valid"]))
+        loss += self.class_weight * guidance_loss(output, slices)
         # Any pixel that is more likely defect than not: the decision behind the accuracy curves.
-        decision = (gate(output) * jax.nn.sigmoid(output.logits)).max(axis=(1, 2, 3)) > 0.5
+        decision = highest(gate(output, slices) * jax.nn.sigmoid(output.logits), slices) > 0.5
         return LossOutput(loss, jnp.ones_like(loss), decision)
 
     def pixel_loss(
-        self, logits: Float[Array, "b h w 1"], targets: Float[Array, "b h w 1"]
+        self,
+        logits: Float[Array, "b h w 1"],
+        targets: Float[Array, "b h w 1"],
+        valid: Bool[Array, "b h w 1"] | None,
     ) -> Float[Array, " b"]:
-        """The weighted sum of the terms for the logits of one stage."""
+        """The weighted sum of the terms for the logits of one stage, over valid pixels."""
         weights = (self.bce_weight, self.dice_weight, self.focal_weight, self.ssim_weight, self.iou_weight)
         terms = zip(weights, TERMS.values(), strict=True)
-        parts = [weight * term(logits, targets) for weight, term in terms if weight]
+        parts = [weight * term(logits, targets, valid) for weight, term in terms if weight]
         total: Array = sum(parts[1:], parts[0])
         return total

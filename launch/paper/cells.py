@@ -43,11 +43,15 @@ ABLATIONS = (
         ("--config.model.extra_skips=none",),
         "a plain U-Net: no skips from the previous encoder stage",
     ),
-    Variant("squeeze", ("--config.slicing.mode=squeeze",), "images squeezed to one slice, not cut in strips"),
+    Variant(
+        "squeeze",
+        ("--config.slicing.mode=squeeze", "--config.eval.tiling=slices"),
+        "trained on images squeezed to one slice, not cut in strips, and tested on them",
+    ),
     Variant(
         "no_rotation",
         ("--config.augment.rotate90=False",),
-        "trained without rotations by k·90°, tested on upright strips alone, without mirror images",
+        "trained without rotations by k·90°; tested on whole images, or on upright strips alone",
     ),
     Variant(
         "no_upsampling",

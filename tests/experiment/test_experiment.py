@@ -18,18 +18,17 @@ import small_run
 
 from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
-from dagm_jax.data.config import SlicingConfig
-from dagm_jax.data.slicing import make_slicer
-from dagm_jax.distributed.devices import make_devices
+from dagm_jax.distributed.devices import Devices, make_devices
 from dagm_jax.distributed.processes import ALONE
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import VerdictConfig
+from dagm_jax.evaluation.config import EvalConfig
 from dagm_jax.evaluation.evaluate import ImageResult, TestResult
-from dagm_jax.evaluation.predictor import Predictor
+from dagm_jax.evaluation.programs import SlicedImages
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import data as run_data
-from dagm_jax.experiment import report, run, setup
+from dagm_jax.experiment import report, run
 from dagm_jax.experiment.setup import Setup
+from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.stopping import TrainProgress
 
@@ -72,15 +71,7 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     monkeypatch.setattr(run.evaluate, "fit_thresholds", calibrate)
     monkeypatch.setattr(run, "evaluate_test_split", evaluate_test_split)
     monkeypatch.setattr(run, "write_report", lambda *_: {})
-    slicer = object()
-
-    def compile_predictor(state: Any, given: object) -> tuple[str, float]:
-        assert given is slicer
-        return "predictor", 0.0
-
-    fake = SimpleNamespace(
-        data=make_data(eval_slicer=slicer), processes=ALONE, compile_predictor=compile_predictor
-    )
+    fake = SimpleNamespace(data=make_data(), processes=ALONE, make_predictor=lambda state: "predictor")
     workdir = Workdir(tmp_path)
     run.evaluate_model(cast(Any, fake), cast(Any, None), 4, TrainProgress(), workdir)
     assert asked == [(list(VALIDATION), [i % 2 for i in VALIDATION])]
@@ -99,13 +90,8 @@ def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
 ) -> None:
     """Would catch: a choice by the quick validation alone, by a part of the images, or of the worse of the two; hours
     of training without a report because one of two checkpoints is damaged; a choice that is not printed."""
-    slicer = object()
 
-    def compile_predictor(state: str, given: object) -> tuple[str, float]:
-        assert given is slicer
-        return "predictor", 0.0
-
-    def validate(predictor: str, state: int, indices: Any) -> dict[str, float]:
+    def validate(state: int, indices: Any) -> dict[str, float]:
         assert indices == VALIDATION
         return {"quality": whole[state]}
 
@@ -114,8 +100,7 @@ def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
 
     checkpoints: Any = SimpleNamespace(best_step=lambda: 4, restore_or_warn=restore_or_warn)
     fake: Any = SimpleNamespace(
-        data=make_data(eval_slicer=slicer),
-        compile_predictor=compile_predictor,
+        data=make_data(),
         initial_state=lambda: None,
         validate=validate,
     )
@@ -123,33 +108,37 @@ def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
     assert (f"tested checkpoint: step {chosen}; quality " in capsys.readouterr().out) == (len(whole) == 2)
 
 
-def test_a_predictor_is_compiled_once_for_each_slicer_and_before_it_is_needed(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("tiling", "number"), [("whole", 1), ("slices", 2)])
+def test_predictors_are_compiled_once_and_before_they_are_needed(
+    tiling: Any, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch: seconds of compiling spent twice, a predictor with the weights of the state that it was compiled
-    beside, and arrays that the training step has taken over by the time that the thread reads them."""
+    """Would catch: seconds of compiling spent twice, a predictor with the weights of another state, and arrays that the
+    training step has taken over by the time that the thread reads them."""
     compiled: list[Any] = []
 
-    def fake(config: object, network: object, params: Any, stats: Any, slicer: Any, *rest: Any) -> Predictor:
+    def fake(self: Devices, step: Any, params: Any, *rest: Any) -> Any:
         assert isinstance(params["w"], jax.ShapeDtypeStruct)
-        compiled.append(slicer)
-        return Predictor(cast(Any, None), params, stats, *rest, (64, 64), VerdictConfig())
+        compiled.append(rest[1].shape)
 
-    monkeypatch.setattr(setup, "compile_predictor", fake)
-    monkeypatch.setattr(Setup, "network", None)
-    config = RunConfig()
+    monkeypatch.setattr(Devices, "compile_eval_step", fake)
+    config = RunConfig(eval=EvalConfig(tiling))
     devices = make_devices(config.parallel)
-    fake_setup = Setup(config, cast(Any, None), devices)
     weights = [devices.replicate(({"w": np.full(3, value)}, {})) for value in (1.0, 2.0)]
-    states: list[Any] = [SimpleNamespace(eval_weights=one) for one in weights]
-    slicers: list[Any] = [make_slicer(SlicingConfig(num_slices=n), 64, 64) for n in (2, 4)]
-    fake_setup.begin_to_compile_predictor(states[0], slicers[0])
-    for state in states:
-        for slicer in slicers:
-            predictor, seconds = fake_setup.compile_predictor(state, slicer)
-            np.testing.assert_array_equal(predictor.params["w"], state.eval_weights[0]["w"])
-            assert seconds >= 0
-    assert compiled == slicers
+    network: Any = SimpleNamespace(for_platform=lambda platform: None)
+    data: Any = SimpleNamespace(
+        cache=SimpleNamespace(shapes=[(64, 64), (60, 64)], largest=(64, 64)), padded=((128, 128),)
+    )
+    monkeypatch.setattr(Setup, "_network_and_arrays", (network, *weights[0]))
+    made = Setup(config, data, devices)
+    made.begin_to_compile_predictors()
+    for eval_weights in weights:
+        state: Any = SimpleNamespace(eval_weights=eval_weights)
+        for quick in (True, False):
+            predictor = made.make_predictor(state, quick)
+            np.testing.assert_array_equal(predictor.params["w"], eval_weights[0]["w"])
+    assert made.compile_seconds() > 0
+    made._programs[True].seconds()
+    assert len(compiled) == number
 
 
 def test_without_a_whole_checkpoint_nothing_is_tested() -> None:
@@ -209,13 +198,15 @@ def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path:
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("rotate90", [True, False])
-def test_evaluation_shows_the_views_that_training_has_shown(flip: bool, rotate90: bool) -> None:
-    """Would catch: an evaluation slicer never crossed, crossed without turns, or mirrored where flips are off."""
+def test_slices_show_the_views_that_training_has_shown(flip: bool, rotate90: bool) -> None:
+    """Would catch: a slicer of evaluation never crossed, crossed without turns, or mirrored where flips are off."""
     options = [f"--config.augment.flip={flip}", f"--config.augment.rotate90={rotate90}"]
-    slicer, crossed = run_data.make_slicers(read_config("configs/custom_unet.py", options), 512, 512)
-    assert not slicer.horizontal_edges
-    assert bool(crossed.horizontal_edges) == rotate90
-    assert crossed.mirrored == (flip and rotate90)
+    config = read_config("configs/custom_unet.py", [*options, "--config.eval.tiling=slices"])
+    tiling = make_tiling(config, (512, 512), ())
+    assert isinstance(tiling, SlicedImages)
+    slicer = tiling.slicer_for((512, 512))
+    assert bool(slicer.horizontal_edges) == rotate90
+    assert slicer.mirrored == (flip and rotate90)
 
 
 def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

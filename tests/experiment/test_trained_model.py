@@ -34,7 +34,7 @@ def test_the_model_predicts_as_its_run_did(workdir: Path) -> None:
     found, _ = find_images(config.data, config.seed)
     samples = {sample.image_id: sample for sample in found.samples}
     rows = list(csv.DictReader((workdir / "predictions.csv").read_text().splitlines()))
-    predictor = detector.compile_predictor(make_devices(config.parallel), 2)
+    predictor = detector.make_predictor(make_devices(config.parallel), 2)
     prediction = predictor(load(samples[row["image"]], None) for row in rows)
     for row, one in zip(rows, prediction, strict=True):
         assert one.score == pytest.approx(float(row["score"]), rel=1e-6)

@@ -73,9 +73,9 @@ def untrained(task: str, shape: tuple[int, int]) -> tuple[TrainedModel, list[flo
     stats = jax.tree.map(lambda x: x + 0.3 * jax.random.uniform(next(keys), x.shape), stats)
     # Biases that keep most of the few channels from dying behind their ReLU, where the image would not matter.
     params = jax.tree.map(lambda x: x + 0.3 if x.ndim == 1 else x, params)
-    detector = TrainedModel(config, network, params, stats, shape, None, Thresholds(0, 0, "f1"), "0" * 12)
+    detector = TrainedModel(config, network, params, stats, shape, (), None, Thresholds(0, 0, "f1"), "0" * 12)
     devices = make_devices(config.parallel)
-    predictor = detector.compile_predictor(devices, devices.num_devices)
+    predictor = detector.make_predictor(devices, devices.num_devices)
     prediction = list(predictor((image, np.zeros(shape, bool)) for image in noise(shape)))
     scores = [one.score for one in prediction]
     middle = sum(sorted(scores)[1:3]) / 2

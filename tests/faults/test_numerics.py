@@ -161,7 +161,7 @@ def test_bfloat16_predicts_as_float32_does(tmp_path_factory: pytest.TempPathFact
     network, _, _ = build_network(config, detector.network.mean, detector.network.std, drawn=False)
 
     def scores(detector: TrainedModel) -> list[float]:
-        predictor: Predictor = detector.compile_predictor(make_devices(detector.config.parallel), 4)
+        predictor: Predictor = detector.make_predictor(make_devices(detector.config.parallel), 4)
         return [prediction.score for prediction in predictor(cache[i] for i in range(len(cache)))]
 
     single, half = scores(detector), scores(replace(detector, config=config, network=network))

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,15 @@ from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.load import load
+from dagm_jax.distributed.devices import make_devices
 from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import EvalConfig
 from dagm_jax.evaluation.predictor import NonFiniteOutput
+from dagm_jax.evaluation.programs import SlicedImages
+from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.trained_model import load_trained_model
 from dagm_jax.inspection.inspector import Inspector
-from dagm_jax.inspection.trained_backend import NUM_PROGRAMS, TrainedModelBackend, densely_sliced, shape_for
+from dagm_jax.inspection.trained_backend import TrainedModelBackend
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +109,16 @@ def test_an_output_that_is_not_finite_has_the_place_of_its_image(
 ) -> None:
     """Would catch: the place among images of one size, which share a program, in place of that among all."""
 
-    def predictor(pixels: Any) -> Iterator[Any]:
-        for place, (image, _) in enumerate(pixels):
-            if image[0, 0] == 255:
-                raise NonFiniteOutput(place, image.shape)
-            yield SimpleNamespace(score=0.5, map=image)
+    finite = np.isfinite
 
-    backend = inspector.backend
-    monkeypatch.setattr(backend, "_program", lambda shape, batch_size: predictor)
-    height, width = backend.reading.largest
-    images = [np.zeros(shape, np.uint8) for shape in ((8, 8), (height, width), (8, 8), (height, width))]
-    images[3][:] = 255
+    def is_finite(x: Any) -> Any:
+        return np.full(np.shape(x), False) if np.shape(x) == (150, 80) else finite(x)
+
+    monkeypatch.setattr("dagm_jax.evaluation.predictor.np.isfinite", is_finite)
+    images = [np.zeros(shape, np.uint8) for shape in ((8, 8), (48, 80), (8, 8), (150, 80))]
     with pytest.raises(NonFiniteOutput, match="image 4 of those given") as caught:
-        backend.predict(images, 4)
-    assert (caught.value.place, caught.value.shape) == (3, (height, width))
+        inspector.backend.predict(images, 4)
+    assert (caught.value.place, caught.value.shape) == (3, (150, 80))
 
 
 def test_the_mask_is_cut_at_the_pixel_threshold() -> None:
@@ -143,37 +142,40 @@ def test_larger_images_are_predicted_in_place(inspector: Inspector) -> None:
     assert 60 <= top < 92 and 110 <= left < 142
 
 
-def test_sizes_share_few_programs(own: Path) -> None:
-    """Would catch: a compilation for every size, programs piling up without end, and fewer views of each pixel in a
-    wide image than the threshold was calibrated with."""
+def test_sizes_beyond_those_of_training_share_programs_of_slices(own: Path) -> None:
+    """Would catch: a compilation for every size, and fewer views of each pixel in a wide image than the threshold was
+    calibrated with."""
     model = load_trained_model(own)
-    assert model.shape == small_run.LARGEST
+    config = replace(model.config, eval=EvalConfig("slices"))
+    tiling = make_tiling(config, model.shape, ())
+    assert isinstance(tiling, SlicedImages)
     sizes = [(h, w) for h in range(1, 193, 3) for w in range(1, 321, 3)]
-    shapes = {size: shape_for(size, model) for size in sizes}
-    assert NUM_PROGRAMS < len(set(shapes.values())) <= 25
+    shapes = {size: tiling.shape_for(size) for size in sizes}
+    assert len(set(shapes.values())) <= 25
     assert all(shape[0] >= max(48, h) and shape[1] >= max(80, w) for (h, w), shape in shapes.items())
-    assert shape_for((48, 80), model) == shape_for((30, 80), model) == (48, 80)
-    height, width = shape_for((65, 10), replace(model, shape=(64, 64)))
+    assert tiling.shape_for((48, 80)) == tiling.shape_for((30, 80)) == (48, 80)
+    height, width = make_tiling(config, (64, 64), ()).shape_for((65, 10))
     assert height == width
-    usual = model.config.slicing.num_slices
-    for shape, times in (((48, 80), 1), ((96, 80), 1), ((48, 160), 2)):
-        assert densely_sliced(model, shape).config.slicing.num_slices == times * usual
+    usual = tiling.slicer_for((48, 80)).num_slices
+    for shape, times in (((96, 80), 1), ((48, 160), 2)):
+        assert tiling.slicer_for(shape).num_slices == times * usual
 
 
-def test_images_beyond_the_limit_are_refused(own: Path, inspector: Inspector, tmp_path: Path) -> None:
+def test_images_beyond_the_limit_of_slices_are_refused(own: Path, tmp_path: Path) -> None:
     """Would catch: a gigabyte of pixels decoded from a small file, only to be refused; squeezed images at another scale
     than in training."""
+    model = load_trained_model(own)
+    sliced = replace(model, config=replace(model.config, eval=EvalConfig("slices")))
+    devices = make_devices(model.config.parallel)
+    inspector = Inspector.of_backend(TrainedModelBackend(sliced, devices))
     with pytest.raises(UserError, match=r"193x80 .* beyond 192x320 px"):
         inspector.inspect(np.zeros((193, 80), np.uint8))
     # Without pixels: its header alone is read.
     (tmp_path / "wide.png").write_bytes(png_files.png(321, 40, 8, 0, b""))
     with pytest.raises(BadImage, match=r"wide\.png: size 40x321 .* beyond 192x320 px"):
         inspector.inspect(tmp_path / "wide.png")
-    model = load_trained_model(own)
-    squeezed = replace(model, config=replace(model.config, slicing=SlicingConfig(mode="squeeze")))
-    backend = inspector.backend
-    assert isinstance(backend, TrainedModelBackend)
-    assert TrainedModelBackend(squeezed, backend._devices).reading.largest == small_run.LARGEST
+    squeezed = replace(sliced, config=replace(sliced.config, slicing=SlicingConfig(mode="squeeze")))
+    assert TrainedModelBackend(squeezed, devices).reading.largest == small_run.LARGEST
 
 
 def test_a_stream_is_held_a_batch_at_a_time() -> None:

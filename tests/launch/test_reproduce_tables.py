@@ -12,7 +12,8 @@ import pytest
 from fake_runs import FakeRuns
 
 from dagm_jax.errors import Interrupted, UserError
-from dagm_jax.experiment.trained_model import make_slicers
+from dagm_jax.evaluation.programs import SlicedImages
+from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.types import DAGM_SHAPE
 from dagm_jax.visualization.figures import write_figure
 from launch.paper import pages
@@ -69,13 +70,15 @@ def test_every_cell_is_run_with_its_own_configuration(tmp_path: Path) -> None:
 def test_no_rotation_says_how_it_is_tested() -> None:
     """Would catch: a variant that is tested in another way than its note in the table says."""
     (variant,) = (variant for variant in ABLATIONS if variant.name == "no_rotation")
-    base, upright = (
-        make_slicers(Cell("segmentation", "custom_unet", 1, 0, one).read_config(False, []), *DAGM_SHAPE)[1]
-        for one in (BASE, variant)
-    )
+    cells = [Cell("segmentation", "custom_unet", 1, 0, one) for one in (BASE, variant)]
+    configs = [cell.read_config(False, ["--config.eval.tiling=slices"]) for cell in cells]
+    tilings = [make_tiling(config, DAGM_SHAPE, ()) for config in configs]
+    assert all(isinstance(one, SlicedImages) for one in tilings)
+    base, upright = (one.slicer_for(DAGM_SHAPE) for one in tilings if isinstance(one, SlicedImages))
     assert base.horizontal_edges and base.mirrored
     assert not (upright.horizontal_edges or upright.mirrored)
-    assert "tested on upright strips alone, without mirror images" in variant.effect
+    assert cells[1].read_config(False, []).eval.tiling == "whole"
+    assert "tested on whole images, or on upright strips alone" in variant.effect
 
 
 def test_cells_of_a_plan(tmp_path: Path) -> None:

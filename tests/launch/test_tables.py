@@ -205,10 +205,10 @@ def test_ablation_compares_in_pairs() -> None:
 
 
 def test_models() -> None:
-    """Would catch: speeds of images for those of slices: 2 images/s are 24 slices/s of 12 strips."""
+    """Would catch: speeds of training and of executing exchanged."""
     (row,) = tables.models_table(make_grid()).rows
     assert row["num_cells"] == 4 and row["base_channels"] == 8
-    assert (row["training_slices_per_s"], row["executing_slices_per_s"]) == (50.0, 24.0)
+    assert (row["training_slices_per_s"], row["executing_images_per_s"]) == (50.0, 2.0)
     assert row["weights_mb"] == pytest.approx(1.0)
 
 

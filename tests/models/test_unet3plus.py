@@ -220,7 +220,7 @@ def test_forward_pass_is_that_of_the_description(x: np.ndarray) -> None:
     logits, class_logits = reference(params, stats, x)
     for ours, theirs in zip([output.logits, *output.side_logits], logits, strict=True):
         assert_near(ours, theirs)
-    assert_near(output.class_logits, class_logits)
+    assert_near(output.class_logits.max((1, 2)), class_logits)
     for leaf in jax.tree.leaves(output):
         assert leaf.dtype == jnp.float32
 
@@ -239,7 +239,7 @@ def test_forward_pass_is_pytorch_s(x: np.ndarray) -> None:
     ours = evaluate(params, x)
     for a, b in zip([ours.logits, *ours.side_logits], [theirs.logits, *theirs.side_logits], strict=True):
         assert_near(a, b.numpy().transpose(0, 2, 3, 1))
-    assert_near(ours.class_logits, theirs.class_logits.numpy())
+    assert_near(ours.class_logits.max((1, 2)), theirs.class_logits.numpy())
 
 
 @pytest.mark.peer
@@ -302,7 +302,7 @@ def make_gradients() -> Any:
 def gradients_of(*parts: str, x: np.ndarray) -> dict[str, np.ndarray]:
     """Gradients by name of a random combination of the named parts of the output."""
     maps = [numbers(2, *SIZE, 1, seed=i) * (("logits" if i == 0 else "sides") in parts) for i in range(5)]
-    classes = numbers(2, 2, seed=9) * ("classes" in parts)
+    classes = numbers(2, SIZE[0] // 16, SIZE[1] // 16, 2, seed=9) * ("classes" in parts)
     tree = make_gradients()((maps[0], tuple(maps[1:]), classes), x)
     return {jax.tree_util.keystr(p): np.asarray(g) for p, g in jax.tree_util.tree_leaves_with_path(tree)}
 

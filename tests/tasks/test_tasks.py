@@ -35,7 +35,14 @@ def make_slices(channels: int = 3, seed: int = 0) -> Slices:
     label = np.array([1, 0, -1], np.int32)
     place = jnp.arange(len(x))
     return Slices(
-        x=jnp.asarray(x), mask=jnp.asarray(mask), label=jnp.asarray(label), place=place, mean=MEAN, std=STD
+        x=jnp.asarray(x),
+        mask=jnp.asarray(mask),
+        label=jnp.asarray(label),
+        place=place,
+        valid=None,
+        slice_shape=(H, W),
+        mean=MEAN,
+        std=STD,
     )
 
 
@@ -61,20 +68,53 @@ def identity(x: Any, key: Any) -> NetworkOutput:
 
 def test_gate_by_hand() -> None:
     """Would catch: the gate on the wrong class, and one that changes a map without the module."""
-    logits = jnp.zeros((2, 16, 16, 1))
-    guided = gate(NetworkOutput(logits, (), jnp.log(jnp.array([[1.0, 3.0], [9.0, 1.0]]))))
-    np.testing.assert_allclose(guided[:, 0, 0, 0], [0.75, 0.1], rtol=1e-6)
-    assert guided.shape == (2, 1, 1, 1)
-    np.testing.assert_array_equal(gate(NetworkOutput(logits)), np.ones((2, 1, 1, 1)))
+    logits = jnp.zeros((3, H, W, 1))
+    classes = jnp.log(jnp.array([[1.0, 3.0], [9.0, 1.0], [1.0, 1.0]]))[:, None, None, :]
+    guided = gate(NetworkOutput(logits, (), classes), make_slices())
+    np.testing.assert_allclose(guided[:, 0, 0, 0], [0.75, 0.1, 0.5], rtol=1e-6)
+    assert guided.shape == (3, 1, 1, 1)
+    np.testing.assert_array_equal(gate(NetworkOutput(logits), make_slices()), np.ones((3, 1, 1, 1)))
 
 
 def test_guidance_loss_by_hand() -> None:
     """Would catch: classes that are exchanged, and slices of label -1 that count as the last class."""
-    class_logits = jnp.log(jnp.array([[1.0, 3.0], [1.0, 3.0], [1.0, 3.0]]))
-    output = NetworkOutput(jnp.zeros((3, 1, 1, 1)), (), class_logits)
-    got = guidance_loss(output, jnp.array([1, 0, -1]))
+    class_logits = jnp.log(jnp.array([[1.0, 3.0], [1.0, 3.0], [1.0, 3.0]]))[:, None, None, :]
+    output = NetworkOutput(jnp.zeros((3, H, W, 1)), (), class_logits)
+    got = guidance_loss(output, make_slices())
     np.testing.assert_allclose(got, [math.log(4 / 3), math.log(4), 0], rtol=1e-6)
-    np.testing.assert_array_equal(guidance_loss(NetworkOutput(output.logits), jnp.array([1, 0, -1])), 0)
+    np.testing.assert_array_equal(guidance_loss(NetworkOutput(output.logits), make_slices()), 0)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(
+    "task",
+    [
+        SegmentationConfig(1.0, 1.0, 1.0, 1.0, 1.0),
+        ClassificationConfig(),
+        ReconstructionConfig(corruption="none"),
+        ReconstructionConfig(),
+    ],
+    ids=["segmentation", "classification", "reconstruction", "hidden cells"],
+)
+def test_what_lies_beyond_an_image_counts_nowhere(task: Any, guided: bool) -> None:
+    """Would catch: pixels of the padding in a loss, a score, a decision or the map inside."""
+    inside = np.zeros((B, H, W, 1), bool)
+    inside[0, :40, :30], inside[1, :, :16], inside[2] = True, True, True
+    slices = make_slices() | {"valid": jnp.asarray(inside), "slice_shape": (32, 32)}
+    found = []
+    for seed in (1, 2):
+        junk = 5 * noise(B, H, W, 1, seed=seed)
+        mask = np.where(inside, slices["mask"], junk > 0).astype(np.uint8)
+        logits = np.where(inside, noise(B, H, W, 1), junk)
+        classes = np.where(inside[:, ::16, ::16], noise(B, H // 16, W // 16, 2), noise(B, 4, 3, 2, seed=seed))
+        output = NetworkOutput(jnp.asarray(logits), (), jnp.asarray(classes) if guided else None)
+        found.append(task.predict(saying(output), Slices(**{**slices, "mask": jnp.asarray(mask)})))
+    first, second = found
+    for a, b in zip(first.loss_output, second.loss_output, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+    np.testing.assert_allclose(first.score, second.score, rtol=1e-6)
+    np.testing.assert_allclose(first.map[inside], second.map[inside], atol=1e-6)
 
 
 def test_the_loss_is_the_mean_over_all_supervised_stages() -> None:
@@ -121,8 +161,8 @@ def test_side_outputs_and_the_guided_module_are_trained(task: Any) -> None:
     slices = make_slices()
     stages = [jnp.asarray(noise(B, H, W, 1, seed=k)) for k in range(3)]
     alone = [np.asarray(task.loss(saying(NetworkOutput(z)), slices, KEY).loss) for z in stages]
-    output = NetworkOutput(stages[0], tuple(stages[1:]), jnp.asarray(noise(B, 2)))
-    expected = sum(alone) / 3 + np.asarray(guidance_loss(output, slices["label"]))
+    output = NetworkOutput(stages[0], tuple(stages[1:]), jnp.asarray(noise(B, H // 16, W // 16, 2)))
+    expected = sum(alone) / 3 + np.asarray(guidance_loss(output, slices))
     np.testing.assert_allclose(task.loss(saying(output), slices, KEY).loss, expected, rtol=1e-5)
 
 
@@ -134,7 +174,8 @@ def test_segmentation_map_score_and_decision() -> None:
     np.testing.assert_allclose(prediction.map, sigmoid(logits), rtol=1e-5)
     np.testing.assert_allclose(prediction.score, sigmoid(logits).max((1, 2, 3)), rtol=1e-5)
     assert np.asarray(prediction.loss_output.is_defective).tolist() == [False, True, False]
-    guided = NetworkOutput(jnp.asarray(logits), (), jnp.log(jnp.array([[1.0, 3.0], [3.0, 1.0], [1.0, 3.0]])))
+    classes = jnp.log(jnp.array([[1.0, 3.0], [3.0, 1.0], [1.0, 3.0]]))[:, None, None, :]
+    guided = NetworkOutput(jnp.asarray(logits), (), classes)
     prediction = SegmentationConfig().predict(saying(guided), make_slices())
     closed = sigmoid(logits) * np.array([0.75, 0.25, 0.75])[:, None, None, None]
     np.testing.assert_allclose(prediction.map, closed, rtol=1e-5)
@@ -147,10 +188,11 @@ def test_segmentation_map_score_and_decision() -> None:
 def test_pooling_lies_between_mean_and_maximum() -> None:
     """Would catch: a sum instead of a mean (the logit would grow with the slice), a sharpness the wrong way round."""
     evidence = jnp.asarray(noise(B, H, W, 1))
-    np.testing.assert_allclose(ClassificationConfig().pool(jnp.full((2, 8, 8, 1), -3.25)), -3.25, rtol=1e-6)
+    slices, even = make_slices(), jnp.full((B, H, W, 1), -3.25)
+    np.testing.assert_allclose(ClassificationConfig().pool(even, slices), -3.25, rtol=1e-6)
     by_hand = np.log(np.exp(5 * np.asarray(evidence, np.float64)).mean((1, 2, 3))) / 5
-    np.testing.assert_allclose(ClassificationConfig().pool(evidence), by_hand, rtol=1e-5)
-    soft, sharp = (ClassificationConfig(pooling_sharpness=r).pool(evidence) for r in (1e-3, 1e3))
+    np.testing.assert_allclose(ClassificationConfig().pool(evidence, slices), by_hand, rtol=1e-5)
+    soft, sharp = (ClassificationConfig(pooling_sharpness=r).pool(evidence, slices) for r in (1e-3, 1e3))
     np.testing.assert_allclose(soft, evidence.mean((1, 2, 3)), atol=1e-2)
     np.testing.assert_allclose(sharp, evidence.max((1, 2, 3)), atol=1e-2)
 
@@ -160,7 +202,7 @@ def test_classification_learns_from_labels_that_count() -> None:
     slices, evidence = make_slices(), jnp.asarray(noise(B, H, W, 1))
     task = ClassificationConfig()
     loss_output = task.loss(saying(NetworkOutput(evidence)), slices, KEY)
-    p = sigmoid(task.pool(evidence))
+    p = sigmoid(task.pool(evidence, slices))
     np.testing.assert_allclose(loss_output.loss[:2], [-np.log(p[0]), -np.log(1 - p[1])], rtol=1e-5)
     np.testing.assert_array_equal(loss_output.weight, [1, 1, 0])
     unmasked = task.loss(
@@ -175,13 +217,12 @@ def test_classification_score_is_the_slice_probability() -> None:
     evidence[0, 5, 7] = 30.0
     task = ClassificationConfig()
     prediction = task.predict(saying(NetworkOutput(jnp.asarray(evidence))), make_slices())
-    p = sigmoid(task.pool(jnp.asarray(evidence)))
+    p = sigmoid(task.pool(jnp.asarray(evidence), make_slices()))
     np.testing.assert_allclose(prediction.score, p, rtol=1e-5)
     np.testing.assert_allclose(prediction.map, p[:, None, None, None] * sigmoid(evidence), rtol=1e-5)
     assert np.asarray(prediction.loss_output.is_defective).tolist() == [True, False, False]
-    guided = NetworkOutput(
-        jnp.asarray(evidence), (), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0], [1.0, 3.0]]))
-    )
+    classes = jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0], [1.0, 3.0]]))[:, None, None, :]
+    guided = NetworkOutput(jnp.asarray(evidence), (), classes)
     gated = task.predict(saying(guided), make_slices())
     np.testing.assert_allclose(gated.score, p * [0.25, 0.75, 0.75], rtol=1e-5)
     assert not np.asarray(gated.loss_output.is_defective).any()

@@ -16,7 +16,7 @@ from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.postprocess import postprocess
-from dagm_jax.evaluation.step import make_eval_step
+from dagm_jax.evaluation.step import make_sliced_step
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.models.network import make_network
 from dagm_jax.tasks.reconstruction import Corruption, ReconstructionConfig
@@ -61,7 +61,7 @@ def trained_auroc(corruption: Corruption) -> float:
     rng = np.random.default_rng(0)
     labels = [0, 1] * 20
     images = np.stack([draw(rng, bool(label)) for label in labels])
-    predictor = jax.jit(make_eval_step(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
+    predictor = jax.jit(make_sliced_step(network, task, make_slicer(SlicingConfig("whole"), SIDE, SIDE)))
     out = predictor(state.params, state.stats, images, jnp.zeros(images.shape, bool), jnp.zeros(len(images)))
     verdict = VerdictConfig(smoothing_px=SMOOTHING_PX)
     _, scores = postprocess(out["map"], out["slice_scores"], None, verdict, "deviation")

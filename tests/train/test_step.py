@@ -17,7 +17,7 @@ from dagm_jax.command_line import read_config
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.slicing import make_slicer, slice_labels
 from dagm_jax.distributed.devices import ParallelConfig, make_devices
-from dagm_jax.evaluation.step import MOST_SLICES, make_eval_step, most_slices
+from dagm_jax.evaluation.step import MOST_SLICES, make_sliced_step, most_slices
 from dagm_jax.experiment.trained_model import build_network
 from dagm_jax.models.blocks import FLOAT32, Block, Conv, LayerOptions
 from dagm_jax.models.config import NormKind
@@ -321,7 +321,7 @@ def test_evaluation_by_hand() -> None:
     params = nnx.State(head) if not isinstance(params, dict) else head
     logits = logits - shift
 
-    predictor = jax.jit(make_eval_step(network, TASK, slicer))
+    predictor = jax.jit(make_sliced_step(network, TASK, slicer))
     out = jax.device_get(predictor(params, stats, image, mask, mask.sum((1, 2))))
     total, count = np.zeros((3, h, w)), np.zeros(w)
     window = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
@@ -336,7 +336,7 @@ def test_evaluation_by_hand() -> None:
 
     for i in range(3):
         cut_mask = np.stack([mask[i][:, e : e + 16] for e in edges])[..., None]
-        loss = np.asarray(TASK.pixel_loss(jnp.asarray(logits[i][..., None]), jnp.asarray(cut_mask)))
+        loss = np.asarray(TASK.pixel_loss(jnp.asarray(logits[i][..., None]), jnp.asarray(cut_mask), None))
         assert out["loss"][i] == pytest.approx(loss.mean(), rel=1e-4)
     decided = logits.max((2, 3)) > 0
     assert decided.any() and not decided.all()
@@ -356,8 +356,8 @@ def test_many_slices_are_evaluated_in_parts() -> None:
     image = rng.integers(0, 256, (2, 32, 48)).astype(np.uint8)
     mask = image > 250
     pixels = (image, mask, mask.sum((1, 2)))
-    whole = jax.device_get(jax.jit(make_eval_step(network, TASK, slicer))(params, stats, *pixels))
-    program = jax.jit(make_eval_step(network, TASK, slicer, most=3))
+    whole = jax.device_get(jax.jit(make_sliced_step(network, TASK, slicer))(params, stats, *pixels))
+    program = jax.jit(make_sliced_step(network, TASK, slicer, most=3))
     assert "while" in program.lower(params, stats, *pixels).as_text()
     parts = jax.device_get(program(params, stats, *pixels))
     for name in whole:
@@ -392,7 +392,7 @@ def test_slices_are_compared_with_the_labels_that_they_are_trained_with(mode: An
             loss_output = LossOutput(ones[:, 0, 0, 0], ones[:, 0, 0, 0], ones[:, 0, 0, 0] > 0)
             return SlicePrediction(loss_output, ones, ones[:, 0, 0, 0])
 
-    predictor = jax.jit(make_eval_step(network, Certain(), slicer))  # type: ignore[arg-type]
+    predictor = jax.jit(make_sliced_step(network, Certain(), slicer))  # type: ignore[arg-type]
     out = jax.device_get(predictor(params, stats, np.zeros(mask.shape, np.uint8), mask, mask.sum((1, 2))))
     assert out["num_counted"].tolist() == [int((label >= 0).sum()) for label in labels]
     assert out["num_right"].tolist() == [int((label == 1).sum()) for label in labels]
@@ -405,7 +405,7 @@ def test_evaluation_uses_running_statistics() -> None:
     network, params, stats = make_tiny()
     slicer = make_slicer(SlicingConfig(num_slices=2, slice_px=16), 32, 32)
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32)).astype(np.uint8)
-    predictor = jax.jit(make_eval_step(network, TASK, slicer))
+    predictor = jax.jit(make_sliced_step(network, TASK, slicer))
     one = predictor(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]
     image[1] //= 8
     again = predictor(params, stats, image, np.zeros(image.shape, bool), np.zeros(2, int))["map"][0]

@@ -1,0 +1,222 @@
+"""Compiled evaluation steps: one for each size to which images are padded."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from dagm_jax.data.slicing import PadMode, Slicer
+from dagm_jax.distributed.devices import Devices
+from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import PADDED_PX, EvalConfig, VerdictConfig
+from dagm_jax.evaluation.postprocess import postprocess
+from dagm_jax.evaluation.step import EvalStep, make_sliced_step, make_whole_step, most_slices
+from dagm_jax.models.network import Network
+from dagm_jax.tasks.base import ScoreKind, Task
+
+# Limit of programs of a set of images, and of those that are kept: each takes seconds of compilation.
+MOST_PROGRAMS = 10
+# Limit of sizes among which those that share a program are chosen pair by pair.
+MOST_SIZES = 64
+
+# (height, width) in px.
+Shape = tuple[int, int]
+
+
+def padded(size: Shape, multiple: int = PADDED_PX) -> Shape:
+    """The least multiples of ``multiple`` that hold an image of this size."""
+    height, width = (-(-length // multiple) * multiple for length in size)
+    return height, width
+
+
+def choose_shapes(sizes: Iterable[Shape], most: int = MOST_PROGRAMS) -> tuple[Shape, ...]:
+    """The padded sizes of images of these sizes, by area: at most ``most``, of which each takes the first it fits.
+
+    Where there are more, those share one that together add the fewest pixels.
+    """
+    counts, multiple = Counter(padded(size) for size in sizes), PADDED_PX
+    while len(counts) > MOST_SIZES:
+        multiple *= 2
+        coarser: Counter[Shape] = Counter()
+        for shape, number in counts.items():
+            coarser[padded(shape, multiple)] += number
+        counts = coarser
+    while len(counts) > most:
+        joined = {(a, b): (max(a[0], b[0]), max(a[1], b[1])) for a, b in combinations(counts, 2)}
+        pair = min(joined, key=lambda p: sum(counts[one] * (_area(joined[p]) - _area(one)) for one in p))
+        number = sum(counts.pop(one) for one in pair)
+        counts[joined[pair]] += number
+    return tuple(sorted(counts, key=lambda shape: (_area(shape), shape)))
+
+
+def _area(shape: Shape) -> int:
+    return shape[0] * shape[1]
+
+
+class Tiling(Protocol):
+    """The way in which images go through a network: padded to which size, and by which step."""
+
+    def shape_for(self, size: Shape) -> Shape:
+        """The size to which an image of this size is padded."""
+        ...
+
+    @property
+    def mode(self) -> PadMode:
+        """How images are continued to it."""
+        ...
+
+    def images_per_call(self, shape: Shape, platform: str) -> int | None:
+        """Limit of images that go through a device together; None for the caller's own."""
+        ...
+
+    def make_step(
+        self, network: Network, task: Task, shape: Shape, platform: str, num_images: int, tiled: bool = True
+    ) -> EvalStep:
+        """The step for ``num_images`` images on a device; ``tiled``: in bounded memory, whatever their size."""
+        ...
+
+    def num_scores(self, shape: Shape) -> int:
+        """The number of slice scores of an image that the step returns."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeImages:
+    """Images that go through the network at once, continued by their own edges.
+
+    shapes: those of the set that the network was trained for, by area; an image beyond them takes its own padded size.
+    slice_shape: of the slices in training. pools: whether a norm of the network takes its statistics over an image.
+    """
+
+    shapes: tuple[Shape, ...]
+    slice_shape: Shape
+    halo_px: int
+    pools: bool
+    config: EvalConfig
+    mode: PadMode = "edge"
+
+    def shape_for(self, size: Shape) -> Shape:
+        return next((s for s in self.shapes if s[0] >= size[0] and s[1] >= size[1]), padded(size))
+
+    def images_per_call(self, shape: Shape, platform: str) -> int | None:
+        # One image fills a CPU's cores, and none waits for others of its size. Tiles of many would fill the memory.
+        return 1 if platform == "cpu" or _area(shape) > self.config.max_px else None
+
+    def make_step(
+        self, network: Network, task: Task, shape: Shape, platform: str, num_images: int, tiled: bool = True
+    ) -> EvalStep:
+        tiled = tiled and _area(shape) > self.config.max_px
+        if self.pools and tiled:
+            raise UserError(
+                f"`model.norm` (=group) takes its statistics over an image, and tiles of one of {shape[0]}x{shape[1]} "
+                f"px do not show it; raise `eval.max_px` (={self.config.max_px}), or train with norm=batch"
+            )
+        tile_px = self.config.tile_px if tiled else None
+        return make_whole_step(network, task, self.slice_shape, self.config.flips, tile_px, self.halo_px)
+
+    def num_scores(self, shape: Shape) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class SlicedImages:
+    """Images that are cut into slices as in training, continued by their own mirror images.
+
+    usual: size of the training images; slicer_for: the slicer of images up to a size.
+    """
+
+    usual: Shape
+    slicer_for: Callable[[Shape], Slicer]
+    mode: PadMode = "symmetric"
+
+    def shape_for(self, size: Shape) -> Shape:
+        fits = size[0] <= self.usual[0] and size[1] <= self.usual[1]
+        slicer = self.slicer_for(self.usual if fits else size)
+        return slicer.height_px, slicer.width_px
+
+    def images_per_call(self, shape: Shape, platform: str) -> int | None:
+        return None if shape == self.shape_for(self.usual) else 1
+
+    def make_step(
+        self, network: Network, task: Task, shape: Shape, platform: str, num_images: int, tiled: bool = True
+    ) -> EvalStep:
+        slicer = self.slicer_for(shape)
+        return make_sliced_step(network, task, slicer, most_slices(platform, slicer, num_images))
+
+    def num_scores(self, shape: Shape) -> int:
+        return self.slicer_for(shape).num_slices
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled evaluation step for ``batch_size`` images of one padded size; seconds: of its compilation."""
+
+    step: jax.stages.Compiled
+    batch_size: int
+    seconds: float
+
+
+class Programs:
+    """The evaluation steps of a network, compiled in another thread as sizes come; the latest `MOST_PROGRAMS` are kept.
+
+    like: parameters and norm statistics, or their shapes. batch_size: images of all devices together in a step.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        task: Task,
+        tiling: Tiling,
+        verdict: VerdictConfig,
+        devices: Devices,
+        like: tuple[Any, Any],
+        batch_size: int,
+    ) -> None:
+        self.tiling, self.verdict, self.devices = tiling, verdict, devices
+        self.batch_size = batch_size
+        self._network, self._task, self._like = network, task, like
+        self._found: OrderedDict[Shape, Future[Program]] = OrderedDict()
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        return self._task.score_kind
+
+    def begin(self, shape: Shape) -> Future[Program]:
+        """The program for this padded size, whose compilation begins now if it has not yet."""
+        if shape not in self._found:
+            if len(self._found) >= MOST_PROGRAMS:
+                self._found.popitem(last=False)
+            self._found[shape] = self._compiler.submit(self._compile, shape)
+        self._found.move_to_end(shape)
+        return self._found[shape]
+
+    def seconds(self) -> float:
+        """Seconds of all compilations that are kept."""
+        return sum(one.result().seconds for one in self._found.values())
+
+    def _compile(self, shape: Shape) -> Program:
+        start_s = time.perf_counter()
+        devices, platform = self.devices, self.devices.platform
+        most = self.tiling.images_per_call(shape, platform)
+        num = devices.num_devices
+        batch_size = num if most == 1 else -(-self.batch_size // num) * num
+        network = self._network.for_platform(platform)
+        step = self.tiling.make_step(network, self._task, shape, platform, batch_size // num)
+        pixels = (batch_size, *shape)
+        counts, sizes = np.zeros(batch_size, np.int32), np.ones((batch_size, 2), np.int32)
+        empty = np.zeros(pixels, np.uint8), np.zeros(pixels, bool), counts, sizes
+        compiled = devices.compile_eval_step(step, *self._like, *devices.shard_batch(empty))
+        # Called once, so that the first batch does not wait for its compilation.
+        scores = np.zeros((batch_size, self.tiling.num_scores(shape)), np.float32)
+        arguments = devices.shard_batch((np.zeros(pixels, np.float32), scores, sizes))
+        postprocess(*arguments, self.verdict, self.score_kind)
+        return Program(compiled, batch_size, time.perf_counter() - start_s)
