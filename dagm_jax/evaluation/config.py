@@ -17,7 +17,7 @@ Tiling = Literal["whole", "slices"]
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
-    """What of an image the network sees at a time when images are judged.
+    """How images go through the network when they are judged.
 
     tiling: the "whole" image, or its "slices", as in training, stitched by weighted means. flips: of whole images, the
     mean over four mirror images, in four times the time. max_px: pixels of an image above which it is judged in tiles

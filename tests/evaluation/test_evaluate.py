@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,30 +26,35 @@ from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.evaluate import TestChunk, TestResult, validate
 from dagm_jax.evaluation.metrics import balanced_dice, dice_curve
 from dagm_jax.evaluation.predictor import Prediction, Predictor
+from dagm_jax.evaluation.programs import Program
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import run
 from dagm_jax.experiment.pictures import Hardest, TestPictures
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.storage import finite_or_none
+from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import MAX_GALLERY_ITEMS, Sample
 
 # Classes of the package, no tests.
 TestResult.__test__ = TestChunk.__test__ = TestPictures.__test__ = False  # type: ignore[attr-defined]
 SHAPE = (32, 48)
+PIXELS = SHAPE[0] * SHAPE[1]
 PLAIN = VerdictConfig(smoothing_px=0.0)
 RULE = Thresholds(threshold=0.5, pixel_threshold=0.25, calibration="f1")
 
 Pixels = tuple[np.ndarray, np.ndarray]
 
 
-def brightness_predictor(batch_size: int = 4, verdict: VerdictConfig = PLAIN) -> Predictor:
+def brightness_predictor(
+    batch_size: int = 4, verdict: VerdictConfig = PLAIN, score_kind: ScoreKind = "probability"
+) -> Predictor:
     """A predictor whose map is the image over 255, whose loss is its mean and whose counts are its first pixels."""
 
     def compiled(
-        params: Any, stats: Any, image: np.ndarray, mask: np.ndarray, mask_px: np.ndarray
+        params: Any, stats: Any, image: np.ndarray, mask: np.ndarray, mask_px: np.ndarray, size: np.ndarray
     ) -> dict[str, np.ndarray]:
         assert image.shape == mask.shape == (batch_size, *SHAPE)
-        assert (image.dtype, mask.dtype) == (np.uint8, bool)
+        assert (image.dtype, mask.dtype, size.shape) == (np.uint8, bool, (batch_size, 2))
         scaled = image.astype(np.float32) / 255
         return {
             "map": scaled,
@@ -58,8 +64,17 @@ def brightness_predictor(batch_size: int = 4, verdict: VerdictConfig = PLAIN) ->
             "num_counted": image[:, 0, 1].astype(np.int32),
         }
 
-    devices = SimpleNamespace(shard_batch=lambda arrays: arrays)
-    return Predictor(cast(Any, compiled), "params", "stats", cast(Any, devices), batch_size, SHAPE, verdict)
+    program: Future[Program] = Future()
+    program.set_result(Program(cast(Any, compiled), batch_size, 0.0))
+    programs: Any = SimpleNamespace(
+        tiling=SimpleNamespace(shape_for=lambda size: SHAPE, mode="edge"),
+        begin=lambda shape: program,
+        devices=SimpleNamespace(shard_batch=lambda arrays: arrays, platform="cpu"),
+        batch_size=batch_size,
+        verdict=verdict,
+        score_kind=score_kind,
+    )
+    return Predictor(programs, "params", "stats")
 
 
 def make_images(number: int, seed: int = 0) -> list[Pixels]:
@@ -121,8 +136,9 @@ def test_each_score_kind_scores_its_own_way() -> None:
     image = np.full(SHAPE, 100, np.uint8)
     image[5, 3], image[9, 9] = 10, 150
     scores = {}
-    for score_kind in ("probability", "deviation", "slices"):
-        predictor = replace(brightness_predictor(1), score_kind=score_kind)
+    kinds: tuple[ScoreKind, ...] = ("probability", "deviation", "slices")
+    for score_kind in kinds:
+        predictor = brightness_predictor(1, score_kind=score_kind)
         (prediction,) = predictor([(image, image < 20)])
         scores[score_kind] = prediction.score
         assert prediction.map[9, 9] == pytest.approx(50 / 255 if score_kind == "deviation" else 150 / 255)
@@ -162,7 +178,7 @@ def unmarked_images() -> list[Pixels]:
 def test_defects_without_masks_count_as_images_and_not_as_pixels() -> None:
     """Would catch: a Dice against a mask that stands for not knowing, and an AUROC that is lost with it."""
     images = unmarked_images()
-    predictor = replace(brightness_predictor(4), score_kind="slices")
+    predictor = brightness_predictor(4, score_kind="slices")
     figures = validate(predictor, Cache(images), range(11))
     assert set(figures) == {"loss", "accuracy", "auroc", "quality"}
     assert figures["quality"] == pytest.approx((figures["auroc"] + figures["accuracy"]) / 2)
@@ -189,7 +205,7 @@ def test_a_task_that_may_not_know_of_defects_is_steered_by_good_images() -> None
     """Would catch: a reconstruction that is steered by defects, or whose pixel threshold is fitted to them."""
     images, cache = make_images(11), Cache(make_images(11))
     verdict = VerdictConfig(smoothing_px=0, calibration="normals")
-    predictor = replace(brightness_predictor(2, verdict), score_kind="deviation")
+    predictor = brightness_predictor(2, verdict, "deviation")
     indices = [7, 0, 3, 10, 4]
     loss = np.mean([images[i][0].mean() / 255 for i in indices if not images[i][1].any()])
     assert validate(predictor, cache, indices)["quality"] == pytest.approx(1 / (1 + loss), rel=1e-5)
@@ -243,7 +259,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 def result_of(predictor: Predictor, samples: list[Sample], rule: Thresholds = RULE) -> TestResult:
     """The result of all chunks."""
     result = TestResult()
-    for chunk in evaluate.evaluate_test_split(predictor, samples, SHAPE, rule):
+    for chunk in evaluate.evaluate_test_split(predictor, samples, SHAPE, PIXELS, rule):
         result.add(chunk, rule)
     return result
 
@@ -282,10 +298,10 @@ def test_no_image_is_read_while_the_clock_stands(
         return pixels
 
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(perf_counter=tell_time))
-    monkeypatch.setattr(evaluate, "CHUNK_PX", 8 * SHAPE[0] * SHAPE[1])
+    monkeypatch.setattr(evaluate, "CHUNK_PX", 8 * PIXELS)
     monkeypatch.setattr(load_module, "load", slow_load)
     result = TestResult()
-    for chunk in evaluate.evaluate_test_split(brightness_predictor(batch_size), samples, SHAPE, RULE):
+    for chunk in evaluate.evaluate_test_split(brightness_predictor(batch_size), samples, SHAPE, PIXELS, RULE):
         for _ in chunk.samples:
             # Long enough for a thread that has something left to read.
             time.sleep(0.003)
@@ -430,7 +446,7 @@ def test_several_processes_evaluate_the_test_split_like_one(
     data = SimpleNamespace(
         manifest=SimpleNamespace(samples=samples),
         split=SimpleNamespace(test=range(len(samples))),
-        cache=SimpleNamespace(shape=SHAPE),
+        cache=SimpleNamespace(shape=SHAPE, largest=SHAPE),
     )
 
     def work(processes: Processes) -> tuple[TestResult, TestPictures]:

@@ -26,7 +26,7 @@ from dagm_jax.evaluation.evaluate import ImageResult, TestResult
 from dagm_jax.evaluation.programs import SlicedImages
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import data as run_data
-from dagm_jax.experiment import report, run
+from dagm_jax.experiment import report, run, setup
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.workdir import Workdir
@@ -224,7 +224,11 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
     decisions = [(0, True), (0, True), (0, False), (1, False), (1, True)]
     images = [ImageResult(str(i), label, 0.5, called) for i, (label, called) in enumerate(decisions)]
     fake: Any = SimpleNamespace(
-        config=config, data=make_data(slicer=None), devices=SimpleNamespace(kind="none"), processes=ALONE
+        config=config,
+        data=make_data(slicer=None),
+        devices=SimpleNamespace(kind="none"),
+        processes=ALONE,
+        compile_seconds=lambda: 0.0,
     )
     state: Any = SimpleNamespace(params={})
     written = report.write_report(
@@ -235,7 +239,6 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
         Thresholds(0.5, 0.5, "f1", {}),
         TestResult(images, executing_time_s=1.0),
         cast(Any, None),
-        0.0,
         Workdir(tmp_path),
     )
     assert written["test"]["cost"] == 2 * 2.0 + 1 * 30.0

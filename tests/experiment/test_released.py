@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from make_released import EXPECTED, IMAGES, PROGRAM, RELEASED, RUN, UNFINISHED, 
 from dagm_jax import calibrate
 from dagm_jax.command_line import read_config
 from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import EvalConfig
 from dagm_jax.experiment.run import run
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.train.history import read_history
@@ -74,7 +76,11 @@ def test_a_release_s_unfinished_run_is_finished(
     monkeypatch.chdir(tmp_path)
     shutil.unpack_archive(RELEASED / release / UNFINISHED, "run")
     tiny.write_images(Path("data"))
-    report = run(read_config("configs/conv_autoencoder.py", UNFINISHED_OVERRIDES), Path("run"))
+    config = read_config("configs/conv_autoencoder.py", UNFINISHED_OVERRIDES)
+    # The default of now is another; the run's own has no name for it.
+    with pytest.raises(UserError, match=r"eval\.tiling=slices, not whole"):
+        run(config, Path("run"))
+    report = run(replace(config, eval=EvalConfig("slices")), Path("run"))
     assert "resuming from the checkpoint of step 2" in capsys.readouterr().out
     assert report["training"]["last_step"] == 4
     rows = [row["step"] for row in read_history(Path("run/metrics.jsonl")) if row["kind"] == "train"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,7 +19,8 @@ from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images.load import load
 from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.errors import UserError
-from dagm_jax.experiment.trained_model import build_network, load_trained_model
+from dagm_jax.evaluation.config import EvalConfig
+from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_trained_model
 from dagm_jax.exporting.inference_fn import make_inference_fn
 
 
@@ -45,16 +47,19 @@ def test_the_predictor_takes_the_form_of_its_devices(workdir: Path, monkeypatch:
     """Would catch: all slices at once where caches are small, the forms of CPUs on accelerators or exported."""
     monkeypatch.setattr("dagm_jax.evaluation.step.CPU_PART_PX", 1)
     detector, mesh = load_trained_model(workdir), make_devices(ParallelConfig()).mesh
-    cpu, gpu = (
-        str(detector.compile_predictor(ReadingDevices(mesh, None, asked=platform), 2).compiled)
-        for platform in ("cpu", "gpu")
-    )
+    sliced = replace(detector, config=replace(detector.config, eval=EvalConfig("slices")))
+
+    def text(model: TrainedModel, platform: str) -> str:
+        programs = model.make_predictor(ReadingDevices(mesh, None, asked=platform), 2).programs
+        return str(programs.begin(programs.tiling.shape_for(model.shape)).result().step)
+
+    cpu, gpu, sliced_cpu, sliced_gpu = (text(m, p) for m in (detector, sliced) for p in ("cpu", "gpu"))
     image = jax.ShapeDtypeStruct((2, *detector.shape), "uint8")
     exported = str(jax.make_jaxpr(make_inference_fn(detector))(image))
     counts = [text.count("custom_vjp_call[") for text in (cpu, gpu, exported)]
     assert counts[0] > counts[1] == counts[2]
-    assert "scan[" in cpu
-    assert "scan[" not in gpu
+    assert "scan[" in sliced_cpu
+    assert not any("scan[" in text for text in (cpu, gpu, sliced_gpu))
 
 
 def test_any_other_rule_gives_another_id(workdir: Path, tmp_path: Path) -> None:

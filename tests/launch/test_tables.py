@@ -212,28 +212,6 @@ def test_models() -> None:
     assert row["weights_mb"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "largest_px", "num_slices"),
-    [
-        (("mode=tiles",), (512, 512), 64),
-        (("mode=tiles", "overlap_px=16"), (512, 700), 11 * 15),
-        # As many as cover the image, and an even number where half of them are turned.
-        (("num_slices=2",), (512, 512), 8),
-        (("num_slices=31",), (512, 700), 31),
-        (("mode=squeeze",), (512, 512), 1),
-    ],
-)
-def test_executing_speed_is_of_the_slices_of_evaluation(
-    overrides: tuple[str, ...], largest_px: tuple[int, int], num_slices: int
-) -> None:
-    """Would catch: 64 tiles counted as one slice, and the number asked for where another one is cut."""
-    cell = Cell("segmentation", "custom_unet", 1, 0)
-    config = cell.read_config(True, [f"--config.slicing.{one}" for one in overrides])
-    report = make_report(config, COUNTS[1, 0])
-    report["data"]["largest_px"] = list(largest_px)
-    assert tables.executing_speed(report) == 2.0 * num_slices
-
-
 def test_table_2_names_what_its_numbers_are() -> None:
     """Would catch: the numbers of unlike things standing there without a word."""
     text = tables.table_2(make_grid()).md()
