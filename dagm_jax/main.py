@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+import dagm_jax
 from dagm_jax.command_line import EXIT_PEER_LOST, end_at_once, guarded, leave, parse_config_flags
 from dagm_jax.errors import DiskError
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.config import from_config_dict, to_json
     from dagm_jax.distributed.processes import connect
     from dagm_jax.experiment.run import run
+    from dagm_jax.experiment.timings import Timings
 
     config = from_config_dict(_CONFIG.value)
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(to_json(config))
@@ -70,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         on_silence=on_silence,
     )
     try:
-        run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes)
+        run(config, workdir, os.environ.get("XLA_FLAGS", ""), processes, Timings(dagm_jax.IMPORTED_S))
     except BaseException as error:
         # After a disk has refused a checkpoint, threads of orbax wait for ever.
         if processes.count > 1 or isinstance(error, DiskError):

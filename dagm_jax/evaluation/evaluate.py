@@ -22,6 +22,7 @@ from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import FloatArray, ImageCounts, IntArray, auroc
 from dagm_jax.evaluation.predictor import Prediction, Predictor
 from dagm_jax.evaluation.threshold import Thresholds, fit_threshold
+from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import Pixels, Sample
 
 # Limit of pixels of test images per timed chunk (64 DAGM images): chunked so that nothing decodes while the timer is
@@ -31,7 +32,7 @@ CHUNK_PX = 1 << 24
 NUM_THREADS = 8
 
 
-class _ImageScore(NamedTuple):
+class ValidationResult(NamedTuple):
     """Prediction for a validation image without its pixels; curve: its `dice_curve`, None without a mask."""
 
     label: int
@@ -42,13 +43,13 @@ class _ImageScore(NamedTuple):
     curve: FloatArray | None
 
 
-def _predict_validation(
+def predict_validation(
     predictor: Predictor,
     cache: ImageCache,
     indices: Sequence[int],
     on_image: Callable[[], None] = lambda: None,
-) -> list[_ImageScore]:
-    """One `_ImageScore` for each of these images, in order, each predicted by one of all processes.
+) -> list[ValidationResult]:
+    """One `ValidationResult` for each of these images, in order, each predicted by one of all processes.
 
     ``on_image`` is called after each image of this process.
     """
@@ -56,28 +57,27 @@ def _predict_validation(
     for one in predictor(cache[i] for i in predictor.processes.share(indices)):
         curve = metrics.dice_curve(one.map, one.mask) if is_marked(one.mask) else None
         label = int(one.mask.any())
-        scored.append(_ImageScore(label, one.score, one.loss, one.num_right, one.num_counted, curve))
+        scored.append(ValidationResult(label, one.score, one.loss, one.num_right, one.num_counted, curve))
         on_image()
     return interleave(predictor.processes.gather(scored))
 
 
-def _curves(scored: Sequence[_ImageScore], label: int) -> FloatArray:
+def _curves(scored: Sequence[ValidationResult], label: int) -> FloatArray:
     """The Dice curves of the images of this label that have masks, float64 [n 256]."""
     rows = [one.curve for one in scored if one.label == label and one.curve is not None]
     return np.reshape(rows, (-1, metrics.NUM_DICE_THRESHOLDS))
 
 
-def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) -> dict[str, float]:
-    """Loss, slice accuracy, image AUROC, balanced Dice, and the quality in [0, 1] that training is steered by.
+def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict[str, float]:
+    """Loss, accuracy of the decisions on slices or images, image AUROC, balanced Dice, and quality.
 
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty, at the pixel
     threshold that is best for these images, which calibration finds later.
 
-    Quality is the mean of AUROC and balanced Dice where pixels are scored, of AUROC and slice accuracy where slices
-    are, and 1/(1 + loss on good images) where the task may not know of defects. Figures without their labels or
-    decisions are left out.
+    Quality in [0, 1] steers training. It is the mean of AUROC and balanced Dice where pixels are scored, of AUROC and
+    accuracy where slices are, and 1/(1 + loss on good images) where the task may not know of defects. Figures without
+    their labels or decisions are left out. Raises UserError where those of the quality are.
     """
-    scored = _predict_validation(predictor, cache, indices)
     figures = {"loss": float(np.mean([one.loss for one in scored]))}
     if counted := sum(one.num_counted for one in scored):
         figures["accuracy"] = sum(one.num_right for one in scored) / counted
@@ -90,33 +90,30 @@ def validate(predictor: Predictor, cache: ImageCache, indices: Sequence[int]) ->
             best = int(balanced.argmax())
             figures["dice_defective"] = float(defective.mean(axis=0)[best])
             figures["balanced_dice"] = float(balanced[best])
-    if predictor.score_kind == "deviation":
+    if score_kind == "deviation":
         loss_of_good = float(np.mean([one.loss for one in scored if not one.label]))
         return figures | {"quality": 1 / (1 + loss_of_good)}
-    second = "balanced_dice" if predictor.score_kind == "probability" else "accuracy"
+    second = "balanced_dice" if score_kind == "probability" else "accuracy"
     if "auroc" not in figures or second not in figures:
         raise UserError("`data`: validation needs images of both labels, the defective ones with masks")
     return figures | {"quality": (figures["auroc"] + figures[second]) / 2}
 
 
 def fit_thresholds(
-    predictor: Predictor, cache: ImageCache, indices: Sequence[int], labels: Sequence[int]
-) -> tuple[Thresholds, list[float]]:
-    """(the thresholds fitted to the validation images, their scores in order).
+    scored: Sequence[ValidationResult], labels: Sequence[int], verdict: VerdictConfig, score_kind: ScoreKind
+) -> Thresholds:
+    """The thresholds fitted to the validation images.
 
     The image threshold is found as configured, the pixel threshold by best Dice. Where the task may not know of
     defects, or only which slices hold them, the image threshold, which is on the same scale, is that of the pixels too.
     """
-    with show("predicting validation images", len(predictor.processes.share(indices))) as bar:
-        scored = _predict_validation(predictor, cache, indices, bar.advance)
-    scores = [one.score for one in scored]
-    threshold, fit_stats = fit_threshold(labels, scores, predictor.verdict)
+    threshold, fit_stats = fit_threshold(labels, [one.score for one in scored], verdict)
     pixel_threshold, defective = threshold, _curves(scored, 1)
-    if predictor.score_kind != "deviation" and len(defective):
+    if score_kind != "deviation" and len(defective):
         pixel_threshold = metrics.best_pixel_threshold(defective, _curves(scored, 0))
-    elif predictor.score_kind == "probability":
+    elif score_kind == "probability":
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
-    return Thresholds(threshold, pixel_threshold, predictor.verdict.calibration, fit_stats), scores
+    return Thresholds(threshold, pixel_threshold, verdict.calibration, fit_stats)
 
 
 def is_marked(mask: np.ndarray) -> bool:

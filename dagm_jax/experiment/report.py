@@ -36,7 +36,20 @@ def write_report(
     workdir: Workdir,
 ) -> dict[str, Any]:
     """The report of the evaluated test split; written last, after the workdir's figures, page and predictions."""
-    data, config = setup.data, setup.config
+    data, config, timings = setup.data, setup.config, setup.timings
+    with timings.stage("baselines"):
+        baselines = evaluate.evaluate_baselines(
+            data.cache,
+            data.split.validation,
+            data.split.test,
+            data.labels,
+            config.verdict,
+            # The watchdogs of the other processes pause; this one's does not.
+            setup.processes.heartbeat,
+        )
+    with timings.stage("figures and page"):
+        draw_figures(result, pictures, rule, workdir)
+        draw_page(pictures, rule, data, config, workdir)
     num_slices = progress.step * config.train.batch_size
     report = {
         "model": config.model.name,
@@ -62,23 +75,14 @@ def write_report(
             "train_time_s": progress.train_seconds,
             "seconds_per_1000_slices": progress.train_seconds / num_slices * 1000,
         },
-        "baselines": evaluate.evaluate_baselines(
-            data.cache,
-            data.split.validation,
-            data.split.test,
-            data.labels,
-            config.verdict,
-            # The watchdogs of the other processes pause; this one's does not.
-            setup.processes.heartbeat,
-        ),
+        "baselines": baselines,
         "data": describe_data(data, config),
+        "timings": timings.to_report(),
         "seed": config.seed,
         "device": setup.devices.kind,
         "versions": {"python": platform.python_version(), **package_versions()},
         "config": to_dict(config),
     }
-    draw_figures(result, pictures, rule, workdir)
-    draw_page(pictures, rule, data, config, workdir)
     header = ("image", "label", "score", "defective")
     rows = [(i.image_id, i.label, repr(float(i.score)), int(i.decision)) for i in result.images]
     write_csv(workdir.predictions, header, rows)

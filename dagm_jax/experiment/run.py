@@ -9,10 +9,10 @@ import json
 import shutil
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dagm_jax.config import RunConfig, to_json
-from dagm_jax.console import console
+from dagm_jax.console import console, show
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
@@ -24,6 +24,7 @@ from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictu
 from dagm_jax.experiment.report import print_report, write_report
 from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_progress
 from dagm_jax.experiment.setup import Setup
+from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.storage import plain_disk_errors, write_atomically, write_csv
 from dagm_jax.train.checkpoint import Checkpoints
@@ -34,7 +35,13 @@ from dagm_jax.train.stopping import TrainProgress
 from dagm_jax.versions import package_versions
 
 
-def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes = ALONE) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    path: Path,
+    xla_flags: str = "",
+    processes: Processes = ALONE,
+    timings: Timings | None = None,
+) -> dict[str, Any]:
     """The report of the run; all its files are in the folder ``path``.
 
     In a finished workdir nothing is done again. All ``processes`` call this and share the workdir, in which the first
@@ -53,19 +60,22 @@ def run(config: RunConfig, path: Path, xla_flags: str = "", processes: Processes
         if report is not None:
             console.print(f"{workdir} holds a finished run; its report:")
         else:
-            report = _run_stages(config, workdir, xla_flags, processes)
+            report = _run_stages(config, workdir, xla_flags, processes, timings or Timings())
         print_report(report, workdir)
     return report
 
 
-def _run_stages(config: RunConfig, workdir: Workdir, xla_flags: str, processes: Processes) -> dict[str, Any]:
+def _run_stages(
+    config: RunConfig, workdir: Workdir, xla_flags: str, processes: Processes, timings: Timings
+) -> dict[str, Any]:
     """The report of an unfinished run: data, training, choice of the checkpoint, evaluation."""
-    data = prepare_data(config, workdir, processes)
-    setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes)
+    with timings.stage("data"):
+        data = prepare_data(config, workdir, processes)
+    setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes, timings)
     with Checkpoints(workdir.checkpoints, processes) as checkpoints:
         progress = train(setup, checkpoints, workdir)
-        best_step, state = choose_state(setup, checkpoints, progress.step, workdir)
-    report = evaluate_model(setup, state, best_step, progress, workdir)
+        chosen = choose_state(setup, checkpoints, progress.step, workdir)
+    report = evaluate_model(setup, chosen, progress, workdir)
     if not config.data.cache_dir and processes.is_first:
         shutil.rmtree(workdir.cache, ignore_errors=True)
     return report
@@ -73,7 +83,9 @@ def _run_stages(config: RunConfig, workdir: Workdir, xla_flags: str, processes: 
 
 def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProgress:
     """Progress after the last step; training resumes from the newest whole checkpoint of the workdir."""
-    config, progress, state = setup.config, TrainProgress(), setup.initial_state()
+    config, progress = setup.config, TrainProgress()
+    with setup.timings.stage("initial weights"):
+        state = setup.initial_state()
     restored = checkpoints.restore_latest(lambda: state)
     if restored is not None:
         step, state, meta = restored
@@ -88,7 +100,8 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
         return progress
     stream = setup.stream()
     setup.begin_to_compile_predictors()
-    step_function = setup.compile_step(state, stream[0])
+    with setup.timings.stage("compilation of the step"):
+        step_function = setup.compile_step(state, stream[0])
     sample = setup.validation_sample()
     logger = MetricLogger(workdir.path, progress.step) if setup.processes.is_first else None
     with closing(logger) if logger else nullcontext():
@@ -98,7 +111,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
             step=step_function,
             stream=stream,
             num_workers=config.data.num_workers,
-            validate=lambda state: setup.validate(state, sample, quick=True),
+            validate=lambda state: setup.validate(state, sample),
             checkpoints=checkpoints,
             logger=logger,
             image_ids=[r.image_id for r in setup.data.manifest.samples],
@@ -110,17 +123,24 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
             },
             processes=setup.processes,
         )
-        return trainer.fit(state, progress)
+        with setup.timings.stage("training"):
+            return trainer.fit(state, progress)
 
 
-def choose_state(
-    setup: Setup, checkpoints: Checkpoints, last_step: int, workdir: Workdir
-) -> tuple[int, TrainState]:
-    """(step, state) of the weights to test: the better of two checkpoints on the whole validation split.
+class Chosen(NamedTuple):
+    """The checkpoint to test, and its results on the whole validation split."""
 
-    The two are the best by the quick validations of training, which see few strips and whose highest of many is partly
-    luck, and the last, whose learning rate has cooled down. Images are cut as in the test. A damaged checkpoint is
-    named in the log and not considered. Raises UserError without a validated checkpoint that is whole.
+    step: int
+    state: TrainState
+    validation: list[evaluate.ValidationResult]
+
+
+def choose_state(setup: Setup, checkpoints: Checkpoints, last_step: int, workdir: Workdir) -> Chosen:
+    """The better of two checkpoints on the whole validation split.
+
+    The two are the best by the quick validations of training, which see few images and whose highest of many is partly
+    luck, and the last, whose learning rate has cooled down. A damaged checkpoint is named in the log and not
+    considered. Raises UserError without a validated checkpoint that is whole.
     """
     best_step = checkpoints.best_step()
     if best_step is None:
@@ -133,41 +153,48 @@ def choose_state(
             f"`workdir` (={workdir}): none of the checkpoints of steps {steps} can be read; restore them from a copy "
             "or start in a new workdir"
         )
-    if len(states) == 1:
-        return next(iter(states.items()))
-    data = setup.data
-    quality = {}
+    data, quality, results = setup.data, {}, {}
     for step, state in states.items():
-        console.print(f"comparing checkpoints on {len(data.split.validation)} validation images: step {step}")
-        quality[step] = setup.validate(state, data.split.validation)["quality"]
+        predictor = setup.make_predictor(state)
+        number = len(setup.processes.share(data.split.validation))
+        with setup.timings.stage("validation"), show(f"validation of step {step}", number) as bar:
+            results[step] = evaluate.predict_validation(
+                predictor, data.cache, data.split.validation, bar.advance
+            )
+        figures = evaluate.summarise(results[step], predictor.score_kind)
+        # Machines of several kinds may round differently, and all choose alike.
+        quality[step] = setup.processes.broadcast(figures["quality"])
     chosen = max(quality, key=quality.__getitem__)
     shown = ", ".join(f"{value:.4f} at step {step}" for step, value in quality.items())
     console.print(f"tested checkpoint: step {chosen}; quality {shown}")
-    return chosen, states[chosen]
+    return Chosen(chosen, states[chosen], results[chosen])
 
 
-def evaluate_model(
-    setup: Setup, state: TrainState, best_step: int, progress: TrainProgress, workdir: Workdir
-) -> dict[str, Any]:
-    """The report of the best state: thresholds from the validation split, then the test split once."""
+def evaluate_model(setup: Setup, chosen: Chosen, progress: TrainProgress, workdir: Workdir) -> dict[str, Any]:
+    """The report of the chosen state: thresholds from the validation split, then the test split once."""
     data, processes = setup.data, setup.processes
-    predictor = setup.make_predictor(state)
-    validation = data.split.validation
-    labels = [data.labels[i] for i in validation]
-    rule, scores = processes.broadcast(evaluate.fit_thresholds(predictor, data.cache, validation, labels))
-    names = [data.manifest.samples[i].image_id for i in validation]
-    rows = [(name, label, repr(float(s))) for name, label, s in zip(names, labels, scores, strict=True)]
+    predictor = setup.make_predictor(chosen.state)
+    samples = [data.manifest.samples[i] for i in data.split.validation]
+    labels = [sample.label for sample in samples]
+    rule = processes.broadcast(
+        evaluate.fit_thresholds(chosen.validation, labels, predictor.verdict, predictor.score_kind)
+    )
+    rows = [
+        (sample.image_id, sample.label, repr(float(one.score)))
+        for sample, one in zip(samples, chosen.validation, strict=True)
+    ]
     header = ("image", "label", "score")
     processes.on_process_0(lambda: write_csv(workdir.validation_scores, header, rows))
     processes.on_process_0(lambda: write_atomically(workdir.rule, rule.to_json()))
-    result, pictures = evaluate_test_split(predictor, data, rule, workdir)
+    with setup.timings.stage("test"):
+        result, pictures = evaluate_test_split(predictor, data, rule, workdir, setup.timings)
     return processes.on_process_0(
-        lambda: write_report(setup, state, best_step, progress, rule, result, pictures, workdir)
+        lambda: write_report(setup, chosen.state, chosen.step, progress, rule, result, pictures, workdir)
     )
 
 
 def evaluate_test_split(
-    predictor: Predictor, data: Data, rule: Thresholds, workdir: Workdir
+    predictor: Predictor, data: Data, rule: Thresholds, workdir: Workdir, timings: Timings
 ) -> tuple[evaluate.TestResult, TestPictures]:
     """Figures and pictures of the test split, the same on all processes; pictures of images lie in the workdir."""
     processes = predictor.processes
@@ -179,7 +206,8 @@ def evaluate_test_split(
         largest_px = data.cache.largest[0] * data.cache.largest[1]
         for chunk in evaluate.evaluate_test_split(predictor, samples, data.cache.shape, largest_px, rule):
             result.add(chunk, rule)
-            pictures.add(chunk)
+            with timings.stage("pictures"):
+                pictures.add(chunk)
 
     processes.all_or_raise(predict_share)
     return result.gathered(processes), pictures.gathered()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.programs import Programs
 from dagm_jax.experiment.data import Data
 from dagm_jax.experiment.tiling import make_tiling
+from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.trained_model import build_network
 from dagm_jax.models.network import Network
 from dagm_jax.train.optim import make_optimizer
@@ -38,6 +39,7 @@ class Setup:
     data: Data
     devices: Devices
     processes: Processes = ALONE
+    timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -137,10 +139,12 @@ class Setup:
         """Seconds in which the programs of the final predictor were compiled."""
         return self._programs[False].seconds()
 
-    def validate(self, state: TrainState, indices: Sequence[int], quick: bool = False) -> dict[str, float]:
-        """Figures of the state's weights on these images, the same on all processes."""
-        predictor = self.make_predictor(state, quick)
-        return self.processes.broadcast(evaluate.validate(predictor, self.data.cache, indices))
+    def validate(self, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
+        """Figures of the state's weights on these images, the same on all processes; for validation in training."""
+        with self.timings.stage("validation while training"):
+            predictor = self.make_predictor(state, quick=True)
+            results = evaluate.predict_validation(predictor, self.data.cache, indices)
+            return self.processes.broadcast(evaluate.summarise(results, predictor.score_kind))
 
     def validation_sample(self) -> list[int]:
         """Validation images during training: evenly from each label, at most ``max_validation_images`` of each."""

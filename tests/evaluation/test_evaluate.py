@@ -23,13 +23,14 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.config import VerdictConfig
-from dagm_jax.evaluation.evaluate import TestChunk, TestResult, validate
+from dagm_jax.evaluation.evaluate import TestChunk, TestResult, predict_validation, summarise
 from dagm_jax.evaluation.metrics import balanced_dice, dice_curve
 from dagm_jax.evaluation.predictor import Prediction, Predictor
 from dagm_jax.evaluation.programs import Program
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import run
 from dagm_jax.experiment.pictures import Hardest, TestPictures
+from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.storage import finite_or_none
 from dagm_jax.tasks.base import ScoreKind
@@ -75,6 +76,15 @@ def brightness_predictor(
         score_kind=score_kind,
     )
     return Predictor(programs, "params", "stats")
+
+
+def validate(predictor: Predictor, cache: Any, indices: Sequence[int]) -> dict[str, float]:
+    return summarise(predict_validation(predictor, cache, indices), predictor.score_kind)
+
+
+def fit(predictor: Predictor, cache: Any, indices: Sequence[int], labels: Sequence[int]) -> Thresholds:
+    scored = predict_validation(predictor, cache, indices)
+    return evaluate.fit_thresholds(scored, labels, predictor.verdict, predictor.score_kind)
 
 
 def make_images(number: int, seed: int = 0) -> list[Pixels]:
@@ -183,10 +193,10 @@ def test_defects_without_masks_count_as_images_and_not_as_pixels() -> None:
     assert set(figures) == {"loss", "accuracy", "auroc", "quality"}
     assert figures["quality"] == pytest.approx((figures["auroc"] + figures["accuracy"]) / 2)
     labels = [int(mask.any()) for _, mask in images]
-    rule, _ = evaluate.fit_thresholds(predictor, Cache(images), range(11), labels)
+    rule = fit(predictor, Cache(images), range(11), labels)
     assert rule.pixel_threshold == rule.threshold
     with pytest.raises(UserError, match="pixel threshold needs defective validation images with masks"):
-        evaluate.fit_thresholds(brightness_predictor(4), Cache(images), range(11), labels)
+        fit(brightness_predictor(4), Cache(images), range(11), labels)
 
 
 def test_half_marked_images_are_measured_on_the_marked_ones() -> None:
@@ -211,7 +221,7 @@ def test_a_task_that_may_not_know_of_defects_is_steered_by_good_images() -> None
     assert validate(predictor, cache, indices)["quality"] == pytest.approx(1 / (1 + loss), rel=1e-5)
     assert not {"auroc", "balanced_dice"} & validate(predictor, cache, [1, 3]).keys()
     for chosen, labels in (([1, 3, 5], [0, 0, 0]), ([1, 3, 5, 0], [0, 0, 0, 1])):
-        rule, _ = evaluate.fit_thresholds(predictor, cache, chosen, labels)
+        rule = fit(predictor, cache, chosen, labels)
         assert rule.pixel_threshold == rule.threshold
 
 
@@ -231,8 +241,9 @@ def test_calibration_sees_the_given_images_only() -> None:
         images[i][0][0, :2] = 0
     labels = [int(images[i][1].any()) for i in indices]
     cache = Cache(images)
-    rule, scores = evaluate.fit_thresholds(brightness_predictor(2), cache, indices, labels)
+    rule = fit(brightness_predictor(2), cache, indices, labels)
     assert cache.asked == indices
+    scores = [one.score for one in predict_validation(brightness_predictor(2), cache, indices)]
     assert scores == pytest.approx([0.8, 0.2, 0.8, 0.4, 0.2])
     assert rule.calibration == "f1" and 0.4 < rule.threshold < 0.8
     assert [rule.fit_stats[name] for name in ("tp", "tn", "fp", "fn")] == [2, 3, 0, 0]
@@ -429,7 +440,7 @@ def test_several_processes_validate_and_calibrate_like_one(count: int) -> None:
 
     def work(processes: Processes) -> Any:
         predictor = replace(brightness_predictor(2), processes=processes)
-        return validate(predictor, cache, indices), evaluate.fit_thresholds(predictor, cache, indices, labels)
+        return validate(predictor, cache, indices), fit(predictor, cache, indices, labels)
 
     expected = work(ALONE)
     cache.asked.clear()
@@ -451,7 +462,7 @@ def test_several_processes_evaluate_the_test_split_like_one(
 
     def work(processes: Processes) -> tuple[TestResult, TestPictures]:
         predictor = replace(brightness_predictor(4), processes=processes)
-        return run.evaluate_test_split(predictor, cast(Any, data), rule, Workdir(tmp_path))
+        return run.evaluate_test_split(predictor, cast(Any, data), rule, Workdir(tmp_path), Timings())
 
     whole, expected = work(ALONE)
     assert [(entry.name, entry.score) for entry in expected.entries] == [

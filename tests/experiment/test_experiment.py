@@ -21,7 +21,7 @@ from dagm_jax.config import RunConfig
 from dagm_jax.distributed.devices import Devices, make_devices
 from dagm_jax.distributed.processes import ALONE
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import EvalConfig
+from dagm_jax.evaluation.config import EvalConfig, VerdictConfig
 from dagm_jax.evaluation.evaluate import ImageResult, TestResult
 from dagm_jax.evaluation.programs import SlicedImages
 from dagm_jax.evaluation.threshold import Thresholds
@@ -29,6 +29,7 @@ from dagm_jax.experiment import data as run_data
 from dagm_jax.experiment import report, run, setup
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.tiling import make_tiling
+from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.stopping import TrainProgress
 
@@ -54,27 +55,29 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: a threshold fitted on the test images or on labels of others, or scores of others kept."""
-    asked: list[tuple[list[int], list[int]]] = []
+    asked: list[tuple[Any, list[int]]] = []
 
-    def calibrate(predictor: Any, cache: Any, indices: Any, labels: Any) -> tuple[Thresholds, list[float]]:
-        asked.append((list(indices), list(labels)))
-        return Thresholds(0.25, 0.5, "f1", {}), [0.5] * len(indices)
+    def calibrate(scored: Any, labels: Any, verdict: Any, score_kind: Any) -> Thresholds:
+        asked.append((scored, list(labels)))
+        return Thresholds(0.25, 0.5, "f1", {})
 
     tested: list[Thresholds] = []
 
-    def evaluate_test_split(
-        predictor: Any, data: Any, rule: Thresholds, workdir: Workdir
-    ) -> tuple[None, None]:
+    def evaluate_test_split(predictor: Any, data: Any, rule: Thresholds, *rest: Any) -> tuple[None, None]:
         tested.append(rule)
         return None, None
 
     monkeypatch.setattr(run.evaluate, "fit_thresholds", calibrate)
     monkeypatch.setattr(run, "evaluate_test_split", evaluate_test_split)
     monkeypatch.setattr(run, "write_report", lambda *_: {})
-    fake = SimpleNamespace(data=make_data(), processes=ALONE, make_predictor=lambda state: "predictor")
+    predictor = SimpleNamespace(verdict=VerdictConfig(), score_kind="probability")
+    fake = SimpleNamespace(
+        data=make_data(), processes=ALONE, timings=Timings(), make_predictor=lambda state: predictor
+    )
     workdir = Workdir(tmp_path)
-    run.evaluate_model(cast(Any, fake), cast(Any, None), 4, TrainProgress(), workdir)
-    assert asked == [(list(VALIDATION), [i % 2 for i in VALIDATION])]
+    scored: Any = [SimpleNamespace(score=0.5) for _ in VALIDATION]
+    run.evaluate_model(cast(Any, fake), run.Chosen(4, cast(Any, None), scored), TrainProgress(), workdir)
+    assert asked == [(scored, [i % 2 for i in VALIDATION])]
     assert tested == [workdir.read_rule()] and tested[0].threshold == 0.25
     with workdir.validation_scores.open(newline="") as stream:
         rows = [(row["image"], int(row["label"])) for row in csv.DictReader(stream)]
@@ -86,14 +89,21 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     [({4: 0.8, 12: 0.9}, 12), ({4: 0.9, 12: 0.8}, 4), ({4: 0.9, 12: 0.9}, 4), ({4: 0.1}, 4), ({12: 0.1}, 12)],
 )
 def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
-    whole: dict[int, float], chosen: int, capsys: pytest.CaptureFixture[str]
+    whole: dict[int, float], chosen: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Would catch: a choice by the quick validation alone, by a part of the images, or of the worse of the two; hours
-    of training without a report because one of two checkpoints is damaged; a choice that is not printed."""
+    of training without a report because one of two checkpoints is damaged; a choice that is not printed; thresholds
+    from the results of the other."""
 
-    def validate(state: int, indices: Any) -> dict[str, float]:
+    def predict_validation(predictor: Any, cache: Any, indices: Any, on_image: Any) -> Any:
         assert indices == VALIDATION
-        return {"quality": whole[state]}
+        return f"results of {predictor.state}"
+
+    def summarise(results: str, score_kind: Any) -> dict[str, float]:
+        return {"quality": whole[int(results.removeprefix("results of "))]}
+
+    monkeypatch.setattr(run.evaluate, "predict_validation", predict_validation)
+    monkeypatch.setattr(run.evaluate, "summarise", summarise)
 
     def restore_or_warn(step: int, like: Any) -> tuple[int, dict[str, Any]] | None:
         return (step, {}) if step in whole else None
@@ -102,10 +112,13 @@ def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
     fake: Any = SimpleNamespace(
         data=make_data(),
         initial_state=lambda: None,
-        validate=validate,
+        processes=ALONE,
+        timings=Timings(),
+        make_predictor=lambda state: SimpleNamespace(state=state, score_kind="probability"),
     )
-    assert run.choose_state(fake, checkpoints, 12, Workdir(Path("here"))) == (chosen, chosen)
-    assert (f"tested checkpoint: step {chosen}; quality " in capsys.readouterr().out) == (len(whole) == 2)
+    found = run.choose_state(fake, checkpoints, 12, Workdir(Path("here")))
+    assert found == (chosen, chosen, f"results of {chosen}")
+    assert f"tested checkpoint: step {chosen}; quality " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("tiling", "number"), [("whole", 1), ("slices", 2)])
@@ -229,6 +242,7 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
         devices=SimpleNamespace(kind="none"),
         processes=ALONE,
         compile_seconds=lambda: 0.0,
+        timings=Timings(),
     )
     state: Any = SimpleNamespace(params={})
     written = report.write_report(
