@@ -1,6 +1,6 @@
 """Writes a finished run as one file for other runtimes, once its scores of test images equal those of the run.
 
-``python -m dagm_jax.export --model=WORKDIR --format=stablehlo|onnx --output=FILE [--num_checked=32]``
+``python -m dagm_jax.export --model=WORKDIR --format=stablehlo|onnx --output=FILE [--opset=18] [--num_checked=32]``
 
 The file takes uint8 images and gives score, decision, map and mask; FILE.json beside it is its contract, FILE.md its
 model card; docs/export.md says how to run it. Before the file gets its name, a process that cannot import this package
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagm_jax.command_line import flag, guarded, parse_request
 from dagm_jax.errors import UserError
-from dagm_jax.exporting.runners import RUNTIMES
+from dagm_jax.exporting.runners import FORMATS, NEWEST_OPSET, OPSET
 
 if TYPE_CHECKING:
     from dagm_jax.experiment.trained_model import TrainedModel
@@ -32,14 +32,21 @@ class Request:
     """A command line."""
 
     model: Path = flag("The workdir of a finished run.", example="runs/mine")
-    format: str = flag("The runtime that executes the file.", example="stablehlo", choices=tuple(RUNTIMES))
+    format: str = flag("The runtime that executes the file.", example="stablehlo", choices=FORMATS)
     output: Path = flag("The file to write.", example="inspector.stablehlo")
+    opset: int = flag(
+        "Version of ONNX operators; the lowest runs in the oldest runtimes.", OPSET, least=OPSET
+    )
     num_checked: int = flag("Test images that the file must score as the run did.", 32, least=1)
 
     def __post_init__(self) -> None:
         folder = self.output.parent
         if not folder.is_dir():
             raise UserError(f"`--output` (={self.output}): there is no folder {folder}; make it first")
+        if self.opset > NEWEST_OPSET:
+            raise UserError(
+                f"`--opset` (={self.opset}) must be at most {NEWEST_OPSET}, the newest of the converter"
+            )
         if self.output.is_dir():
             raise UserError(f"`--output` (={self.output}) is a folder; name a file in it")
 
@@ -55,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
     model = load_trained_model(request.model)
     console.print(f"model {model.model_id}: writing {request.format}")
-    content = {"stablehlo": to_stablehlo, "onnx": to_onnx}[request.format](model)
+    content = to_stablehlo(model) if request.format == "stablehlo" else to_onnx(model, request.opset)
     # In the folder of the output, so that renaming it is one step.
     partial = request.output.with_name(f"{request.output.name}.{os.getpid()}.partial")
     try:
@@ -76,10 +83,11 @@ def main(argv: Sequence[str]) -> int:
 
 def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any], file: Path) -> None:
     """Writes the contract and the model card of ``file``, which will get the name ``request.output``."""
+    from dagm_jax.experiment.tiling import make_tiling
     from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.exporting.exported_model import card_path, contract_path, file_digest
+    from dagm_jax.exporting.inference_fn import takes_any_size
     from dagm_jax.exporting.model_card import make_card, make_contract
-    from dagm_jax.exporting.to_onnx import OPSET
     from dagm_jax.exporting.to_stablehlo import PLATFORMS
     from dagm_jax.storage import write_atomically, write_json
 
@@ -89,8 +97,15 @@ def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any],
         "format": request.format,
         "file": request.output.name,
         "sha256": file_digest(file),
-        **({"platforms": list(PLATFORMS)} if request.format == "stablehlo" else {"opset": OPSET}),
-        **make_contract(report, model.rule, model.model_id, model.shape, workdir.read_normal_scores()),
+        **({"platforms": list(PLATFORMS)} if request.format == "stablehlo" else {"opset": request.opset}),
+        **make_contract(
+            report,
+            model.rule,
+            model.model_id,
+            ("h", "w") if request.format == "stablehlo" and takes_any_size(model) else model.shape,
+            make_tiling(model.config, model.shape, ()).mode,
+            workdir.read_normal_scores(),
+        ),
         "checked": checked,
     }
     write_json(contract_path(request.output), contract)

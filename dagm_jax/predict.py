@@ -39,6 +39,9 @@ class Request:
     threshold: float | None = flag(
         "Score from which an image is defective; default: the run's decision rule.", None
     )
+    runtime: str | None = flag(
+        "Runtime of an ONNX file; default: onnxruntime.", None, choices=("onnxruntime", "openvino")
+    )
     watch: bool = flag("Predict files as they arrive.", False)
     idle_exit_s: float | None = flag("With --watch: end when nothing has come for so long.", None)
     poll_s: float = flag("With --watch: time between two looks into the folder.", 1.0)
@@ -71,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
 
     source = make_source(request.images, request.output)
     console.print(f"images: {printable(source.description)}")
-    inspector = Inspector.load(request.model, request.threshold, os.environ.get("XLA_FLAGS", ""))
+    xla_flags = os.environ.get("XLA_FLAGS", "")
+    inspector = Inspector.load(request.model, request.threshold, xla_flags, request.runtime)
     batch_size = inspector.check_batch_size(request.batch_size or (1 if request.watch else None))
     times = WatchTimes(request.poll_s, request.patience_s, request.idle_exit_s) if request.watch else None
     with locked(request.output, "output"):

@@ -70,8 +70,8 @@ IMAGE_SHAPES = Rule(
     lambda x: isinstance(x, list) and x != [] and all(map(is_image_shape, x)),
 )
 BATCH_SHAPE = Rule(
-    f'["b", height, width] of at most {MAX_PIXELS} pixels',
-    lambda x: isinstance(x, list) and len(x) == 3 and is_image_shape(x[1:]),
+    f'["b", height, width] of at most {MAX_PIXELS} pixels, or ["b", "h", "w"]',
+    lambda x: isinstance(x, list) and len(x) == 3 and (x[1:] == ["h", "w"] or is_image_shape(x[1:])),
 )
 WHITE_LEVEL = Rule(
     "null or a whole number in [255, 65535]", lambda x: x is None or (type(x) is int and 255 <= x <= 65535)

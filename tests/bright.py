@@ -41,7 +41,9 @@ class Bright:
         return [(float(image.max() / 255), (image / 255).astype(np.float32)) for image in images]
 
 
-def load(model: str, threshold: float | None = None, xla_flags: str = "") -> Inspector:
+def load(
+    model: str, threshold: float | None = None, xla_flags: str = "", runtime: str | None = None
+) -> Inspector:
     """In place of ``Inspector.load``: the model named "slow" takes a tenth of a second for a batch."""
     return Inspector.of_backend(Bright(model, 0.1 if model == "slow" else 0.0), threshold)
 

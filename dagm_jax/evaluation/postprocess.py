@@ -94,16 +94,18 @@ def mirrored(
 
     length: of each image, beyond which its mirror images begin; None for the whole of ``dim``.
     """
-    place = np.arange(-before, x.shape[dim] + after)
+    # Symbolic sizes are known when the program runs; others are constants, which jax2onnx converts.
+    xp = np if isinstance(x.shape[dim], int) else jnp
+    place = xp.arange(before + x.shape[dim] + after) - before
     if length is None:
-        return x.take(_reflected(place, x.shape[dim]), axis=dim, mode="clip") if before or after else x
-    continued: Array = jax.vmap(lambda one, end: one.take(_reflected(place, end), axis=dim - 1, mode="clip"))(
+        return x.take(reflected(place, x.shape[dim]), axis=dim, mode="clip") if before or after else x
+    continued: Array = jax.vmap(lambda one, end: one.take(reflected(place, end), axis=dim - 1, mode="clip"))(
         x, length
     )
     return continued
 
 
-def _reflected(place: Any, length: Any) -> Any:
+def reflected(place: Any, length: Any) -> Any:
     """Where in [0, length) each place lies on the endless row of mirror images of ``length`` pixels."""
     offset = place % (2 * length)
     return offset - (offset >= length) * (2 * offset - 2 * length + 1)

@@ -6,7 +6,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -65,7 +65,7 @@ class Tiling(Protocol):
     """The way in which images go through a network: padded to which size, and by which step."""
 
     def shape_for(self, size: Shape) -> Shape:
-        """The size to which an image of this size is padded."""
+        """The size to which an image of this size is padded; the other functions take sizes that this one gave."""
         ...
 
     @property
@@ -92,7 +92,8 @@ class Tiling(Protocol):
 class WholeImages:
     """Images that go through the network at once, continued by their own edges.
 
-    shapes: those of the set that the network was trained for, by area; an image beyond them takes its own padded size.
+    shapes: padded sizes of the set that the network was trained for, by area. An image takes its own padded size;
+    where `MOST_PROGRAMS` sizes are shared by more, the first of them that holds it.
     slice_shape: of the slices in training. pools: whether a norm of the network takes its statistics over an image.
     """
 
@@ -104,7 +105,10 @@ class WholeImages:
     mode: PadMode = "edge"
 
     def shape_for(self, size: Shape) -> Shape:
-        return next((s for s in self.shapes if s[0] >= size[0] and s[1] >= size[1]), padded(size))
+        own = padded(size)
+        if len(self.shapes) < MOST_PROGRAMS or own in self.shapes:
+            return own
+        return next((s for s in self.shapes if s[0] >= size[0] and s[1] >= size[1]), own)
 
     def images_per_call(self, shape: Shape, platform: str) -> int | None:
         # One image fills a CPU's cores, and none waits for others of its size. Tiles of many would fill the memory.
@@ -130,17 +134,20 @@ class WholeImages:
 class SlicedImages:
     """Images that are cut into slices as in training, continued by their own mirror images.
 
-    usual: size of the training images; slicer_for: the slicer of images up to a size.
+    usual: size of the training images; slicer_for: the slicer of images of a size.
     """
 
     usual: Shape
     slicer_for: Callable[[Shape], Slicer]
     mode: PadMode = "symmetric"
+    _slicers: dict[Shape, Slicer] = field(default_factory=dict)
 
     def shape_for(self, size: Shape) -> Shape:
         fits = size[0] <= self.usual[0] and size[1] <= self.usual[1]
         slicer = self.slicer_for(self.usual if fits else size)
-        return slicer.height_px, slicer.width_px
+        shape = slicer.height_px, slicer.width_px
+        self._slicers[shape] = slicer
+        return shape
 
     def images_per_call(self, shape: Shape, platform: str) -> int | None:
         return None if shape == self.shape_for(self.usual) else 1
@@ -148,11 +155,11 @@ class SlicedImages:
     def make_step(
         self, network: Network, task: Task, shape: Shape, platform: str, num_images: int, tiled: bool = True
     ) -> EvalStep:
-        slicer = self.slicer_for(shape)
+        slicer = self._slicers[shape]
         return make_sliced_step(network, task, slicer, most_slices(platform, slicer, num_images))
 
     def num_scores(self, shape: Shape) -> int:
-        return self.slicer_for(shape).num_slices
+        return self._slicers[shape].num_slices
 
 
 @dataclass(frozen=True)

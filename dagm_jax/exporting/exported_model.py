@@ -15,14 +15,14 @@ from dagm_jax.data.images.image_reader import ImageReader
 from dagm_jax.data.slicing import pad
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import THRESHOLDS_SCHEMA, Thresholds
-from dagm_jax.exporting.runners import OUTPUTS, RUNTIMES, Program
+from dagm_jax.exporting.runners import FORMATS, OUTPUTS, RUNTIMES, RUNTIMES_OF, Program
 from dagm_jax.schema import BATCH_SHAPE, FINITE_LIST, MODEL_ID, SHA256, WHITE_LEVEL, Rule, Schema, find_fault
 from dagm_jax.storage import load_json
-from dagm_jax.types import DAGM_SHAPE
+from dagm_jax.types import DAGM_SHAPE, MAX_PIXELS
 from dagm_jax.versions import written_by
 
 CONTRACT_SCHEMA: Schema = {
-    "format": Rule(f"one of {', '.join(RUNTIMES)}", lambda x: isinstance(x, str) and x in RUNTIMES),
+    "format": Rule(f"one of {', '.join(FORMATS)}", lambda x: isinstance(x, str) and x in FORMATS),
     "sha256": SHA256,
     "model_id": MODEL_ID,
     "input": {"shape": BATCH_SHAPE, "white": WHITE_LEVEL},
@@ -58,7 +58,7 @@ def _output_names(outputs: Any) -> list[str] | None:
 class ExportedModel:
     """An exported file as a backend of `inspector.Inspector`. contract: the content of FILE.json.
 
-    Images smaller than ``shape`` are padded by mirroring; the score is then of the padded image, the map is cropped.
+    Images smaller than a fixed ``shape`` are padded; the score is then of the padded image, the map is cropped.
     """
 
     program: Program
@@ -73,15 +73,17 @@ class ExportedModel:
         return str(self.contract["model_id"])
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(h, w) in px of the program's input."""
+    def shape(self) -> tuple[int, int] | None:
+        """(h, w) in px of the program's input; None where it takes any."""
         height, width = self.contract["input"]["shape"][1:]
-        return height, width
+        return None if height == "h" else (height, width)
 
     @property
     def reading(self) -> ImageReader:
         white = self.contract["input"]["white"]
-        return ImageReader(DAGM_SHAPE if white is None else None, self.shape, white)
+        return ImageReader(
+            DAGM_SHAPE if white is None else None, self.shape or (MAX_PIXELS, MAX_PIXELS), white
+        )
 
     @property
     def normal_scores(self) -> Sequence[float]:
@@ -93,8 +95,12 @@ class ExportedModel:
 
         Raises UserError for images of another size or type than the contract's.
         """
-        if images.ndim != 3 or images.shape[1:] != self.shape or images.dtype != np.uint8:
-            wanted = "x".join(map(str, self.shape))
+        if (
+            images.ndim != 3
+            or (self.shape or images.shape[1:]) != images.shape[1:]
+            or images.dtype != np.uint8
+        ):
+            wanted = "x".join(map(str, self.shape or ("h", "w")))
             raise UserError(
                 f"`images` ({images.dtype} {images.shape}) must be uint8 [b h w] of {wanted} px, for which the file "
                 "was exported"
@@ -106,21 +112,31 @@ class ExportedModel:
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
     ) -> list[tuple[float, NDArray[np.float32]]]:
         """(score, map float32 [h w]) of each image; see `inspector.Backend.predict`."""
-        batch = np.stack([pad(image, self.shape) for image in images])
-        if self.contract["format"] == "stablehlo":  # compiled for each number of images
-            batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0)))
-        out = self(batch)
-        found = zip(images, out["score"], out["map"], strict=False)
-        return [(float(score), map_[: one.shape[0], : one.shape[1]]) for one, score, map_ in found]
+        found: dict[int, tuple[float, NDArray[np.float32]]] = {}
+        for shape in {self.shape or image.shape for image in images}:
+            places = [i for i, image in enumerate(images) if self.shape or image.shape == shape]
+            # Files of earlier releases say no mode.
+            mode = self.contract["input"].get("padding", "symmetric")
+            batch = np.stack([pad(images[i], (shape[0], shape[1]), mode) for i in places])
+            if self.contract["format"] == "stablehlo":  # compiled for each number of images
+                batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0)))
+            out = self(batch)
+            for i, score, map_ in zip(places, out["score"], out["map"], strict=False):
+                height, width = images[i].shape
+                found[i] = float(score), map_[:height, :width]
+        return [found[i] for i in range(len(images))]
 
 
-def load_exported_model(path: Path) -> ExportedModel:
-    """The exported file ``path``, whose contract is in FILE.json beside it.
+def load_exported_model(path: Path, runtime: str | None = None) -> ExportedModel:
+    """The exported file ``path``, whose contract is in FILE.json beside it; ``runtime``: None for the format's first.
 
     Raises UserError where either is missing, they do not belong together, or the runtime is not installed.
     """
     contract = read_contract(path)
     format = contract["format"]
+    runtimes = RUNTIMES_OF[format]
+    if runtime is not None and runtime not in runtimes:
+        raise UserError(f"`runtime` (={runtime}) must be one of {', '.join(runtimes)} for a file of {format}")
     try:
         found = file_digest(path)
     except OSError as error:
@@ -131,7 +147,7 @@ def load_exported_model(path: Path) -> ExportedModel:
             f"{contract['sha256'][:12]}…; export again or restore both from a copy"
         )
     try:
-        program = RUNTIMES[format](path)
+        program = RUNTIMES[runtime or runtimes[0]](path)
     except ModuleNotFoundError as error:
         raise UserError(
             f"`model` (={path}) needs the package {error.name}: pip install {error.name}"

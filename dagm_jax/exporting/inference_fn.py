@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,20 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Bool, Float, UInt8
 
-from dagm_jax.evaluation.postprocess import postprocess
+from dagm_jax.data.slicing import PadMode
+from dagm_jax.evaluation.postprocess import postprocess, reflected
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.trained_model import TrainedModel
+
+
+def takes_any_size(model: TrainedModel) -> bool:
+    """Whether the function can be traced for images of any size.
+
+    Slices lie at places of one size, and the mean of the highest pixels sorts as many as that size has.
+    """
+    config = model.config
+    sorts = config.verdict.score == "top_mean" and config.task.score_kind != "slices"
+    return config.eval.tiling == "whole" and not sorts
 
 
 def make_inference_fn(
@@ -23,14 +35,10 @@ def make_inference_fn(
 ]:
     """``infer(image uint8 [b h w])``: (score float32 [b], defective bool [b], map float32, mask bool [b h w]).
 
-    h, w: the model's shape; b: any, also symbolic. The weights are constants inside. Scores and maps are those of
-    `evaluation.predictor.Predictor`, decisions those of the model's thresholds.
+    h, w: the model's shape, or any if `takes_any_size`; they and b may be symbolic. The weights are constants inside.
+    Scores and maps are those of `evaluation.predictor.Predictor`, decisions those of the model's thresholds.
     """
-    config, size = model.config, model.shape
-    tiling = make_tiling(config, size, ())
-    shape = tiling.shape_for(size)
-    # One program for images of any number of pixels: the runtime has the memory or not.
-    eval_step = tiling.make_step(model.network, config.task, shape, "any", 1, tiled=False)
+    config, tiling = model.config, make_tiling(model.config, model.shape, ())
     # Host arrays: device arrays would tie the program to their device.
     params, stats = jax.tree.map(np.asarray, (model.params, model.stats))
     threshold, pixel_threshold = (
@@ -38,17 +46,32 @@ def make_inference_fn(
     )
 
     def infer(image: Array) -> tuple[Array, Array, Array, Array]:
-        more = [(0, 0), *((0, wide - length) for wide, length in zip(shape, size, strict=True))]
-        padded = jnp.pad(image, more, tiling.mode)
+        number, *size = image.shape
+        shape = tiling.shape_for((size[0], size[1]))
+        # All at once: a runtime has the memory for its images, or not.
+        step = tiling.make_step(model.network, config.task, shape, "any", 1, tiled=False)
+        padded = continued(continued(image, 1, shape[0], tiling.mode), 2, shape[1], tiling.mode)
         # The mask enters the loss alone, which is not an output and therefore not computed.
         no_mask, no_px = jnp.zeros(padded.shape, bool), jnp.zeros(padded.shape[:1], jnp.int32)
-        sizes = None if shape == size else jnp.broadcast_to(jnp.array(size), (image.shape[0], 2))
-        out = eval_step(params, stats, padded, no_mask, no_px, sizes)
-        cut = out["map"][:, : size[0], : size[1]]
+        sizes = None if padded is image else jnp.broadcast_to(jnp.array(size, jnp.int32), (number, 2))
+        out = step(params, stats, padded, no_mask, no_px, sizes)
+        cut = out["map"] if padded is image else out["map"][:, : size[0], : size[1]]
         map_, score = postprocess(cut, out["slice_scores"], None, config.verdict, config.task.score_kind)
         return score, score >= threshold, map_, map_ >= pixel_threshold
 
     return infer
+
+
+def continued(image: UInt8[Array, "b _ _"], dim: int, length: Any, mode: PadMode) -> UInt8[Array, "b _ _"]:
+    """``image`` continued along ``dim`` to ``length``, as `data.slicing.pad` does it; itself where it has that."""
+    is_symbolic = not isinstance(image.shape[dim], int)
+    if not is_symbolic and image.shape[dim] == length:
+        return image
+    # Symbolic sizes are known when the program runs; other places are constants, which jax2onnx converts.
+    xp = jnp if is_symbolic else np
+    place = xp.arange(length)
+    inside = xp.minimum(place, image.shape[dim] - 1) if mode == "edge" else reflected(place, image.shape[dim])
+    return image.take(inside, axis=dim, mode="clip")
 
 
 def float32_at_least(value: float) -> np.float32:
@@ -57,7 +80,9 @@ def float32_at_least(value: float) -> np.float32:
     return nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))
 
 
-def symbolic_images(model: TrainedModel) -> jax.ShapeDtypeStruct:
-    """Any number of images of the model's size, by which the function is traced."""
+def symbolic_images(model: TrainedModel, any_size: bool = False) -> jax.ShapeDtypeStruct:
+    """Any number of images of the model's size, or of ``any_size``, by which the function is traced."""
+    if any_size:
+        return jax.ShapeDtypeStruct(export.symbolic_shape("b, h, w"), jnp.uint8)
     (batch,) = export.symbolic_shape("b")
     return jax.ShapeDtypeStruct((batch, *model.shape), jnp.uint8)

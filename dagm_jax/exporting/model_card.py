@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dagm_jax.data.slicing import PadMode
 from dagm_jax.evaluation.threshold import Thresholds
 
 DAGM_LICENCE = (
@@ -59,10 +60,14 @@ def make_contract(
     report: dict[str, Any],
     rule: Thresholds,
     model_id: str,
-    shape: tuple[int, int],
+    shape: tuple[int, int] | tuple[str, str],
+    padding: PadMode,
     normal_scores: Sequence[float],
 ) -> dict[str, Any]:
-    """The contract as JSON values, without the file's format, digest and check."""
+    """The contract as JSON values, without the file's format, digest and check.
+
+    shape: (h, w) of the images that the file takes, ("h", "w") for any; padding: how smaller ones are continued to it.
+    """
     data, pixels = report["data"], {"shape": ["b", *shape]}
     if not report["config"]["data"]["root"]:
         licence = f"{SOFTWARE_LICENCE} (images drawn by dagm_jax)"
@@ -82,7 +87,9 @@ def make_contract(
             **pixels,
             "range": [0, 255],
             "white": data["white"],
-            "meaning": f"grey images, rows then columns{scale}; smaller ones must be continued by their mirror images",
+            "padding": padding,
+            "meaning": f"grey images, rows then columns{scale}; smaller ones than the shape must be continued by "
+            + ("their edge" if padding == "edge" else "their mirror images"),
         },
         "outputs": [
             {"name": "score", "dtype": "float32", "shape": ["b"], "meaning": "higher is more defective"},

@@ -1,11 +1,13 @@
-"""Runs an exported file without the rest of this package: with jax alone, or with onnxruntime alone.
+"""Runs an exported file without the rest of this package: with jax, onnxruntime or OpenVINO alone.
 
-``python runners.py stablehlo|onnx FILE IMAGES.npy OUTPUTS.npz`` runs FILE on uint8 images [n h w]. This module imports
-nothing of ``dagm_jax``, so that the check of an exported file sees the file alone; it may be copied beside the file.
+``python runners.py jax|onnxruntime|openvino FILE IMAGES.npz OUTPUTS.npz`` runs FILE on uint8 images [h w]. This module
+imports nothing of ``dagm_jax``, so that the check of an exported file sees the file alone; it may be copied beside the
+file.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 INPUT = "image"
+# Limits of ONNX's opset: the lowest that the converter writes well, and the newest that it knows.
+OPSET, NEWEST_OPSET = 18, 23
 # Limits the custom calls of a program: any other runs code of this machine, at worst at an address of its choice.
 HARMLESS_CALL = "custom_call @shape_assertion("
 OUTPUTS = ("score", "defective", "map", "mask")
@@ -49,15 +53,36 @@ def open_onnx(path: Path) -> Program:
     return lambda images: tuple(session.run(list(OUTPUTS), {INPUT: images}))
 
 
-RUNTIMES: dict[str, Callable[[Path], Program]] = {"stablehlo": open_stablehlo, "onnx": open_onnx}
+def open_openvino(path: Path) -> Program:
+    """The program in an ONNX file, run by OpenVINO on the CPU in float32, which it may leave for bfloat16 by itself."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: tuple(compiled(images)[name] for name in OUTPUTS)
 
 
-def main(format: str, file: str, images: str, outputs: str) -> None:
-    """Writes the program's OUTPUTS for the images into the NPZ file ``outputs``."""
-    program, pixels = RUNTIMES[format](Path(file)), np.load(images, allow_pickle=False)
-    parts = [program(pixels[i : i + CHECK_BATCH]) for i in range(0, len(pixels), CHECK_BATCH)]
-    joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    named: dict[str, Any] = dict(zip(OUTPUTS, joined, strict=True))
+RUNTIMES: dict[str, Callable[[Path], Program]] = {
+    "jax": open_stablehlo,
+    "onnxruntime": open_onnx,
+    "openvino": open_openvino,
+}
+# The runtimes that execute a file of each format; the first where none is asked for.
+RUNTIMES_OF = {"stablehlo": ("jax",), "onnx": ("onnxruntime", "openvino")}
+FORMATS = tuple(RUNTIMES_OF)
+
+
+def main(runtime: str, file: str, images: str, outputs: str) -> None:
+    """Writes the program's OUTPUTS for each image, such as ``score_0``, into the NPZ file ``outputs``."""
+    program, named = RUNTIMES[runtime](Path(file)), {}
+    with np.load(images, allow_pickle=False) as arrays:
+        pixels = list(arrays.values())
+    for _, group in itertools.groupby(range(len(pixels)), lambda i: pixels[i].shape):
+        places = list(group)
+        for start in range(0, len(places), CHECK_BATCH):
+            chosen = places[start : start + CHECK_BATCH]
+            for name, values in zip(OUTPUTS, program(np.stack([pixels[i] for i in chosen])), strict=True):
+                named.update({f"{name}_{i}": value for i, value in zip(chosen, values, strict=True)})
     np.savez(outputs, **named)
 
 

@@ -8,15 +8,16 @@ import warnings
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting.inference_fn import make_inference_fn, symbolic_images
-from dagm_jax.exporting.runners import INPUT, OUTPUTS
+from dagm_jax.exporting.runners import INPUT, OPSET, OUTPUTS
 
-OPSET = 23
+# Version of the file format that came with each opset: runtimes refuse later ones than they know.
+FILE_FORMATS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 # Installs jax2onnx without dependencies: it forbids the orbax release of our checkpoints, and never imports orbax.
 ONNX_COMMAND = "pip install 'dagm-jax[onnx]' && pip install --no-deps 'jax2onnx>=0.17.1'"
 
 
-def to_onnx(model: TrainedModel) -> bytes:
-    """The program as an ONNX model of opset ``OPSET``, for any number of images; raises UserError."""
+def to_onnx(model: TrainedModel, opset: int = OPSET) -> bytes:
+    """The program as an ONNX model of this opset, for any number of images of the model's size; raises UserError."""
     if model.config.model.compute_dtype != "float32":
         raise UserError(
             f"`--format` (=onnx) needs a network that computes in float32, which onnxruntime has convolutions for, not "
@@ -34,9 +35,10 @@ def to_onnx(model: TrainedModel) -> bytes:
         converted = jax2onnx.to_onnx(
             make_inference_fn(model),
             [symbolic_images(model)],
-            opset=OPSET,
+            opset=opset,
             input_names=[INPUT],
             output_names=list(OUTPUTS),
         )
+    converted.ir_version = FILE_FORMATS[opset]
     content: bytes = converted.SerializeToString()
     return content

@@ -65,15 +65,24 @@ class Inspector:
     model_id: str
 
     @classmethod
-    def load(cls, model: str | Path, threshold: float | None = None, xla_flags: str = "") -> Inspector:
+    def load(
+        cls,
+        model: str | Path,
+        threshold: float | None = None,
+        xla_flags: str = "",
+        runtime: str | None = None,
+    ) -> Inspector:
         """The inspector of a finished run's workdir, or of a file that was exported from one.
 
         threshold: in place of the rule's; changes the id. xla_flags: the process's XLA_FLAGS, which win over
-        options set here. Raises UserError for an unfinished run, and a missing or damaged part or file.
+        options set here. runtime: "openvino" runs an ONNX file in place of onnxruntime. Raises UserError for an
+        unfinished run, and a missing or damaged part or file.
         """
         path = Path(model).expanduser()
         if os.path.isfile(path):
-            return cls.of_backend(load_exported_model(path), threshold)
+            return cls.of_backend(load_exported_model(path, runtime), threshold)
+        if runtime is not None:
+            raise UserError(f"`runtime` (={runtime}) is for an exported file; leave it out for a workdir")
         # Late: exported files run without jax.
         from dagm_jax.inspection.trained_backend import TrainedModelBackend
 

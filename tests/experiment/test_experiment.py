@@ -45,7 +45,7 @@ def make_data(**more: Any) -> Any:
         return [i for i in indices if labels[i] == label]
 
     split = SimpleNamespace(train=TRAIN, validation=VALIDATION, test=TEST)
-    samples = [SimpleNamespace(image_id=f"image{i}") for i in range(60)]
+    samples = [SimpleNamespace(image_id=f"image{i}", label=labels[i]) for i in range(60)]
     manifest = SimpleNamespace(samples=samples, description="sixty", skipped=())
     fake = SimpleNamespace(split=split, labels=labels, of_label=of_label, manifest=manifest, cache=None)
     return SimpleNamespace(**(vars(fake) | more))
