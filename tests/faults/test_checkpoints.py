@@ -36,6 +36,7 @@ from dagm_jax.experiment.resume import (
     read_progress,
 )
 from dagm_jax.experiment.run import train
+from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.stopping import TrainConfig, TrainProgress
@@ -369,7 +370,9 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     """Would catch: images exchanged while a run stood still, and a network standardised by one set's greys and trained
     on the other's."""
     data = SimpleNamespace(mean=100.25, std=30.0)
-    setup = cast(Any, SimpleNamespace(config=RunConfig(), data=data, initial_state=lambda: None))
+    setup = cast(
+        Any, SimpleNamespace(config=RunConfig(), data=data, timings=Timings(), initial_state=lambda: None)
+    )
     kept = {"position": asdict(TrainProgress(step=3)), "config": {"train": {"num_steps": 720}}}
     for greys in ({"mean": 100.26, "std": 30.0}, {"mean": 100.25, "std": 30.01}):
         found = (3, None, kept | greys)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import jax
@@ -24,6 +26,7 @@ from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import auroc
 from dagm_jax.evaluation.predictor import NonFiniteOutput, Predictor
+from dagm_jax.evaluation.programs import Program
 from dagm_jax.experiment.run import run
 from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_trained_model
 from dagm_jax.tasks import losses
@@ -86,14 +89,18 @@ def test_weights_beyond_float32_end_in_one_line(score_kind: Any, name: str) -> N
         "num_counted": np.zeros(1),
     }
     out[name][0, 0] = np.nan
-    devices, fake = (
-        make_devices(ParallelConfig(cpu_convolutions="default")),
-        cast(Any, lambda *arguments: out),
-    )
-    predictor = Predictor(fake, {}, {}, devices, 1, (8, 8), VerdictConfig(), score_kind)
     good = {key: np.zeros_like(value) for key, value in out.items()}
     answers = iter([good, good, out])
-    predictor = replace(predictor, compiled=cast(Any, lambda *arguments: next(answers)))
+    program: Future[Program] = Future()
+    program.set_result(Program(cast(Any, lambda *arguments: next(answers)), 1, 0.0))
+    programs: Any = SimpleNamespace(
+        tiling=SimpleNamespace(shape_for=lambda size: (8, 8), mode="edge"),
+        begin=lambda shape: program,
+        devices=make_devices(ParallelConfig(cpu_convolutions="default")),
+        verdict=VerdictConfig(),
+        score_kind=score_kind,
+    )
+    predictor = Predictor(programs, {}, {})
     pixels = [(np.zeros((h, 8), np.uint8), np.zeros((h, 8), bool)) for h in (8, 8, 5)]
     with pytest.raises(
         NonFiniteOutput,

@@ -52,7 +52,10 @@ def one_line(call: Callable[[], Any], match: str) -> None:
 def workdir_of(folder: Path) -> Path:
     """A workdir that looks finished, with a checkpoint that is none of its network's."""
     config = RunConfig(model=CustomUNetConfig(base_channels=1))
-    report = {"training": {"best_step": 1}, "data": {"largest_px": [64, 64], "white": None}}
+    report = {
+        "training": {"best_step": 1},
+        "data": {"largest_px": [64, 64], "padded_px": [[128, 128]], "white": None},
+    }
     rule = {"threshold": 0.5, "pixel_threshold": 0.5, "calibration": "f1", "evidence": {}}
     (folder / "checkpoints").mkdir(parents=True)
     for name, value in (("config", to_dict(config)), ("report", report), ("decision_rule", rule)):
@@ -79,6 +82,9 @@ def edit(path: Path, keys: tuple[str, ...], value: Any) -> None:
         ("report", ("data", "largest_px"), [HUGE, 1]),
         ("report", ("data", "largest_px"), [0, 64]),
         ("report", ("data", "largest_px"), {"0": 64}),
+        ("report", ("data", "padded_px"), [[10**5, 10**5]]),
+        ("report", ("data", "padded_px"), [64, 64]),
+        ("report", ("data", "padded_px"), []),
         ("report", ("data", "white"), 0),
         ("decision_rule", ("threshold",), float("nan")),
         ("decision_rule", ("pixel_threshold",), HUGE),

@@ -269,7 +269,7 @@ def fake(path):
         score = maps.max((1, 2))
         return score, score >= 0.5, maps, maps >= 0.5
     return program
-runners.RUNTIMES["onnx"] = fake
+runners.RUNTIMES["onnxruntime"] = fake
 verdict = dagm_jax.Inspector.load(sys.argv[2]).inspect(sys.argv[3])
 print(verdict.score, verdict.defective)
 assert not {name for name in sys.modules if name.startswith("dagm_jax.data.procedural")}
