@@ -387,7 +387,7 @@ def third_party(folder: Path, pattern: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "pattern", "extras"),
     [
-        ("dagm_jax", "*.py", ("onnx",)),
+        ("dagm_jax", "*.py", ("onnx", "openvino")),
         ("configs", "*.py", ()),
         ("launch", "*.py", ("peer",)),
         ("tests", "test_*.py", ("test", "peer", "tfds-test", "browser", "onnx")),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -61,33 +61,6 @@ def _area(shape: Shape) -> int:
     return shape[0] * shape[1]
 
 
-class Tiling(Protocol):
-    """The way in which images go through a network: padded to which size, and by which step."""
-
-    def shape_for(self, size: Shape) -> Shape:
-        """The size to which an image of this size is padded; the other functions take sizes that this one gave."""
-        ...
-
-    @property
-    def mode(self) -> PadMode:
-        """How images are continued to it."""
-        ...
-
-    def images_per_call(self, shape: Shape, platform: str) -> int | None:
-        """Limit of images that go through a device together; None for the caller's own."""
-        ...
-
-    def make_step(
-        self, network: Network, task: Task, shape: Shape, platform: str, num_images: int, tiled: bool = True
-    ) -> EvalStep:
-        """The step for ``num_images`` images on a device; ``tiled``: in bounded memory, whatever their size."""
-        ...
-
-    def num_scores(self, shape: Shape) -> int:
-        """The number of slice scores of an image that the step returns."""
-        ...
-
-
 @dataclass(frozen=True)
 class WholeImages:
     """Images that go through the network at once, continued by their own edges.
@@ -105,18 +78,21 @@ class WholeImages:
     mode: PadMode = "edge"
 
     def shape_for(self, size: Shape) -> Shape:
+        """The size to which an image of this size is padded; the other functions take sizes that this one gave."""
         own = padded(size)
         if len(self.shapes) < MOST_PROGRAMS or own in self.shapes:
             return own
         return next((s for s in self.shapes if s[0] >= size[0] and s[1] >= size[1]), own)
 
     def images_per_call(self, shape: Shape, platform: str) -> int | None:
+        """Limit of images that go through a device together; None for the caller's own."""
         # One image fills a CPU's cores, and none waits for others of its size. Tiles of many would fill the memory.
         return 1 if platform == "cpu" or _area(shape) > self.config.max_px else None
 
     def make_step(
         self, network: Network, task: Task, shape: Shape, platform: str, num_images: int, tiled: bool = True
     ) -> EvalStep:
+        """The step for ``num_images`` images on a device; ``tiled``: in bounded memory, whatever their size."""
         tiled = tiled and _area(shape) > self.config.max_px
         if self.pools and tiled:
             raise UserError(
@@ -127,6 +103,7 @@ class WholeImages:
         return make_whole_step(network, task, self.slice_shape, self.config.flips, tile_px, self.halo_px)
 
     def num_scores(self, shape: Shape) -> int:
+        """The number of slice scores of an image that the step returns."""
         return 1
 
 
@@ -134,7 +111,7 @@ class WholeImages:
 class SlicedImages:
     """Images that are cut into slices as in training, continued by their own mirror images.
 
-    usual: size of the training images; slicer_for: the slicer of images of a size.
+    usual: size of the training images; slicer_for: the slicer of images of a size. Methods are those of `WholeImages`.
     """
 
     usual: Shape
@@ -160,6 +137,9 @@ class SlicedImages:
 
     def num_scores(self, shape: Shape) -> int:
         return self._slicers[shape].num_slices
+
+
+Tiling = WholeImages | SlicedImages
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ META_SCHEMA = {"mean": GREY, "std": GREY}
 class TrainedModel:
     """The tested weights of a finished run, with all that prediction needs.
 
-    shape: (h, w) in px that holds every image of the set; padded: the sizes to which they are padded, see `Tiling`.
+    shape: (h, w) in px that holds every image of the set; padded: the sizes to which they are padded, see `choose_shapes`.
     white: value that was white in 16-bit images, None where there can be none. model_id: 12 hex digits, different for
     other weights, configurations or rules.
     """
