@@ -44,7 +44,8 @@ class NonFiniteOutput(UserError):
 class Prediction:
     """An image and its mask ``[h w]`` with map float32 ``[h w]`` in [0, 1], score and loss.
 
-    num_right: decisions on slices that agree with the slice's label, of num_counted.
+    num_right: decisions on slices, or on the image, that agree with the label, of num_counted. All three are 0 by
+    programs of scores alone.
     """
 
     image: np.ndarray
@@ -133,7 +134,8 @@ class Predictor:
         images, masks, mask_px, size = programs.devices.shard_batch((images, masks, mask_px, size))
         out = program.step(self.params, self.stats, images, masks, mask_px, size)
         maps, scores = postprocess(out["map"], out["slice_scores"], size, self.verdict, self.score_kind)
-        return maps, scores, out["loss"], out["num_right"], out["num_counted"]
+        none = np.zeros(program.batch_size)
+        return maps, scores, *(out.get(name, none) for name in ("loss", "num_right", "num_counted"))
 
     def _finish(self, batch: list[tuple[int, Pixels]], out: Any) -> Iterator[tuple[int, Prediction]]:
         """(place, prediction) of each image of a batch from its outputs."""

@@ -155,6 +155,7 @@ class Programs:
     """The evaluation steps of a network, compiled in another thread as sizes come; the latest `MOST_PROGRAMS` are kept.
 
     like: parameters and norm statistics, or their shapes. batch_size: images of all devices together in a step.
+    scores_alone: the steps return maps and scores, and compute no losses or decisions on slices.
     """
 
     def __init__(
@@ -166,9 +167,10 @@ class Programs:
         devices: Devices,
         like: tuple[Any, Any],
         batch_size: int,
+        scores_alone: bool = False,
     ) -> None:
         self.tiling, self.verdict, self.devices = tiling, verdict, devices
-        self.batch_size = batch_size
+        self.batch_size, self._scores_alone = batch_size, scores_alone
         self._network, self._task, self._like = network, task, like
         self._found: OrderedDict[Shape, Future[Program]] = OrderedDict()
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
@@ -201,7 +203,14 @@ class Programs:
         pixels = (batch_size, *shape)
         counts, sizes = np.zeros(batch_size, np.int32), np.ones((batch_size, 2), np.int32)
         empty = np.zeros(pixels, np.uint8), np.zeros(pixels, bool), counts, sizes
-        compiled = devices.compile_eval_step(step, *self._like, *devices.shard_batch(empty))
+
+        def scored(*arguments: Any) -> dict[str, Any]:
+            return {
+                name: value for name, value in step(*arguments).items() if name in ("map", "slice_scores")
+            }
+
+        chosen = scored if self._scores_alone else step
+        compiled = devices.compile_eval_step(chosen, *self._like, *devices.shard_batch(empty))
         # Called once, so that the first batch does not wait for its compilation.
         scores = np.zeros((batch_size, self.tiling.num_scores(shape)), np.float32)
         arguments = devices.shard_batch((np.zeros(pixels, np.float32), scores, sizes))

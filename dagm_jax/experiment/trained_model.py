@@ -44,7 +44,7 @@ META_SCHEMA = {"mean": GREY, "std": GREY}
 class TrainedModel:
     """The tested weights of a finished run, with all that prediction needs.
 
-    shape: (h, w) in px that holds every image of the set; padded: the sizes to which they are padded, see `choose_shapes`.
+    shape: (h, w) in px that holds every image of the set; padded: their padded sizes, see `choose_shapes`.
     white: value that was white in 16-bit images, None where there can be none. model_id: 12 hex digits, different for
     other weights, configurations or rules.
     """
@@ -63,7 +63,16 @@ class TrainedModel:
         """Predictor for batches of ``batch_size`` images or as many as suit their size; programs are compiled late."""
         config, tiling = self.config, make_tiling(self.config, self.shape, self.padded)
         weights = devices.replicate((self.params, self.stats))
-        programs = Programs(self.network, config.task, tiling, config.verdict, devices, weights, batch_size)
+        programs = Programs(
+            self.network,
+            config.task,
+            tiling,
+            config.verdict,
+            devices,
+            weights,
+            batch_size,
+            scores_alone=True,
+        )
         return Predictor(programs, *weights)
 
 
