@@ -1,6 +1,7 @@
 """Writes a finished run as one file for other runtimes, once its scores of test images equal those of the run.
 
-``python -m dagm_jax.export --model=WORKDIR --format=stablehlo|onnx --output=FILE [--opset=18] [--num_checked=32]``
+``python -m dagm_jax.export --model=WORKDIR --format=stablehlo|onnx --output=FILE [--opset=18] [--int8]
+    [--num_checked=32]``
 
 The file takes uint8 images and gives score, decision, map and mask; FILE.json beside it is its contract, FILE.md its
 model card; docs/export.md says how to run it. Before the file gets its name, a process that cannot import this package
@@ -37,12 +38,15 @@ class Request:
     opset: int = flag(
         "Version of ONNX operators; the lowest runs in the oldest runtimes.", OPSET, least=OPSET
     )
+    int8: bool = flag("Convolutions of an ONNX file in 8 bits, if no decision changes.", False)
     num_checked: int = flag("Test images that the file must score as the run did.", 32, least=1)
 
     def __post_init__(self) -> None:
         folder = self.output.parent
         if not folder.is_dir():
             raise UserError(f"`--output` (={self.output}): there is no folder {folder}; make it first")
+        if self.int8 and self.format != "onnx":
+            raise UserError(f"`--int8` holds with --format=onnx, not {self.format}; leave it out")
         if self.opset > NEWEST_OPSET:
             raise UserError(
                 f"`--opset` (={self.opset}) must be at most {NEWEST_OPSET}, the newest of the converter"
@@ -56,18 +60,21 @@ def main(argv: Sequence[str]) -> int:
     request = parse_request(Request, argv, __doc__)
     from dagm_jax.console import console
     from dagm_jax.experiment.trained_model import load_trained_model
-    from dagm_jax.exporting.check import check
+    from dagm_jax.exporting.check import calibration_images, check
+    from dagm_jax.exporting.to_int8 import to_int8
     from dagm_jax.exporting.to_onnx import to_onnx
     from dagm_jax.exporting.to_stablehlo import to_stablehlo
 
     model = load_trained_model(request.model)
     console.print(f"model {model.model_id}: writing {request.format}")
     content = to_stablehlo(model) if request.format == "stablehlo" else to_onnx(model, request.opset)
+    if request.int8:
+        content = to_int8(content, calibration_images(model, request.model))
     # In the folder of the output, so that renaming it is one step.
     partial = request.output.with_name(f"{request.output.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content)
-        checked = check(model, request.model, request.format, partial, request.num_checked)
+        checked = check(model, request.model, request.format, partial, request.num_checked, request.int8)
         write_beside(request, model, checked, partial)
         os.replace(partial, request.output)
     except OSError as error:
@@ -76,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
         partial.unlink(missing_ok=True)
     console.print(
         f"{request.output} ({len(content) / 1e6:.1f} MB): {checked['num_images']} test images decided alike by "
-        f"{checked['runtime']}, scores equal to {checked['largest_difference']:.1e}"
+        f"{checked['runtime']}, scores equal to {checked['largest_difference']:.1e}, "
+        f"{1000 * checked['seconds_an_image']:.0f} ms an image"
     )
     return 0
 
@@ -93,11 +101,16 @@ def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any],
 
     workdir = Workdir(request.model, "model")
     report = workdir.read_report("finish the run first")
+    by_format: dict[str, dict[str, Any]] = {
+        "stablehlo": {"platforms": list(PLATFORMS)},
+        "onnx": {"opset": request.opset, "int8": request.int8},
+    }
     contract = {
         "format": request.format,
         "file": request.output.name,
         "sha256": file_digest(file),
-        **({"platforms": list(PLATFORMS)} if request.format == "stablehlo" else {"opset": request.opset}),
+        "size_bytes": file.stat().st_size,
+        **by_format[request.format],
         **make_contract(
             report,
             model.rule,

@@ -43,7 +43,7 @@ Threshold {threshold:.6f}, pixel threshold {pixel_threshold:.6f}, both inside.
 ## Check
 
 Reloaded by {checked[runtime]} in a process of its own, {checked[num_images]} test images: equal decisions, \
-scores equal to {checked[largest_difference]:.1e}.
+scores equal to {checked[largest_difference]:.1e}{dice}. {size_mb:.1f} MB, {ms:.0f} ms an image there.
 
 ## Limits
 
@@ -121,7 +121,20 @@ def make_card(contract: dict[str, Any], name: str) -> str:
         for item in (contract["input"], *contract["outputs"])
     )
     figures = "\n".join(f"| {key} | {_figure(contract['metrics'], key)} |" for key in METRICS)
-    return CARD.format(**contract, name=name, splits=splits, figures=figures, arrays="\n".join(arrays))
+    checked, dice = contract["checked"], ""
+    if checked["dice_defective_of_run"] is not None:
+        ours, run = checked["dice_defective"], checked["dice_defective_of_run"]
+        dice = f", Dice on defective images {ours:.4f} (the run: {run:.4f})"
+    return CARD.format(
+        **contract,
+        name=name,
+        splits=splits,
+        figures=figures,
+        arrays="\n".join(arrays),
+        dice=dice,
+        size_mb=contract["size_bytes"] / 1e6,
+        ms=1000 * checked["seconds_an_image"],
+    )
 
 
 def _figure(metrics: dict[str, Any], name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ HARMLESS_CALL = "custom_call @shape_assertion("
 OUTPUTS = ("score", "defective", "map", "mask")
 # Images per call of `main`: no divisor of most numbers of images, so that the last call has another batch size.
 CHECK_BATCH = 3
+# Number of calls of `main` that are timed.
+NUM_TIMED = 5
 
 # uint8 [b h w] → (score float32 [b], defective bool [b], map float32 [b h w], mask bool [b h w]).
 Program = Callable[[NDArray[np.uint8]], tuple[NDArray[Any], ...]]
@@ -73,7 +76,10 @@ FORMATS = tuple(RUNTIMES_OF)
 
 
 def main(runtime: str, file: str, images: str, outputs: str) -> None:
-    """Writes the program's OUTPUTS for each image, such as ``score_0``, into the NPZ file ``outputs``."""
+    """Writes the program's OUTPUTS for each image, such as ``score_0``, into the NPZ file ``outputs``.
+
+    ``seconds`` in it is the median time of the first image alone.
+    """
     program, named = RUNTIMES[runtime](Path(file)), {}
     with np.load(images, allow_pickle=False) as arrays:
         pixels = list(arrays.values())
@@ -83,7 +89,13 @@ def main(runtime: str, file: str, images: str, outputs: str) -> None:
             chosen = places[start : start + CHECK_BATCH]
             for name, values in zip(OUTPUTS, program(np.stack([pixels[i] for i in chosen])), strict=True):
                 named.update({f"{name}_{i}": value for i, value in zip(chosen, values, strict=True)})
-    np.savez(outputs, **named)
+    seconds = []
+    for _ in range(NUM_TIMED + 1):
+        start_s = time.perf_counter()
+        program(pixels[0][None])
+        seconds.append(time.perf_counter() - start_s)
+    # The first call may compile.
+    np.savez(outputs, **named, seconds=np.median(seconds[1:]))
 
 
 if __name__ == "__main__":

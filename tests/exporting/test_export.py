@@ -53,9 +53,9 @@ def stablehlo(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(workdir, tmp_path_factory.mktemp("exported") / "inspector.stablehlo")
 
 
-def write(workdir: Path, file: Path, format: str = "stablehlo") -> Path:
+def write(workdir: Path, file: Path, format: str = "stablehlo", *flags: str) -> Path:
     argv = ["export", f"--model={workdir}", f"--format={format}", f"--output={file}", "--num_checked=3"]
-    assert command.main(argv) == 0
+    assert command.main([*argv, *flags]) == 0
     return file
 
 
@@ -235,16 +235,16 @@ def test_the_check_sees_every_output(
 ) -> None:
     """Would catch: a NaN or a difference that the comparison lets pass, or rounding taken for one."""
     model = load_trained_model(workdir)
-    _, images, scores = check.expected(model, workdir, 4, None)
-    maps = np.zeros((len(images), *images[0].shape), np.float32)
+    run = check.expected(model, workdir, 4, None)
+    maps = np.zeros((len(run.images), *run.images[0].shape), np.float32)
     right = {
-        "score": scores.astype(np.float32),
-        "defective": model.rule.decide(scores),
+        "score": run.scores.astype(np.float32),
+        "defective": model.rule.decide(run.scores),
         "map": maps,
         "mask": maps >= model.rule.pixel_threshold,
     }
     monkeypatch.setattr(
-        check, "run_apart", lambda *_: {name: list(array) for name, array in change(right).items()}
+        check, "run_apart", lambda *_: ({name: list(array) for name, array in change(right).items()}, 0.1)
     )
     arguments = (model, workdir, "stablehlo", Path("unused"), 4)
     if named is None:
@@ -252,6 +252,65 @@ def test_the_check_sees_every_output(
         return
     with pytest.raises(UserError, match=named):
         check.check(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("shift", "extra", "named"),
+    [
+        (0.003, 0, None),
+        (0.003, 400, "has Dice 0.[0-9]{4} on defective images, the run 1.0"),
+        (9.0, 0, "scores"),
+    ],
+    ids=["other scores", "worse outlines", "a decision"],
+)
+def test_a_file_of_8_bits_decides_alike_and_outlines_as_well(
+    shift: float, extra: int, named: str | None, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: 8 bits that cost a decision or the outlines, written as if nothing had happened."""
+    model = load_trained_model(workdir)
+    mask = np.zeros((64, 64), bool)
+    mask[:20, :20] = True
+    predicted = [mask, np.zeros_like(mask)]
+    run = check.Expected(["a", "b"], predicted, predicted, np.array([0.9, 0.1]), predicted)
+    model = replace(model, rule=Thresholds(0.5, 0.5, "f1"))
+    maps = [one.astype(np.float32) for one in predicted]
+    maps[0].ravel()[64 * 30 : 64 * 30 + extra] = 1
+    out = {
+        "score": [one + np.float32(shift) for one in run.scores],
+        "defective": [0.9 + shift >= 0.5, 0.1 + shift >= 0.5],
+        "map": maps,
+        "mask": [one >= 0.5 for one in maps],
+    }
+    monkeypatch.setattr(check, "expected", lambda *_, **__: run)
+    monkeypatch.setattr(check, "run_apart", lambda *_: (out, 0.1))
+    arguments = (model, workdir, "onnx", Path("unused"), 2, True)
+    if named is None:
+        found = check.check(*arguments)
+        assert found["dice_defective"] == found["dice_defective_of_run"] == 1.0
+        assert found["largest_difference"] == pytest.approx(shift, rel=1e-3)
+        return
+    with pytest.raises(UserError, match=named):
+        check.check(*arguments)
+
+
+def test_ranges_of_8_bits_are_those_of_validation_images_of_both_labels(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: test images that a file is fitted to, or good ones alone, whose maps are empty."""
+    monkeypatch.setattr(check, "NUM_CALIBRATION", 2)
+    chosen: list[str] = []
+    read = check._read_images
+
+    def note(model: TrainedModel, workdir: Path, names: list[str]) -> Any:
+        chosen.extend(names)
+        return read(model, workdir, names)
+
+    monkeypatch.setattr(check, "_read_images", note)
+    (first, _) = check.calibration_images(load_trained_model(workdir), workdir)
+    assert first.shape == (512, 512)
+    with (workdir / "validation_scores.csv").open(newline="") as stream:
+        labels = {row["image"]: row["label"] for row in csv.DictReader(stream)}
+    assert {labels[name] for name in chosen} == {"0", "1"}
 
 
 @pytest.mark.parametrize(
@@ -265,8 +324,12 @@ def test_the_check_sees_every_output(
         (("--model={tmp}", "--format=stablehlo", "--output={tmp}/file"), "report.json"),
         (("--model={workdir}", "--format=onnx", "--output={tmp}/file", "--num_checked=0"), "num_checked"),
         (("--model={workdir}", "--format=onnx", "--output={tmp}/file", "--opset=99"), "at most 23"),
+        (
+            ("--model={workdir}", "--format=stablehlo", "--output={tmp}/file", "--int8"),
+            "holds with --format=onnx",
+        ),
     ],
-    ids=["nothing", "format", "output", "folder", "a folder", "no run", "no check", "opset"],
+    ids=["nothing", "format", "output", "folder", "a folder", "no run", "no check", "opset", "8 bits"],
 )
 def test_mistakes_are_named(arguments: tuple[str, ...], named: str, workdir: Path, tmp_path: Path) -> None:
     """Would catch: a traceback, or an hour's export that ends at a folder which is not there."""
@@ -302,6 +365,12 @@ def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_p
 def test_the_onnx_file_is_an_inspector_like_its_run(workdir: Path, tmp_path: Path) -> None:
     """Would catch: an ONNX file that the command refuses, or that the inspector cannot load."""
     written = write(workdir, tmp_path / "inspector.onnx", "onnx")
+    small = write(workdir, tmp_path / "small.onnx", "onnx", "--int8")
+    assert small.stat().st_size != written.stat().st_size
+    # The domain of an operator, no source file.
+    content = small.read_bytes().replace(b"org.pytorch", b"")
+    assert b"QuantizeLinear" in content and not of_this_machine(content)
+    assert "MB" in small.with_name("small.onnx.md").read_text()
     assert not of_this_machine(written.read_bytes())
     file = Inspector.load(written)
     images = list(noise((512, 512)))[:2]

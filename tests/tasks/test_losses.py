@@ -98,7 +98,7 @@ def test_focal_against_float64(logits: np.ndarray, targets: np.ndarray, gamma: f
     """Would catch: a gamma that is not used, and cancellation in 1 - p_t of confident pixels."""
     p_t = sigmoid(np.where(targets == 1, logits, -logits))
     expected = (-((1 - p_t) ** gamma) * np.log(p_t)).mean((1, 2, 3))
-    np.testing.assert_allclose(focal(logits, targets, gamma), expected, rtol=1e-5)
+    np.testing.assert_allclose(focal(logits, targets, None, gamma), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -107,12 +107,12 @@ def test_focal_without_limits(gamma: float) -> None:
     z = jnp.array([-100.0, -100.0, 100.0, 100.0, 20.0]).reshape(5, 1, 1, 1)
     t = jnp.array([0.0, 1.0, 0.0, 1.0, 1.0]).reshape(5, 1, 1, 1)
     np.testing.assert_allclose(
-        focal(z, t, gamma),
+        focal(z, t, None, gamma),
         [0, 100, 100, 0, math.exp(-20 * (gamma + 1))],  # 1 - p_t = -log p_t = exp(-20), to 9 digits
         rtol=1e-5,
         atol=1e-40,
     )
-    gradient = jax.grad(lambda z: focal(z, t, gamma).sum())(z)
+    gradient = jax.grad(lambda z: focal(z, t, None, gamma).sum())(z)
     slope = -(gamma + 1) * math.exp(-20 * (gamma + 1))
     np.testing.assert_allclose(gradient.ravel(), [0, -1, 1, 0, slope], rtol=1e-5, atol=1e-37)
 
