@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -374,6 +375,16 @@ def test_the_onnx_file_is_an_inspector_like_its_run(workdir: Path, tmp_path: Pat
     assert not of_this_machine(written.read_bytes())
     file = Inspector.load(written)
     images = list(noise((512, 512)))[:2]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    script = Path(__file__).parents[2] / "docs" / "run_onnx.py"
+    named = [str(tmp_path / name) for name in ("inspector.onnx", "0.png", "1.png", "none.png")]
+    done = subprocess.run([sys.executable, "-I", script, *named], capture_output=True, text=True, check=False)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 2 and "none.png" in told[2]["error"]
+    for one, verdict in zip(told, file.inspect(images), strict=False):
+        assert one["score"] == pytest.approx(verdict.score, rel=1e-5)
+        assert one["defective"] == verdict.defective and (one["box"] is not None) == verdict.mask.any()
     for ours, theirs in zip(Inspector.load(workdir).inspect(images), file.inspect(images), strict=True):
         assert theirs.score == pytest.approx(ours.score, rel=1e-4)
         assert theirs.defective == ours.defective
