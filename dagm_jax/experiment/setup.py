@@ -40,6 +40,8 @@ class Setup:
     devices: Devices
     processes: Processes = ALONE
     timings: Timings = field(default_factory=Timings)
+    # Results of the latest validation in training, if it was that of the whole validation split.
+    last_results: list[evaluate.ValidationResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -144,6 +146,9 @@ class Setup:
         with self.timings.stage("validation while training"):
             predictor = self.make_predictor(state, quick=True)
             results = evaluate.predict_validation(predictor, self.data.cache, indices)
+            is_thorough = self._programs[True] is self._programs[False]
+            if is_thorough and list(indices) == list(self.data.split.validation):
+                self.last_results[:] = results
             return self.processes.broadcast(evaluate.summarise(results, predictor.score_kind))
 
     def validation_sample(self) -> list[int]:

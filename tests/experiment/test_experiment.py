@@ -114,11 +114,22 @@ def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
         initial_state=lambda: None,
         processes=ALONE,
         timings=Timings(),
+        last_results=[],
         make_predictor=lambda state: SimpleNamespace(state=state, score_kind="probability"),
     )
     found = run.choose_state(fake, checkpoints, 12, Workdir(Path("here")))
     assert found == (chosen, chosen, f"results of {chosen}")
     assert f"tested checkpoint: step {chosen}; quality " in capsys.readouterr().out
+    fake.last_results = ["results of 12"]
+    if set(whole) == {4, 12}:
+        monkeypatch.setattr(run.evaluate, "summarise", lambda results, kind: {"quality": len(results)})
+        asked: list[Any] = []
+        monkeypatch.setattr(
+            run.evaluate, "predict_validation", lambda predictor, *_: asked.append(predictor.state) or []
+        )
+        # The last is not predicted again.
+        assert run.choose_state(fake, checkpoints, 12, Workdir(Path("here"))).step == 12
+        assert asked == [4]
 
 
 @pytest.mark.parametrize(("tiling", "number"), [("whole", 1), ("slices", 2)])
