@@ -125,8 +125,8 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
     arrays = [*(numbers(3, 16, 16, 1, seed=seed) for seed in range(3)), numbers(3, 2)]
 
     def loss(arrays: Any) -> Any:
-        output = NetworkOutput(arrays[0], tuple(arrays[1:3]), arrays[3])
-        slices: Any = {"x": None, "mask": mask, "label": label}
+        output = NetworkOutput(arrays[0], tuple(arrays[1:3]), arrays[3][:, None, None, :])
+        slices: Any = {"x": None, "mask": mask, "label": label, "valid": None, "slice_shape": (16, 16)}
         return task.loss(lambda x, key: output, slices, jax.random.key(0)).loss.mean()
 
     expected, gradients = jax.jit(jax.value_and_grad(loss))(arrays)
