@@ -53,19 +53,6 @@ class Slicer:
     def num_slices(self) -> int:
         return self.num_upright + len(self.horizontal_edges)
 
-    def disjoint(self) -> Slicer:
-        """The fewest strips or tiles that cover the image (512 wide: 8 disjoint strips of 64), for quick validation."""
-        if self.mode in ("squeeze", "whole"):
-            return self
-        height, width = self.slice_shape
-        return replace(
-            self,
-            mode="tiles" if self.mode == "tiles" else "strips",
-            row_edges=even_edges(self.height_px, height, fewest_slices(self.height_px, height)),
-            vertical_edges=even_edges(self.width_px, width, fewest_slices(self.width_px, width)),
-            horizontal_edges=(),
-        )
-
     def crossed(self) -> Slicer:
         """As many strips, half of them horizontal, so that every pixel is seen along both axes; this one where that
         does not cover the image (fewer strips, an oblong image, another mode)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from dagm_jax.config import RunConfig
 from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
@@ -20,19 +20,15 @@ def make_training_slicer(config: RunConfig, largest: Shape) -> Slicer:
 def make_tiling(config: RunConfig, largest: Shape, shapes: Sequence[Shape], quick: bool = False) -> Tiling:
     """The tiling that ``config.eval`` asks for.
 
-    largest, shapes: (h, w) that holds every image of the set, and the padded sizes of its images. quick: slices that do
-    not overlap, for validation while training; whole images are quick.
+    largest, shapes: (h, w) that holds every image of the set, and the padded sizes of its images. quick: whole images
+    also in place of slices, for validation while training.
     """
-    if config.eval.tiling == "whole":
+    if config.eval.tiling == "whole" or (quick and config.slicing.mode != "squeeze"):
         slice_shape = make_training_slicer(config, largest).slice_shape
         pools = getattr(config.model, "norm", "batch") == "group"
         return WholeImages(tuple(shapes), slice_shape, config.model.halo_px, pools, config.eval)
 
-    def slicer_for(size: Shape) -> Slicer:
-        slicer = _eval_slicer(config, largest, size)
-        return slicer.disjoint() if quick else slicer
-
-    return SlicedImages(largest, lru_cache(slicer_for))
+    return SlicedImages(largest, lru_cache(partial(_eval_slicer, config, largest)))
 
 
 def _eval_slicer(config: RunConfig, usual: Shape, size: Shape) -> Slicer:

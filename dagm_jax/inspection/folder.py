@@ -68,10 +68,12 @@ class FolderPredictor:
     output: Path
     batch_size: int
 
-    def compile(self) -> float:
-        """Compiles the program for the usual size, so that no image's latency holds that; the seconds it took."""
+    def compile(self, files: Sequence[ImageFile]) -> float:
+        """Compiles the program for the size of the first file, so that its latency holds none; the seconds it took."""
         start_s = time.perf_counter()
-        black = np.zeros(self.inspector.backend.reading.shape or (1, 1), np.uint8)
+        first = self._load(files[0]).image if files else None
+        shape = self.inspector.backend.reading.shape or (1, 1)
+        black = np.zeros(shape if first is None else first.shape, np.uint8)
         self._verdicts([Loaded(ImageFile("a black image", Path(), None, (0, 0)), black, None, None, start_s)])
         return time.perf_counter() - start_s
 
@@ -251,7 +253,7 @@ def predict_folder(
         if not files and not times:
             raise UserError(f"`--images` (={source.images}) holds no image file (.png, .jpg, .bmp, .tif)")
         new = [file for file in files if not predictions.has(file)]
-        compile_s = predictor.compile() if new or times else 0.0
+        compile_s = predictor.compile(new) if new or times else 0.0
         start_s = time.perf_counter()
         if times:
             console.print(f"watching {printable(source.images)}")
