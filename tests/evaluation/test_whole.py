@@ -211,7 +211,7 @@ def test_tiles_give_the_map_of_the_whole_image(model: ModelConfig, task: str) ->
                 params, stats, *pixels
             )
         )
-        for tile in (None, 256)
+        for tile in (None, 128)
     )
     assert np.ptp(whole["map"]) > 1e-3
     for name in whole:

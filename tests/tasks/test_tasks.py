@@ -103,7 +103,8 @@ def test_what_lies_beyond_an_image_counts_nowhere(task: Any, guided: bool) -> No
     slices = make_slices() | {"valid": jnp.asarray(inside), "slice_shape": (32, 32)}
     found = []
     for seed in (1, 2):
-        junk = 5 * noise(B, H, W, 1, seed=seed)
+        # Higher than the logits inside, and another height each time.
+        junk = 2 * seed + noise(B, H, W, 1, seed=seed)
         mask = np.where(inside, slices["mask"], junk > 0).astype(np.uint8)
         logits = np.where(inside, noise(B, H, W, 1), junk)
         classes = np.where(inside[:, ::16, ::16], noise(B, H // 16, W // 16, 2), noise(B, 4, 3, 2, seed=seed))
