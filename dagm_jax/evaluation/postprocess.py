@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
+from numpy.typing import NDArray
 
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.tasks.base import ScoreKind
@@ -72,9 +73,8 @@ def smooth(
     """
     if sigma == 0:
         return maps
-    radius = int(TRUNCATE * sigma + 0.5)
-    weights = np.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
-    weights = np.asarray(weights / weights.sum(), np.float32)
+    weights = gaussian(sigma)
+    radius = len(weights) // 2
     for dim in (1, 2):
         length = maps.shape[dim]
         wide = mirrored(maps, dim, radius, radius, None if size is None else size[:, dim - 1])
@@ -85,6 +85,13 @@ def smooth(
         ]
         maps = sum(parts[1:], parts[0])
     return maps
+
+
+def gaussian(sigma: float) -> NDArray[np.float32]:
+    """The weights of `smooth`, float32 [2·radius + 1]; a single 1 for 0."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    weights = np.exp(-((np.arange(-radius, radius + 1) / (sigma or 1)) ** 2) / 2)
+    return np.asarray(weights / weights.sum(), np.float32)
 
 
 def mirrored(

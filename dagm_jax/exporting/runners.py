@@ -57,11 +57,20 @@ def open_onnx(path: Path) -> Program:
 
 
 def open_openvino(path: Path) -> Program:
-    """The program in an ONNX file, run by OpenVINO on the CPU in float32, which it may leave for bfloat16 by itself."""
+    """The program in an ONNX file, run by OpenVINO on the CPU."""
+    return openvino_program(compile_openvino(path))
+
+
+def compile_openvino(path: Path, precision: str = "f32") -> Any:
+    """The file compiled by OpenVINO, which would leave float32 for bfloat16 by itself where a CPU has that."""
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+
+
+def openvino_program(compiled: Any) -> Program:
+    """The program of `compile_openvino`."""
     return lambda images: tuple(compiled(images)[name] for name in OUTPUTS)
 
 

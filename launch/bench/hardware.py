@@ -47,7 +47,10 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the figures depend on."""
-    return {"python": platform.python_version(), **package_versions((*PACKAGES, "torch", "pillow"))}
+    return {
+        "python": platform.python_version(),
+        **package_versions((*PACKAGES, "torch", "pillow", "onnxruntime", "openvino")),
+    }
 
 
 def measure_peaks(precisions: Sequence[str], repetitions: int = 5) -> dict[str, float]:

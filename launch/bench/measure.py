@@ -21,12 +21,14 @@ from dagm_jax.errors import UserError
 from dagm_jax.experiment.workdir import Workdir
 from launch.bench import hardware
 from launch.bench.arithmetic import Number, all_reduce_bytes, over
-from launch.bench.plan import PEER, Cell, Request
+from launch.bench.plan import OF_MODEL, PEER, Cell, Request
 from launch.bench.subject import Subject, Subjects
 from launch.bench.timing import Blocks, Run, calls_per_block, repeat, time_alternately, time_blocks
 
 # Type of figures by name; parts of the name say the unit, see `launch.bench.report`.
 Values = dict[str, Any]
+# Name of the reason in place of a row's figures.
+ERROR = "not_measured"
 # Batches before a pipeline is timed: prefetched ones would be free.
 WARM_UP_BATCHES = 16
 
@@ -194,6 +196,10 @@ def measure_command(cell: Cell, root: str, options: Options) -> Values:
 
 def measure(cell: Cell, subjects: Subjects, options: Options) -> Values:
     """Figures of any cell."""
+    if cell.kind in OF_MODEL:
+        from launch.bench import trained
+
+        return trained.KINDS[cell.kind](Path(cell.config), options)
     if cell.kind == "command":
         return measure_command(cell, subjects.configs[cell.config].data.root, options)
     kinds: dict[str, Callable[[Cell, Subject, Options], Values]] = {

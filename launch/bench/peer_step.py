@@ -15,10 +15,14 @@ import numpy as np
 import pytorch_msssim
 import torch
 import torch._dynamo
+from flax import nnx
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from dagm_jax.config import RunConfig
+from dagm_jax.evaluation.postprocess import gaussian, reflected
+from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.types import NetworkOutput
@@ -29,7 +33,7 @@ from launch.bench.timing import Run, repeat
 # Type of a batch: (image uint8 [b h w 1], mask uint8 {0, 1} [b h w 1], label int32 [b]).
 Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Step = Callable[[Example], torch.Tensor]
-F = TypeVar("F", bound=Callable[..., torch.Tensor])
+F = TypeVar("F", bound=Callable[..., Any])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
 
@@ -196,3 +200,37 @@ def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.T
     """``predict(image on the device) -> maps``, in evaluation mode."""
     twin.module.eval()
     return torch.inference_mode()(compile_anew(twin.predict) if compiled else twin.predict)  # type: ignore[no-any-return]
+
+
+def make_judge(model: TrainedModel, compiled: bool) -> Callable[..., NDArray[np.float32]]:
+    """``judge(image uint8 [_ _], height, width)``: the map float32 of the upper left of a padded image.
+
+    The trained segmentation's map is cropped, smoothed and scored as in `dagm_jax.evaluation.postprocess`, and decision
+    and mask are computed too.
+    """
+    network, verdict = model.network, model.config.verdict
+    module = nnx.merge(network.graphdef, model.params, model.stats)
+    twin = make_twin(model.config, module, network.mean, network.std)
+    twin.module.eval()
+    weights = torch.from_numpy(gaussian(verdict.smoothing_px)).to(twin.device)
+
+    def postprocess(image: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
+        map_ = twin.predict(image)[..., :height, :width]
+        radius = len(weights) // 2
+        for dim, kernel in ((2, weights[None, None, :, None]), (3, weights[None, None, None])):
+            place = torch.arange(-radius, map_.shape[dim] + radius, device=map_.device)
+            map_ = functional.conv2d(map_.index_select(dim, reflected(place, map_.shape[dim])), kernel)
+        map_ = map_.clamp(0, 1)
+        pixels = map_.flatten()
+        num_top = 1 if verdict.score == "max" else max(1, round(verdict.top_fraction * len(pixels)))
+        score = pixels.topk(num_top).values.mean()
+        return score, score >= model.rule.threshold, map_, map_ >= model.rule.pixel_threshold
+
+    call = torch.inference_mode()(compile_anew(postprocess) if compiled else postprocess)
+
+    def judge(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
+        outputs = call(torch.from_numpy(image[None, ..., None]).to(twin.device), height, width)
+        _, _, map_, _ = [output.cpu() for output in outputs]
+        return map_[0, 0].numpy()  # type: ignore[no-any-return]
+
+    return judge

@@ -26,6 +26,8 @@ AXES: dict[str, tuple[str, ...]] = {
     "pipeline": ("batch_sizes",),
     "peer_pipeline": ("batch_sizes",),
     "peer_epoch": ("precisions", "batch_sizes"),
+    "latency": (),
+    "tiling": (),
 }
 # Flag → field of Cell.
 FIELDS = {
@@ -38,13 +40,18 @@ FIELDS = {
 WORDS = {"what": tuple(AXES), "modes": ("jit", "pmap"), "precisions": ("float32", "bfloat16")}
 # Kinds that read PNG files.
 ON_FILES = ("command", "peer_pipeline", "peer_epoch")
+# Kinds that look at the finished run of --model; the others at --configs.
+OF_MODEL = ("latency", "tiling")
 PEER = "peer_"
 TINY_UNET = "tiny_unet"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. kind: a key of AXES; config: as on the command line; batch_size: slices, over all devices."""
+    """One measurement. kind: a key of AXES; config: as on the command line, or the workdir of a finished run.
+
+    batch_size: slices, over all devices.
+    """
 
     kind: str
     config: str
@@ -81,7 +88,7 @@ class Request:
     )
     what: tuple[str, ...] = flag(
         "step, whole (data and step), inference, pipeline (data alone); beside PyTorch peer_step, peer_inference, "
-        "peer_pipeline, peer_epoch; command (the main job, first configuration).",
+        "peer_pipeline, peer_epoch; command (the main job, first configuration); latency and tiling of --model.",
         ("step", "whole", "inference", "pipeline"),
     )
     modes: tuple[str, ...] = flag("jit, pmap.", ("jit",))
@@ -94,6 +101,8 @@ class Request:
         "Slices of each training image in an epoch; 0: as many as it is cut into.", 0, least=0
     )
     peer_workers: int = flag("Worker processes of PyTorch's DataLoader in epochs.", 0, least=0)
+    model: Path | None = flag("The workdir of a finished run, for latency and tiling.", None)
+    num_images: int = flag("Limit of test images of `tiling`.", 100, least=1)
     time_limit_s: int = flag(
         "Cells for which no time is left are listed, not measured; 0: no limit.", 0, least=0
     )
@@ -107,10 +116,19 @@ class Request:
         object.__setattr__(self, "configs", split_configs(self.configs))
         for name in ("configs", "what", *FIELDS):
             check_list(name, getattr(self, name), WORDS.get(name, ()))
+        if bool(self.model) != bool(self.of_model):
+            raise UserError(
+                f"`--model` (={self.model or ''}) goes with --what={'|'.join(OF_MODEL)}; give both or neither"
+            )
         if self.profile and not {"step", "whole"} & set(self.what):
             raise UserError(
                 "`--profile` (=True) traces the cells `step` and `whole`, which `--what` leaves out; add one"
             )
+
+    @property
+    def of_model(self) -> list[Cell]:
+        """The cells of the finished run."""
+        return [Cell(kind, str(self.model)) for kind in OF_MODEL if kind in self.what]
 
     def cells(self) -> list[Cell]:
         """All cells, network by network; those of the same settings, which share compiled programs, stand together.
@@ -119,13 +137,16 @@ class Request:
         """
         found = []
         for config, (kind, axes) in product(self.configs, AXES.items()):
-            is_left_out = config == TINY_UNET and (kind == "command" or kind.startswith(PEER))
+            is_left_out = kind in OF_MODEL or (
+                config == TINY_UNET and (kind == "command" or kind.startswith(PEER))
+            )
             if kind not in self.what or is_left_out or (kind == "command" and config != self.configs[0]):
                 continue
             for values in product(*(getattr(self, axis) for axis in axes)):
                 fields = dict(zip((FIELDS[axis] for axis in axes), values, strict=True))
                 found.append(Cell(kind, config, **fields))
-        return sorted(found, key=lambda cell: (self.configs.index(cell.config), cell.settings))
+        found.sort(key=lambda cell: (self.configs.index(cell.config), cell.settings))
+        return found + self.of_model
 
 
 def split_configs(words: Sequence[str]) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from typing import Any
 from dagm_jax.storage import write_atomically
 from launch import tiny_unet
 from launch.bench.hardware import VENDOR_SOURCE
-from launch.bench.measure import Values
-from launch.bench.plan import AXES, FIELDS, TINY_UNET, Cell
+from launch.bench.measure import ERROR, Values
+from launch.bench.plan import AXES, FIELDS, OF_MODEL, TINY_UNET, Cell
 
 TITLES = {
     "command": "From the command to the report",
@@ -24,6 +24,8 @@ TITLES = {
     "pipeline": "Input pipeline alone",
     "peer_pipeline": "Input pipeline beside PyTorch's DataLoader",
     "peer_epoch": "Epoch from PNG files beside PyTorch with DataLoader",
+    "latency": "One image, pixels to verdict",
+    "tiling": "Whole images and slices",
 }
 # Units in Markdown: (part of a figure's name, factor, unit); the first part that fits counts.
 UNITS: tuple[tuple[str, float, str], ...] = (
@@ -65,14 +67,19 @@ class State:
 def column(name: str, values: Sequence[Any]) -> list[str]:
     """Heading and cells of a column of figures; the unit by the name, milliseconds where all are below 1 s."""
     factor, unit = next(((factor, unit) for part, factor, unit in UNITS if part in name), (1, ""))
-    numbers = [value for value in values if value is not None]
+    numbers = [value for value in values if isinstance(value, int | float)]
     if unit == "s" and max(numbers) < 1:
         factor, unit = 1000, "ms"
     heading = (name.removesuffix("_s") if unit in ("s", "ms") else name).replace("_", " ")
     return [
         f"{heading}, {unit}" if unit else heading,
         *(
-            "-" if value is None else f"{value}" if isinstance(value, int | str) else f"{value * factor:,.2f}"
+            "-"
+            if value is None
+            else f"{value}"
+            if isinstance(value, int | str)
+            # A share or a score, with its fourth decimal.
+            else f"{value * factor:,.{2 if unit else 4}f}"
             for value in values
         ),
     ]
@@ -87,6 +94,8 @@ def section(title: str, columns: Sequence[Sequence[str]], notes: Sequence[str] =
 
 def kind_section(kind: str, outcomes: Sequence[Outcome]) -> str:
     """The table of one kind of cells; columns without any figure are left out."""
+    if kind in OF_MODEL:
+        return "\n".join(model_section(outcome) for outcome in outcomes)
     axes = ["config", *(FIELDS[axis] for axis in AXES[kind])]
     columns = [[axis, *(str(getattr(outcome.cell, axis)) for outcome in outcomes)] for axis in axes]
     for name in dict.fromkeys(name for outcome in outcomes for name in outcome.values):
@@ -101,6 +110,17 @@ def kind_section(kind: str, outcomes: Sequence[Outcome]) -> str:
     if any(outcome.cell.config == TINY_UNET for outcome in outcomes):
         notes.append(tiny_unet.PRINTED)
     return section(TITLES[kind], columns, notes)
+
+
+def model_section(outcome: Outcome) -> str:
+    """The table of a finished run: a row for each way, and why there is none for others."""
+    facts, rows = dict(outcome.values), dict(outcome.values["rows"])
+    notes = [f"{name}: {facts[name]}" for name in facts if name != "rows"]
+    notes += [f"{name}: {rows.pop(name)[ERROR]}" for name in tuple(rows) if ERROR in rows[name]]
+    figures = dict.fromkeys(name for row in rows.values() for name in row)
+    columns = [column(name, [row.get(name) for row in rows.values()]) for name in figures]
+    title = f"{TITLES[outcome.cell.kind]}: {outcome.cell.config}"
+    return section(title, [["", *rows], *columns], notes)
 
 
 # Type of `session.describe`'s result.

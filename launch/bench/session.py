@@ -98,7 +98,7 @@ def describe(
     flags = {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in asdict(request).items()
-        if name != "output"
+        if name not in ("output", "model")
     }
     flags |= {
         "overrides": " ".join(overrides),
