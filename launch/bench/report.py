@@ -78,8 +78,8 @@ def column(name: str, values: Sequence[Any]) -> list[str]:
             if value is None
             else f"{value}"
             if isinstance(value, int | str)
-            # A share or a score, with its fourth decimal.
-            else f"{value * factor:,.{2 if unit else 4}f}"
+            # Scores lie in [0, 1].
+            else f"{value * factor:,.{2 if unit or value > 1 else 4}f}"
             for value in values
         ),
     ]

@@ -90,7 +90,7 @@ def compare_runtimes(workdir: Path, options: Options) -> Values:
     A runtime that is not installed, and a file that export refuses, is a row with the reason.
     """
     model = load_trained_model(workdir)
-    # Of the size that ONNX files take.
+    # ONNX files take images of the model's size alone.
     image = expected(model, workdir, 1, model.shape).images[0]
     rows: dict[str, Values] = {}
     judges: dict[str, Judge] = {}

@@ -174,6 +174,7 @@ def test_a_failed_cell_is_listed_and_the_others_are_measured() -> None:
         ("step_ratio_eager", [1.5], ["step ratio eager, x", "1.50"]),
         ("accuracy", [0.9957], ["accuracy, %", "99.57"]),
         ("num_images", [5], ["num images", "5"]),
+        ("auroc", [0.98765, 1.0], ["auroc", "0.9877", "1.0000"]),
     ],
 )
 def test_figures_are_shown_in_the_unit_of_their_name(name: str, values: list[Any], expected: Any) -> None:
