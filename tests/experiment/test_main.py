@@ -323,27 +323,6 @@ def assert_one_error(done: subprocess.CompletedProcess[str], *parts: str) -> Non
         assert part in lines[0], lines[0]
 
 
-MISTAKES = [
-    ((CONFIG, "--config.model.base_chanels=1"), ("config.model.base_chanels", "base_channels?")),
-    ((CONFIG, "--workdri=x"), ("workdri",)),
-    (("--config=configs/nowhere.py",), ("configs/nowhere.py", "neither a file nor a shipped configuration")),
-    (("--config=configs/smoke.py:segmentaton",), ("did you mean segmentation?",)),
-    ((CONFIG, "--config.train.num_steps=many"), ("num_steps",)),
-    ((CONFIG, "--config.train.num_steps=0"), ("`train.num_steps` (=0) must be at least 1",)),
-    ((CONFIG, "stray"), ("'stray' is not a flag",)),
-]
-
-
-@pytest.mark.parametrize(("arguments", "parts"), MISTAKES)
-def test_mistake_on_the_command_line_is_named(arguments: tuple[str, ...], parts: tuple[str, ...]) -> None:
-    """Would catch: a trace back, and a line that does not say which argument."""
-    path, *overrides = arguments
-    with pytest.raises(UserError) as caught:
-        read_config(path.removeprefix("--config="), overrides)
-    assert all(part in str(caught.value) for part in parts), caught.value
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
