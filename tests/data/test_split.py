@@ -54,7 +54,8 @@ def check_complete(samples: list[Sample], split: Split) -> None:
 def test_no_image_stands_on_two_sides(
     sizes: list[tuple[int, int]], share: float, seed: int, rule: Any
 ) -> None:
-    """Would catch: an image that is trained on and tested on, or lost, at any size; strata of the wrong size."""
+    """Would catch: an image that is trained on and tested on, or lost, at any size; a fifth of all instead of each
+    label; a validation share of the whole instead of the train split."""
     samples = []
     for class_id, (defective, good) in enumerate(sizes, start=1):
         half = "train" if rule == "official" else None

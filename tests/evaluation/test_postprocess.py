@@ -43,7 +43,7 @@ def test_each_image_of_a_padded_batch_is_processed_as_alone(
     sigma: float, score: Any, score_kind: Any, sizes: list[tuple[int, int]], seed: int
 ) -> None:
     """Would catch: padding that reaches a pixel, the median or the score; another border, kernel or median; a radius
-    beyond the image; the size of one image used for another.
+    beyond the image; the size of one image used for another; a deviation to one side alone.
     """
     config = VerdictConfig(score=score, smoothing_px=sigma, top_fraction=0.07)
     rng = np.random.default_rng(seed)

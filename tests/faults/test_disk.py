@@ -17,7 +17,8 @@ import pytest
 import tiny
 from PIL import Image
 from shell import Shell
-from test_kill import assert_same, finish
+from test_kill import finish
+from tiny import assert_same
 
 from dagm_jax import calibrate, predict
 from dagm_jax.command_line import explain, read_config

@@ -78,7 +78,7 @@ def make_up(c: int = 3, d: int = 2) -> ConvTranspose2x2:
 
 
 def test_conv_transpose_and_its_gradients_are_those_of_the_general_one() -> None:
-    """Would catch: a product that is right forwards but sends gradients to the wrong tap."""
+    """Would catch: rows and columns of the tap exchanged, a missing or repeated bias, gradients to the wrong tap."""
     up, x, cotangent = make_up(), numbers(2, 3, 4, 3), numbers(2, 6, 8, 2, seed=2)
     graphdef, params = nnx.split(up)
 

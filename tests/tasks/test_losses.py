@@ -122,7 +122,7 @@ def test_losses_stay_in_their_range(seed: int, scale: float, share: float) -> No
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_example_changes_its_own_loss_only(loss: Loss, logits: np.ndarray, targets: np.ndarray) -> None:
-    """Would catch: examples that share a denominator: padding would then change the loss of the others."""
+    """Would catch: a mean or sums over the batch: padding would then change the loss of the others."""
     before = np.asarray(loss(logits, targets))
     assert before.shape == (3,)
     logits[1] += 1

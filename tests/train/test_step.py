@@ -281,7 +281,8 @@ def test_averages_follow_parameters_and_statistics() -> None:
 
 
 def test_evaluation_by_hand() -> None:
-    """Would catch: strips stitched at the wrong place or summed, losses of another image, counts of wrong slices."""
+    """Would catch: strips stitched at the wrong place or summed, losses of another image, counts of wrong slices,
+    images judged by the statistics of their batch."""
     network, params, stats = make_tiny()
     h, w, edges = 32, 48, (0, 8, 16, 24, 32)
     slicer = make_slicer(SlicingConfig(num_slices=5, slice_px=16), h, w)
