@@ -88,6 +88,7 @@ def test_a_file_of_ones_own_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
         ("smoke", ["--config.train.num_step=1"], r"`config\.train\.num_step` is not a field.*num_steps\?"),
         ("smoke", ["--config.train.num_steps=x"], r"command line: .*num_steps"),
         ("smoke", ["more"], r"'more' is not a flag"),
+        ("smoke", ["--workdri=x"], "workdri"),
     ],
 )
 def test_mistakes_in_a_configuration_are_named(path: str, overrides: list[str], message: str) -> None:

@@ -1,11 +1,18 @@
-"""The smallest run of the main job: 24 images of 64 px, cut into tiles of 32, and an auto-encoder of one channel."""
+"""The smallest run of the main job: 24 images of 64 px, cut into tiles of 32, and an auto-encoder of one channel.
+
+And whether two runs of whatever size are the same.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 from PIL import Image
+
+from dagm_jax.train.history import read_history
 
 SIZE_PX = 64
 # Validation after every second step; the cool-down begins at step 6.
@@ -46,3 +53,32 @@ def write_images(root: Path) -> Path:
 def command(root: Path, workdir: Path, *more: str) -> tuple[str, ...]:
     """The arguments of the main job on the images in ``root``."""
     return (*ARGUMENTS, f"--config.data.root={root}", f"--workdir={workdir}", *more)
+
+
+def arrays(workdir: Path) -> list[bytes]:
+    """The arrays of the last checkpoint, read by orbax alone."""
+    folder = workdir / "checkpoints"
+    last = json.loads((workdir / "report.json").read_text())["training"]["last_step"]
+    assert last == max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        state = checkpointer.restore((folder / str(last) / "state").absolute())
+    return [np.asarray(leaf).tobytes() for leaf in ocp.tree.to_flat_dict(state).values()]
+
+
+def assert_same(workdir: Path, whole: Path) -> None:
+    """Bit for bit the same last state, scores and rule, the same history, and nothing half-written."""
+    assert arrays(workdir) == arrays(whole)
+    for name in ("predictions.csv", "validation_scores.csv", "decision_rule.json"):
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+    # Without what a clock measured.
+    rows, expected = (
+        [
+            {name: value for name, value in row.items() if name != "slices_per_s"}
+            for row in read_history(folder / "metrics.jsonl")
+        ]
+        for folder in (workdir, whole)
+    )
+    assert rows == expected
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (workdir, whole)]
+    assert reports[0]["test"] == reports[1]["test"]
+    assert reports[0]["training"]["best_step"] == reports[1]["training"]["best_step"]

@@ -191,12 +191,6 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch
             )
 
 
-def test_bomb_in_a_text_chunk(tmp_path: Path) -> None:
-    """Would catch: a comment that unpacks to more than Pillow takes, which it reports as ValueError."""
-    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(4_000_000)))
-    refused(written(tmp_path / "a.png", grey_png()[:33] + text + grey_png()[33:]), "corrupt")
-
-
 def test_animated(tmp_path: Path) -> None:
     """Would catch: the first of several frames taken for the image."""
     path = tmp_path / "a.png"
@@ -215,16 +209,6 @@ def test_load_with_mask_file(tmp_path: Path) -> None:
     assert np.argwhere(mask).tolist() == [[5, 6], [5, 7]]
     bits = saved(tmp_path / "bits.png", Image.fromarray(pixels > 0))
     np.testing.assert_array_equal(read_mask(bits, SIZE), mask)
-
-
-def test_load_with_ellipse(tmp_path: Path) -> None:
-    """Would catch: rows and columns of the ellipse exchanged."""
-    ellipse = Ellipse(semi_a=6, semi_b=2, angle_rad=0, center_x=20, center_y=8)
-    _, mask = load(Sample("Class1_def/1", 1, 1, None, grey(tmp_path / "a.png"), ellipse), SIZE)
-    assert mask.dtype == np.bool_
-    rows, columns = np.nonzero(mask)
-    assert (rows.mean(), columns.mean()) == (7, 19)
-    assert np.ptp(columns) > np.ptp(rows)
 
 
 @pytest.mark.parametrize("label", [0, 1])

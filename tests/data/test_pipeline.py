@@ -371,32 +371,6 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
             check_equal(made[step], expected[step])
 
 
-@pytest.mark.parametrize("task", ["segmentation", "reconstruction"])
-def test_grey_statistics_are_those_of_what_is_trained_on(tmp_path: Path, task: str) -> None:
-    """Would catch: mean and spread of all sides, which lets test images into the weights' scale; defective images
-    counted by a task that learns from good ones alone."""
-    from dagm_jax.command_line import read_config
-    from dagm_jax.experiment.data import prepare_data
-    from dagm_jax.experiment.workdir import Workdir
-
-    root = tmp_path / "own"
-    for folder in ("good", "defect", "masks"):
-        (root / folder).mkdir(parents=True)
-    for k in range(24):
-        pixels = np.random.default_rng(k).integers(0, 10 * k + 1, (16, 48), np.uint8)
-        Image.fromarray(pixels).save(root / ("good" if k % 2 else "defect") / f"{k}.png")
-        if k % 2 == 0:
-            Image.fromarray(np.eye(16, 48, dtype=np.uint8) * 255).save(root / "masks" / f"{k}.png")
-    overrides = [f"data.root={root}", "slicing.slice_px=32", "slicing.num_slices=2"]
-    config = read_config(f"configs/custom_unet.py:{task}", [f"--config.{override}" for override in overrides])
-    data = prepare_data(config, Workdir(tmp_path / "run"))
-    seen = [i for i in data.split.train if task == "segmentation" or not data.labels[i]]
-    pixels = np.concatenate([data.cache[i][0].ravel() for i in seen]).astype(np.float64)
-    assert (data.mean, data.std) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-9)
-    everything = np.concatenate([data.cache[i][0].ravel() for i in range(len(data.cache))])
-    assert abs(everything.mean() - pixels.mean()) > 0.01
-
-
 # --- images of many sizes ---
 
 

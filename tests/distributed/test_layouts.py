@@ -20,11 +20,12 @@ SHALLOW = "shallow"
 DOUBLE = """
 import dataclasses, jax, sys, numpy as np
 import test_step as t
+from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from jax.sharding import AxisType, Mesh
 batch = t.make_batch(8)
 batch["label"][[0, 1, 3]] = -1
 batch["valid"][7] = False
-plain = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=None)
+plain = dataclasses.replace(make_devices(ParallelConfig()), compiler_options=None)
 step, state, network, task = t.shipped_step(sys.argv[1], None)
 slicer = t.make_slicer(t.SlicingConfig(num_slices=2, slice_px=16), 32, 32)
 image = np.random.default_rng(0).integers(0, 256, (8, 32, 32)).astype(np.uint8)
@@ -58,9 +59,10 @@ print("equal")
 LOWERED = """
 import dataclasses, jax
 import test_step as t
+from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from jax import export
 for name, mode in (("custom_unet", "jit"), ("conv_autoencoder", "jit"), ("unet3plus", "jit"), ("custom_unet", "pmap")):
-    devices = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=None, mode=mode)
+    devices = dataclasses.replace(make_devices(ParallelConfig()), compiler_options=None, mode=mode)
     step, state, *_ = t.shipped_step(f"{name}.py", devices.axis_name)
     state, batch = devices.replicate(state), devices.shard_training_batch(t.make_batch(8))
     laid_out = devices.lay_out(step)
@@ -82,11 +84,12 @@ import dataclasses, jax, numpy as np, optax
 import jax.numpy as jnp
 import test_step as t
 from flax import nnx
+from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.models.blocks import BatchNorm
 from dagm_jax.train.step import Carry, skip_non_finite
 from dagm_jax.types import NetworkOutput
 assert jax.local_device_count() == 4
-plain = dataclasses.replace(t.make_devices(t.ParallelConfig()), compiler_options=None)
+plain = dataclasses.replace(make_devices(ParallelConfig()), compiler_options=None)
 
 class Dot(nnx.Module):
     def __init__(self, axis_name):

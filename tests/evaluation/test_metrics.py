@@ -55,14 +55,6 @@ def test_wilson_ends() -> None:
         metrics.wilson_interval(3, 2)
 
 
-def test_counts_cells() -> None:
-    """Would catch: swapped cells (false alarms for misses): each cell holds another number."""
-    labels = [1] * 3 + [0] * 7
-    decisions = [1, 1, 0, 1, 1, 1, 0, 0, 0, 0]
-    assert ImageCounts.from_decisions(labels, decisions) == ImageCounts(tp=2, fp=3, fn=1, tn=4)
-    assert ImageCounts(tp=2, fp=3, fn=1, tn=4).cost(fp=2, fn=5) == 11
-
-
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1))
 def test_rates_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
@@ -91,20 +83,6 @@ def test_undefined_is_none() -> None:
     assert empty.f1 is None and empty.balanced_accuracy is None
     assert good.balanced_accuracy is None and good.rate("accuracy") == 1
     assert missed.f1 == 0 and missed.rate("precision") is None
-
-
-def test_shares_are_those_of_the_rates() -> None:
-    """Would catch: an interval of one rate on another's trials."""
-    counts = ImageCounts(tp=28, fp=3, fn=2, tn=197)
-    shares = counts.shares()
-    assert shares == {
-        "accuracy": (225, 230),
-        "precision": (28, 31),
-        "recall": (28, 30),
-        "specificity": (197, 200),
-    }
-    for name, (successes, trials) in shares.items():
-        assert counts.rate(name) == successes / trials
 
 
 def test_counts_merge_to_the_whole() -> None:

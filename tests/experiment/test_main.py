@@ -11,30 +11,23 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import jax
 import numpy as np
 import pytest
+import small_dagm
 from PIL import Image
 from shell import REPOSITORY, Shell
 from sklearn import metrics as sk
+from tiny import assert_same
 
 from dagm_jax.command_line import read_config
-from dagm_jax.config import from_config_dict
-from dagm_jax.data import procedural
-from dagm_jax.distributed.devices import make_devices
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.run import run
-from dagm_jax.experiment.setup import Setup
 from dagm_jax.storage import locked
-from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import read_history
-from dagm_jax.train.stopping import TrainProgress
 
 pytestmark = pytest.mark.timeout(1200)
 CONFIG = "--config=configs/smoke.py"
@@ -154,7 +147,7 @@ def test_history_has_every_step_and_validation(whole: Run) -> None:
 
 
 def test_report_is_what_scikit_learn_makes_of_the_predictions(whole: Run) -> None:
-    """Would catch: a report and a table that are not of the same decisions, and any of these figures being wrong."""
+    """Would catch: a report and a table that are not of the same decisions; `test_evaluate` has the other figures."""
     rows, test = whole.predictions(), whole.report["test"]
     labels = np.array([int(row["label"]) for row in rows])
     scores = np.array([float(row["score"]) for row in rows])
@@ -164,16 +157,8 @@ def test_report_is_what_scikit_learn_makes_of_the_predictions(whole: Run) -> Non
     np.testing.assert_array_equal(called, scores >= whole.report["decision_rule"]["threshold"])
     (tn, fp), (fn, tp) = sk.confusion_matrix(labels, called, labels=[0, 1])
     assert {name: test[name] for name in ("tp", "fp", "fn", "tn")} == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
-    for name, expected in {
-        "accuracy": sk.accuracy_score(labels, called),
-        "precision": sk.precision_score(labels, called) if called.any() else None,
-        "recall": sk.recall_score(labels, called),
-        "f1": sk.f1_score(labels, called),
-        "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
-        "auroc": sk.roc_auc_score(labels, scores),
-        "average_precision": sk.average_precision_score(labels, scores),
-    }.items():
-        assert test[name] == (None if expected is None else pytest.approx(expected)), name
+    assert test["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
+    assert test["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores))
 
 
 def test_report_says_what_was_done(whole: Run) -> None:
@@ -222,45 +207,6 @@ def visible_steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
 
 
-@cache
-def restored(workdir: Path) -> dict[str, Any]:
-    """Arrays and position of the best and the last checkpoint, and which they are."""
-    config = from_config_dict(json.loads((workdir / "config.json").read_text()))
-    data = cast(Any, SimpleNamespace(mean=0.0, std=1.0))
-    like = Setup(config, data, make_devices(config.parallel)).initial_state()
-    found: dict[str, Any] = {}
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        for name, step in (("best", checkpoints.best_step()), ("latest", max(visible_steps(workdir)))):
-            assert step is not None
-            state, meta = checkpoints.restore(step, like)
-            progress = replace(TrainProgress(**meta["position"]), train_seconds=0.0)
-            arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-            found[name] = (step, progress, meta["mean"], meta["std"], arrays)
-    return found
-
-
-def history(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of a run less what a clock measured."""
-    rows = read_history(workdir / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name != "slices_per_s"} for row in rows]
-
-
-def assert_same_run(run: Run, whole: Run) -> None:
-    """Bit for bit the same parameters, scores, thresholds and history."""
-    got, expected = restored(run.workdir), restored(whole.workdir)
-    assert run.report["training"]["best_step"] == whole.report["training"]["best_step"]
-    for name in ("best", "latest"):
-        assert got[name][:4] == expected[name][:4]
-        assert len(got[name][4]) == len(expected[name][4])
-        for a, b in zip(got[name][4], expected[name][4], strict=True):
-            assert a.dtype == b.dtype
-            assert a.tobytes() == b.tobytes()
-    for file in ("predictions.csv", "decision_rule.json"):
-        assert (run.workdir / file).read_bytes() == (whole.workdir / file).read_bytes(), file
-    assert history(run.workdir) == history(whole.workdir)
-    assert run.report["test"] == whole.report["test"]
-
-
 def test_killed_and_terminated_run_ends_like_a_whole_one(shell: Shell, whole: Run, tmp_path: Path) -> None:
     """Would catch: a batch that is repeated or left out, optimiser state that is lost, rows that are there twice, and a
     worker that outlives the process that was killed.
@@ -292,7 +238,7 @@ def test_killed_and_terminated_run_ends_like_a_whole_one(shell: Shell, whole: Ru
     assert not (workdir / "report.json").exists()
     done = shell.run(*command)
     assert f"resuming from the checkpoint of step {saved}" in done.stdout
-    assert_same_run(finished(done, workdir), whole)
+    assert_same(finished(done, workdir).workdir, whole.workdir)
 
 
 @pytest.mark.long
@@ -307,7 +253,7 @@ def test_run_killed_while_testing_ends_like_a_whole_one_with_any_workers(
     killed = shell.run_until(signal.SIGKILL, lambda: (tmp_path / "decision_rule.json").exists(), *command)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "report.json").exists()
-    assert_same_run(finished(shell.run(*command), tmp_path), whole)
+    assert_same(finished(shell.run(*command), tmp_path).workdir, whole.workdir)
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------
@@ -321,27 +267,6 @@ def assert_one_error(done: subprocess.CompletedProcess[str], *parts: str) -> Non
     assert lines[0].startswith("error: ")
     for part in parts:
         assert part in lines[0], lines[0]
-
-
-MISTAKES = [
-    ((CONFIG, "--config.model.base_chanels=1"), ("config.model.base_chanels", "base_channels?")),
-    ((CONFIG, "--workdri=x"), ("workdri",)),
-    (("--config=configs/nowhere.py",), ("configs/nowhere.py", "neither a file nor a shipped configuration")),
-    (("--config=configs/smoke.py:segmentaton",), ("did you mean segmentation?",)),
-    ((CONFIG, "--config.train.num_steps=many"), ("num_steps",)),
-    ((CONFIG, "--config.train.num_steps=0"), ("`train.num_steps` (=0) must be at least 1",)),
-    ((CONFIG, "stray"), ("'stray' is not a flag",)),
-]
-
-
-@pytest.mark.parametrize(("arguments", "parts"), MISTAKES)
-def test_mistake_on_the_command_line_is_named(arguments: tuple[str, ...], parts: tuple[str, ...]) -> None:
-    """Would catch: a trace back, and a line that does not say which argument."""
-    path, *overrides = arguments
-    with pytest.raises(UserError) as caught:
-        read_config(path.removeprefix("--config="), overrides)
-    assert all(part in str(caught.value) for part in parts), caught.value
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -394,37 +319,16 @@ def test_every_command_imports_without_fcntl() -> None:
 
 # --- a folder of images -------------------------------------------------------------------------------------
 
-NUMBERS = {"Train": range(30, 42), "Test": range(1, 9)}
-DEFECTIVE = (30, 32, 34, 36, 38, 1, 3, 5)
-TRUNCATED, WITHOUT_FILE = 31, 42
-
-
-def write_layout_a(root: Path) -> None:
-    """Class 1 in DAGM's layout A: 20 images, one of them cut short, and a row in Labels.txt without its file."""
-    for half, numbers in NUMBERS.items():
-        folder = root / "Class1" / half
-        (folder / "Label").mkdir(parents=True)
-        rows = ["1"]
-        for n in [*numbers, *([WITHOUT_FILE] if half == "Train" else [])]:
-            mask = f"{n:04d}_label.PNG" if n in DEFECTIVE else "0"
-            rows.append(f"{n}\t{int(n in DEFECTIVE)}\t{n:04d}.PNG\t0\t{mask}")
-            if n == WITHOUT_FILE:
-                continue
-            drawing = procedural.draw(1, n, seed=5, defective=n in DEFECTIVE)
-            Image.fromarray(drawing.image).save(folder / f"{n:04d}.PNG")
-            if n in DEFECTIVE:
-                Image.fromarray(drawing.mask.astype(np.uint8) * 255).save(folder / "Label" / mask)
-        (folder / "Label" / "Labels.txt").write_bytes(("\r\n".join(rows) + "\r\n").encode())
-    path = root / "Class1" / "Train" / f"{TRUNCATED:04d}.PNG"
-    path.write_bytes(path.read_bytes()[:2000])
-
 
 def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path: Path) -> None:
     """Would catch: a run that one bad file stops, or that leaves it out without a word; and a path relative to here.
 
     Its task is classification, which has masks here: its map is drawn and measured like any.
     """
-    write_layout_a(tmp_path / "data")
+    small_dagm.layout_a(tmp_path / "data")
+    folder = tmp_path / "data" / "Class1" / "Train"
+    (folder / "0012.PNG").write_bytes((folder / "0012.PNG").read_bytes()[:-100])
+    (folder / "0017.PNG").unlink()
     short = ("--config.train.num_steps=2", "--config.train.validate_every=2", *WITHOUT_NORM)
     command = (f"{CONFIG}:classification", *SMALL[1:], "--config.data.root=data", "--workdir=run", *short)
     done = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
@@ -434,13 +338,13 @@ def test_folder_with_damage_is_used_and_the_damage_listed(shell: Shell, tmp_path
     assert done.report["test"]["dice_defective"] is not None
     assert done.report["test"]["pixel_auroc"] is not None
     reasons = {skip["what"]: skip["reason"] for skip in data["skipped"]}
-    (truncated,) = (text for what, text in reasons.items() if f"{TRUNCATED:04d}" in what)
+    (truncated,) = (text for what, text in reasons.items() if "0012" in what)
     assert "truncated" in truncated
-    (without_file,) = (f"{what} {text}" for what, text in reasons.items() if "Labels.txt" in what)
-    assert f"image {WITHOUT_FILE} is not there" in without_file
+    (without_file,) = (text for what, text in reasons.items() if "Labels.txt" in what)
+    assert "image 17 is not there" in without_file
     assert "2 left out" in done.output
     sides = {name: (one["images"], one["defective_images"]) for name, one in data["sides"].items()}
-    assert sides == {"train": (13, 5), "validation": (2, 1), "test": (4, 2)}
+    assert sides == {"train": (14, 8), "validation": (2, 1), "test": (4, 2)}
     assert "layout A" in data["source"]
     listed = {row[0]: row[7] for row in done.page_rows() if row[2] is None}
     assert listed == {what: f"left out: {reason}" for what, reason in reasons.items()}

@@ -21,7 +21,6 @@ from jax import export as jax_export
 from PIL import Image
 
 from dagm_jax import export as command
-from dagm_jax import predict
 from dagm_jax.config import RunConfig
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.distributed.devices import make_devices
@@ -131,25 +130,6 @@ def test_the_file_is_an_inspector_like_its_run(workdir: Path, stablehlo: Path) -
         assert theirs.defective == ours.defective
         np.testing.assert_allclose(theirs.map, ours.map, atol=1e-5)
     assert list(file.backend.normal_scores) == list(run.backend.normal_scores) != []
-
-
-def test_predict_takes_the_file_for_its_run(workdir: Path, stablehlo: Path, tmp_path: Path) -> None:
-    """Would catch: a command that knows workdirs alone, and a folder of the run's that refuses its file's verdicts."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number, image in enumerate(noise((512, 512))):
-        Image.fromarray(image).save(folder / f"{number}.png")
-    tables = {}
-    for name, model in (("run", workdir), ("file", stablehlo)):
-        argv = ["predict", f"--model={model}", f"--images={folder}", f"--output={tmp_path / name}"]
-        assert predict.main(argv) == 0
-        with (tmp_path / name / "predictions.csv").open() as stream:
-            tables[name] = {row["image"]: row for row in csv.DictReader(stream)}
-    assert len(tables["run"]) == 5 and tables["run"].keys() == tables["file"].keys()
-    for image, row in tables["run"].items():
-        again = tables["file"][image]
-        assert float(again["score"]) == pytest.approx(float(row["score"]), rel=1e-4)
-        assert again["defective"] == row["defective"]
 
 
 def test_the_contract_says_what_the_file_takes_and_gives(workdir: Path, stablehlo: Path) -> None:

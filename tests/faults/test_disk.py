@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 import signal
 import subprocess
@@ -18,7 +17,8 @@ import pytest
 import tiny
 from PIL import Image
 from shell import Shell
-from test_kill import assert_same, finish
+from test_kill import finish
+from tiny import assert_same
 
 from dagm_jax import calibrate, predict
 from dagm_jax.command_line import explain, read_config
@@ -282,15 +282,3 @@ def test_a_run_on_a_disk_that_is_full_again_and_again_ends_like_a_whole_one(
     print("\n".join(failures))
     assert len(failures) >= 6
     assert_same(disk.folder / "run", tmp_path / "whole")
-
-
-def test_an_error_that_may_pass_is_one_line(tmp_path: Path) -> None:
-    """Would catch: a trace back where a checkpoint, which nothing is wrong with, may not be read for the moment."""
-    error = PermissionError(errno.EACCES, "Permission denied", "state/d/1")
-    with (
-        pytest.raises(
-            UserError, match=r"met an error of the machine \(Permission denied: state/d/1\); mend it"
-        ),
-        locked(tmp_path, "workdir"),
-    ):
-        raise error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -12,12 +11,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import tiny
 import victim
 from shell import REPOSITORY, Shell, await_end_of_session, make_shell
+from tiny import assert_same
 
 from dagm_jax.train.history import read_history
 
@@ -144,28 +142,6 @@ def finish(shell: Shell, command: tuple[str, ...]) -> float:
     done = shell.run(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     return time.monotonic() - begin_s
-
-
-def arrays(workdir: Path) -> list[bytes]:
-    """The arrays of the last checkpoint, read by orbax alone."""
-    folder = workdir / "checkpoints"
-    last = json.loads((workdir / "report.json").read_text())["training"]["last_step"]
-    assert last == max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        state = checkpointer.restore((folder / str(last) / "state").absolute())
-    return [np.asarray(leaf).tobytes() for leaf in ocp.tree.to_flat_dict(state).values()]
-
-
-def assert_same(workdir: Path, whole: Path) -> None:
-    """Bit for bit the same last state, scores and rule, the same history, and nothing half-written."""
-    assert arrays(workdir) == arrays(whole)
-    for name in ("predictions.csv", "validation_scores.csv", "decision_rule.json"):
-        assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
-    rows, expected = (
-        [(row["step"], row["kind"], row["loss"]) for row in read_history(folder / "metrics.jsonl")]
-        for folder in (workdir, whole)
-    )
-    assert rows == expected
 
 
 def kill_after(shell: Shell, delay_s: float, command: tuple[str, ...]) -> None:

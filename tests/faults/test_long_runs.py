@@ -22,8 +22,7 @@ from absl import flags
 from shell import REPOSITORY, Shell, await_end_of_session, stop_session
 
 from dagm_jax import predict
-from dagm_jax.command_line import explain, read_config
-from dagm_jax.errors import ProcessLost
+from dagm_jax.command_line import read_config
 from dagm_jax.experiment import run
 from dagm_jax.inspection.folder import FolderPredictor
 from dagm_jax.inspection.inspector import Inspector
@@ -269,11 +268,6 @@ def test_workers_heed_no_terminal_and_leave_nothing_behind(end: str, status: int
     names = lines[-1].split()
     assert names
     assert [name for name in names if Path("/dev/shm", name).exists()] == []
-
-
-def test_a_lost_worker_has_the_status_of_a_lost_process() -> None:
-    """Would catch: a status that a script takes for a mistake in the command."""
-    assert explain(ProcessLost("a worker has died")) == ("stopped: a worker has died", 75)
 
 
 @pytest.mark.long

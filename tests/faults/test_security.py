@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from jax import export
 from PIL import Image
+from png_files import chunk
 
 from dagm_jax import console
 from dagm_jax.config import RunConfig, to_dict
@@ -278,10 +279,6 @@ def test_a_contract_with_hostile_values_is_one_line(
 
 
 # --- memory and files ---------------------------------------------------------------------------------------
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def png(width: int, height: int, *chunks: bytes) -> bytes:

@@ -50,17 +50,19 @@ def inspector(own: Path) -> Inspector:
 def test_strict_files_get_the_scores_of_their_run(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    """Would catch: images of a fixed size read as photos are, and a model of them that takes other sizes or depths."""
+    """Would catch: images of a fixed size read as photos are, and a model of them that takes other sizes or depths; the
+    last weights in place of the tested ones, another cut, another mean, a rule not read back."""
     workdir = small_run.built_in_run(tmp_path_factory)
     config = from_config_dict(json.loads((workdir / "config.json").read_text()))
     samples = {sample.image_id: sample for sample in find_images(config.data, config.seed)[0].samples}
     inspector = Inspector.load(workdir)
     rows = list(csv.DictReader((workdir / "predictions.csv").read_text().splitlines()))
-    for row in rows[:2]:
+    for row in rows:
         image, _ = load(samples[row["image"]], (512, 512))
         Image.fromarray(image).save(tmp_path / "a.png")
         verdict = inspector.inspect(str(tmp_path / "a.png"))
         assert verdict.score == pytest.approx(float(row["score"]), rel=1e-5)
+        assert verdict.defective == (row["defective"] == "1")
     Image.fromarray(image[:500]).save(tmp_path / "small.png")
     with pytest.raises(BadImage, match=r"expected 512x512"):
         inspector.inspect(tmp_path / "small.png")

@@ -7,13 +7,11 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import pytest
 import small_dagm
 import small_run
 from PIL import Image
+from shell import Shell
 
 from dagm_jax import predict
 from dagm_jax.data.images.decode import BadImage, read_bytes
@@ -31,13 +30,9 @@ from dagm_jax.errors import UserError
 from dagm_jax.evaluation.predictor import NonFiniteOutput
 from dagm_jax.inspection.drift import score_drift
 from dagm_jax.inspection.inspector import Inspector
-from dagm_jax.inspection.predictions import Prediction, Predictions, print_summary, summarise
+from dagm_jax.inspection.predictions import Prediction, print_summary, summarise
 from dagm_jax.inspection.scan import make_source
-from dagm_jax.storage import write_csv
 from dagm_jax.visualization.overlay import write_overlay
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 300
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +98,7 @@ def mixed(root: Path, num_readable: int) -> set[str]:
     """Fills the folder; the names of all files that are to be accounted for."""
     odd = 'ä ö ü.png|面.PNG|a,"b".png|two\nlines.png|return\r.png|sub/deep/er/x.png|sub/x.png|[1].png|[red]x[/red].jpg'
     special = [*odd.split("|"), os.fsdecode(b"raw\xff.png"), "x.png", "x.tif", "-f.png", " .png"]
-    special += ["sub_x.png", "sub x.png", "sub-x.png", "x" * 200 + ".png"]
+    special += ["=1+1.png", "\u2028.png", "sub_x.png", "sub x.png", "sub-x.png", "x" * 200 + ".png"]
     names = special + [f"many/{i:05d}.png" for i in range(num_readable - len(special))]
     for i, name in enumerate(names):
         save(root / name, 60 + 150 * (i % 3 == 0) + i % 40)
@@ -121,7 +116,8 @@ def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.Capture
     """Would catch: a file left out, twice there or ending the job; names that break table or terminal; loops followed;
     overlays whose names collide once the folders and odd characters are gone, and overlays of unreadable files.
 
-    The output lies in the folder of the images, and must not be taken for images at the second time.
+    The output lies in the folder of the images, and must not be taken for images at the second time, nor that of
+    another model.
     """
     images = tmp_path / "[/red]in"
     names = mixed(images, 50)
@@ -164,6 +160,7 @@ def test_every_file_is_accounted_for_once(tmp_path: Path, capsys: pytest.Capture
     before = (output / "predictions.jsonl").read_bytes()
     assert run(images, output) == predict.EXIT_UNREADABLE
     assert (output / "predictions.jsonl").read_bytes() == before
+    assert set(names_of(images, images / "new")) == names
 
 
 def test_unreadable_files_shift_no_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,31 +329,12 @@ def test_watching_lists_what_stays_unreadable(tmp_path: Path) -> None:
     assert len(lines(tmp_path / "out")) == 2
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "tests" / "bright.py"), *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end_s, "it never came"
-        time.sleep(0.01)
-
-
 def num_lines(output: Path) -> int:
     path = output / "predictions.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_watcher_killed_and_restarted_predicts_each_once(tmp_path: Path) -> None:
+def test_a_watcher_killed_and_restarted_predicts_each_once(tmp_path: Path, shell: Shell) -> None:
     """Would catch: verdicts that are lost with the process, or given again after its restart.
 
     The last is ended by SIGTERM, which is its usual end: it finishes and writes the table.
@@ -365,24 +343,12 @@ def test_a_watcher_killed_and_restarted_predicts_each_once(tmp_path: Path) -> No
     for i in range(30):
         save(incoming / f"{i:02d}.png", 100 + i)
     arguments = ("--model=slow", f"--images={incoming}", f"--output={output}", "--watch", "--poll_s=0.05")
-    process = start(*arguments)
-    try:
-        wait_for(lambda: num_lines(output) >= 5, process)
-    finally:
-        process.kill()
-        process.communicate()
-    after_kill = num_lines(output)
-    assert 5 <= after_kill < 30
+    watcher = replace(shell, program=(bright.__file__,))
+    watcher.run_until(signal.SIGKILL, lambda: num_lines(output) >= 5, *arguments)
+    assert 5 <= num_lines(output) < 30
     save(incoming / "new.png", 250)
-    process = start(*arguments)
-    try:
-        wait_for(lambda: num_lines(output) >= 31, process)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=TIMEOUT_S)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 0, errors
+    done = watcher.run_until(signal.SIGTERM, lambda: num_lines(output) >= 31, *arguments)
+    assert done.returncode == 0, done.stderr
     names = [f"{i:02d}.png" for i in range(30)] + ["new.png"]
     assert Counter(row["image"] for row in lines(output)) == Counter(names)
     assert len(table(output)) == 31
@@ -441,13 +407,6 @@ def test_labels_come_from_the_place_of_a_file(tmp_path: Path) -> None:
         save(tmp_path / "plain" / name, 100)
     found = {file.name: file.label for file in source.files()}
     assert found == {"1.png": None, "good/a.png": 0, "defect/b.png": 1}
-
-
-def test_predictions_of_another_model_beside_the_images_are_no_images(tmp_path: Path) -> None:
-    """Would catch: overlays in an older output folder taken for images of the parts."""
-    save(tmp_path / "in" / "a.png", 100)
-    assert run(tmp_path / "in", tmp_path / "in" / "old") == 0
-    assert names_of(tmp_path / "in", tmp_path / "in" / "new") == ["a.png"]
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -545,18 +504,6 @@ def test_figures_of_a_summary() -> None:
     assert totals["unreadable"] == [{"image": "f", "error": "bad"}]
     assert (totals["drift"]["level"], totals["drift"]["num_scores"]) == ("too few", 3), "good images alone"
     assert summarise([prediction("f", None)], [], [])["latency_s"] is None
-
-
-def test_table_and_lines_give_any_name_back(tmp_path: Path) -> None:
-    """Would catch: a carriage return, a quote or bytes that are no UTF-8 lost on the way."""
-    names = ["a\rb", "a\nb", 'a"b,c', os.fsdecode(b"\xff\xfe"), " a ", "=1+1", "\u2028"]
-    with closing(Predictions(tmp_path)) as predictions:
-        for name in names:
-            predictions.append(prediction(name, 0.5))
-    with closing(Predictions(tmp_path)) as again:
-        assert list(again.latest) == names
-    write_csv(tmp_path / "predictions.csv", ("image",), ([name] for name in again.latest))
-    assert [row["image"] for row in table(tmp_path)] == names
 
 
 @pytest.mark.parametrize(

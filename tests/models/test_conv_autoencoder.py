@@ -61,11 +61,6 @@ def test_parameter_counts_of_the_paper(base_channels: int, expected: int) -> Non
     assert sum(int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == expected
 
 
-def test_defaults_are_the_paper_s_network() -> None:
-    """Would catch: another default width or bottleneck."""
-    assert ConvAutoencoderConfig() == ConvAutoencoderConfig(32, 32, "batch", "float32")
-
-
 def conv(x: Any, layer: dict[str, Any]) -> jax.Array:
     dims = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=dims)
@@ -115,12 +110,6 @@ def test_no_path_leads_round_the_bottleneck(train: bool, x: np.ndarray) -> None:
     cut = {**params, "bottleneck": {**params["bottleneck"], "kernel": jnp.zeros((1, 1, 16, 3))}}
     np.testing.assert_array_equal(apply(cut, x)[0], apply(cut, other)[0])
     assert np.abs(np.asarray(apply(params, x)[0]) - np.asarray(apply(params, other)[0])).max() > 1e-2
-
-
-def test_bottleneck_is_a_sixteenth_of_the_size_and_as_narrow_as_asked() -> None:
-    """Would catch: a pool that is missing, and a latent wider than its option."""
-    z = nnx.eval_shape(lambda m, x: m.encode(x, train=False), abstract(), jnp.zeros((2, 64, 32, 1)))
-    assert z.shape == (2, 4, 2, 3)
 
 
 @pytest.mark.parametrize("norm", NORMS)

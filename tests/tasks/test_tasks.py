@@ -13,7 +13,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from dagm_jax.errors import UserError
-from dagm_jax.tasks.base import Slices, gate, guidance_loss, mean_over_outputs
+from dagm_jax.tasks.base import Slices, guidance_loss, mean_over_outputs
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.losses import binary_cross_entropy, focal, soft_dice, soft_iou, ssim
 from dagm_jax.tasks.reconstruction import ReconstructionConfig, checkerboard, draw_stain
@@ -64,16 +64,6 @@ def identity(x: Any, key: Any) -> NetworkOutput:
 
 
 # --- what networks with several outputs share ---
-
-
-def test_gate_by_hand() -> None:
-    """Would catch: the gate on the wrong class, and one that changes a map without the module."""
-    logits = jnp.zeros((3, H, W, 1))
-    classes = jnp.log(jnp.array([[1.0, 3.0], [9.0, 1.0], [1.0, 1.0]]))[:, None, None, :]
-    guided = gate(NetworkOutput(logits, (), classes), make_slices())
-    np.testing.assert_allclose(guided[:, 0, 0, 0], [0.75, 0.1, 0.5], rtol=1e-6)
-    assert guided.shape == (3, 1, 1, 1)
-    np.testing.assert_array_equal(gate(NetworkOutput(logits), make_slices()), np.ones((3, 1, 1, 1)))
 
 
 def test_guidance_loss_by_hand() -> None:
