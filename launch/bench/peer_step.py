@@ -23,11 +23,10 @@ from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.types import NetworkOutput
 from launch import peer
+from launch.bench.peer_data import Example
 from launch.bench.session import check_task
 from launch.bench.timing import Run, repeat
 
-# Type of a batch: (image uint8 [b h w 1], mask uint8 {0, 1} [b h w 1], label int32 [b]).
-Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Step = Callable[[Example], torch.Tensor]
 F = TypeVar("F", bound=Callable[..., torch.Tensor])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
@@ -125,10 +124,10 @@ class Twin:
             torch.cuda.synchronize()
 
 
-def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: str = "") -> Twin:
-    """The twin of our network ``model`` on ``device``, by default PyTorch's GPU if there is one, else the CPU."""
+def make_twin(config: RunConfig, model: Any, mean: float, std: float) -> Twin:
+    """The twin of our network ``model`` on PyTorch's GPU if there is one, else on the CPU."""
     task = check_task(config)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = peer.build(config.model, in_channels=config.in_channels, out_channels=1)
     peer.copy_weights(model, module)
     module.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
