@@ -23,8 +23,8 @@ TASK_FILES = {
     "fig_3": ("png",),
     "fig_4": ("png",),
 }
-# Columns of the summary on the terminal: figure of Table I → heading.
-SUMMARY = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC"}
+# Columns of the summary on the terminal.
+SUMMARY = ("accuracy", "f1", "auroc")
 
 
 def remove_pages(root: Path) -> None:
@@ -64,11 +64,12 @@ def write_task(grid: Grid, task: str) -> list[str]:
         ("fig_3", "Confusion matrices (Fig. 3)", plot_confusions),
         ("fig_4", "Loss and accuracy (Fig. 4)", plot_curves),
     ):
-        path = root / f"{name}{ending}.png"
+        path, shown = root / f"{name}{ending}.png", "Not drawn yet."
+        text = f"{heading}: class {shown_class(grid.plan)}, {task}"
         if figure := plot(grid, task):
             write_figure(figure, path)
-        which = f"class {shown_class(grid.plan)}, {task}"
-        sections.append(picture_section(root, f"{heading}: {which}", path.name))
+            shown = f"![{text}]({path.name})"
+        sections.append(f"## {text}\n\n{shown}\n")
     return sections
 
 
@@ -78,12 +79,6 @@ def write_table(root: Path, name: str, table: tables.Table, kinds: Sequence[str]
         write_atomically(root / f"{name}.{kind}", getattr(table, kind)())
     links = ", ".join(f"[{name}.{kind}]({name}.{kind})" for kind in kinds)
     return f"{table.md(2)}\nFiles: {links}\n"
-
-
-def picture_section(root: Path, heading: str, name: str) -> str:
-    """The section of a picture, or of a note that it is not drawn yet."""
-    shown = f"![{heading}]({name})" if (root / name).exists() else "Not drawn yet."
-    return f"## {heading}\n\n{shown}\n"
 
 
 def cells_section(grid: Grid) -> str:
@@ -99,7 +94,8 @@ def print_summary(grid: Grid) -> None:
     """Prints the main columns of every Table I, and every failure."""
     for task in grid.plan.tasks:
         table = tables.table_1(grid, task)
-        shown = Table("model", "class", "seeds", *SUMMARY.values(), title=table.title, title_justify="left")
+        headings = (tables.HEADINGS[name] for name in SUMMARY)
+        shown = Table("model", "class", "seeds", *headings, title=table.title, title_justify="left")
         for row in table.rows:
             means = (tables.number(row[f"{name}_mean"]) for name in SUMMARY)
             shown.add_row(row["model"], row["class"], str(row["num_seeds"]), *means)

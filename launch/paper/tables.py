@@ -11,7 +11,7 @@ from statistics import fmean
 
 from dagm_jax.evaluation.metrics import wilson_interval
 from launch.paper.cells import ABLATED_MODEL, BASE, Cell, Grid, Plan, Report, ablations
-from launch.paper.printed import TABLE_1, TABLE_1_MEANS, TABLE_2, printed_mean, remarks
+from launch.paper.printed import MEAN_ACCURACIES, TABLE_1, TABLE_2, remarks
 from launch.paper.rows import (
     EXTRA,
     MEAN,
@@ -160,38 +160,30 @@ def provenance(reports: Collection[Report], command: str) -> list[str]:
     return [f"Command: `{command}`", *notes]
 
 
-def model_rows(grid: Grid, task: str, model: str) -> list[Row]:
-    """The rows of one model in Table I, with the printed values and the interval of the accuracy."""
-    reports, classes = grid.select(task=task, model=model, variant=BASE), grid.plan.classes
-    found = {cell: figures_of(report) for cell, report in reports.items()}
-    rows = class_rows({"task": task, "model": model}, classes, found, (*PRINTED, *EXTRA), PRINTED)
-    for row in rows:
-        own = classes if row["class"] == MEAN else (int(row["class"]),)
-        for name in PRINTED:
-            # The paper's mean is over the classes of ours: those that are finished and have this figure.
-            averaged = [c for c, one in zip(classes, rows, strict=False) if one[f"{name}_mean"] is not None]
-            row[f"{name}_printed"] = printed_mean(model, averaged if row["class"] == MEAN else own, name)
-        total = counts_of(report for cell, report in reports.items() if cell.class_id in own)
-        ends = wilson_interval(total.tp + total.tn, total.num_images) or (None, None)
-        row["accuracy_low_95"], row["accuracy_high_95"] = ends
-    return rows
-
-
 def table_1(grid: Grid, task: str) -> Table:
     """The paper's Table I for a task: every model on every class, averages, and the baselines."""
     reports, plan = grid.select(task=task, variant=BASE), grid.plan
-    rows = [row for model in plan.models for row in model_rows(grid, task, model)]
+    found = {
+        model: {c: figures_of(r) for c, r in reports.items() if c.model == model} for model in plan.models
+    }
     for name in ("majority", "local energy"):
         # Baselines of a class and seed are the same in every model's report.
-        found = {cell: baselines_of(report)[name] for cell, report in reports.items()}
-        rows += class_rows({"task": task, "model": name}, plan.classes, found, (*PRINTED, *EXTRA), PRINTED)
+        found[name] = {cell: baselines_of(report)[name] for cell, report in reports.items()}
+    rows: list[Row] = []
+    for model, figures in found.items():
+        rows += class_rows({"task": task, "model": model}, plan.classes, figures, (*PRINTED, *EXTRA))
+    for row in rows:
+        own = [c for c in reports if c.model == row["model"] and row["class"] in (MEAN, str(c.class_id))]
+        total = counts_of(reports[cell] for cell in own)
+        ends = wilson_interval(total.tp + total.tn, total.num_images) or (None, None)
+        row["accuracy_low_95"], row["accuracy_high_95"] = ends
     columns = {
         **first_columns(plan, "model"),
         **figure_columns(PRINTED, printed_text, " (printed)"),
         "accuracy, 95 % interval": interval_text,
         **figure_columns(EXTRA),
     }
-    means = "; ".join(f"{model} {row.accuracy}" for model, row in TABLE_1_MEANS.items())
+    means = "; ".join(f"{model} {accuracy}" for model, accuracy in MEAN_ACCURACIES.items())
     notes = [
         f"Positive is defective. Mean ± sample standard deviation over seeds {', '.join(map(str, plan.seeds))}; "
         "one seed has none. A rate whose denominator is 0 is left out of the mean and counted as undefined.",
@@ -280,13 +272,12 @@ def table_2(grid: Grid) -> Table:
     names = ("authors", "network", "percent", "meaning")
     lines = list(TABLE_2)
     meaning = "mean accuracy of image decisions over DAGM classes 1 to 6, as printed"
-    lines += [("the paper", model, 100 * row.accuracy, meaning) for model, row in TABLE_1_MEANS.items()]
+    lines += [("the paper", model, 100 * mean, meaning) for model, mean in MEAN_ACCURACIES.items()]
     for task in grid.plan.tasks:
-        for model in grid.plan.models:
-            row = model_rows(grid, task, model)[-1]
-            if row["class"] == MEAN and row["accuracy_mean"] is not None:
+        for row in table_1(grid, task).rows:
+            if row["class"] == MEAN and row["model"] in TABLE_1 and row["accuracy_mean"] is not None:
                 meaning = f"accuracy of image decisions, {task}, {class_text(row, grid.plan)} classes"
-                lines.append(("this grid", model, 100 * row["accuracy_mean"], meaning))
+                lines.append(("this grid", row["model"], 100 * row["accuracy_mean"], meaning))
     columns: Columns = {
         **plain_columns("authors", "network"),
         "printed": lambda row: f"{row['percent']:.1f} %",
