@@ -1,22 +1,24 @@
-"""The built-in images on disk, in layout A, with splits and numbers like the published ones."""
+"""The built-in images on disk the way DAGM 2007 was published (layout A): PNG files, masks and Labels.txt."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.tfds_reader import DATASET_NAME
 from dagm_jax.errors import UserError, printable
-from launch.prepare.dagm_writer import Numbered, write_split
 
 _RECIPE_FILE = "procedural.json"
+# Number, image uint8 [h w], and mask bool [h w] of a defective image or None of a good one.
+Numbered = tuple[int, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,26 @@ def number_splits(recipe: Recipe) -> dict[str, list[Place]]:
         defective = set(rng.permutation(count)[:num_defective].tolist())
         splits[name] = [Place(first + i, i in defective, next(indices[i in defective])) for i in range(count)]
     return splits
+
+
+def write_split(folder: Path, images: Iterable[Numbered]) -> None:
+    """Writes one split (``ClassN/Train`` or ``ClassN/Test``) into the new folder ``folder``.
+
+    ``0576.PNG`` for each image, ``Label/0576_label.PNG`` (0 and 255) for each defective one, and ``Label/Labels.txt``
+    with a row for each image in the order given: tab separated, CRLF, as in the official archives.
+    """
+    labels = folder / "Label"
+    labels.mkdir(parents=True)
+    rows = ["1"]
+    for number, image, mask in images:
+        Image.fromarray(image).save(folder / f"{number:04d}.PNG", format="PNG")
+        if mask is None:
+            rows.append(f"{number}\t0\t{number:04d}.PNG\t0\t0\t")
+        else:
+            name = f"{number:04d}_label.PNG"
+            Image.fromarray(mask.astype(np.uint8) * 255).save(labels / name, format="PNG")
+            rows.append(f"{number}\t1\t{number:04d}.PNG\t0\t{name}")
+    (labels / "Labels.txt").write_bytes("".join(f"{row}\r\n" for row in rows).encode())
 
 
 def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> bool:
