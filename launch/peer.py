@@ -46,32 +46,18 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
-    """Conv3x3 → norm → ReLU; the convolution has a bias only without a norm."""
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none")
+def conv_norm_relu(in_channels: int, out_channels: int, norm: Norm, bias: bool) -> nn.Sequential:
+    """Conv3x3 → norm → ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
     return nn.Sequential(OrderedDict(conv=conv, norm=make_norm(norm, out_channels), relu=nn.ReLU()))
 
 
-class BiasedConvNormReLU(nn.Conv2d):
-    """Conv3x3 with bias → batch norm → ReLU, as U-Net 3+ has them."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1)
-        self.norm = make_norm("batch", out_channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(super().forward(x)))
-
-
-def block(in_channels: int, out_channels: int, norm: Norm | None) -> nn.Sequential:
-    """Two layers, the first of which changes the number of channels; norm: None for the layers of U-Net 3+."""
-    first, second = (
-        BiasedConvNormReLU(before, out_channels)
-        if norm is None
-        else conv_norm_relu(before, out_channels, norm)
-        for before in (in_channels, out_channels)
+def block(in_channels: int, out_channels: int, norm: Norm, bias: bool = False) -> nn.Sequential:
+    """Two layers, the first of which changes the number of channels; they have a bias also without a norm."""
+    layers = (
+        conv_norm_relu(c, out_channels, norm, bias or norm == "none") for c in (in_channels, out_channels)
     )
-    return nn.Sequential(OrderedDict(first=first, second=second))
+    return nn.Sequential(OrderedDict(zip(("first", "second"), layers, strict=True)))
 
 
 def bilinear_up(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -166,8 +152,8 @@ class FullScaleStage(nn.Module):
     def __init__(self, level: int, channels: list[int], width: int) -> None:
         super().__init__()
         self.level = level
-        self.branches = nn.ModuleList(BiasedConvNormReLU(before, width) for before in channels)
-        self.fusion = BiasedConvNormReLU(5 * width, 5 * width)
+        self.branches = nn.ModuleList(conv_norm_relu(c, width, "batch", bias=True) for c in channels)
+        self.fusion = conv_norm_relu(5 * width, 5 * width, "batch", bias=True)
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         seen = [branch(resample(maps[j], j, self.level)) for j, branch in enumerate(self.branches)]
@@ -185,7 +171,7 @@ class UNet3Plus(nn.Module):
         self.autocast = config.compute_dtype == "bfloat16"
         base = config.base_channels
         c = [base * 2**level for level in range(5)]
-        self.encoder = nn.ModuleList(block(a, b, None) for a, b in pairwise([in_channels, *c]))
+        self.encoder = nn.ModuleList(block(a, b, "batch", bias=True) for a, b in pairwise([in_channels, *c]))
         self.decoder = nn.ModuleList(
             FullScaleStage(level, [*c[: level + 1], *[5 * base] * (3 - level), c[-1]], base)
             for level in range(4)
@@ -216,31 +202,23 @@ TENSORS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 def copy_weights(model: nnx.Module, twin: nn.Module) -> None:
     """Sets all parameters and running statistics of ``twin`` to those of ``model``, a network of the same config.
 
-    Raises ValueError, having set nothing, unless both have tensors of the same names and shapes, each once. The twin's
-    counters of batches, which ours has none of, stay: PyTorch reads them only where ``momentum`` is None.
+    Raises RuntimeError unless both have tensors of the same names and shapes. The twin's counters of batches, which
+    ours has none of and PyTorch reads only where ``momentum`` is None, become 0.
     """
-    transposed = {name for name, part in twin.named_modules() if isinstance(part, nn.ConvTranspose2d)}
-    arrays = {}
+    parts, tensors = dict(twin.named_modules()), {}
     for path, variable in nnx.iter_graph(model):
         if isinstance(variable, nnx.Variable):
             *parents, last = map(str, path)
             # flax's group norm stands in a layer of ours.
             module = ".".join(parents).replace(".norm.norm", ".norm")
+            if isinstance(parts.get(module), nn.Sequential):
+                # A layer of our U-Net 3+ is its convolution.
+                module += ".conv"
             array = np.asarray(variable[...])
             if array.ndim == 4:
                 # From rows, columns, in, out to out, in, rows, columns; transposed: from in, rows, columns, out.
-                array = array.transpose((0, 3, 1, 2) if module in transposed else (3, 2, 0, 1))
-            arrays[f"{module}.{TENSORS.get(last, last)}"] = array.copy()
-    # Not twin.state_dict(), which would list a layer in two places twice.
-    named = (*twin.named_parameters(), *twin.named_buffers())
-    tensors = {name: tensor for name, tensor in named if not name.endswith(".num_batches_tracked")}
-    ours, theirs = ({f"{name} {tuple(x.shape)}" for name, x in each.items()} for each in (arrays, tensors))
-    # All of them first; copy_ alone would broadcast.
-    if different := sorted(ours ^ theirs):
-        raise ValueError(
-            f"`twin` (a {type(twin).__name__}) and `model` (a {type(model).__name__}) must have the same tensors, each "
-            f"once; only one has {', '.join(different)}; build both with the same config, in_channels and out_channels"
-        )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(arrays[name]))
+                is_transposed = isinstance(parts.get(module), nn.ConvTranspose2d)
+                array = array.transpose((0, 3, 1, 2) if is_transposed else (3, 2, 0, 1))
+            tensors[f"{module}.{TENSORS.get(last, last)}"] = torch.from_numpy(array.copy())
+    counters = (name for name, _ in twin.named_buffers() if name.endswith(".num_batches_tracked"))
+    twin.load_state_dict(tensors | {name: torch.tensor(0) for name in counters})

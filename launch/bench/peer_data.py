@@ -95,9 +95,6 @@ class BalancedSampler(Sampler[SampleRequest]):
         self.masks, self.number, self.balance = dataset.mask_files, number, balance
         self.rng = np.random.default_rng(seed)
 
-    def __len__(self) -> int:
-        return self.number
-
     def _shuffled(self, indices: Sequence[int]) -> Iterator[int]:
         while True:
             yield from self.rng.permutation(indices).tolist()

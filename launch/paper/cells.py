@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,13 +77,13 @@ class Cell:
     def name(self) -> str:
         """``custom_unet-class1-seed0-plain``, unique within a task."""
         parts = (self.model, f"class{self.class_id}", f"seed{self.seed}", self.variant.name)
-        return "-".join(part for part in parts if part)
+        return "-".join(filter(None, parts))
 
     @property
     def title(self) -> str:
         """The cell in words: task, model, class, seed and variant."""
-        variant = f", {self.variant.name}" if self.variant.name else ""
-        return f"{self.task}, {self.model}, class {self.class_id}, seed {self.seed}{variant}"
+        parts = (self.task, self.model, f"class {self.class_id}", f"seed {self.seed}", self.variant.name)
+        return ", ".join(filter(None, parts))
 
     def workdir(self, root: Path) -> Path:
         """The workdir of the cell's run."""
@@ -122,13 +123,8 @@ class Plan:
 
     def cells(self) -> list[Cell]:
         """All cells in running order: seed by seed, so that a grid cut short has whole tables; variants last."""
-        base = [
-            Cell(task, model, class_id, seed)
-            for seed in self.seeds
-            for task in self.tasks
-            for class_id in self.classes
-            for model in self.models
-        ]
+        order = product(self.seeds, self.tasks, self.classes, self.models)
+        base = [Cell(task, model, class_id, seed) for seed, task, class_id, model in order]
         ablated = [cell for cell in base if self.ablation and cell.model == ABLATED_MODEL]
         return base + [replace(cell, variant=variant) for cell in ablated for variant in ablations(cell.task)]
 

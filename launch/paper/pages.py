@@ -13,7 +13,7 @@ from dagm_jax.storage import write_atomically
 from dagm_jax.visualization.figures import write_figure
 from launch.paper import tables
 from launch.paper.cells import Grid
-from launch.paper.figures import plot_confusions, plot_curves, shown_class
+from launch.paper.figures import group_by_model, plot_confusions, plot_curves, shown_class
 
 INDEX = "index.md"
 # Files of each task: name → endings.
@@ -60,14 +60,15 @@ def write_task(grid: Grid, task: str) -> list[str]:
     if grid.plan.ablation:
         made["ablation"] = tables.ablation_table(grid, task)
     sections = [write_table(root, f"{name}{ending}", made[name], TASK_FILES[name]) for name in made]
+    groups = group_by_model(grid, task)
     for name, heading, plot in (
         ("fig_3", "Confusion matrices (Fig. 3)", plot_confusions),
         ("fig_4", "Loss and accuracy (Fig. 4)", plot_curves),
     ):
         path, shown = root / f"{name}{ending}.png", "Not drawn yet."
         text = f"{heading}: class {shown_class(grid.plan)}, {task}"
-        if figure := plot(grid, task):
-            write_figure(figure, path)
+        if groups:
+            write_figure(plot(grid, groups), path)
             shown = f"![{text}]({path.name})"
         sections.append(f"## {text}\n\n{shown}\n")
     return sections

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 from dagm_jax.evaluation.metrics import wilson_interval
@@ -91,22 +92,17 @@ def number(value: float | None, decimals: int = RATE_DECIMALS, sign: str = "") -
 
 
 def statistic_text(row: Row, name: str) -> str:
-    """``mean ± sd, 1 undefined`` of a figure, without the parts that are missing."""
+    """``mean ± sd, 1 undefined (printed)`` of a figure, without the parts that are missing."""
     mean, sd, undefined = (row[f"{name}_{part}"] for part in ("mean", "sd", "undefined"))
-    if mean is None:
-        return "undefined" if undefined else NOTHING
     decimals = DECIMALS.get(name, RATE_DECIMALS)
     text = number(mean, decimals, "+" if name.endswith("_difference") else "")
     if sd is not None:
         text += f" ± {number(sd, decimals)}"
-    return f"{text}, {undefined} undefined" if undefined else text
-
-
-def printed_text(row: Row, name: str) -> str:
-    """Our statistic with the paper's value in brackets; without brackets for baselines."""
-    text = statistic_text(row, name)
-    printed = number(row[f"{name}_printed"], DECIMALS.get(name, RATE_DECIMALS))
-    return f"{text} ({printed})" if row["model"] in TABLE_1 else text
+    if undefined:
+        text = "undefined" if mean is None else f"{text}, {undefined} undefined"
+    if f"{name}_printed" in row and row["model"] in TABLE_1:
+        text += f" ({number(row[f'{name}_printed'], decimals)})"
+    return text
 
 
 def interval_text(row: Row) -> str:
@@ -134,11 +130,9 @@ def first_columns(plan: Plan, label: str) -> Columns:
     return {**plain_columns(label), **classes, "seeds": lambda row: str(row["num_seeds"])}
 
 
-def figure_columns(
-    names: Sequence[str], text: Callable[[Row, str], str] = statistic_text, suffix: str = ""
-) -> Columns:
+def figure_columns(names: Sequence[str], suffix: str = "") -> Columns:
     """A column for each figure."""
-    return {HEADINGS[name] + suffix: lambda row, name=name: text(row, name) for name in names}  # type: ignore[misc]
+    return {HEADINGS[name] + suffix: partial(statistic_text, name=name) for name in names}
 
 
 def provenance(reports: Collection[Report], command: str) -> list[str]:
@@ -179,7 +173,7 @@ def table_1(grid: Grid, task: str) -> Table:
         row["accuracy_low_95"], row["accuracy_high_95"] = ends
     columns = {
         **first_columns(plan, "model"),
-        **figure_columns(PRINTED, printed_text, " (printed)"),
+        **figure_columns(PRINTED, " (printed)"),
         "accuracy, 95 % interval": interval_text,
         **figure_columns(EXTRA),
     }
@@ -204,12 +198,12 @@ def ablation_table(grid: Grid, task: str) -> Table:
     variants, plan = (BASE, *ablations(task)), grid.plan
     reports = grid.select(task=task, model=ABLATED_MODEL)
     figures = {cell: figures_of(report) for cell, report in reports.items()}
+    for cell, ours in figures.items():
+        if cell.variant != BASE:
+            figures[cell] = {**ours, **differences(ours, figures.get(replace(cell, variant=BASE), {}))}
     rows = []
     for variant in variants:
         found = {cell: ours for cell, ours in figures.items() if cell.variant == variant}
-        if variant != BASE:
-            for cell, ours in found.items():
-                found[cell] = {**ours, **differences(ours, figures.get(replace(cell, variant=BASE), {}))}
         label = {"task": task, "variant": variant.name or ABLATED_MODEL}
         rows += class_rows(label, plan.classes, found, ABLATION_FIGURES)
     notes = [

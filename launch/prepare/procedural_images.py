@@ -95,8 +95,16 @@ def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> b
         )
     folder = output / f"Class{recipe.class_id}"
     if folder.exists():
-        _check_same(recipe, folder)
-        return False
+        try:
+            found = json.loads((folder / _RECIPE_FILE).read_text())
+        except (OSError, ValueError):
+            found = None
+        if found == asdict(recipe):
+            return False
+        origin = "images of another origin" if found is None else f"images made from {found}"
+        raise UserError(
+            f"`--output` (={printable(output)}) holds in {folder.name} {origin}; name another folder or remove that one"
+        )
 
     def draw(place: Place) -> Numbered:
         on_image()
@@ -111,17 +119,3 @@ def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> b
     (scratch / _RECIPE_FILE).write_text(json.dumps(asdict(recipe)) + "\n")
     os.replace(scratch, folder)
     return True
-
-
-def _check_same(recipe: Recipe, folder: Path) -> None:
-    """Raises UserError unless ``folder`` holds the recipe's images."""
-    try:
-        found = json.loads((folder / _RECIPE_FILE).read_text())
-    except (OSError, ValueError):
-        found = None
-    if found != asdict(recipe):
-        origin = "images of another origin" if found is None else f"images made from {found}"
-        raise UserError(
-            f"`--output` (={printable(folder.parent)}) holds in {folder.name} {origin}; name another folder or"
-            " remove that one"
-        )
