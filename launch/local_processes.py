@@ -115,8 +115,7 @@ class Job:
     def signal(self, number: signal.Signals) -> None:
         """Sends the signal to the processes alone: they need their children to save and stop."""
         for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(number)
+            process.send_signal(number)
 
     def wait(self) -> None:
         """Waits until all have ended, or one has failed and the others were given time to notice."""

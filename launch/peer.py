@@ -68,12 +68,11 @@ def bilinear_up(in_channels: int, out_channels: int) -> nn.Sequential:
 
 def resample(x: torch.Tensor, source: int, target: int) -> torch.Tensor:
     """From the size of level ``source`` to that of level ``target``, 0 being the finest: max-pool or bilinear."""
+    factor = 2 ** abs(source - target)
     if source < target:
-        return functional.max_pool2d(x, 2 ** (target - source), ceil_mode=True)
+        return functional.max_pool2d(x, factor, ceil_mode=True)
     if source > target:
-        return functional.interpolate(
-            x, scale_factor=2 ** (source - target), mode="bilinear", align_corners=False
-        )
+        return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
     return x
 
 

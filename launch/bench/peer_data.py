@@ -67,22 +67,19 @@ class StripDataset(Dataset[Example]):
             # torch gives every worker a seed of its own.
             self._rng = np.random.default_rng(torch.initial_seed() % 2**63)
         rng, (index, positive) = self._rng, request
-        image, mask = self.pixels[:, index].numpy()
+        pixels = self.pixels[:, index].numpy()
         if self.augment.flip and rng.random() < 0.5:
-            image, mask = image[:, ::-1], mask[:, ::-1]
+            pixels = pixels[:, :, ::-1]
         if self.augment.rotate90:
-            turns = int(rng.integers(4))
-            image, mask = np.rot90(image, turns), np.rot90(mask, turns)
-        down = mask.sum(axis=0, dtype=np.int32)
+            pixels = np.rot90(pixels, int(rng.integers(4)), axes=(1, 2))
+        down = pixels[1].sum(axis=0, dtype=np.int32)
         labels = slice_labels(self.slicer.held_by_strips(down, down), down.sum())
         fitting = np.flatnonzero((labels == 1) == positive) if positive is not None else ()
         chosen = int(rng.choice(fitting)) if len(fitting) else int(rng.integers(len(labels)))
         left = self.slicer.vertical_edges[chosen]
-        cut = (slice(None), slice(left, left + self.slicer.slice_px), None)
-        image, mask = np.ascontiguousarray(image[cut]), np.ascontiguousarray(mask[cut])
+        image, mask = map(np.ascontiguousarray, pixels[:, :, left : left + self.slicer.slice_px, None])
         # int32 as in our batches, for whose types the step is compiled.
-        label = torch.tensor(int(labels[chosen]), dtype=torch.int32)
-        return torch.from_numpy(image), torch.from_numpy(mask), label
+        return torch.from_numpy(image), torch.from_numpy(mask), torch.tensor(labels[chosen])
 
 
 class BalancedSampler(Sampler[SampleRequest]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 # Type of a cell's ``report.json``.
 Report = dict[str, Any]
 MODELS = tuple(TABLE_1)
-# Overrides refused, since the fields differ from cell to cell → flag that sets them for the grid.
-AXES = {"--config.data.classes": "--classes", "--config.seed": "--seeds"}
 
 
 @dataclass(frozen=True)
@@ -153,11 +151,3 @@ def ablations(task: str) -> tuple[Variant, ...]:
     from dagm_jax.config import TASKS
 
     return tuple(v for v in ABLATIONS if TASKS[task].learns_from_defects or not v.needs_defects)
-
-
-def check_overrides(overrides: Iterable[str]) -> None:
-    """Raises UserError for an override of a field that differs from cell to cell."""
-    for override in overrides:
-        name, _, _ = override.partition("=")
-        if name in AXES:
-            raise UserError(f"`{name}` differs from cell to cell; set it with `{AXES[name]}`")

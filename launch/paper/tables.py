@@ -126,8 +126,8 @@ def plain_columns(*names: str) -> Columns:
 
 def first_columns(plan: Plan, label: str) -> Columns:
     """Columns of the label (model or variant), the class, and the number of seeds."""
-    classes: Columns = {"class": lambda row: class_text(row, plan)}
-    return {**plain_columns(label), **classes, "seeds": lambda row: str(row["num_seeds"])}
+    class_of = partial(class_text, plan=plan)
+    return {**plain_columns(label), "class": class_of, "seeds": lambda row: str(row["num_seeds"])}
 
 
 def figure_columns(names: Sequence[str], suffix: str = "") -> Columns:
@@ -241,8 +241,7 @@ def models_table(grid: Grid) -> Table:
     """Parameters, GFLOP, slices per second and size of each model, task by task."""
     plan = grid.plan
     selected = [grid.select(task=task, model=m, variant=BASE) for task in plan.tasks for m in plan.models]
-    groups = [reports for reports in selected if reports]
-    header = provenance([report for reports in groups for report in reports.values()], grid.command)
+    header = provenance([report for reports in selected for report in reports.values()], grid.command)
     columns: Columns = {
         **plain_columns("task", "model", "base_channels"),
         "parameters": lambda row: f"{row['num_parameters']:,}",
@@ -258,7 +257,7 @@ def models_table(grid: Grid) -> Table:
         "GFLOP: forward pass of one slice, 2 per multiply-add, as XLA counts before it optimises.",
         "Training slices/s: steps alone. Executing slices/s: from files to decisions. Means over the cells.",
     ]
-    return Table("Models", header, columns, [model_row(reports) for reports in groups], notes)
+    return Table("Models", header, columns, [model_row(reports) for reports in selected if reports], notes)
 
 
 def table_2(grid: Grid) -> Table:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +51,14 @@ def number_splits(recipe: Recipe) -> dict[str, list[Place]]:
     Where a count is odd, Train gets one more. The defective numbers are drawn from seed and class.
     """
     rng = np.random.default_rng([recipe.seed, recipe.class_id])
-    num_test_defective = recipe.num_defective // 2
-    num_test = num_test_defective + recipe.num_good // 2
-    indices = {True: iter(range(recipe.num_defective)), False: iter(range(recipe.num_good))}
-    splits = {}
-    for name, first, count, num_defective in (
-        ("Test", 1, num_test, num_test_defective),
-        ("Train", num_test + 1, recipe.num_images - num_test, recipe.num_defective - num_test_defective),
-    ):
-        defective = set(rng.permutation(count)[:num_defective].tolist())
-        splits[name] = [Place(first + i, i in defective, next(indices[i in defective])) for i in range(count)]
+    numbers, indices, splits = count(1), {True: count(), False: count()}, {}
+    for name, extra in (("Test", 0), ("Train", 1)):
+        num_defective, num_good = ((n + extra) // 2 for n in (recipe.num_defective, recipe.num_good))
+        size = num_defective + num_good
+        defective = set(rng.permutation(size)[:num_defective].tolist())
+        splits[name] = [
+            Place(next(numbers), i in defective, next(indices[i in defective])) for i in range(size)
+        ]
     return splits
 
 
