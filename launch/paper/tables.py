@@ -12,7 +12,7 @@ from statistics import fmean
 
 from dagm_jax.evaluation.metrics import wilson_interval
 from launch.paper.cells import ABLATED_MODEL, BASE, Cell, Grid, Plan, Report, ablations
-from launch.paper.printed import MEAN_ACCURACIES, TABLE_1, TABLE_2, remarks
+from launch.paper.printed import MEAN_ACCURACIES, REMARKS, TABLE_1, TABLE_2
 from launch.paper.rows import (
     EXTRA,
     MEAN,
@@ -188,7 +188,7 @@ def table_1(grid: Grid, task: str) -> Table:
         "Means are those of the classes' means; their standard deviation is that of the seeds' averages.",
         "In brackets: the paper's number, for information only. Its test images differ from these and are not "
         f"known; in a mean, over those of its classes 1 to 6 that are in ours. Its own mean accuracies: {means}.",
-        *(f"The paper's table: {remark}" for remark in remarks()),
+        *(f"The paper's table: {remark}" for remark in REMARKS),
     ]
     return Table(f"Table I: {task}", provenance(reports.values(), grid.command), columns, rows, notes)
 
