@@ -53,7 +53,7 @@ def conv_norm_relu(in_channels: int, out_channels: int, norm: Norm, bias: bool) 
 
 
 def block(in_channels: int, out_channels: int, norm: Norm, bias: bool = False) -> nn.Sequential:
-    """Two layers, the first of which changes the number of channels; they have a bias also without a norm."""
+    """Two layers, the first of which changes the number of channels; ``bias``: beside a norm too."""
     layers = (
         conv_norm_relu(c, out_channels, norm, bias or norm == "none") for c in (in_channels, out_channels)
     )
