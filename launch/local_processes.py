@@ -115,8 +115,7 @@ class Job:
     def signal(self, number: signal.Signals) -> None:
         """Sends the signal to the processes alone: they need their children to save and stop."""
         for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(number)
+            process.send_signal(number)
 
     def wait(self) -> None:
         """Waits until all have ended, or one has failed and the others were given time to notice."""
@@ -144,12 +143,6 @@ class Job:
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
-
-    def culprit(self) -> tuple[int, int] | None:
-        """(index, status) of the process that failed first, those that only lost it aside; None if none failed."""
-        failed = [(index, status) for index, status in self.ended.items() if status]
-        own = [one for one in failed if one[1] not in SECONDARY]
-        return next(iter(own or failed), None)
 
     def explain(self, index: int, status: int) -> str:
         """The last line on the terminal: which process ended the job, and how."""
@@ -187,14 +180,13 @@ def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
         thread.join(GRACE_S)
     if job.num_requests:
         return EXIT_INTERRUPTED
-    failed = job.culprit()
-    if failed is None:
-        return 0
-    index, status = failed
+    failed = [(index, status) for index, status in job.ended.items() if status]
+    # The first, those that only lost it aside.
+    index, status = min(failed, key=lambda one: one[1] in SECONDARY, default=(0, 0))
     # Processes with these statuses have printed the reason.
-    if status not in (EXIT_USER_ERROR, EXIT_INTERRUPTED):
+    if status not in (0, EXIT_USER_ERROR, EXIT_INTERRUPTED):
         print(job.explain(index, status), file=sys.stderr)
-    return status if status > 0 else 128 - status
+    return status if status >= 0 else 128 - status
 
 
 def main(argv: Sequence[str]) -> int:

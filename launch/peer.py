@@ -8,6 +8,9 @@ same outputs, gradients and new statistics. Needs PyTorch: ``pip install -e '.[p
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -43,65 +46,33 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-class ConvNormReLU(nn.Module):
-    """Conv3x3 → norm → ReLU; the convolution has a bias only without a norm."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none")
-        self.norm = make_norm(norm, out_channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(self.conv(x)))
+def conv_norm_relu(in_channels: int, out_channels: int, norm: Norm, bias: bool) -> nn.Sequential:
+    """Conv3x3 → norm → ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+    return nn.Sequential(OrderedDict(conv=conv, norm=make_norm(norm, out_channels), relu=nn.ReLU()))
 
 
-class BiasedConvNormReLU(nn.Conv2d):
-    """Conv3x3 with bias → batch norm → ReLU, as U-Net 3+ has them."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1)
-        self.norm = make_norm("batch", out_channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(super().forward(x)))
+def block(in_channels: int, out_channels: int, norm: Norm, bias: bool = False) -> nn.Sequential:
+    """Two layers, the first of which changes the number of channels; ``bias``: beside a norm too."""
+    layers = (
+        conv_norm_relu(c, out_channels, norm, bias or norm == "none") for c in (in_channels, out_channels)
+    )
+    return nn.Sequential(OrderedDict(zip(("first", "second"), layers, strict=True)))
 
 
-class Block(nn.Module):
-    """Two layers, the first of which changes the number of channels."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm | None) -> None:
-        """norm: None for the layers of U-Net 3+."""
-        super().__init__()
-        self.first, self.second = (
-            BiasedConvNormReLU(before, out_channels)
-            if norm is None
-            else ConvNormReLU(before, out_channels, norm)
-            for before in (in_channels, out_channels)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x))  # type: ignore[no-any-return]
-
-
-class BilinearUp(nn.Module):
+def bilinear_up(in_channels: int, out_channels: int) -> nn.Sequential:
     """Bilinear up-sampling by 2, then Conv3x3."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(resample(x, 1, 0))  # type: ignore[no-any-return]
+    up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    return nn.Sequential(OrderedDict(up=up, conv=nn.Conv2d(in_channels, out_channels, 3, padding=1)))
 
 
 def resample(x: torch.Tensor, source: int, target: int) -> torch.Tensor:
     """From the size of level ``source`` to that of level ``target``, 0 being the finest: max-pool or bilinear."""
+    factor = 2 ** abs(source - target)
     if source < target:
-        return functional.max_pool2d(x, 2 ** (target - source), ceil_mode=True)
+        return functional.max_pool2d(x, factor, ceil_mode=True)
     if source > target:
-        return functional.interpolate(
-            x, scale_factor=2 ** (source - target), mode="bilinear", align_corners=False
-        )
+        return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
     return x
 
 
@@ -120,16 +91,13 @@ class CustomUNet(nn.Module):
         super().__init__()
         self.autocast = config.compute_dtype == "bfloat16"
         c = [config.base_channels * 2**level for level in range(5)]
-        self.encoder = nn.ModuleList(
-            Block(before, width, config.norm) for before, width in zip([in_channels, *c[:-1]], c, strict=True)
-        )
+        self.encoder = nn.ModuleList(block(a, b, config.norm) for a, b in pairwise([in_channels, *c]))
         self.extras: list[list[int]] = []
         self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
         for level in range(4):
-            if config.up == "conv_transpose":
-                self.ups.append(nn.ConvTranspose2d(c[level + 1], c[level], 2, stride=2))
-            else:
-                self.ups.append(BilinearUp(c[level + 1], c[level]))
+            transposes = config.up == "conv_transpose"
+            up = partial(nn.ConvTranspose2d, kernel_size=2, stride=2) if transposes else bilinear_up
+            self.ups.append(up(c[level + 1], c[level]))
             sources = {
                 "none": [],
                 "previous_encoder": [level - 1],
@@ -139,7 +107,7 @@ class CustomUNet(nn.Module):
             }[config.extra_skips]
             self.extras.append([source for source in sources if source >= 0])
             seen = c[level] + c[level] + sum(c[source] for source in self.extras[level])
-            self.decoder.append(Block(seen, c[level], config.norm))
+            self.decoder.append(block(seen, c[level], config.norm))
         self.head = nn.Conv2d(c[0], out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> NetworkOutput:
@@ -160,16 +128,12 @@ class ConvAutoencoder(nn.Module):
         super().__init__()
         self.autocast = config.compute_dtype == "bfloat16"
         c = [config.base_channels * 2**level for level in range(4)]
-        self.encoder = nn.ModuleList(
-            Block(before, width, config.norm) for before, width in zip([in_channels, *c[:-1]], c, strict=True)
-        )
+        self.encoder = nn.ModuleList(block(a, b, config.norm) for a, b in pairwise([in_channels, *c]))
         self.bottleneck = nn.Conv2d(c[-1], config.bottleneck_channels, 1)
         # From the finest level down, like the encoder; run from the coarsest up.
-        below = [*c[1:], config.bottleneck_channels]
-        self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(before, width, 2, stride=2) for before, width in zip(below, c, strict=True)
-        )
-        self.decoder = nn.ModuleList(Block(width, width, config.norm) for width in c)
+        below = pairwise([*c, config.bottleneck_channels])
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in below)
+        self.decoder = nn.ModuleList(block(width, width, config.norm) for width in c)
         self.head = nn.Conv2d(c[0], out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> NetworkOutput:
@@ -187,8 +151,8 @@ class FullScaleStage(nn.Module):
     def __init__(self, level: int, channels: list[int], width: int) -> None:
         super().__init__()
         self.level = level
-        self.branches = nn.ModuleList(BiasedConvNormReLU(before, width) for before in channels)
-        self.fusion = BiasedConvNormReLU(5 * width, 5 * width)
+        self.branches = nn.ModuleList(conv_norm_relu(c, width, "batch", bias=True) for c in channels)
+        self.fusion = conv_norm_relu(5 * width, 5 * width, "batch", bias=True)
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         seen = [branch(resample(maps[j], j, self.level)) for j, branch in enumerate(self.branches)]
@@ -206,9 +170,7 @@ class UNet3Plus(nn.Module):
         self.autocast = config.compute_dtype == "bfloat16"
         base = config.base_channels
         c = [base * 2**level for level in range(5)]
-        self.encoder = nn.ModuleList(
-            Block(before, width, None) for before, width in zip([in_channels, *c[:-1]], c, strict=True)
-        )
+        self.encoder = nn.ModuleList(block(a, b, "batch", bias=True) for a, b in pairwise([in_channels, *c]))
         self.decoder = nn.ModuleList(
             FullScaleStage(level, [*c[: level + 1], *[5 * base] * (3 - level), c[-1]], base)
             for level in range(4)
@@ -239,38 +201,23 @@ TENSORS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 def copy_weights(model: nnx.Module, twin: nn.Module) -> None:
     """Sets all parameters and running statistics of ``twin`` to those of ``model``, a network of the same config.
 
-    Raises ValueError, having set nothing, unless both have tensors of the same names and shapes, each once. The twin's
-    counters of batches, which ours has none of and PyTorch reads only where ``momentum`` is None, become 0.
+    Raises RuntimeError unless both have tensors of the same names and shapes. The twin's counters of batches, which
+    ours has none of and PyTorch reads only where ``momentum`` is None, become 0.
     """
-    transposed = {name for name, part in twin.named_modules() if isinstance(part, nn.ConvTranspose2d)}
-    arrays = {}
+    parts, tensors = dict(twin.named_modules()), {}
     for path, variable in nnx.iter_graph(model):
         if isinstance(variable, nnx.Variable):
             *parents, last = map(str, path)
             # flax's group norm stands in a layer of ours.
             module = ".".join(parents).replace(".norm.norm", ".norm")
+            if isinstance(parts.get(module), nn.Sequential):
+                # A layer of our U-Net 3+ is its convolution.
+                module += ".conv"
             array = np.asarray(variable[...])
             if array.ndim == 4:
                 # From rows, columns, in, out to out, in, rows, columns; transposed: from in, rows, columns, out.
-                array = array.transpose((0, 3, 1, 2) if module in transposed else (3, 2, 0, 1))
-            arrays[f"{module}.{TENSORS.get(last, last)}"] = array.copy()
-    # Not twin.state_dict(), which would list a layer in two places twice.
-    tensors: dict[str, Any] = dict([*twin.named_parameters(), *twin.named_buffers()])
-    counters = [tensors.pop(name) for name in list(tensors) if name.endswith(".num_batches_tracked")]
-    if unmatched := sorted(arrays.keys() ^ tensors.keys()):
-        raise ValueError(
-            f"`twin` (a {type(twin).__name__}) and `model` (a {type(model).__name__}) must have the same tensors, each "
-            f"once; only one has {', '.join(unmatched)}; build both with the same config"
-        )
-    # All shapes first; copy_ alone would broadcast.
-    for name, tensor in tensors.items():
-        if arrays[name].shape != tuple(tensor.shape):
-            raise ValueError(
-                f"`twin`'s {name} (of shape {tuple(tensor.shape)}) must have the shape that `model`'s has, "
-                f"{arrays[name].shape}; build both with the same config, in_channels and out_channels"
-            )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(arrays[name]))
-        for counter in counters:
-            counter.zero_()
+                is_transposed = isinstance(parts.get(module), nn.ConvTranspose2d)
+                array = array.transpose((0, 3, 1, 2) if is_transposed else (3, 2, 0, 1))
+            tensors[f"{module}.{TENSORS.get(last, last)}"] = torch.from_numpy(array.copy())
+    counters = (name for name, _ in twin.named_buffers() if name.endswith(".num_batches_tracked"))
+    twin.load_state_dict(tensors | {name: torch.tensor(0) for name in counters})

@@ -59,7 +59,7 @@ def parse_flags(argv: Sequence[str]) -> Request:
     request = parse_request(Request, argv, __doc__)
     from dagm_jax.data import procedural
 
-    return check_classes(request, procedural.CLASSES) if request.procedural else check_classes(request)
+    return check_classes(request, procedural.CLASSES if request.procedural else ())
 
 
 def main(request: Request) -> int:

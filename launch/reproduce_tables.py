@@ -20,8 +20,12 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from dagm_jax.command_line import guarded, parse_request
+from dagm_jax.errors import UserError
 from launch.flag_lists import split_overrides
-from launch.paper.cells import Grid, Plan, check_overrides
+from launch.paper.cells import Grid, Plan
+
+# Overrides refused, since the fields differ from cell to cell → flag that sets them for the grid.
+AXES = {"--config.data.classes": "--classes", "--config.seed": "--seeds"}
 
 
 def parse_flags(argv: Sequence[str]) -> Grid:
@@ -30,7 +34,9 @@ def parse_flags(argv: Sequence[str]) -> Grid:
     flags.FLAGS(argv[:1])
     arguments, overrides = split_overrides(argv)
     plan = parse_request(Plan, arguments, __doc__)
-    check_overrides(overrides)
+    for name in (override.partition("=")[0] for override in overrides):
+        if name in AXES:
+            raise UserError(f"`{name}` differs from cell to cell; set it with `{AXES[name]}`")
     return Grid(plan, overrides, f"python -m launch.reproduce_tables {shlex.join(argv[1:])}".strip())
 
 

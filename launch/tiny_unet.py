@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -71,23 +72,21 @@ class TinyUNet(nnx.Module):
         conv = partial(nnx.Conv, padding="SAME", dtype=dtype, kernel_init=he_normal, rngs=rngs)
         c = [config.base_channels * factor for factor in (1, 1, 2, 4, 8)]
         self.dtype = dtype
+
+        def stage(before: int, first: int, second: int) -> nnx.Sequential:
+            return nnx.Sequential(
+                conv(before, first, (3, 3)), nnx.relu, conv(first, second, (3, 3)), nnx.relu
+            )
+
         self.encoder = nnx.List(
-            [
-                nnx.List([conv(before, width, (3, 3)), conv(width, width, (3, 3))])
-                for before, width in zip([in_channels, *c[:-1]], c, strict=True)
-            ]
+            [stage(before, width, width) for before, width in pairwise([in_channels, *c])]
         )
         # Widths from the coarse end: of the skips, of the maps that meet them, and of a level's output.
         skips, handed, ends = c[3::-1], [w // 2 for w in c[:0:-1]], [*(w // 2 for w in c[3:0:-1]), c[0]]
-        self.ups = nnx.List(
-            [conv(below, up, (2, 2)) for below, up in zip([c[-1], *ends[:-1]], handed, strict=True)]
-        )
-        self.decoder = nnx.List(
-            [
-                nnx.List([conv(up + skip, skip, (3, 3)), conv(skip, end, (3, 3))])
-                for up, skip, end in zip(handed, skips, ends, strict=True)
-            ]
-        )
+        below = [c[-1], *ends[:-1]]
+        self.ups = nnx.List([conv(a, b, (2, 2)) for a, b in zip(below, handed, strict=True)])
+        widths = zip(handed, skips, ends, strict=True)
+        self.decoder = nnx.List([stage(up + skip, skip, end) for up, skip, end in widths])
         self.head = conv(c[0], out_channels, (1, 1))
 
     def __call__(
@@ -98,15 +97,9 @@ class TinyUNet(nnx.Module):
         maps: list[Array] = []
         x = x.astype(self.dtype)
         for stage in self.encoder:
-            x = _convolve(stage, max_pool(x) if maps else x)
+            x = stage(max_pool(x) if maps else x)
             maps.append(x)
         for up, stage, skip in zip(self.ups, self.decoder, maps[-2::-1], strict=True):
             x = nnx.relu(up(upsample_nearest(x)))
-            x = _convolve(stage, jnp.concatenate([x, skip], axis=-1))
+            x = stage(jnp.concatenate([x, skip], axis=-1))
         return NetworkOutput(self.head(x).astype(jnp.float32))
-
-
-def _convolve(convolutions: Any, x: Array) -> Array:
-    for convolution in convolutions:
-        x = nnx.relu(convolution(x))
-    return x

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +34,11 @@ from launch.bench.timing import time_alternately
 # Images drawn for the batches of all rows.
 FEW_IMAGES = ("--config.data.procedural_defective=8", "--config.data.procedural_good=8")
 AS_IT_IS = "as it is"
+# Row → what is replaced while its step is compiled: module, name, substitute.
+PATCHES: dict[str, tuple[Any, str, Any]] = {
+    "sums one by one": (moments, "channel_sums", moments.plain_channel_sums),
+    "copies fused": (convolution, "set_xla_metadata", lambda y, **_: y),
+}
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,17 @@ class Request:
     repetitions: int = flag("Timed blocks of each row.", 5, least=1)
 
 
-def change(name: str) -> AbstractContextManager[Any]:
-    """The context in which the step is compiled with the change of this row."""
-    if name == "sums one by one":
-        return patch.object(moments, "channel_sums", moments.plain_channel_sums)
-    if name == "copies fused":
-        return patch.object(convolution, "set_xla_metadata", lambda y, **_: y)
-    return nullcontext()
-
-
 def make_rows(config: RunConfig, batch_size: int, folder: Path) -> dict[str, Subject]:
     """Name of the row → subject with its compiled step, the step as it is first."""
     in_parts = replace(config, train=replace(config.train, accumulate=2))
-    configs = {AS_IT_IS: config, "in 2 parts": in_parts, "sums one by one": config, "copies fused": config}
+    configs = {AS_IT_IS: config, "in 2 parts": in_parts, **dict.fromkeys(PATCHES, config)}
     subjects = Subjects(configs, folder, os.environ.get("XLA_FLAGS", ""))
     rows = {}
     for name in configs:
         rows[name] = subjects.of(Cell("step", name, batch_size=batch_size))
         # jax would reuse the trace of another row.
         jax.clear_caches()
-        with change(name):
+        with patch.object(*PATCHES[name]) if name in PATCHES else nullcontext():
             rows[name].step = rows[name].compile_step()
     return rows
 

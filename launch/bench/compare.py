@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -44,70 +44,68 @@ def twin_of(subject: Subject) -> Twin:
     return make_twin(setup.config, model, setup.network.mean, setup.network.std)
 
 
-def peer_runs(make: Callable[[bool], Run], compiles: bool) -> tuple[dict[str, Run], Values]:
-    """(name → run of PyTorch's, called once; ``compiled_error`` where torch.compile failed).
+def peer_runs(make: Callable[[bool], tuple[Any, ...]], compiles: bool) -> tuple[dict[str, Any], Values]:
+    """(name → what ``make`` gives for each form of PyTorch's; ``compiled_error`` where torch.compile failed).
 
-    ``make(compiled)`` gives a run. The eager one must work; torch.compile may fail for lack of a C++ compiler.
+    ``make(compiled)`` gives a run, which is called once, and what belongs to it. The eager one must work; torch.compile
+    may fail for lack of a C++ compiler.
     """
-    runs, notes = {EAGER: make(False)}, {}
-    runs[EAGER](1)
+    made, notes = {EAGER: make(False)}, {}
+    made[EAGER][0](1)
     if compiles:
         try:
             compiled = make(True)
-            compiled(1)
+            compiled[0](1)
         except Exception as error:  # torch.compile raises whatever a compiler's absence leads to
             notes["compiled_error"] = f"{type(error).__name__}: {one_line(error)}"[:MESSAGE_LENGTH]
         else:
-            runs[COMPILED] = compiled
-    return runs, notes
+            made[COMPILED] = compiled
+    return made, notes
 
 
 def beside(seconds: Mapping[str, float], name: str) -> Values:
     """Seconds of ours and theirs, and ratios above 1 where ours is faster; ``name`` begins each."""
-    ours_s, eager_s, compiled_s = seconds[OURS], seconds[EAGER], seconds.get(COMPILED)
-    best_s = eager_s if compiled_s is None else min(eager_s, compiled_s)
+    ours_s, theirs_s = seconds[OURS], {which: seconds.get(which) for which in (EAGER, COMPILED)}
     return {
-        f"{name}_ours_s": ours_s,
-        f"{name}_eager_s": eager_s,
-        f"{name}_compiled_s": compiled_s,
-        f"{name}_ratio_eager": over(eager_s, ours_s),
-        f"{name}_ratio_compiled": over(compiled_s, ours_s),
-        f"{name}_ratio": over(best_s, ours_s),
+        **{f"{name}_{which}_s": each_s for which, each_s in {OURS: ours_s, **theirs_s}.items()},
+        **{f"{name}_ratio_{which}": over(each_s, ours_s) for which, each_s in theirs_s.items()},
+        f"{name}_ratio": over(min(s for s in theirs_s.values() if s is not None), ours_s),
     }
+
+
+def time_beside(runs: Mapping[str, Run], name: str, options: Options, singly: bool = False) -> Values:
+    """`beside` for the medians of these runs, timed in turn."""
+    blocks = time_alternately(runs, options.request.repetitions, singly=singly)
+    return beside({which: each.median_s for which, each in blocks.items()}, name)
 
 
 def compare_steps(cell: Cell, subject: Subject, options: Options) -> Values:
     """The training step on batches that are on the device."""
 
-    def make(compiled: bool) -> Run:
+    def make(compiled: bool) -> tuple[Run]:
         twin = twin_of(subject)
-        return run_steps(twin, make_adamw_step(twin, compiled), subject.batches)
+        return (run_steps(twin, make_adamw_step(twin, compiled), subject.batches),)
 
     theirs, notes = peer_runs(make, options.request.peer_compiles)
-    blocks = time_alternately({OURS: subject.run_steps(), **theirs}, options.request.repetitions)
-    return {**beside({name: each.median_s for name, each in blocks.items()}, "step"), **notes}
+    runs = {OURS: subject.run_steps(), **{name: run for name, (run,) in theirs.items()}}
+    return {**time_beside(runs, "step", options), **notes}
 
 
 def compare_inference(cell: Cell, subject: Subject, options: Options) -> Values:
     """Slices to maps: throughput of batches on the device, latency from host memory to host memory."""
     image = as_examples(subject.batches[:1])[0][0]
-    answers = {OURS: subject.run_answers()}
 
-    def make(compiled: bool) -> Run:
+    def make(compiled: bool) -> tuple[Run, Run]:
         twin = twin_of(subject)
         predict, placed = make_predict(twin, compiled), image.to(twin.device)
-        name = COMPILED if compiled else EAGER
-        answers[name] = repeat(lambda: predict(image.to(twin.device)).cpu())
-        return repeat(lambda: predict(placed), twin.synchronize)
+        answers = repeat(lambda: predict(image.to(twin.device)).cpu())
+        return repeat(lambda: predict(placed), twin.synchronize), answers
 
     theirs, notes = peer_runs(make, options.request.peer_compiles)
-    batches = {OURS: subject.run_predictions(), **theirs}
-    waited = {name: answers[name] for name in batches}
-    values: Values = {}
-    for name, runs in (("batch", batches), ("latency", waited)):
-        blocks = time_alternately(runs, options.request.repetitions, singly=name == "latency")
-        values |= beside({which: each.median_s for which, each in blocks.items()}, name)
-    return {**values, **notes}
+    runs = {OURS: (subject.run_predictions(), subject.run_answers()), **theirs}
+    batches, answers = ({name: each[i] for name, each in runs.items()} for i in (0, 1))
+    latency = time_beside(answers, "latency", options, singly=True)
+    return {**time_beside(batches, "batch", options), **latency, **notes}
 
 
 def make_dataset(subject: Subject) -> peer_data.StripDataset:
@@ -128,8 +126,7 @@ def make_dataset(subject: Subject) -> peer_data.StripDataset:
         raise UserError(
             "`slicing.mode` and `augment`: the PyTorch twin cuts strips and turns by k·90° only; leave the others out"
         )
-    source = peer_data.StripSource(images, masks, data.cache.shape, data.slicer, augment)  # type: ignore[arg-type]
-    return peer_data.StripDataset(source)
+    return peer_data.StripDataset(images, masks, data.cache.shape, data.slicer, augment)  # type: ignore[arg-type]
 
 
 def compare_pipelines(cell: Cell, subject: Subject, options: Options) -> Values:
@@ -189,24 +186,22 @@ def peer_epochs(subject: Subject, steps: int, options: Options) -> tuple[dict[st
     config, num_workers = subject.setup.config, options.request.peer_workers
     loader = peer_data.make_loader(dataset, config, steps * config.train.batch_size, num_workers)
     next(iter(loader))
-    training: dict[str, Callable[[Iterator[Any]], Run]] = {}
 
-    def make(compiled: bool) -> Run:
+    def make(compiled: bool) -> tuple[Run, Epochs]:
         twin = twin_of(subject)
         step = make_adamw_step(twin, compiled)
-        training[COMPILED if compiled else EAGER] = partial(run_training, twin, step)
-        return run_steps(twin, step, subject.batches)
 
-    runs, notes = peer_runs(make, options.request.peer_compiles)
+        def later() -> None:
+            run_training(twin, step, iter(loader))(steps)
 
-    def epochs(name: str, number: int) -> tuple[float, float]:
-        start_s = time.perf_counter()
-        dataset.decode()
-        training[name](iter(loader))(steps)
-        first_s = time.perf_counter() - start_s
-        return first_s, seconds_of(lambda: training[name](iter(loader))(steps))
+        def first() -> None:
+            dataset.decode()
+            later()
 
-    return {name: partial(epochs, name) for name in runs}, notes
+        return run_steps(twin, step, subject.batches), lambda number: (seconds_of(first), seconds_of(later))
+
+    made, notes = peer_runs(make, options.request.peer_compiles)
+    return {name: epochs for name, (_, epochs) in made.items()}, notes
 
 
 KINDS: dict[str, Callable[[Cell, Subject, Options], Values]] = {

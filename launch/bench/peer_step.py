@@ -12,12 +12,12 @@ from itertools import cycle
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import pytorch_msssim
 import torch
 import torch._dynamo
 from flax import nnx
 from numpy.typing import NDArray
-from torch import nn
+from pytorch_msssim import SSIM
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dagm_jax.config import RunConfig
@@ -27,27 +27,24 @@ from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.types import NetworkOutput
 from launch import peer
+from launch.bench.peer_data import Example
 from launch.bench.session import check_task
 from launch.bench.timing import Run, repeat
 
-# Type of a batch: (image uint8 [b h w 1], mask uint8 {0, 1} [b h w 1], label int32 [b]).
-Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-Step = Callable[[Example], torch.Tensor]
+Step = Callable[[Example], Tensor]
 F = TypeVar("F", bound=Callable[..., Any])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
 
 
-def make_ssim(device: torch.device) -> pytorch_msssim.SSIM:
+def make_ssim(device: torch.device) -> SSIM:
     """SSIM whose window is made once, on ``device``; made at each call, the device would wait for it."""
-    ssim = pytorch_msssim.SSIM(data_range=1.0, channel=1)
+    ssim = SSIM(data_range=1.0, channel=1)
     ssim.win = ssim.win.to(device)
     return ssim
 
 
-def pixel_loss(
-    task: SegmentationConfig, logits: torch.Tensor, targets: torch.Tensor, ssim: pytorch_msssim.SSIM
-) -> torch.Tensor:
+def pixel_loss(task: SegmentationConfig, logits: Tensor, targets: Tensor, ssim: SSIM) -> Tensor:
     """Weighted sum of one output's loss terms, each a mean over the batch; NCHW, float32."""
     p = torch.sigmoid(logits)
     loss = logits.new_zeros(())
@@ -70,12 +67,8 @@ def pixel_loss(
 
 
 def batch_loss(
-    task: SegmentationConfig,
-    output: NetworkOutput,
-    targets: torch.Tensor,
-    label: torch.Tensor,
-    ssim: pytorch_msssim.SSIM,
-) -> torch.Tensor:
+    task: SegmentationConfig, output: NetworkOutput, targets: Tensor, label: Tensor, ssim: SSIM
+) -> Tensor:
     """Mean of all outputs' losses, plus the guided module's cross-entropy on slices that have a label."""
     outputs = (output.logits, *output.side_logits)
     losses = [pixel_loss(task, logits, targets, ssim) for logits in outputs]
@@ -97,23 +90,23 @@ class Twin:
     mean: float
     std: float
     device: torch.device
-    ssim: pytorch_msssim.SSIM
+    ssim: SSIM
 
-    def preprocess(self, image: torch.Tensor) -> torch.Tensor:
+    def preprocess(self, image: Tensor) -> Tensor:
         """Standardised slices ``[b c h w]``, channels_last."""
         x = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
         x = x.expand(-1, self.in_channels, -1, -1)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def loss(self, image: torch.Tensor, mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def loss(self, image: Tensor, mask: Tensor, label: Tensor) -> Tensor:
         """The loss of a batch on the device."""
         targets = mask.permute(0, 3, 1, 2).float()
         return batch_loss(self.task, self.module(self.preprocess(image)), targets, label, self.ssim)
 
-    def predict(self, image: torch.Tensor) -> torch.Tensor:
+    def predict(self, image: Tensor) -> Tensor:
         """Defect probabilities ``[b 1 h w]``, gated where the network guides itself."""
         output = self.module(self.preprocess(image))
-        maps: torch.Tensor = torch.sigmoid(output.logits)
+        maps: Tensor = torch.sigmoid(output.logits)
         if output.class_logits is None:
             return maps
         return maps * torch.softmax(output.class_logits, dim=1)[:, 1, None, None, None]
@@ -129,10 +122,10 @@ class Twin:
             torch.cuda.synchronize()
 
 
-def make_twin(config: RunConfig, model: Any, mean: float, std: float, device: str = "") -> Twin:
-    """The twin of our network ``model`` on ``device``, by default PyTorch's GPU if there is one, else the CPU."""
+def make_twin(config: RunConfig, model: Any, mean: float, std: float) -> Twin:
+    """The twin of our network ``model`` on PyTorch's GPU if there is one, else on the CPU."""
     task = check_task(config)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = peer.build(config.model, in_channels=config.in_channels, out_channels=1)
     peer.copy_weights(model, module)
     module.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -163,7 +156,7 @@ def make_adamw_step(twin: Twin, compiled: bool) -> Step:
     loss_of = compile_anew(twin.loss) if compiled else twin.loss
     taken = 0
 
-    def step(example: Example) -> torch.Tensor:
+    def step(example: Example) -> Tensor:
         nonlocal taken
         taken += 1
         for group in optimizer.param_groups:
@@ -196,7 +189,7 @@ def run_training(twin: Twin, step: Step, examples: Iterator[Example]) -> Run:
     return repeat(lambda: step(next(examples)), twin.synchronize)
 
 
-def make_predict(twin: Twin, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+def make_predict(twin: Twin, compiled: bool) -> Callable[[Tensor], Tensor]:
     """``predict(image on the device) -> maps``, in evaluation mode."""
     twin.module.eval()
     return torch.inference_mode()(compile_anew(twin.predict) if compiled else twin.predict)  # type: ignore[no-any-return]
@@ -214,7 +207,7 @@ def make_judge(model: TrainedModel, compiled: bool) -> Callable[..., NDArray[np.
     twin.module.eval()
     weights = torch.from_numpy(gaussian(verdict.smoothing_px)).to(twin.device)
 
-    def postprocess(image: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
+    def postprocess(image: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         map_ = twin.predict(image)[..., :height, :width]
         radius = len(weights) // 2
         for dim, kernel in ((2, weights[None, None, :, None]), (3, weights[None, None, None])):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 # Type of a cell's ``report.json``.
 Report = dict[str, Any]
 MODELS = tuple(TABLE_1)
-# Overrides refused, since the fields differ from cell to cell → flag that sets them for the grid.
-AXES = {"--config.data.classes": "--classes", "--config.seed": "--seeds"}
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,13 @@ class Cell:
     def name(self) -> str:
         """``custom_unet-class1-seed0-plain``, unique within a task."""
         parts = (self.model, f"class{self.class_id}", f"seed{self.seed}", self.variant.name)
-        return "-".join(part for part in parts if part)
+        return "-".join(filter(None, parts))
 
     @property
     def title(self) -> str:
         """The cell in words: task, model, class, seed and variant."""
-        variant = f", {self.variant.name}" if self.variant.name else ""
-        return f"{self.task}, {self.model}, class {self.class_id}, seed {self.seed}{variant}"
+        parts = (self.task, self.model, f"class {self.class_id}", f"seed {self.seed}", self.variant.name)
+        return ", ".join(filter(None, parts))
 
     def workdir(self, root: Path) -> Path:
         """The workdir of the cell's run."""
@@ -122,13 +121,8 @@ class Plan:
 
     def cells(self) -> list[Cell]:
         """All cells in running order: seed by seed, so that a grid cut short has whole tables; variants last."""
-        base = [
-            Cell(task, model, class_id, seed)
-            for seed in self.seeds
-            for task in self.tasks
-            for class_id in self.classes
-            for model in self.models
-        ]
+        order = product(self.seeds, self.tasks, self.classes, self.models)
+        base = [Cell(task, model, class_id, seed) for seed, task, class_id, model in order]
         ablated = [cell for cell in base if self.ablation and cell.model == ABLATED_MODEL]
         return base + [replace(cell, variant=variant) for cell in ablated for variant in ablations(cell.task)]
 
@@ -157,11 +151,3 @@ def ablations(task: str) -> tuple[Variant, ...]:
     from dagm_jax.config import TASKS
 
     return tuple(v for v in ABLATIONS if TASKS[task].learns_from_defects or not v.needs_defects)
-
-
-def check_overrides(overrides: Iterable[str]) -> None:
-    """Raises UserError for an override of a field that differs from cell to cell."""
-    for override in overrides:
-        name, _, _ = override.partition("=")
-        if name in AXES:
-            raise UserError(f"`{name}` differs from cell to cell; set it with `{AXES[name]}`")

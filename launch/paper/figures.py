@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -28,11 +30,8 @@ def group_by_model(grid: Grid, task: str) -> dict[str, dict[Cell, Report]]:
     return {model: reports for model, reports in groups.items() if reports}
 
 
-def plot_confusions(grid: Grid, task: str) -> Figure | None:
-    """Confusion matrices of the models, all seeds together, in one row; None without finished cells."""
-    groups = group_by_model(grid, task)
-    if not groups:
-        return None
+def plot_confusions(grid: Grid, groups: dict[str, dict[Cell, Report]]) -> Figure:
+    """Confusion matrices of the models, all seeds together, in one row."""
     figure = Figure(figsize=(PANEL_WIDTH * len(groups), 4.2), layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, (model, reports) in zip(panels, groups.items(), strict=True):
@@ -43,11 +42,8 @@ def plot_confusions(grid: Grid, task: str) -> Figure | None:
     return figure
 
 
-def plot_curves(grid: Grid, task: str) -> Figure | None:
-    """Loss and accuracy over steps, a row for each model, a line for each seed; None without finished cells."""
-    groups = group_by_model(grid, task)
-    if not groups:
-        return None
+def plot_curves(grid: Grid, groups: dict[str, dict[Cell, Report]]) -> Figure:
+    """Loss and accuracy over steps, a row for each model, a line for each seed."""
     figure = Figure(figsize=(2 * PANEL_WIDTH, PANEL_HEIGHT * len(groups) + 0.4), layout="constrained")
     panels = figure.subplots(len(groups), 2, squeeze=False)
     colours = {"train": BLUE, "validation": ORANGE}
@@ -55,12 +51,10 @@ def plot_curves(grid: Grid, task: str) -> Figure | None:
         histories = [read_history(cell.workdir(grid.plan.workdir) / "metrics.jsonl") for cell in reports]
         for panel, name in zip(row, ("loss", "accuracy"), strict=True):
             style_axes(panel)
-            for history in histories:
-                for kind, colour in colours.items():
-                    steps, values = series(history, kind, name)
-                    if steps:
-                        marker = "." if kind == "validation" or len(steps) == 1 else ""
-                        panel.plot(steps, values, color=colour, marker=marker, linewidth=1.1)
+            for history, (kind, colour) in product(histories, colours.items()):
+                steps, values = series(history, kind, name)
+                marker = "." if kind == "validation" or len(steps) == 1 else ""
+                panel.plot(steps, values, color=colour, marker=marker, linewidth=1.1)
             panel.set(xlabel="step", ylabel=name)
             panel.set_ylim(**({"bottom": 0} if name == "loss" else {"top": 1.01}))
             panel.set_title(f"{model}, class {shown_class(grid.plan)}", fontsize=9)

@@ -13,7 +13,7 @@ from dagm_jax.storage import write_atomically
 from dagm_jax.visualization.figures import write_figure
 from launch.paper import tables
 from launch.paper.cells import Grid
-from launch.paper.figures import plot_confusions, plot_curves, shown_class
+from launch.paper.figures import group_by_model, plot_confusions, plot_curves, shown_class
 
 INDEX = "index.md"
 # Files of each task: name → endings.
@@ -23,8 +23,8 @@ TASK_FILES = {
     "fig_3": ("png",),
     "fig_4": ("png",),
 }
-# Columns of the summary on the terminal: figure of Table I → heading.
-SUMMARY = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC"}
+# Columns of the summary on the terminal.
+SUMMARY = ("accuracy", "f1", "auroc")
 
 
 def remove_pages(root: Path) -> None:
@@ -60,15 +60,17 @@ def write_task(grid: Grid, task: str) -> list[str]:
     if grid.plan.ablation:
         made["ablation"] = tables.ablation_table(grid, task)
     sections = [write_table(root, f"{name}{ending}", made[name], TASK_FILES[name]) for name in made]
+    groups = group_by_model(grid, task)
     for name, heading, plot in (
         ("fig_3", "Confusion matrices (Fig. 3)", plot_confusions),
         ("fig_4", "Loss and accuracy (Fig. 4)", plot_curves),
     ):
-        path = root / f"{name}{ending}.png"
-        if figure := plot(grid, task):
-            write_figure(figure, path)
-        which = f"class {shown_class(grid.plan)}, {task}"
-        sections.append(picture_section(root, f"{heading}: {which}", path.name))
+        path, shown = root / f"{name}{ending}.png", "Not drawn yet."
+        text = f"{heading}: class {shown_class(grid.plan)}, {task}"
+        if groups:
+            write_figure(plot(grid, groups), path)
+            shown = f"![{text}]({path.name})"
+        sections.append(f"## {text}\n\n{shown}\n")
     return sections
 
 
@@ -78,12 +80,6 @@ def write_table(root: Path, name: str, table: tables.Table, kinds: Sequence[str]
         write_atomically(root / f"{name}.{kind}", getattr(table, kind)())
     links = ", ".join(f"[{name}.{kind}]({name}.{kind})" for kind in kinds)
     return f"{table.md(2)}\nFiles: {links}\n"
-
-
-def picture_section(root: Path, heading: str, name: str) -> str:
-    """The section of a picture, or of a note that it is not drawn yet."""
-    shown = f"![{heading}]({name})" if (root / name).exists() else "Not drawn yet."
-    return f"## {heading}\n\n{shown}\n"
 
 
 def cells_section(grid: Grid) -> str:
@@ -99,7 +95,8 @@ def print_summary(grid: Grid) -> None:
     """Prints the main columns of every Table I, and every failure."""
     for task in grid.plan.tasks:
         table = tables.table_1(grid, task)
-        shown = Table("model", "class", "seeds", *SUMMARY.values(), title=table.title, title_justify="left")
+        headings = (tables.HEADINGS[name] for name in SUMMARY)
+        shown = Table("model", "class", "seeds", *headings, title=table.title, title_justify="left")
         for row in table.rows:
             means = (tables.number(row[f"{name}_mean"]) for name in SUMMARY)
             shown.add_row(row["model"], row["class"], str(row["num_seeds"]), *means)

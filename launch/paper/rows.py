@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dagm_jax.evaluation.metrics import ImageCounts
 from launch.paper.cells import Cell, Report
-from launch.paper.printed import Printed
+from launch.paper.printed import Printed, printed_mean
 
 # Figures of the paper's Table I; those that ours adds; those that the ablation compares in pairs.
 PRINTED = Printed._fields
@@ -91,30 +91,27 @@ def shared_seeds(classes: Sequence[Mapping[int, Figures]]) -> list[int]:
 
 
 def class_rows(
-    label: Row,
-    classes: Sequence[int],
-    found: Mapping[Cell, Figures],
-    names: Sequence[str],
-    printed: Sequence[str] = (),
+    label: Row, classes: Sequence[int], found: Mapping[Cell, Figures], names: Sequence[str]
 ) -> list[Row]:
     """A row for each class and one for the average over the finished classes, each beginning with ``label``.
 
-    printed: figures with a column for the paper's value, left empty here as is the interval of the accuracy.
+    With a model in the label the paper's value follows each of its figures, in an average over those of our classes
+    that have the figure; None for models that the paper has not.
     """
     by_class: dict[int, dict[int, Figures]] = {class_id: {} for class_id in classes}
     for cell, figures in found.items():
         by_class[cell.class_id][cell.seed] = figures
-    lines = [(str(class_id), [seeds]) for class_id, seeds in by_class.items()]
+    groups = [(str(class_id), {class_id: seeds}) for class_id, seeds in by_class.items()]
     if found:
-        lines.append((MEAN, [seeds for seeds in by_class.values() if seeds]))
+        groups.append((MEAN, {class_id: seeds for class_id, seeds in by_class.items() if seeds}))
     rows = []
-    for class_name, seeds in lines:
+    for class_name, group in groups:
+        seeds = list(group.values())
         row = label | {"class": class_name, "num_classes": len(seeds), "num_seeds": len(shared_seeds(seeds))}
         for name in names:
             row |= {f"{name}_{part}": value for part, value in average(seeds, name)._asdict().items()}
-            if name in printed:
-                row[f"{name}_printed"] = None
-        if printed:
-            row |= {"accuracy_low_95": None, "accuracy_high_95": None}
+            if name in PRINTED and "model" in label:
+                own = [c for c in group if class_name != MEAN or average([group[c]], name).mean is not None]
+                row[f"{name}_printed"] = printed_mean(label["model"], own, name)
         rows.append(row)
     return rows

@@ -7,11 +7,12 @@ import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 from dagm_jax.evaluation.metrics import wilson_interval
 from launch.paper.cells import ABLATED_MODEL, BASE, Cell, Grid, Plan, Report, ablations
-from launch.paper.printed import TABLE_1, TABLE_1_MEANS, TABLE_2, printed_mean, remarks
+from launch.paper.printed import MEAN_ACCURACIES, REMARKS, TABLE_1, TABLE_2
 from launch.paper.rows import (
     EXTRA,
     MEAN,
@@ -91,22 +92,17 @@ def number(value: float | None, decimals: int = RATE_DECIMALS, sign: str = "") -
 
 
 def statistic_text(row: Row, name: str) -> str:
-    """``mean ± sd, 1 undefined`` of a figure, without the parts that are missing."""
+    """``mean ± sd, 1 undefined (printed)`` of a figure, without the parts that are missing."""
     mean, sd, undefined = (row[f"{name}_{part}"] for part in ("mean", "sd", "undefined"))
-    if mean is None:
-        return "undefined" if undefined else NOTHING
     decimals = DECIMALS.get(name, RATE_DECIMALS)
     text = number(mean, decimals, "+" if name.endswith("_difference") else "")
     if sd is not None:
         text += f" ± {number(sd, decimals)}"
-    return f"{text}, {undefined} undefined" if undefined else text
-
-
-def printed_text(row: Row, name: str) -> str:
-    """Our statistic with the paper's value in brackets; without brackets for baselines."""
-    text = statistic_text(row, name)
-    printed = number(row[f"{name}_printed"], DECIMALS.get(name, RATE_DECIMALS))
-    return f"{text} ({printed})" if row["model"] in TABLE_1 else text
+    if undefined:
+        text = "undefined" if mean is None else f"{text}, {undefined} undefined"
+    if f"{name}_printed" in row and row["model"] in TABLE_1:
+        text += f" ({number(row[f'{name}_printed'], decimals)})"
+    return text
 
 
 def interval_text(row: Row) -> str:
@@ -130,15 +126,13 @@ def plain_columns(*names: str) -> Columns:
 
 def first_columns(plan: Plan, label: str) -> Columns:
     """Columns of the label (model or variant), the class, and the number of seeds."""
-    classes: Columns = {"class": lambda row: class_text(row, plan)}
-    return {**plain_columns(label), **classes, "seeds": lambda row: str(row["num_seeds"])}
+    class_of = partial(class_text, plan=plan)
+    return {**plain_columns(label), "class": class_of, "seeds": lambda row: str(row["num_seeds"])}
 
 
-def figure_columns(
-    names: Sequence[str], text: Callable[[Row, str], str] = statistic_text, suffix: str = ""
-) -> Columns:
+def figure_columns(names: Sequence[str], suffix: str = "") -> Columns:
     """A column for each figure."""
-    return {HEADINGS[name] + suffix: lambda row, name=name: text(row, name) for name in names}  # type: ignore[misc]
+    return {HEADINGS[name] + suffix: partial(statistic_text, name=name) for name in names}
 
 
 def provenance(reports: Collection[Report], command: str) -> list[str]:
@@ -160,38 +154,30 @@ def provenance(reports: Collection[Report], command: str) -> list[str]:
     return [f"Command: `{command}`", *notes]
 
 
-def model_rows(grid: Grid, task: str, model: str) -> list[Row]:
-    """The rows of one model in Table I, with the printed values and the interval of the accuracy."""
-    reports, classes = grid.select(task=task, model=model, variant=BASE), grid.plan.classes
-    found = {cell: figures_of(report) for cell, report in reports.items()}
-    rows = class_rows({"task": task, "model": model}, classes, found, (*PRINTED, *EXTRA), PRINTED)
-    for row in rows:
-        own = classes if row["class"] == MEAN else (int(row["class"]),)
-        for name in PRINTED:
-            # The paper's mean is over the classes of ours: those that are finished and have this figure.
-            averaged = [c for c, one in zip(classes, rows, strict=False) if one[f"{name}_mean"] is not None]
-            row[f"{name}_printed"] = printed_mean(model, averaged if row["class"] == MEAN else own, name)
-        total = counts_of(report for cell, report in reports.items() if cell.class_id in own)
-        ends = wilson_interval(total.tp + total.tn, total.num_images) or (None, None)
-        row["accuracy_low_95"], row["accuracy_high_95"] = ends
-    return rows
-
-
 def table_1(grid: Grid, task: str) -> Table:
     """The paper's Table I for a task: every model on every class, averages, and the baselines."""
     reports, plan = grid.select(task=task, variant=BASE), grid.plan
-    rows = [row for model in plan.models for row in model_rows(grid, task, model)]
+    found = {
+        model: {c: figures_of(r) for c, r in reports.items() if c.model == model} for model in plan.models
+    }
     for name in ("majority", "local energy"):
         # Baselines of a class and seed are the same in every model's report.
-        found = {cell: baselines_of(report)[name] for cell, report in reports.items()}
-        rows += class_rows({"task": task, "model": name}, plan.classes, found, (*PRINTED, *EXTRA), PRINTED)
+        found[name] = {cell: baselines_of(report)[name] for cell, report in reports.items()}
+    rows: list[Row] = []
+    for model, figures in found.items():
+        rows += class_rows({"task": task, "model": model}, plan.classes, figures, (*PRINTED, *EXTRA))
+    for row in rows:
+        own = [c for c in reports if c.model == row["model"] and row["class"] in (MEAN, str(c.class_id))]
+        total = counts_of(reports[cell] for cell in own)
+        ends = wilson_interval(total.tp + total.tn, total.num_images) or (None, None)
+        row["accuracy_low_95"], row["accuracy_high_95"] = ends
     columns = {
         **first_columns(plan, "model"),
-        **figure_columns(PRINTED, printed_text, " (printed)"),
+        **figure_columns(PRINTED, " (printed)"),
         "accuracy, 95 % interval": interval_text,
         **figure_columns(EXTRA),
     }
-    means = "; ".join(f"{model} {row.accuracy}" for model, row in TABLE_1_MEANS.items())
+    means = "; ".join(f"{model} {accuracy}" for model, accuracy in MEAN_ACCURACIES.items())
     notes = [
         f"Positive is defective. Mean ± sample standard deviation over seeds {', '.join(map(str, plan.seeds))}; "
         "one seed has none. A rate whose denominator is 0 is left out of the mean and counted as undefined.",
@@ -202,7 +188,7 @@ def table_1(grid: Grid, task: str) -> Table:
         "Means are those of the classes' means; their standard deviation is that of the seeds' averages.",
         "In brackets: the paper's number, for information only. Its test images differ from these and are not "
         f"known; in a mean, over those of its classes 1 to 6 that are in ours. Its own mean accuracies: {means}.",
-        *(f"The paper's table: {remark}" for remark in remarks()),
+        *(f"The paper's table: {remark}" for remark in REMARKS),
     ]
     return Table(f"Table I: {task}", provenance(reports.values(), grid.command), columns, rows, notes)
 
@@ -212,12 +198,12 @@ def ablation_table(grid: Grid, task: str) -> Table:
     variants, plan = (BASE, *ablations(task)), grid.plan
     reports = grid.select(task=task, model=ABLATED_MODEL)
     figures = {cell: figures_of(report) for cell, report in reports.items()}
+    for cell, ours in figures.items():
+        if cell.variant != BASE:
+            figures[cell] = {**ours, **differences(ours, figures.get(replace(cell, variant=BASE), {}))}
     rows = []
     for variant in variants:
         found = {cell: ours for cell, ours in figures.items() if cell.variant == variant}
-        if variant != BASE:
-            for cell, ours in found.items():
-                found[cell] = {**ours, **differences(ours, figures.get(replace(cell, variant=BASE), {}))}
         label = {"task": task, "variant": variant.name or ABLATED_MODEL}
         rows += class_rows(label, plan.classes, found, ABLATION_FIGURES)
     notes = [
@@ -255,8 +241,7 @@ def models_table(grid: Grid) -> Table:
     """Parameters, GFLOP, slices per second and size of each model, task by task."""
     plan = grid.plan
     selected = [grid.select(task=task, model=m, variant=BASE) for task in plan.tasks for m in plan.models]
-    groups = [reports for reports in selected if reports]
-    header = provenance([report for reports in groups for report in reports.values()], grid.command)
+    header = provenance([report for reports in selected for report in reports.values()], grid.command)
     columns: Columns = {
         **plain_columns("task", "model", "base_channels"),
         "parameters": lambda row: f"{row['num_parameters']:,}",
@@ -272,7 +257,7 @@ def models_table(grid: Grid) -> Table:
         "GFLOP: forward pass of one slice, 2 per multiply-add, as XLA counts before it optimises.",
         "Training slices/s: steps alone. Executing slices/s: from files to decisions. Means over the cells.",
     ]
-    return Table("Models", header, columns, [model_row(reports) for reports in groups], notes)
+    return Table("Models", header, columns, [model_row(reports) for reports in selected if reports], notes)
 
 
 def table_2(grid: Grid) -> Table:
@@ -280,13 +265,12 @@ def table_2(grid: Grid) -> Table:
     names = ("authors", "network", "percent", "meaning")
     lines = list(TABLE_2)
     meaning = "mean accuracy of image decisions over DAGM classes 1 to 6, as printed"
-    lines += [("the paper", model, 100 * row.accuracy, meaning) for model, row in TABLE_1_MEANS.items()]
+    lines += [("the paper", model, 100 * mean, meaning) for model, mean in MEAN_ACCURACIES.items()]
     for task in grid.plan.tasks:
-        for model in grid.plan.models:
-            row = model_rows(grid, task, model)[-1]
-            if row["class"] == MEAN and row["accuracy_mean"] is not None:
+        for row in table_1(grid, task).rows:
+            if row["class"] == MEAN and row["model"] in TABLE_1 and row["accuracy_mean"] is not None:
                 meaning = f"accuracy of image decisions, {task}, {class_text(row, grid.plan)} classes"
-                lines.append(("this grid", model, 100 * row["accuracy_mean"], meaning))
+                lines.append(("this grid", row["model"], 100 * row["accuracy_mean"], meaning))
     columns: Columns = {
         **plain_columns("authors", "network"),
         "printed": lambda row: f"{row['percent']:.1f} %",

@@ -39,7 +39,7 @@ def choose(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def draw_sheet(rows: Mapping[str, Sequence[Sample]]) -> Image.Image:
-    """The sheet, RGB: for each title a line of text and the samples' images at a quarter of their size."""
+    """The sheet, RGB: a line of text for each title, and the samples at a quarter of their size. Raises BadImage."""
     columns = max(len(samples) for samples in rows.values())
     step = CELL_PX + _GAP_PX
     sheet = Image.new("RGB", (columns * step + _GAP_PX, len(rows) * (step + _TITLE_PX) + _GAP_PX), "white")
@@ -48,11 +48,7 @@ def draw_sheet(rows: Mapping[str, Sequence[Sample]]) -> Image.Image:
         top = row * (step + _TITLE_PX) + _GAP_PX
         pen.text((_GAP_PX, top), title, fill="black")
         for column, sample in enumerate(samples):
-            sheet.paste(draw_cell(sample), (column * step + _GAP_PX, top + _TITLE_PX))
+            image, mask = load(sample, DAGM_SHAPE)
+            cell = Image.fromarray(draw_overlay(image, np.zeros(image.shape), 1.0, mask, CELL_PX))
+            sheet.paste(cell, (column * step + _GAP_PX, top + _TITLE_PX))
     return sheet
-
-
-def draw_cell(sample: Sample) -> Image.Image:
-    """One image, RGB, with its mask's outline. Raises BadImage."""
-    image, mask = load(sample, DAGM_SHAPE)
-    return Image.fromarray(draw_overlay(image, np.zeros(image.shape), 1.0, mask, CELL_PX))

@@ -1,22 +1,25 @@
-"""The built-in images on disk, in layout A, with splits and numbers like the published ones."""
+"""The built-in images on disk the way DAGM 2007 was published (layout A): PNG files, masks and Labels.txt."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.tfds_reader import DATASET_NAME
 from dagm_jax.errors import UserError, printable
-from launch.prepare.dagm_writer import Numbered, write_split
 
 _RECIPE_FILE = "procedural.json"
+# Number, image uint8 [h w], and mask bool [h w] of a defective image or None of a good one.
+Numbered = tuple[int, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,35 @@ def number_splits(recipe: Recipe) -> dict[str, list[Place]]:
     Where a count is odd, Train gets one more. The defective numbers are drawn from seed and class.
     """
     rng = np.random.default_rng([recipe.seed, recipe.class_id])
-    num_test_defective = recipe.num_defective // 2
-    num_test = num_test_defective + recipe.num_good // 2
-    indices = {True: iter(range(recipe.num_defective)), False: iter(range(recipe.num_good))}
-    splits = {}
-    for name, first, count, num_defective in (
-        ("Test", 1, num_test, num_test_defective),
-        ("Train", num_test + 1, recipe.num_images - num_test, recipe.num_defective - num_test_defective),
-    ):
-        defective = set(rng.permutation(count)[:num_defective].tolist())
-        splits[name] = [Place(first + i, i in defective, next(indices[i in defective])) for i in range(count)]
+    numbers, indices, splits = count(1), {True: count(), False: count()}, {}
+    for name, extra in (("Test", 0), ("Train", 1)):
+        num_defective, num_good = ((n + extra) // 2 for n in (recipe.num_defective, recipe.num_good))
+        size = num_defective + num_good
+        defective = set(rng.permutation(size)[:num_defective].tolist())
+        splits[name] = [
+            Place(next(numbers), i in defective, next(indices[i in defective])) for i in range(size)
+        ]
     return splits
+
+
+def write_split(folder: Path, images: Iterable[Numbered]) -> None:
+    """Writes one split (``ClassN/Train`` or ``ClassN/Test``) into the new folder ``folder``.
+
+    ``0576.PNG`` for each image, ``Label/0576_label.PNG`` (0 and 255) for each defective one, and ``Label/Labels.txt``
+    with a row for each image in the order given: tab separated, CRLF, as in the official archives.
+    """
+    labels = folder / "Label"
+    labels.mkdir(parents=True)
+    rows = ["1"]
+    for number, image, mask in images:
+        Image.fromarray(image).save(folder / f"{number:04d}.PNG", format="PNG")
+        if mask is None:
+            rows.append(f"{number}\t0\t{number:04d}.PNG\t0\t0\t")
+        else:
+            name = f"{number:04d}_label.PNG"
+            Image.fromarray(mask.astype(np.uint8) * 255).save(labels / name, format="PNG")
+            rows.append(f"{number}\t1\t{number:04d}.PNG\t0\t{name}")
+    (labels / "Labels.txt").write_bytes("".join(f"{row}\r\n" for row in rows).encode())
 
 
 def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> bool:
@@ -73,8 +94,16 @@ def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> b
         )
     folder = output / f"Class{recipe.class_id}"
     if folder.exists():
-        _check_same(recipe, folder)
-        return False
+        try:
+            found = json.loads((folder / _RECIPE_FILE).read_text())
+        except (OSError, ValueError):
+            found = None
+        if found == asdict(recipe):
+            return False
+        origin = "images of another origin" if found is None else f"images made from {found}"
+        raise UserError(
+            f"`--output` (={printable(output)}) holds in {folder.name} {origin}; name another folder or remove that one"
+        )
 
     def draw(place: Place) -> Numbered:
         on_image()
@@ -89,17 +118,3 @@ def write_class(recipe: Recipe, output: Path, on_image: Callable[[], None]) -> b
     (scratch / _RECIPE_FILE).write_text(json.dumps(asdict(recipe)) + "\n")
     os.replace(scratch, folder)
     return True
-
-
-def _check_same(recipe: Recipe, folder: Path) -> None:
-    """Raises UserError unless ``folder`` holds the recipe's images."""
-    try:
-        found = json.loads((folder / _RECIPE_FILE).read_text())
-    except (OSError, ValueError):
-        found = None
-    if found != asdict(recipe):
-        origin = "images of another origin" if found is None else f"images made from {found}"
-        raise UserError(
-            f"`--output` (={printable(folder.parent)}) holds in {folder.name} {origin}; name another folder or"
-            " remove that one"
-        )

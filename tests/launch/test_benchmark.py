@@ -71,19 +71,20 @@ class Clock:
         return run
 
 
-def test_programs_are_timed_in_turn_by_blocks() -> None:
+def test_programs_are_timed_in_turn_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: all blocks of one before the other's, warm-up in the figures, seconds of a block for those of a
     call."""
     clock = Clock()
+    monkeypatch.setattr(timing, "perf_counter", clock)
     # The first call of each compiles.
     slow = iter([9.0, *[0.1] * 100])
     runs = {"a": clock.run("a", lambda: next(slow)), "b": clock.run("b", lambda: 0.5)}
-    blocks = timing.time_alternately(runs, 3, clock)
+    blocks = timing.time_alternately(runs, 3)
     assert blocks["a"].seconds == pytest.approx([0.1] * 3) and blocks["a"].num_calls == 3
     assert blocks["b"].median_s == 0.5 and blocks["b"].num_calls == 1
     assert clock.calls == [("a", 1), ("a", 1), ("b", 1), ("b", 1), *[("a", 3), ("b", 1)] * 3]
     seconds = iter([9.0, 0.1, 0.1, 0.1, 0.4])
-    singly = timing.time_blocks(clock.run("c", lambda: next(seconds)), 1, clock, singly=True)
+    singly = timing.time_blocks(clock.run("c", lambda: next(seconds)), 1, singly=True)
     assert singly.seconds == pytest.approx([0.1, 0.1, 0.4])
     assert singly.median_s == pytest.approx(0.1) and singly.percentile(90) == pytest.approx(0.34)
 

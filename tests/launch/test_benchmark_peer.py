@@ -26,7 +26,7 @@ from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
 from dagm_jax.data.augment import dihedral
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
-from dagm_jax.data.slicing import make_slicer, slice_labels
+from dagm_jax.data.slicing import make_slicer
 from dagm_jax.errors import UserError
 from dagm_jax.models import unet3plus
 from dagm_jax.models.network import Network
@@ -41,8 +41,6 @@ from launch.bench import compare, measure, peer_step, session, timing
 from launch.bench.peer_data import (
     BalancedSampler,
     StripDataset,
-    StripSource,
-    label_strips,
     make_loader,
 )
 
@@ -205,10 +203,10 @@ def test_tasks_that_pytorch_s_side_lacks_are_refused() -> None:
 def test_a_compiler_that_fails_leaves_its_reason_and_the_eager_form() -> None:
     """Would catch: a comparison lost to a machine without a C++ compiler, and an eager failure passed over."""
 
-    def make(compiled: bool) -> timing.Run:
+    def make(compiled: bool) -> tuple[timing.Run]:
         if compiled:
             raise RuntimeError("no compiler:\n g++ not found")
-        return lambda number: None
+        return (lambda number: None,)
 
     runs, notes = compare.peer_runs(make, compiles=True)
     assert list(runs) == ["eager"]
@@ -270,14 +268,14 @@ def test_a_part_that_torch_gives_up_compiling_is_no_compiled_figure(graphs: list
     """Would catch: figures of eager code in the column of the compiled one."""
     images = [torch.zeros(b, 4, 4, 1, dtype=torch.uint8) for b in range(2, 14)]
 
-    def make(compiled: bool) -> timing.Run:
+    def make(compiled: bool) -> tuple[timing.Run]:
         predict = peer_step.make_predict(doubling_twin(), compiled)
 
         def run(number: int) -> None:
             for image in images:
                 predict(image)
 
-        return run
+        return (run,)
 
     runs, notes = compare.peer_runs(make, compiles=True)
     assert list(runs) == ["eager"]
@@ -289,23 +287,9 @@ def test_a_part_that_torch_gives_up_compiling_is_no_compiled_figure(graphs: list
 SLICER = make_slicer(SlicingConfig(num_slices=5, slice_px=16), 64, 64)
 
 
-def test_labels_of_strips_are_ours() -> None:
-    """Would catch: another rule for positive strips, and so another balance of batches."""
-    rng = np.random.default_rng(0)
-    seen = set()
-    for _ in range(50):
-        mask = np.zeros((64, 64), bool)
-        top, left = rng.integers(0, 48, 2)
-        mask[top : top + rng.integers(0, 40), left : left + rng.integers(1, 40)] = True
-        expected = slice_labels(SLICER.held(mask), mask.sum())
-        np.testing.assert_array_equal(label_strips(mask.view(np.uint8), SLICER), expected)
-        seen |= set(expected.tolist())
-    assert seen == {-1, 0, 1}
-
-
 @pytest.fixture
-def files(tmp_path: Path) -> StripSource:
-    """Two defective images and three good ones; the mask of the former is where they are bright."""
+def dataset(tmp_path: Path) -> StripDataset:
+    """Two defective images and three good ones, decoded; the mask of the former is where they are bright."""
     rng = np.random.default_rng(0)
     images, masks = [], []
     for number in range(5):
@@ -316,15 +300,15 @@ def files(tmp_path: Path) -> StripSource:
         masks.append(tmp_path / f"{number}_label.png" if number < 2 else None)
         Image.fromarray(image).save(tmp_path / f"{number}.png")
         images.append(tmp_path / f"{number}.png")
-    return StripSource(tuple(images), tuple(masks), (64, 64), SLICER, AugmentConfig())
+    found = StripDataset(tuple(images), tuple(masks), (64, 64), SLICER, AugmentConfig())
+    found.decode()
+    return found
 
 
-def test_strips_are_those_of_turned_images_with_their_masks(files: StripSource) -> None:
+def test_strips_are_those_of_turned_images_with_their_masks(dataset: StripDataset) -> None:
     """Would catch: a mask that stays while its image turns, a move that is never drawn, a strip at no edge, a
     request that is not heeded."""
-    dataset = StripDataset(files)
-    dataset.decode()
-    image = np.asarray(Image.open(files.images[0]))
+    image = np.asarray(Image.open(dataset.image_files[0]))
     views = {
         (turns, flip, edge): dihedral(image, turns, flip)[:, edge : edge + 16]
         for turns in range(4)
@@ -343,15 +327,13 @@ def test_strips_are_those_of_turned_images_with_their_masks(files: StripSource) 
     assert 1 not in {int(dataset[0, False][2]) for _ in range(20)}
 
 
-def test_half_of_a_batch_is_positive(files: StripSource) -> None:
+def test_half_of_a_batch_is_positive(dataset: StripDataset) -> None:
     """Would catch: an epoch without up-sampling, an image that is drawn twice before another is drawn once."""
-    requests = list(BalancedSampler(files, 20, balance=True, seed=0))
+    requests = list(BalancedSampler(dataset, 20, balance=True, seed=0))
     assert [positive for _, positive in requests] == [True, False] * 10
     assert {index for index, positive in requests if positive} == {0, 1}
     assert sorted(index for index, positive in requests[:10] if not positive) == [0, 1, 2, 3, 4]
-    assert {positive for _, positive in BalancedSampler(files, 4, balance=False, seed=0)} == {None}
-    dataset = StripDataset(files)
-    dataset.decode()
+    assert {positive for _, positive in BalancedSampler(dataset, 4, balance=False, seed=0)} == {None}
     config = RunConfig(train=TrainConfig(batch_size=4))
     loader = make_loader(dataset, config, num_slices=11)
     seen = list(loader)

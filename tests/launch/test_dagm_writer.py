@@ -8,7 +8,7 @@ import numpy as np
 
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.load import load
-from launch.prepare.dagm_writer import write_split
+from launch.prepare.procedural_images import write_split
 
 
 def test_the_label_file_is_the_published_format_byte_for_byte(tmp_path: Path) -> None:

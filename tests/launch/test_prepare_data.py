@@ -26,7 +26,7 @@ from dagm_jax.data.images.load import load
 from dagm_jax.data.verify import read_truth
 from dagm_jax.errors import UserError
 from dagm_jax.types import Sample
-from launch.prepare.contact_sheet import CELL_PX, choose, draw_cell, draw_sheet
+from launch.prepare.contact_sheet import CELL_PX, choose, draw_sheet
 from launch.prepare.procedural_images import Recipe, number_splits, write_class
 from launch.prepare_data import main, parse_flags
 
@@ -370,7 +370,8 @@ def test_the_outline_goes_around_the_mask_and_nowhere_else(tmp_path: Path) -> No
     mask[100:102, 400] = 255
     small_dagm.save(tmp_path / "image.png", np.full((512, 512), 90, np.uint8))
     small_dagm.save(tmp_path / "mask.png", mask)
-    cell = np.asarray(draw_cell(Sample("x", 1, 1, "train", tmp_path / "image.png", tmp_path / "mask.png")))
+    sample = Sample("x", 1, 1, "train", tmp_path / "image.png", tmp_path / "mask.png")
+    cell = np.asarray(draw_sheet({"": [sample]}))[20:-4, 4:-4]
     rows, cols = np.nonzero((cell != 90).any(axis=-1))
     assert cell.shape == (CELL_PX, CELL_PX, 3) and rows.size
     assert set(rows) <= set(range(23, 29)) and set(cols) <= set(range(97, 104))
