@@ -8,7 +8,7 @@ import numpy as np
 import scipy.ndimage
 
 from dagm_jax.data.procedural.fields import shared_clouds, smooth_noise
-from dagm_jax.data.procedural.marks import enclosing, local, window_about
+from dagm_jax.data.procedural.marks import around, damage
 from dagm_jax.types import Ellipse
 
 _STEPS_PER_PX = 24  # of a tabulated ring profile; reading it at the nearest step adds a little grain
@@ -98,21 +98,19 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     angle = float(rng.uniform(0, np.pi))
     half_long = float(rng.uniform(20, 40))
     half_wide = half_long * float(rng.uniform(0.6, 1.0))
-    window = window_about(row, col, 1.5 * half_long, size_px)
-    u, v = local(window, row, col, angle)
+    window, u, v = around(size_px, row, col, 1.5 * half_long, angle)
     theta = np.arctan2(v / np.float32(half_wide), u / np.float32(half_long))
     wobble = np.ones_like(theta)
     for k, most in ((1, 0.06), (2, 0.12), (3, 0.14), (4, 0.06), (5, 0.04)):
         wobble += np.float32(rng.uniform(0, most)) * np.cos(k * theta + np.float32(rng.uniform(0, 2 * np.pi)))
     inward = (wobble - np.hypot(u / np.float32(half_long), v / np.float32(half_wide))) * np.float32(half_wide)
     share = np.clip(inward / np.float32(1.5) + np.float32(0.5), 0, 1)
-    damaged = clean.copy()
     grain = np.float32(5.0) * rng.standard_normal(share.shape, np.float32)
     wiped = scipy.ndimage.gaussian_filter(clean[window], 8, mode="nearest", truncate=2.5) + grain
-    damaged[window] += share * (wiped - clean[window])
+    pixels = clean[window] + share * (wiped - clean[window])
     semi_a = float(np.clip(half_long * rng.uniform(1.4, 2.6), 33, 94))
     semi_b = float(np.clip(half_wide * rng.uniform(1.4, 2.6), 23, 93))
     off = rng.uniform(-0.12, 0.12, 2) * half_long
     tilt = angle + float(rng.uniform(-0.3, 0.3))
     wanted = Ellipse(semi_a, semi_b, tilt, float(col + off[1] + 1), float(row + off[0] + 1))
-    return damaged, enclosing(wanted, share > 0, window)
+    return damage(clean, window, pixels, share > 0, wanted)

@@ -57,6 +57,20 @@ def gain_of(power: np.ndarray, sd: float, white: float = 0.0) -> np.ndarray:
     return gain
 
 
+@lru_cache(maxsize=8)
+def cloud_gain(
+    size_px: int, across_px: float, along_px: float, slope: float, least: float, sd: float, white: float = 0.0
+) -> np.ndarray:
+    """Gain float32 [h, w//2 + 1] of a cloud's Fourier coefficients; white as in `gain_of`.
+
+    Power (1 + (across fx)^2 + (along fy)^2)^-slope (1 - exp(-(f/least)^2)), f in cycles/px: fitted to the real
+    images' autocorrelation after their common background was taken out.
+    """
+    fx, fy = frequencies(size_px)
+    power = (1 + (across_px * fx) ** 2 + (along_px * fy) ** 2) ** -slope
+    return gain_of(power * (1 - np.exp(-(fx**2 + fy**2) / least**2)), sd, white)
+
+
 def wave_noise(rng: np.random.Generator, gain: np.ndarray) -> np.ndarray:
     """Gaussian noise float32 [h w] of mean 0 whose Fourier coefficients have the gain [h, w//2 + 1]; periodic."""
     waves = np.empty(gain.shape, np.complex64)
