@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -13,14 +14,14 @@ from numpy.typing import NDArray
 
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.data.formats.tfds_reader import read_example
+from dagm_jax.data.formats.tfds_reader import Example, read_example
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.photos import read_photo, read_photo_mask
-from dagm_jax.data.images.png import decode_image, decode_mask, read_image, read_mask
+from dagm_jax.data.images.files import decode_image, decode_mask, read_image, read_mask
 from dagm_jax.errors import printable
 from dagm_jax.types import DAGM_SHAPE, Drawn, Ellipse, Photo, Pixels, Sample, Stored
 
 DECODE_THREADS = 4
+_MaskOfSize = Callable[[tuple[int, int]], NDArray[np.bool_]]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -39,45 +40,55 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
     be anywhere. Raises BadImage; BadMask where the image alone can be read, or label and mask contradict each other.
     """
-    own_mask: NDArray[np.bool_] | None = None  # where image and mask come in one piece
+    own_mask: _MaskOfSize = partial(np.full, fill_value=sample.label == 1)
     match sample.image:
-        case Path():
-            image = read_image(sample.image, shape)
-        case Photo():
-            image = read_photo(sample.image, shape)
-        case Drawn():
-            drawn, size_px = sample.image, (shape or DAGM_SHAPE)[0]
+        case Drawn(seed, class_id, index):
+            size_px = (shape or DAGM_SHAPE)[0]
             picture = procedural.draw(
-                drawn.class_id, drawn.index, seed=drawn.seed, defective=sample.label == 1, size_px=size_px
+                class_id, index, seed=seed, defective=sample.label == 1, size_px=size_px
             )
-            image, own_mask = picture.image, picture.mask
+            image, own_mask = picture.image, lambda size: picture.mask
         case Stored():
-            image, own_mask = _read_stored(sample.image, sample.image_id, shape)
+            name = f"{sample.image.folder} ({sample.image_id})"
+            record = _read_record(sample.image, sample.image_id, name)
+            image = decode_image(record.image, f"{name}, image", shape)
+            own_mask = partial(decode_mask, record.mask, f"{name}, mask")
+        case _:
+            image = read_image(sample.image, shape)
     try:
-        return image, _read_mask(sample, (image.shape[0], image.shape[1]), own_mask)
+        mask = _read_mask(sample, (image.shape[0], image.shape[1]), own_mask)
+        if sample.label == 1 and not mask.any():
+            raise BadImage(
+                printable(f"{sample.image_id}: labelled defective, but mask is empty ({sample.mask})")
+            )
+        if sample.label == 0 and mask.any():
+            marked = f"mask marks {np.count_nonzero(mask)} px ({sample.mask})"
+            raise BadImage(printable(f"{sample.image_id}: labelled good, but {marked}"))
     except BadImage as error:
         raise BadMask(str(error), image) from error
+    return image, mask
 
 
-def _read_mask(
-    sample: Sample, size: tuple[int, int], own_mask: NDArray[np.bool_] | None
-) -> NDArray[np.bool_]:
-    """The mask bool [h w] of the sample's image, with which ``own_mask`` may have come; raises BadImage."""
+def _read_mask(sample: Sample, size: tuple[int, int], own_mask: _MaskOfSize) -> NDArray[np.bool_]:
+    """The mask bool [h w] of the sample, ``own_mask`` where its image comes with it; raises BadImage."""
     match sample.mask:
-        case Path():
-            mask = read_mask(sample.mask, size)
-        case Photo():
-            mask = read_photo_mask(sample.mask, size)
+        case Path() | Photo():
+            return read_mask(sample.mask, size)
         case Ellipse():
-            mask = rasterise(sample.mask, size)
+            return rasterise(sample.mask, size)
         case _:
-            mask = np.full(size, sample.label == 1) if own_mask is None else own_mask
-    if sample.label == 1 and not mask.any():
-        raise BadImage(printable(f"{sample.image_id}: labelled defective, but mask is empty ({sample.mask})"))
-    if sample.label == 0 and mask.any():
-        marked = f"mask marks {np.count_nonzero(mask)} px ({sample.mask})"
-        raise BadImage(printable(f"{sample.image_id}: labelled good, but {marked}"))
-    return mask
+            return own_mask(size)
+
+
+def _read_record(stored: Stored, image_id: str, name: str) -> Example:
+    """A record of a prepared set; raises BadImage, also if it holds another image than it should."""
+    try:
+        found = read_example(stored)
+    except ValueError as error:
+        raise BadImage(printable(f"{name}: record {stored.index} cannot be read ({error})")) from error
+    if found.image_id != image_id:
+        raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
+    return found
 
 
 def load_all(samples: Sequence[Sample], shape: tuple[int, int] | None) -> Iterator[Pixels | BadImage]:
@@ -102,20 +113,3 @@ def in_threads(
         while pending:
             yield pending.pop(0).result()
             pending += [pool.submit(function, item) for item in islice(waiting, 1)]
-
-
-def _read_stored(stored: Stored, image_id: str, shape: tuple[int, int] | None) -> Pixels:
-    """Image and mask of a record of a prepared set; raises BadImage, also if it holds another image than it should."""
-    name = f"{stored.folder} ({image_id})"
-    try:
-        found = read_example(stored)
-    except ValueError as error:
-        raise BadImage(printable(f"{name}: record {stored.index} cannot be read ({error})")) from error
-    if found.image_id != image_id:
-        raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
-    image = decode_image(found.image, f"{name}, image", shape)
-    size = (image.shape[0], image.shape[1])
-    try:
-        return image, decode_mask(found.mask, f"{name}, mask", size)
-    except BadImage as error:
-        raise BadMask(str(error), image) from error
