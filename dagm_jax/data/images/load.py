@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.data.formats.tfds_reader import Example, read_example
+from dagm_jax.data.formats.tfds_reader import read_example
 from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.files import decode_image, decode_mask, read_image, read_mask
 from dagm_jax.errors import printable
@@ -50,9 +50,9 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
             image, own_mask = picture.image, lambda size: picture.mask
         case Stored():
             name = f"{sample.image.folder} ({sample.image_id})"
-            record = _read_record(sample.image, sample.image_id, name)
-            image = decode_image(record.image, f"{name}, image", shape)
-            own_mask = partial(decode_mask, record.mask, f"{name}, mask")
+            packed, packed_mask = _read_record(sample.image, sample.image_id, name)
+            image = decode_image(packed, f"{name}, image", shape)
+            own_mask = partial(decode_mask, packed_mask, f"{name}, mask")
         case _:
             image = read_image(sample.image, shape)
     try:
@@ -80,15 +80,15 @@ def _read_mask(sample: Sample, size: tuple[int, int], own_mask: _MaskOfSize) -> 
             return own_mask(size)
 
 
-def _read_record(stored: Stored, image_id: str, name: str) -> Example:
-    """A record of a prepared set; raises BadImage, also if it holds another image than it should."""
+def _read_record(stored: Stored, image_id: str, name: str) -> tuple[bytes, bytes]:
+    """Image and mask of a record of a prepared set, as PNG; raises BadImage, also if it holds another image."""
     try:
-        found = read_example(stored)
+        found, image, mask = read_example(stored)
     except ValueError as error:
         raise BadImage(printable(f"{name}: record {stored.index} cannot be read ({error})")) from error
     if found.image_id != image_id:
         raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
-    return found
+    return image, mask
 
 
 def load_all(samples: Sequence[Sample], shape: tuple[int, int] | None) -> Iterator[Pixels | BadImage]:

@@ -44,8 +44,7 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
 def _blotches(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Blots float32 [h w] of about 5 px, mean 0, sd 1: the star's core is torn, not turned on a lathe."""
     blots = scipy.ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), 2.2)
-    scaled: np.ndarray = blots * np.float32(1 / blots.std())
-    return scaled
+    return np.asarray(blots * np.float32(1 / blots.std()))
 
 
 def _rays(rng: np.random.Generator, row: float, col: float, size_px: int) -> np.ndarray:

@@ -104,5 +104,4 @@ def _stretch(image: np.ndarray) -> None:
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
     """The float image [h w] rounded and clipped to uint8."""
-    pixels: np.ndarray = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    return pixels
+    return image.round().clip(0, 255).astype(np.uint8)

@@ -29,8 +29,7 @@ def smooth_noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.n
     blend = _blending(size_px, cells)
     knots = rng.standard_normal((cells + 4, cells + 4), np.float32)
     # The squared spline weights sum to 0.48 per axis on average.
-    noise: np.ndarray = (blend @ knots @ blend.T) / np.float32(0.48)
-    return noise
+    return np.asarray(blend @ knots @ blend.T / np.float32(0.48))
 
 
 def spline_row(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
@@ -77,8 +76,7 @@ def wave_noise(rng: np.random.Generator, gain: np.ndarray) -> np.ndarray:
     waves.real = rng.standard_normal(gain.shape, np.float32)
     waves.imag = rng.standard_normal(gain.shape, np.float32)
     waves *= gain
-    noise: np.ndarray = scipy.fft.irfft2(waves, s=(gain.shape[0],) * 2, overwrite_x=True)
-    return noise
+    return np.asarray(scipy.fft.irfft2(waves, s=(gain.shape[0],) * 2, overwrite_x=True))
 
 
 def shared_field(seed: int, class_id: int, amplitude: np.ndarray, sd: float) -> np.ndarray:

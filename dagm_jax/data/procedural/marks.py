@@ -89,11 +89,9 @@ def off_arc(u: np.ndarray, v: np.ndarray, half_chord: float, sag: float) -> np.n
 
 def ramp(distance: np.ndarray, soft_px: float) -> np.ndarray:
     """Share of a soft edge: 0 where distance <= 0, 1 where it is ``soft_px`` or more, linear between."""
-    share: np.ndarray = np.clip(distance * np.float32(1 / soft_px), 0, 1)
-    return share
+    return (distance * np.float32(1 / soft_px)).clip(0, 1)
 
 
 def bump(distance: np.ndarray, reach: float) -> np.ndarray:
     """(1 - (distance/reach)^2)^2 within the reach, 0 beyond it: a Gaussian's shape with an end."""
-    inside: np.ndarray = np.square(np.clip(1 - np.square(distance * np.float32(1 / reach)), 0, None))
-    return inside
+    return (1 - (distance * np.float32(1 / reach)) ** 2).clip(0, None) ** 2
