@@ -220,9 +220,7 @@ def fewest_slices(length_px: int, slice_px: int, overlap_px: int = 0) -> int:
 
 def even_edges(length_px: int, slice_px: int, num_slices: int) -> tuple[int, ...]:
     """Left edges round(k·(length - slice)/(num_slices - 1)), k = 0…num_slices-1: evenly spaced, both borders met."""
-    if num_slices == 1:
-        return (0,)
-    return tuple(round(k * (length_px - slice_px) / (num_slices - 1)) for k in range(num_slices))
+    return tuple(round(k * (length_px - slice_px) / max(num_slices - 1, 1)) for k in range(num_slices))
 
 
 def edge_weights(edges: tuple[int, ...], slice_px: int, length_px: int) -> np.ndarray:

@@ -20,8 +20,7 @@ from rich.table import Table
 from dagm_jax.command_line import flag, guarded, parse_request
 from dagm_jax.console import console
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.images.load import load
-from dagm_jax.data.images.photos import with_white
+from dagm_jax.data.images.load import load, with_white
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.evaluation.config import EvalConfig
 from dagm_jax.evaluation.metrics import auroc, dice_curve

@@ -14,8 +14,7 @@ from png_files import png
 
 from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.files import read_image, read_mask
-from dagm_jax.data.images.load import load
-from dagm_jax.data.images.photos import find_white
+from dagm_jax.data.images.load import find_white, load
 from dagm_jax.types import Photo, Sample
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show

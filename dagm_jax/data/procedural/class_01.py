@@ -48,8 +48,7 @@ def _rings(rng: np.random.Generator, reach: int) -> np.ndarray:
     of what folds to slow waves is taken out again, as real images hardly show any. A little smoothing along
     each axis, of another strength in every image, gives neighbours the real images' slight correlation.
     """
-    x2 = np.arange(reach, dtype=np.float32)[None, :] ** 2
-    y2 = np.arange(reach, dtype=np.float32)[:, None] ** 2
+    squares = np.arange(reach, dtype=np.float32) ** 2
     total = np.zeros((reach, reach), np.float32)
     for _ in range(3):
         q = float(rng.uniform(0.75, 1.33))
@@ -59,7 +58,7 @@ def _rings(rng: np.random.Generator, reach: int) -> np.ndarray:
         rho = np.arange(math.ceil(reach * math.sqrt(1 + q) * _STEPS_PER_PX) + 2)[:, None] / _STEPS_PER_PX
         turns = (rho * (start + rho * (growth / 2)) + phase).astype(np.float32)
         profile = np.cos(np.float32(2 * np.pi) * turns).sum(axis=1) * np.float32((0.56 / _WAVES) ** 0.5)
-        place = np.sqrt(x2 + np.float32(q) * y2) * np.float32(_STEPS_PER_PX)
+        place = np.sqrt(squares[None, :] + np.float32(q) * squares[:, None]) * np.float32(_STEPS_PER_PX)
         total += np.take(profile, place.astype(np.int32))
     total -= np.float32(0.85) * scipy.ndimage.uniform_filter(total, 5, mode="mirror")
     across, down = rng.uniform(0.02, 0.22, 2).astype(np.float32)
@@ -84,8 +83,7 @@ def _glow(rng: np.random.Generator, size_px: int, center: int) -> np.ndarray:
     steps = (np.hypot(row[:, None], col[None, :]) * np.float32(8)).astype(np.int32)
     period = 8 * float(rng.uniform(14, 34))
     wave = np.cos(np.arange(2 * 8 * size_px) * (2 * np.pi / period) + rng.uniform(0, 2 * np.pi))
-    light: np.ndarray = sqrt_g * (sqrt_g + np.float32(0.5) * np.take(wave.astype(np.float32), steps))
-    return light
+    return np.asarray(sqrt_g * (sqrt_g + np.float32(0.5) * np.take(wave.astype(np.float32), steps)))
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

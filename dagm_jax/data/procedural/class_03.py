@@ -57,9 +57,8 @@ def _smudge(rng: np.random.Generator, image: np.ndarray) -> None:
     row, col = rng.uniform(0, image.shape[0], 2)
     reach = float(rng.uniform(6, 20))
     window, u, v = around(image.shape[0], row, col, reach, float(rng.uniform(-0.5, 0.5)))
-    image[window] -= np.float32(rng.uniform(10, 35)) * bump(
-        np.hypot(u, v * np.float32(rng.uniform(1, 2.5))), reach
-    )
+    depth, slim = rng.uniform((10, 1), (35, 2.5)).astype(np.float32)
+    image[window] -= depth * bump(np.hypot(u, v * slim), reach)
 
 
 def _thread(rng: np.random.Generator, image: np.ndarray) -> None:

@@ -72,14 +72,10 @@ def _slow_light(size_px: int) -> np.ndarray:
     read off the mean of the real images. Ten px from the star point is where its disc begins.
     """
     line = np.arange(size_px, dtype=np.float32)
-    r = np.hypot(
-        line[:, None] - np.float32(_STAR[0] * size_px), line[None, :] - np.float32(_STAR[1] * size_px)
-    )
-    beyond = np.maximum(r - 10, 0)
+    rows, cols = (line - np.float32(share * size_px) for share in _STAR)
+    beyond = np.maximum(np.hypot(rows[:, None], cols[None, :]) - 10, 0)
     across = np.linspace(-4, 4, size_px, dtype=np.float32)
-    light: np.ndarray = (
-        across[:, None] + across[None, :] - 60 * np.exp(-beyond / 12) - 10 * np.exp(-beyond / 75)
-    )
+    light: np.ndarray = np.add.outer(across, across) - 60 * np.exp(-beyond / 12) - 10 * np.exp(-beyond / 75)
     light.setflags(write=False)
     return light
 

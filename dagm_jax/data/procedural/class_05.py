@@ -11,9 +11,8 @@ from dagm_jax.types import Ellipse
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     """Noise float32 [h w]: shared clouds (sd 17) + own grain (sd 22 to 25) + own level (mean 124, sd 4.5)."""
-    image = np.float32(rng.uniform(0.94, 1.06)) * wave_noise(
-        rng, cloud_gain(size_px, 11.6, 14.4, 1.72, 0.011, sd=23.5)
-    )
+    grain = cloud_gain(size_px, 11.6, 14.4, 1.72, 0.011, sd=23.5)
+    image = np.float32(rng.uniform(0.94, 1.06)) * wave_noise(rng, grain)
     image += shared_clouds(seed, 5, size_px, sd=17.0)
     image += np.float32(124 + 4.5 * rng.standard_normal())
     return image

@@ -86,7 +86,8 @@ def draw(class_id: int, index: int, *, seed: int, defective: bool, size_px: int 
     recipe = _RECIPES[class_id]
     clean = recipe.texture(rng, seed, size_px)
     if recipe.stretched:
-        _stretch(clean)
+        flat = clean.reshape(-1)
+        flat[flat.argmin()], flat[flat.argmax()] = 0, 255
     twin = _to_uint8(clean)
     if not defective:
         return Drawing(twin, np.zeros(twin.shape, bool), None, twin)
@@ -94,12 +95,6 @@ def draw(class_id: int, index: int, *, seed: int, defective: bool, size_px: int 
     if recipe.framed:
         keep_frame(damaged, clean)
     return Drawing(_to_uint8(damaged), rasterise(ellipse, twin.shape), ellipse, twin)
-
-
-def _stretch(image: np.ndarray) -> None:
-    """Make the image's darkest pixel 0 and its brightest 255, in place."""
-    flat = image.reshape(-1)
-    flat[flat.argmin()], flat[flat.argmax()] = 0, 255
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:

@@ -83,8 +83,7 @@ def off_arc(u: np.ndarray, v: np.ndarray, half_chord: float, sag: float) -> np.n
         return v
     radius = np.float32((half_chord**2 + sag**2) / (2 * abs(sag)))
     rise = v * np.float32(math.copysign(1, sag)) - (np.float32(abs(sag) / 2) - radius)
-    distance: np.ndarray = np.where(rise > 0, np.hypot(u, rise) - radius, np.float32(np.inf))
-    return distance
+    return np.where(rise > 0, np.hypot(u, rise) - radius, np.float32(np.inf))
 
 
 def ramp(distance: np.ndarray, soft_px: float) -> np.ndarray:
