@@ -54,7 +54,7 @@ class ImageReader:
         if is_colour:
             if self.white is None and (array != array[..., :1]).any():
                 raise UserError(f"{found} must be grey: this model was trained on grey images; convert it")
-            # Of equal channels, their value.
+            # The luma of equal channels is their value.
             array = np.asarray(Image.fromarray(array).convert("L"))
         if fault := size_fault(array.shape, self.shape, SIZE_OF_SET, self.largest):
             raise UserError(f"{found}: {fault}")
