@@ -13,8 +13,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Error numbers that may pass: the checkpoint may be intact, so do not fall back to an older one.
 PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT)
-
-
 # Error numbers of a path that cannot be a folder, such as one that is a file.
 PATH_ERRORS = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
@@ -48,9 +46,8 @@ def check_choices(group: str, config: Any) -> None:
     """Raises UserError if a field annotated with ``Literal[…]`` of the dataclass ``config`` holds another value."""
     hints = get_type_hints(type(config))
     for field in fields(config):
-        value = getattr(config, field.name)
-        if get_origin(hints[field.name]) is Literal and value not in get_args(hints[field.name]):
-            choices = get_args(hints[field.name])
+        value, choices = getattr(config, field.name), get_args(hints[field.name])
+        if get_origin(hints[field.name]) is Literal and value not in choices:
             raise UserError(
                 f"`{group}.{field.name}` (={value}) must be one of {', '.join(map(str, choices))}"
                 f"{nearest(str(value), map(str, choices))}"

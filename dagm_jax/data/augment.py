@@ -11,40 +11,9 @@ from scipy import ndimage
 from dagm_jax.data.config import AugmentConfig
 
 
-def dihedral(array: np.ndarray, quarter_turns: int, flip: bool) -> np.ndarray:
-    """``array [h w …]`` mirrored left-right if ``flip``, then turned by ``quarter_turns``·90°, 0 to 3; a view.
-
-    np.rot90 takes longer for its checks than it takes to copy a strip.
-    """
-    if flip:
-        array = array[:, ::-1]
-    if quarter_turns == 2:
-        return array[::-1, ::-1]
-    if quarter_turns % 2:
-        array = array.swapaxes(0, 1)
-        return array[::-1] if quarter_turns == 1 else array[:, ::-1]
-    return array
-
-
-def rotate_and_crop(
-    image: np.ndarray, mask: np.ndarray, angle_deg: float, shift_px: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """``image`` and ``mask`` turned about the centre and shifted, cut to their own size, borders reflected.
-
-    The image is interpolated linearly, the mask takes the nearest pixel, so that it stays binary.
-    """
-    angle = np.deg2rad(angle_deg)
-    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    center = (np.array(image.shape) - 1) / 2
-    offset = center - matrix @ (center + np.array(shift_px))
-    moved = ndimage.affine_transform(image, matrix, offset, order=1, mode="mirror")
-    moved_mask = ndimage.affine_transform(mask.view(np.uint8), matrix, offset, order=0, mode="mirror")
-    return moved, moved_mask.astype(bool)
-
-
 @dataclass(frozen=True)
 class Move:
-    """A move of an image within its frame: `dihedral`, then, unless all three are 0, `rotate_and_crop`."""
+    """A move of an image within its frame: `turn`, then a rotation about the centre and a shift, borders reflected."""
 
     quarter_turns: int
     flip: bool
@@ -56,17 +25,34 @@ class Move:
         return not self.angle_deg and not any(self.shift_px)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``) moved; views where only axes change."""
+        """``image`` (uint8 ``[h w]``) and ``mask`` (bool ``[h w]``) moved; views where only axes change.
+
+        Else the image is interpolated linearly, the mask takes the nearest pixel, so that it stays binary.
+        """
         image, mask = self.turn(image), self.turn(mask)
         if self.is_dihedral:
             return image, mask
-        return rotate_and_crop(
-            np.ascontiguousarray(image), np.ascontiguousarray(mask), self.angle_deg, self.shift_px
-        )
+        angle = np.deg2rad(self.angle_deg)
+        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        center = (np.array(image.shape) - 1) / 2
+        offset = center - matrix @ (center + np.array(self.shift_px))
+        moved = ndimage.affine_transform(image, matrix, offset, order=1, mode="mirror")
+        moved_mask = ndimage.affine_transform(mask.view(np.uint8), matrix, offset, order=0, mode="mirror")
+        return moved, moved_mask.astype(bool)
 
     def turn(self, array: np.ndarray) -> np.ndarray:
-        """``array [h w …]`` moved as far as that only exchanges axes; a view."""
-        return dihedral(array, self.quarter_turns, self.flip)
+        """``array [h w …]`` mirrored left-right if ``flip``, then turned by ``quarter_turns``·90°, 0 to 3; a view.
+
+        np.rot90 takes longer for its checks than it takes to copy a strip.
+        """
+        if self.flip:
+            array = array[:, ::-1]
+        if self.quarter_turns == 2:
+            return array[::-1, ::-1]
+        if self.quarter_turns % 2:
+            array = array.swapaxes(0, 1)
+            return array[::-1] if self.quarter_turns == 1 else array[:, ::-1]
+        return array
 
     def line_sums(self, down: np.ndarray, across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The sums down the columns and across the rows of a dihedrally moved array, from those of the array."""

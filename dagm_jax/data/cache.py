@@ -15,8 +15,7 @@ import numpy as np
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.tfds_reader import shards
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.load import BadMask, load_all
-from dagm_jax.data.images.photos import find_white, with_white
+from dagm_jax.data.images.load import BadMask, find_white, load_all, with_white
 from dagm_jax.data.leakage import content_digest, find_copies
 from dagm_jax.errors import UserError
 from dagm_jax.storage import load_json, plain_disk_errors, replacing, write_atomically
@@ -85,7 +84,7 @@ class ImageCache:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         start, (h, w) = self.offsets[index], self.shapes[index]
-        row = self._bytes[start : start + row_bytes((h, w))]
+        row = self._bytes[start : start + h * w + -(-h * w // 8)]
         return row[: h * w].reshape(h, w), row[h * w :]
 
     @cached_property
@@ -110,16 +109,9 @@ class ImageCache:
         counts = np.zeros(256, np.int64)
         for index in indices:
             counts += np.bincount(self.image(index).ravel(), minlength=256)
-        grey = np.arange(256)
-        mean = float((counts * grey).sum() / counts.sum())
-        variance = float((counts * (grey - mean) ** 2).sum() / counts.sum())
+        mean = float(np.average(np.arange(256), weights=counts))
+        variance = float(np.average((np.arange(256) - mean) ** 2, weights=counts))
         return mean, variance**0.5
-
-
-def row_bytes(shape: Sequence[int]) -> int:
-    """Bytes of one image: the pixels, then the mask at one bit a pixel."""
-    pixels = shape[0] * shape[1]
-    return pixels + -(-pixels // 8)
 
 
 def build_cache(

@@ -74,17 +74,15 @@ class MakeBatch(grain.transforms.RandomMap):
             if sums.total:
                 held = self.slicer.held_by_strips(*move.line_sums(sums.down, sums.across))
                 labels = slice_labels(held, sums.total)
-            k = pick_slice(labels, spec.kind, u)
-            image_out[:] = self.slicer.cut_one(move.turn(pad(image, shape))[:, :, None], k)
-            if labels[k]:
-                mask = move.turn(self.cache.mask(spec.image_index))
-                mask_out[:] = self.slicer.cut_one(mask[:, :, None], k)
+            image, mask = move.turn(pad(image, shape)), None
         else:
             image, mask = move(pad(image, shape), pad(self.cache.mask(spec.image_index), shape))
             # The total is the image's own: in what is added to a small one, its defect may be there once more.
             labels = slice_labels(self.slicer.held(mask), sums.total)
-            k = pick_slice(labels, spec.kind, u)
-            image_out[:] = self.slicer.cut_one(image[:, :, None], k)
+        k = pick_slice(labels, spec.kind, u)
+        image_out[:] = self.slicer.cut_one(image[:, :, None], k)
+        if labels[k]:
+            mask = move.turn(self.cache.mask(spec.image_index)) if mask is None else mask
             mask_out[:] = self.slicer.cut_one(mask[:, :, None], k)
         return int(labels[k])
 

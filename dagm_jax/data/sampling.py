@@ -53,15 +53,12 @@ class Epochs:
 
     def __getitem__(self, place: int) -> int:
         epoch, k = divmod(place, len(self._indices))
-        return int(self._order(epoch)[k])
-
-    def _order(self, epoch: int) -> np.ndarray:
         order = self._orders.get(epoch)
         if order is None:
             order = np.random.default_rng((self._seed, epoch)).permutation(self._indices)
             # Readers work ahead of one another by less than an epoch; threads may make an order twice, and the same.
             self._orders = {epoch: order, **dict(list(self._orders.items())[:2])}
-        return order
+        return int(order[k])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from types import ModuleType
 from typing import Any, Literal
 
@@ -219,9 +220,7 @@ def fewest_slices(length_px: int, slice_px: int, overlap_px: int = 0) -> int:
 
 def even_edges(length_px: int, slice_px: int, num_slices: int) -> tuple[int, ...]:
     """Left edges round(k·(length - slice)/(num_slices - 1)), k = 0…num_slices-1: evenly spaced, both borders met."""
-    if num_slices == 1:
-        return (0,)
-    return tuple(round(k * (length_px - slice_px) / (num_slices - 1)) for k in range(num_slices))
+    return tuple(round(k * (length_px - slice_px) / max(num_slices - 1, 1)) for k in range(num_slices))
 
 
 def edge_weights(edges: tuple[int, ...], slice_px: int, length_px: int) -> np.ndarray:
@@ -243,10 +242,8 @@ def edge_weights(edges: tuple[int, ...], slice_px: int, length_px: int) -> np.nd
 
 def cover_weight(edges: tuple[int, ...], slice_px: int, length_px: int) -> np.ndarray:
     """The sum of the weights of all slices that cover each column: float ``[length_px]``; 0 where none does."""
-    cover = np.zeros(length_px)
-    for edge, weight in zip(edges, edge_weights(edges, slice_px, length_px), strict=True):
-        cover[edge : edge + slice_px] += weight
-    return cover
+    places = np.add.outer(edges, np.arange(slice_px))
+    return np.bincount(places.ravel(), edge_weights(edges, slice_px, length_px).ravel(), length_px)
 
 
 def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleType) -> Any:
@@ -256,18 +253,17 @@ def _cover_sum(slices: Any, edges: tuple[int, ...], length_px: int, xp: ModuleTy
     adds would be sequential in compiled code.
     """
     n, h, s, c = slices.shape
-    # The covering places of each column in the row of all strips, and their weights, 0 for none: ``[m length]``.
+    # The covering places of each column in the row of all strips, -1 for none, and their weights: ``[m length]``.
     places = [
         [k * s + x - edge for k, edge in enumerate(edges) if 0 <= x - edge < s] for x in range(length_px)
     ]
-    most = max(map(len, places))
-    index = np.array([p + [0] * (most - len(p)) for p in places]).T
-    is_there = np.array([[1] * len(p) + [0] * (most - len(p)) for p in places]).T
-    weight = is_there * edge_weights(edges, s, length_px).ravel()[index]
+    index = np.array(list(zip_longest(*places, fillvalue=-1)))
+    weight = np.where(index < 0, 0, edge_weights(edges, s, length_px).ravel()[index])
     # Sums of bytes would wrap at 256.
     dtype = slices.dtype if xp.issubdtype(slices.dtype, xp.floating) else np.float32
     columns = xp.swapaxes(slices, 0, 1).reshape(h, n * s, c).astype(dtype)
     parts = [
-        xp.take(columns, i, axis=1) * w[:, None].astype(dtype) for i, w in zip(index, weight, strict=True)
+        xp.take(columns, np.maximum(i, 0), axis=1) * w[:, None].astype(dtype)
+        for i, w in zip(index, weight, strict=True)
     ]
     return sum(parts[1:], parts[0])

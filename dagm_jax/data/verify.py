@@ -13,8 +13,8 @@ import numpy as np
 
 from dagm_jax.console import show
 from dagm_jax.data.images.decode import BadImage
+from dagm_jax.data.images.files import read_image
 from dagm_jax.data.images.load import in_threads, load
-from dagm_jax.data.images.png import read_image
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import DAGM_SHAPE, Manifest, Sample
 

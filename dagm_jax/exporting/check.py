@@ -16,8 +16,7 @@ import numpy as np
 
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.load import load
-from dagm_jax.data.images.photos import with_white
+from dagm_jax.data.images.load import load, with_white
 from dagm_jax.data.slicing import pad
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dagm_jax.data.augment import Move, dihedral, draw_moves, rotate_and_crop
+from dagm_jax.data.augment import Move, draw_moves
 from dagm_jax.data.config import AugmentConfig
 
 ALL_MOVES = [(turns, flip) for turns in range(4) for flip in (False, True)]
@@ -72,11 +72,12 @@ def test_dihedral_by_hand(turns: int, flip: bool, expected: list[list[int]]) -> 
     """Would catch: a move that is missing or counted twice, such as a 270° turn that is never made; a copy of the image
     where a view is enough."""
     square = np.array([[1, 2], [3, 4]])
-    assert dihedral(square, turns, flip).tolist() == expected
-    assert np.shares_memory(dihedral(square, turns, flip), square)
+    turn = Move(turns, flip, 0.0, (0.0, 0.0)).turn
+    assert turn(square).tolist() == expected
+    assert np.shares_memory(turn(square), square)
     # Channels behind the two image axes stay where they are.
     both = np.stack([square, 10 * square], axis=-1)
-    assert dihedral(both, turns, flip)[..., 1].tolist() == [[10 * v for v in row] for row in expected]
+    assert turn(both)[..., 1].tolist() == [[10 * v for v in row] for row in expected]
 
 
 def test_all_eight_moves_occur_about_equally() -> None:
@@ -155,10 +156,10 @@ def test_angles_and_shifts_stay_within_their_bounds() -> None:
 def test_a_quarter_turn_by_angle_is_a_quarter_turn() -> None:
     """Would catch: a centre that is half a pixel off, and opposite signs for image and mask."""
     image, mask = drawn()
-    turned, turned_mask = rotate_and_crop(image, mask, 90.0, (0.0, 0.0))
+    turned, turned_mask = Move(0, False, 90.0, (0.0, 0.0))(image, mask)
     np.testing.assert_array_equal(turned_mask, np.rot90(mask, 3))
     np.testing.assert_allclose(turned.astype(int), np.rot90(image, 3), atol=1)
-    half, half_mask = rotate_and_crop(image, mask, 180.0, (0.0, 0.0))
+    half, half_mask = Move(0, False, 180.0, (0.0, 0.0))(image, mask)
     np.testing.assert_array_equal(half_mask, mask[::-1, ::-1])
     np.testing.assert_allclose(half.astype(int), image[::-1, ::-1], atol=1)
 
@@ -168,11 +169,11 @@ def test_a_quarter_turn_by_angle_is_a_quarter_turn() -> None:
 def test_reflected_borders_bring_no_new_grey(angle_deg: float, shift_px: tuple[float, float]) -> None:
     """Would catch: black wedges at the corners, which a network learns as "turned, so from training"."""
     image = np.random.default_rng(3).integers(60, 200, (40, 56), np.uint8)
-    moved, moved_mask = rotate_and_crop(image, np.zeros(image.shape, bool), angle_deg, shift_px)
+    moved, moved_mask = Move(0, False, angle_deg, shift_px)(image, np.zeros(image.shape, bool))
     assert moved.min() >= 60
     assert moved.max() < 200
     assert not moved_mask.any()
-    _, full = rotate_and_crop(image, np.ones(image.shape, bool), angle_deg, shift_px)
+    _, full = Move(0, False, angle_deg, shift_px)(image, np.ones(image.shape, bool))
     assert full.all()
 
 
@@ -180,11 +181,11 @@ def test_a_shift_moves_rows_by_its_first_number_and_mirrors_the_border() -> None
     """Would catch: exchanged axes, a mask shifted against the image, and a border that repeats its last pixel in
     stripes instead of reflecting the texture."""
     image, mask = drawn((64, 48))
-    moved, moved_mask = rotate_and_crop(image, mask, 0.0, (3.0, -5.0))
+    moved, moved_mask = Move(0, False, 0.0, (3.0, -5.0))(image, mask)
     np.testing.assert_array_equal(moved[3:, :-5], image[:-3, 5:])
     np.testing.assert_array_equal(moved_mask[3:, :-5], mask[:-3, 5:])
     ramp = np.broadcast_to(np.arange(0, 160, 5, np.uint8), (32, 32)).copy()
-    moved, _ = rotate_and_crop(ramp, np.zeros(ramp.shape, bool), 0.0, (0.0, 6.0))
+    moved, _ = Move(0, False, 0.0, (0.0, 6.0))(ramp, np.zeros(ramp.shape, bool))
     assert moved[10, :13].tolist() == [30, 25, 20, 15, 10, 5, 0, 5, 10, 15, 20, 25, 30]
 
 

@@ -15,8 +15,8 @@ from png_files import chunk, png
 
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.decode import BadImage
+from dagm_jax.data.images.files import read_image, read_mask
 from dagm_jax.data.images.load import load
-from dagm_jax.data.images.png import read_image, read_mask
 from dagm_jax.types import MAX_PIXELS, Drawn, Ellipse, Sample
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show

@@ -13,8 +13,8 @@ from PIL import Image, TiffImagePlugin
 from png_files import png
 
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.load import load
-from dagm_jax.data.images.photos import find_white, read_photo, read_photo_mask
+from dagm_jax.data.images.files import read_image, read_mask
+from dagm_jax.data.images.load import find_white, load
 from dagm_jax.types import Photo, Sample
 
 SIZE = (24, 32)  # h, w: not square, so that exchanged axes show
@@ -37,11 +37,11 @@ def test_photos_of_any_format_are_read_or_refused_when_cut_short(tmp_path: Path,
     whose lower part comes out grey."""
     smooth = np.add.outer(np.arange(24) * 4, np.arange(32) * 3).astype(np.uint8)
     path = photo(tmp_path / f"a{suffix}", Image.fromarray(smooth)).path
-    difference = read_photo(Photo(path), SIZE).astype(int) - smooth
+    difference = read_image(Photo(path), SIZE).astype(int) - smooth
     assert np.abs(difference).max() <= (4 if suffix == ".jpg" else 0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadImage, match=rf"a\{suffix}: ") as caught:
-        read_photo(Photo(path, 65535), None)
+        read_image(Photo(path, 65535), None)
     assert "\n" not in str(caught.value)
 
 
@@ -52,7 +52,7 @@ def test_16_bits_are_scaled_by_the_white_level(
 ) -> None:
     """Would catch: the low byte cut off, 12 bits left nearly black, values beyond white that wrap round."""
     values = np.tile(np.array([0, 2048, 4095, 65535], np.uint16), (16, 4))
-    image = read_photo(photo(tmp_path / f"a{suffix}", Image.fromarray(values), white), (16, 16))
+    image = read_image(photo(tmp_path / f"a{suffix}", Image.fromarray(values), white), (16, 16))
     assert image.dtype == np.uint8
     assert image[3, :4].tolist() == expected
 
@@ -64,7 +64,7 @@ def test_colour_becomes_luma(tmp_path: Path) -> None:
     colours[0, 3] = (200, 200, 200)
     opaque = np.dstack([colours, np.full((16, 16), 255, np.uint8)])
     for name, pixels in (("a.png", colours), ("b.png", opaque), ("c.bmp", colours), ("d.tif", colours)):
-        image = read_photo(photo(tmp_path / name, Image.fromarray(pixels)), None)
+        image = read_image(photo(tmp_path / name, Image.fromarray(pixels)), None)
         assert image[0, :5].tolist() == [76, 150, 29, 200, 0]
 
 
@@ -80,16 +80,16 @@ def test_photos_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
     }
     for name, (picture, match) in pictures.items():
         with pytest.raises(BadImage, match=match):
-            read_photo(photo(tmp_path / name, picture), None)
+            read_image(photo(tmp_path / name, picture), None)
     path = written(tmp_path / "colour16.png", png(16, 16, 16, 2, (b"\0" + bytes(6 * 16)) * 16))
     with pytest.raises(BadImage, match="colour of 16 bits"):
-        read_photo(Photo(path, 65535), None)
+        read_image(Photo(path, 65535), None)
     frames = [Image.fromarray(PIXELS), Image.fromarray(PIXELS // 2)]
     frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(BadImage, match="several pictures in one file"):
-        read_photo(Photo(tmp_path / "two.tif"), None)
+        read_image(Photo(tmp_path / "two.tif"), None)
     with pytest.raises(BadImage, match="not a PNG, JPEG, BMP or TIFF image"):
-        read_photo(Photo(written(tmp_path / "text.jpg", b"hello")), None)
+        read_image(Photo(written(tmp_path / "text.jpg", b"hello")), None)
 
 
 def test_a_jpeg_whose_copy_has_stalled_is_refused(tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ def test_a_jpeg_whose_copy_has_stalled_is_refused(tmp_path: Path) -> None:
     # The thumbnail in the metadata has an end mark of its own.
     Image.fromarray(values).save(path, comment=thumbnail.getvalue())
     whole = path.read_bytes()
-    assert read_photo(Photo(path, 65535), None).shape == (64, 64)
+    assert read_image(Photo(path, 65535), None).shape == (64, 64)
     path.write_bytes(whole + b"\0" * 100 + b"camera trailer")
-    assert read_photo(Photo(path, 65535), None).shape == (64, 64)
+    assert read_image(Photo(path, 65535), None).shape == (64, 64)
     path.write_bytes(whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2))
     with pytest.raises(BadImage, match="truncated, its picture has no end mark"):
-        read_photo(Photo(path, 65535), None)
+        read_image(Photo(path, 65535), None)
 
 
 def test_a_tiff_of_many_pictures_is_refused_at_its_first(
@@ -122,7 +122,7 @@ def test_a_tiff_of_many_pictures_is_refused_at_its_first(
         TiffImagePlugin.TiffImageFile, "_seek", lambda self, frame: (seeks.append(frame), plain(self, frame))
     )
     with pytest.raises(BadImage, match="several pictures in one file"):
-        read_photo(Photo(tmp_path / "many.tif"), None)
+        read_image(Photo(tmp_path / "many.tif"), None)
     assert len(seeks) <= 2
 
 
@@ -150,7 +150,7 @@ def test_photo_masks_are_cut_at_half(
 ) -> None:
     """Would catch: soft edges counted as defect, masks of 0 and 1 taken for empty, and empty ones for full."""
     pixels = np.tile(np.array(values, dtype), (16, 4))
-    mask = read_photo_mask(photo(tmp_path / "m.png", Image.fromarray(pixels)), (16, 16))
+    mask = read_mask(photo(tmp_path / "m.png", Image.fromarray(pixels)), (16, 16))
     assert mask.dtype == np.bool_
     assert tuple(mask[5, :4].tolist()) == expected
 
@@ -161,7 +161,7 @@ def test_masks_of_any_colour_are_masks(tmp_path: Path) -> None:
     colours[0, :4] = [(255, 0, 0), (0, 0, 255), (0, 255, 0), (100, 0, 0)]
     picture = Image.fromarray(colours)
     for name, one in (("a.png", picture), ("b.png", picture.quantize(8))):
-        mask = read_photo_mask(photo(tmp_path / name, one), (16, 16))
+        mask = read_mask(photo(tmp_path / name, one), (16, 16))
         assert mask[0, :5].tolist() == [True, True, True, False, False]
 
 
@@ -171,10 +171,10 @@ def test_pictures_stored_turned_are_refused(tmp_path: Path) -> None:
     exif[274] = 3
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
     with pytest.raises(BadImage, match=r"stored turned or mirrored \(EXIF orientation\)"):
-        read_photo(Photo(tmp_path / "a.jpg"), None)
+        read_image(Photo(tmp_path / "a.jpg"), None)
     exif[274] = 1
     Image.fromarray(PIXELS).save(tmp_path / "b.jpg", exif=exif)
-    assert read_photo(Photo(tmp_path / "b.jpg"), SIZE).shape == SIZE
+    assert read_image(Photo(tmp_path / "b.jpg"), SIZE).shape == SIZE
 
 
 def test_colour_tiff_of_16_bits_is_refused(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_colour_tiff_of_16_bits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         BadImage, match="colour of 16 bits; convert to 8-bit grey, 16-bit grey or 8-bit colour"
     ):
-        read_photo(Photo(written(tmp_path / "a.tif", data)), None)
+        read_image(Photo(written(tmp_path / "a.tif", data)), None)
 
 
 def test_white_is_the_least_power_that_holds_every_16_bit_value(tmp_path: Path) -> None:

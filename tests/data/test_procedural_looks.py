@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dagm_jax.data.formats.ellipse import rasterise
-from dagm_jax.data.procedural.drawing import CLASSES, draw, draw_with_twin
+from dagm_jax.data.procedural.drawing import CLASSES, draw
 from dagm_jax.types import Ellipse
 
 LAGS = (1, 4, 16, 64)
@@ -93,10 +93,9 @@ class Album:
 def album(request: pytest.FixtureRequest) -> Album:
     class_id: int = request.param
     good = np.stack([draw(class_id, i, seed=0, defective=False).image for i in range(NUM_GOOD)])
-    bad, twins, ellipses = zip(
-        *(draw_with_twin(class_id, i, 0, True, 512) for i in range(NUM_BAD)), strict=True
-    )
-    return Album(class_id, LOOKS[class_id], good, np.stack(bad), np.stack(twins), list(ellipses))
+    drawn = [draw(class_id, i, seed=0, defective=True) for i in range(NUM_BAD)]
+    bad, twins = np.stack([d.image for d in drawn]), np.stack([d.twin for d in drawn])
+    return Album(class_id, LOOKS[class_id], good, bad, twins, [d.ellipse for d in drawn if d.ellipse])
 
 
 def autocorrelation(image: np.ndarray, lag: int) -> float:
@@ -173,9 +172,9 @@ def test_no_defect_crosses_the_frame(class_id: int) -> None:
     """Catches a frame that tells of a defect. The images are small, so that some defects reach the border."""
     reached = 0
     for index in range(40):
-        image, twin, _ = draw_with_twin(class_id, index, 0, True, 128)
-        reached += (border(image, 1) != border(twin, 1)).any()
-        np.testing.assert_array_equal(border(image, 0), border(twin, 0))
+        drawn = draw(class_id, index, seed=0, defective=True, size_px=128)
+        reached += (border(drawn.image, 1) != border(drawn.twin, 1)).any()
+        np.testing.assert_array_equal(border(drawn.image, 0), border(drawn.twin, 0))
     assert reached
 
 

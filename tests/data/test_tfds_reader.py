@@ -99,7 +99,7 @@ def test_records_are_read_alone_and_in_any_order(whole: Path) -> None:
         one = stored[place]
         assert isinstance(one, Stored)
         number = place + 11 if place < 12 else place - 11
-        assert read_example(one).image_id.endswith(f"/{number:04d}")
+        assert read_example(one)[0].image_id.endswith(f"/{number:04d}")
 
 
 def test_a_class_can_come_from_the_set_of_all(tmp_path: Path) -> None:

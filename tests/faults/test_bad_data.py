@@ -15,7 +15,6 @@ from dagm_jax.command_line import read_config
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.formats.tfds_reader import Example
 from dagm_jax.data.images import decode, load
 from dagm_jax.data.split import split_samples
 from dagm_jax.errors import UserError
@@ -168,9 +167,10 @@ def test_prepared_sets_list_labels_that_masks_contradict(
     save(tmp_path / "x.png", picture(0))
     save(tmp_path / "m.png", spot())
     image, mask = ((tmp_path / name).read_bytes() for name in ("x.png", "m.png"))
-    monkeypatch.setattr(load, "read_example", lambda stored: Example(image, mask, 0, 1, "x"))
+    sample = Sample("x", 1, 0, "train", Stored(tmp_path, "train", 0), None)
+    monkeypatch.setattr(load, "read_example", lambda stored: (sample, image, mask))
     with pytest.raises(decode.BadImage, match="good, but mask marks 18 px"):
-        load.load(Sample("x", 1, 0, "train", Stored(tmp_path, "train", 0), None), None)
+        load.load(sample, None)
 
 
 @pytest.mark.parametrize(

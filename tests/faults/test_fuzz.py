@@ -29,8 +29,7 @@ from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.photos import read_photo, read_photo_mask
-from dagm_jax.data.images.png import read_image
+from dagm_jax.data.images.files import read_image, read_mask
 from dagm_jax.errors import UserError
 from dagm_jax.types import Ellipse, Manifest, Photo
 
@@ -185,11 +184,11 @@ def test_damaged_images_are_refused_or_read_as_pillow_reads_them(tmp_path: Path,
         data = edited(originals()[name], edits, repair)
         path = tmp_path / name
         path.write_bytes(data)
-        image = outcome(lambda: read_photo(Photo(path, 65535), None))
+        image = outcome(lambda: read_image(Photo(path, 65535), None))
         if image is not None:
             assert image.dtype == np.uint8 and image.ndim == 2
             np.testing.assert_allclose(image, seen_by_pillow(data), atol=1.01)
-        mask = outcome(lambda: read_photo_mask(Photo(path), (H, W)))
+        mask = outcome(lambda: read_mask(Photo(path), (H, W)))
         assert mask is None or (mask.dtype == bool and mask.shape == (H, W) == np.shape(image))
         dagm = outcome(lambda: read_image(path, (H, W)))
         if dagm is not None:
@@ -209,7 +208,7 @@ def test_the_originals_are_what_they_are_said_to_be(tmp_path: Path) -> None:
     taken = set()
     for name, data in originals().items():
         (tmp_path / name).write_bytes(data)
-        if outcome(lambda: read_photo(Photo(tmp_path / name, 65535), None)) is not None:  # noqa: B023
+        if outcome(lambda: read_image(Photo(tmp_path / name, 65535), None)) is not None:  # noqa: B023
             taken.add(name)
     refused = set(
         ["clear", "animated", "turned", "cmyk", "floats", "integers", "pages", "empty", "zeros", "words"]

@@ -328,12 +328,12 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1536 << 20, 1536 << 20))
 from pathlib import Path
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.photos import find_white, read_photo
-from dagm_jax.data.images.png import read_image
+from dagm_jax.data.images.files import read_image
+from dagm_jax.data.images.load import find_white
 from dagm_jax.types import Photo
 for path in sorted(Path(sys.argv[1]).iterdir()):
     refused = 0
-    for read in (lambda: read_photo(Photo(path, 65535), None), lambda: read_image(path, None)):
+    for read in (lambda: read_image(Photo(path, 65535), None), lambda: read_image(path, None)):
         try:
             read()
         except BadImage:

@@ -66,7 +66,7 @@ def test_strict_files_get_the_scores_of_their_run(
     Image.fromarray(image[:500]).save(tmp_path / "small.png")
     with pytest.raises(BadImage, match=r"expected 512x512"):
         inspector.inspect(tmp_path / "small.png")
-    with pytest.raises(UserError, match=r"must be 512x512 px"):
+    with pytest.raises(UserError, match=r"expected 512x512, the size"):
         inspector.inspect(image[:500])
     with pytest.raises(UserError, match=r"uint16.* must be uint8"):
         inspector.inspect(image.astype(np.uint16))

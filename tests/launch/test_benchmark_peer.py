@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch", reason="the peer extra (pip install -e '.[p
 
 from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
-from dagm_jax.data.augment import dihedral
+from dagm_jax.data.augment import Move
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.slicing import make_slicer
 from dagm_jax.errors import UserError
@@ -310,7 +310,7 @@ def test_strips_are_those_of_turned_images_with_their_masks(dataset: StripDatase
     request that is not heeded."""
     image = np.asarray(Image.open(dataset.image_files[0]))
     views = {
-        (turns, flip, edge): dihedral(image, turns, flip)[:, edge : edge + 16]
+        (turns, flip, edge): Move(turns, flip, 0.0, (0.0, 0.0)).turn(image)[:, edge : edge + 16]
         for turns in range(4)
         for flip in (False, True)
         for edge in SLICER.vertical_edges

@@ -91,8 +91,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {c: _unpacked(Path(archives[str(c)]), c) for c in classes}
 
     def _generate_examples(self, samples: Sequence[Sample]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for key, sample in enumerate(samples):
-            yield key, example(sample)
+        return enumerate(map(example, samples))
 
 
 def _unpacked(archive: Path, class_id: int) -> Path:

@@ -18,7 +18,10 @@ def rasterise(ellipse: Ellipse, shape: tuple[int, int]) -> np.ndarray:
     """
     mask = np.zeros(shape, bool)
     reach = math.ceil(max(ellipse.semi_a, ellipse.semi_b)) + 2
-    rows, cols = _window(ellipse.center_y - 1, reach), _window(ellipse.center_x - 1, reach)
+    rows, cols = (
+        slice(max(math.floor(center) - reach, 0), max(math.ceil(center) + reach + 1, 0))
+        for center in (ellipse.center_y - 1, ellipse.center_x - 1)
+    )
     dy = np.arange(shape[0])[rows, None] + 1 - ellipse.center_y
     dx = np.arange(shape[1])[None, cols] + 1 - ellipse.center_x
     cos, sin = math.cos(ellipse.angle_rad), math.sin(ellipse.angle_rad)
@@ -26,8 +29,3 @@ def rasterise(ellipse: Ellipse, shape: tuple[int, int]) -> np.ndarray:
     v = -dx * sin + dy * cos
     mask[rows, cols] = (u / ellipse.semi_a) ** 2 + (v / ellipse.semi_b) ** 2 <= 1
     return mask
-
-
-def _window(center: float, reach: int) -> slice:
-    """The pixels from 0 on within ``reach`` of ``center``."""
-    return slice(max(math.floor(center) - reach, 0), max(math.ceil(center) + reach + 1, 0))

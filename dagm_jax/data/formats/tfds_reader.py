@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dagm_jax.data.formats.listing import SPLITS, make_dagm_manifest, root_error
 from dagm_jax.errors import UserError, printable
@@ -28,17 +27,6 @@ INCOMPLETE = "incomplete."  # how TFDS begins the name of a folder that it is wr
 _SHARDS = "*.array_record-*"
 # Folders such as 1.0.0, and incomplete.AB12CD_1.0.0 of one that is being written.
 _VERSIONS = "*.[0-9]*.[0-9]*"
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One record as it is stored: image and mask as PNG bytes."""
-
-    image: bytes
-    mask: bytes
-    label: Literal[0, 1]
-    class_id: int
-    image_id: str
 
 
 def is_prepared(root: Path) -> bool:
@@ -94,32 +82,29 @@ def _damage(root: Path, folder: Path, what: str) -> UserError:
 
 def _read_records(root: Path, folder: Path) -> list[Sample]:
     """The records of a set by class, then train before test, then place; raises UserError for a damaged set."""
-    found = []
+    found: list[Sample] = []
     try:
         for split in SPLITS:
             with _one_line_errors():
                 length = len(_open(folder, split, _stamp(folder)))
-            for index in range(length):
-                stored = Stored(folder, split, index)
-                example = read_example(stored)
-                mask = stored if example.label else None
-                found.append(Sample(example.image_id, example.class_id, example.label, split, stored, mask))
+            found += [read_example(Stored(folder, split, index))[0] for index in range(length)]
     except ValueError as error:
         raise _damage(root, folder, f"is damaged or foreign: {error}") from error
-    return sorted(found, key=lambda record: record.class_id)  # stable: splits and places stay in order
+    return sorted(found, key=lambda sample: sample.class_id)  # stable: splits and places stay in order
 
 
-def read_example(stored: Stored) -> Example:
-    """The record's features, undecoded. Raises ValueError, of one line, where it cannot be read."""
+def read_example(stored: Stored) -> tuple[Sample, bytes, bytes]:
+    """The record as a sample, its image and its mask as PNG bytes.
+
+    Raises ValueError, of one line, where it cannot be read.
+    """
     with _one_line_errors():
         found = _open(stored.folder, stored.split, _stamp(stored.folder))[stored.index]
-        return Example(
-            image=found["image"],
-            mask=found["mask"],
-            label=1 if int(found["label"]) else 0,
-            class_id=int(found["class_id"]),
-            image_id=found["image_id"].decode(),
-        )
+        name, class_id = found["image_id"].decode(), int(found["class_id"])
+        is_defective = bool(int(found["label"]))
+        mask = stored if is_defective else None
+        sample = Sample(name, class_id, 1 if is_defective else 0, stored.split, stored, mask)
+        return sample, found["image"], found["mask"]
 
 
 @contextlib.contextmanager
@@ -150,10 +135,8 @@ def _open(folder: Path, split: str, stamp: int) -> Any:
 
     builder = tfds.builder_from_directory(folder)
     info = builder.info
-    found, expected = (
-        (info.name, str(info.version), info.file_format.value),
-        (DATASET_NAME, VERSION, "array_record"),
-    )
+    found = (info.name, str(info.version), info.file_format.value)
+    expected = (DATASET_NAME, VERSION, "array_record")
     if found != expected:
         raise ValueError(f"holds {' '.join(found)}, not {' '.join(expected)}")
     skip = {name: tfds.decode.SkipDecoding() for name in ("image", "mask")}

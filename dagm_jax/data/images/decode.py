@@ -115,12 +115,20 @@ def _check_png(data: bytes, name: str) -> None:
         picture.verify()
 
 
-def check_shape(picture: Image.Image, path: Path | str, shape: tuple[int, int] | None, why: str) -> None:
-    """Raises BadImage unless the picture's (h, w) is ``shape`` or that is None; ``why`` says where it comes from."""
-    found = (picture.height, picture.width)
+def size_fault(
+    found: tuple[int, ...], shape: tuple[int, int] | None, why: str, largest: tuple[int, int] | None = None
+) -> str | None:
+    """The reason why an image of the (h, w) ``found`` is not taken; None if it is.
+
+    shape: the (h, w) that it must have, None for any, and ``why`` that is so; largest: the greatest (h, w) of a model.
+    """
+    size = f"size {found[0]}x{found[1]} (height x width)"
+    if largest is not None and (found[0] > largest[0] or found[1] > largest[1]):
+        limit = f"{largest[0]}x{largest[1]} px, the limit of this model"
+        return f"{size} is beyond {limit}; cut it into pieces or train on images of this size"
     if shape is not None and found != tuple(shape):
-        expected = f"expected {shape[0]}x{shape[1]}, {why}"
-        raise BadImage(f"{printable(path)}: size {found[0]}x{found[1]} (height x width), {expected}")
+        return f"{size}, expected {shape[0]}x{shape[1]}, {why}"
+    return None
 
 
 def to_grey(picture: Image.Image, path: Path | str, colour: Colour) -> NDArray[np.uint8 | np.uint16]:
@@ -157,19 +165,24 @@ def to_grey(picture: Image.Image, path: Path | str, colour: Colour) -> NDArray[n
     channels: NDArray[np.uint8] = np.asarray(colours)
     if is_dagm and (channels != channels[..., :1]).any():
         raise BadImage(f"{name}: colour image; {remedy}")
-    values = channels.max(axis=2)
-    return values
+    return np.asarray(channels.max(axis=2))
 
 
 def read_grey(
-    data: bytes, path: Path | str, shape: tuple[int, int] | None, why: str, colour: Colour
+    data: bytes,
+    path: Path | str,
+    shape: tuple[int, int] | None,
+    why: str,
+    colour: Colour,
+    largest: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8 | np.uint16]:
     """Grey values (see `to_grey`) of the picture in a file's bytes, which messages call ``path``; raises BadImage.
 
-    shape, why: as in `check_shape`. Without colours, as in DAGM, PNG files alone are taken.
+    shape, why, largest: as in `size_fault`. Without colours, as in DAGM, PNG files alone are taken.
     """
     with open_image(data, path, ("PNG",) if colour == "refused" else FORMATS) as picture:
-        check_shape(picture, path, shape, why)
+        if fault := size_fault((picture.height, picture.width), shape, why, largest):
+            raise BadImage(f"{printable(path)}: {fault}")
         return to_grey(picture, path, colour)
 
 

@@ -10,17 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dagm_jax.data.images.decode import (
-    FORMATS,
-    SIZE_OF_SET,
-    BadImage,
-    check_shape,
-    open_image,
-    read_bytes,
-    to_8_bits,
-    to_grey,
-)
-from dagm_jax.errors import UserError, printable
+from dagm_jax.data.images.decode import SIZE_OF_SET, Colour, read_bytes, read_grey, size_fault, to_8_bits
+from dagm_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,12 +32,8 @@ class ImageReader:
 
     def decode(self, data: bytes, path: Path) -> NDArray[np.uint8]:
         """The image in a file's bytes, uint8 [h w]; ``path`` is what messages call it. Raises BadImage."""
-        is_dagm = self.white is None
-        with open_image(data, path, ("PNG",) if is_dagm else FORMATS) as picture:
-            if refusal := self._refusal((picture.height, picture.width)):
-                raise BadImage(f"{printable(path)}: {refusal}")
-            check_shape(picture, path, self.shape, SIZE_OF_SET)
-            return to_8_bits(to_grey(picture, path, "refused" if is_dagm else "luma"), self.white)
+        colour: Colour = "refused" if self.white is None else "luma"
+        return to_8_bits(read_grey(data, path, self.shape, SIZE_OF_SET, colour, self.largest), self.white)
 
     def of_array(self, array: NDArray[Any]) -> NDArray[np.uint8]:
         """The image uint8 [h w] in an array [h w], [h w 1] or [h w 3] (RGB), as a file of these values would give it.
@@ -65,26 +52,10 @@ class ImageReader:
             remedy = "scale it as its files would be" if self.white is None else "16 bits are taken in grey"
             raise UserError(f"{found} must be uint8; {remedy}")
         if is_colour:
-            array = self._grey(array, found)
-        refusal = self._refusal(array.shape)
-        if self.shape is not None and array.shape != self.shape:
-            refusal = f"must be {self.shape[0]}x{self.shape[1]} px, the size of this data set's images"
-        if refusal:
-            raise UserError(f"{found} {refusal}")
+            if self.white is None and (array != array[..., :1]).any():
+                raise UserError(f"{found} must be grey: this model was trained on grey images; convert it")
+            # The luma of equal channels is their value.
+            array = np.asarray(Image.fromarray(array).convert("L"))
+        if fault := size_fault(array.shape, self.shape, SIZE_OF_SET, self.largest):
+            raise UserError(f"{found}: {fault}")
         return array
-
-    def _grey(self, array: NDArray[np.uint8], found: str) -> NDArray[np.uint8]:
-        if self.white is not None:
-            return np.asarray(Image.fromarray(array).convert("L"))
-        if (array != array[..., :1]).any():
-            raise UserError(f"{found} must be grey: this model was trained on grey images; convert it")
-        return np.ascontiguousarray(array[..., 0])
-
-    def _refusal(self, shape: tuple[int, ...]) -> str | None:
-        """The reason why the model takes no image of this size; None if it does."""
-        if shape[0] <= self.largest[0] and shape[1] <= self.largest[1]:
-            return None
-        return (
-            f"size {shape[0]}x{shape[1]} (height x width) is beyond {self.largest[0]}x{self.largest[1]} px, the limit "
-            "of this model; cut it into pieces or train on images of this size"
-        )

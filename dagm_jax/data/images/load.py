@@ -1,9 +1,11 @@
-"""Image and mask of one sample of a manifest, or the reason why its files cannot be used."""
+"""Image and mask of a sample, or the reason why its files cannot be used; the white level of 16-bit images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -14,13 +16,13 @@ from numpy.typing import NDArray
 from dagm_jax.data import procedural
 from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.formats.tfds_reader import read_example
-from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.photos import read_photo, read_photo_mask
-from dagm_jax.data.images.png import decode_image, decode_mask, read_image, read_mask
+from dagm_jax.data.images.decode import MODES_16, WHITE_16, BadImage, open_header, read_bytes, read_grey
+from dagm_jax.data.images.files import decode_image, decode_mask, read_image, read_mask
 from dagm_jax.errors import printable
 from dagm_jax.types import DAGM_SHAPE, Drawn, Ellipse, Photo, Pixels, Sample, Stored
 
 DECODE_THREADS = 4
+_MaskOfSize = Callable[[tuple[int, int]], NDArray[np.bool_]]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -39,45 +41,55 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
     be anywhere. Raises BadImage; BadMask where the image alone can be read, or label and mask contradict each other.
     """
-    own_mask: NDArray[np.bool_] | None = None  # where image and mask come in one piece
+    own_mask: _MaskOfSize = partial(np.full, fill_value=sample.label == 1)
     match sample.image:
-        case Path():
-            image = read_image(sample.image, shape)
-        case Photo():
-            image = read_photo(sample.image, shape)
-        case Drawn():
-            drawn, size_px = sample.image, (shape or DAGM_SHAPE)[0]
+        case Drawn(seed, class_id, index):
+            size_px = (shape or DAGM_SHAPE)[0]
             picture = procedural.draw(
-                drawn.class_id, drawn.index, seed=drawn.seed, defective=sample.label == 1, size_px=size_px
+                class_id, index, seed=seed, defective=sample.label == 1, size_px=size_px
             )
-            image, own_mask = picture.image, picture.mask
+            image, own_mask = picture.image, lambda size: picture.mask
         case Stored():
-            image, own_mask = _read_stored(sample.image, sample.image_id, shape)
+            name = f"{sample.image.folder} ({sample.image_id})"
+            packed, packed_mask = _read_record(sample.image, sample.image_id, name)
+            image = decode_image(packed, f"{name}, image", shape)
+            own_mask = partial(decode_mask, packed_mask, f"{name}, mask")
+        case _:
+            image = read_image(sample.image, shape)
     try:
-        return image, _read_mask(sample, (image.shape[0], image.shape[1]), own_mask)
+        mask = _read_mask(sample, (image.shape[0], image.shape[1]), own_mask)
+        if sample.label == 1 and not mask.any():
+            raise BadImage(
+                printable(f"{sample.image_id}: labelled defective, but mask is empty ({sample.mask})")
+            )
+        if sample.label == 0 and mask.any():
+            marked = f"mask marks {np.count_nonzero(mask)} px ({sample.mask})"
+            raise BadImage(printable(f"{sample.image_id}: labelled good, but {marked}"))
     except BadImage as error:
         raise BadMask(str(error), image) from error
+    return image, mask
 
 
-def _read_mask(
-    sample: Sample, size: tuple[int, int], own_mask: NDArray[np.bool_] | None
-) -> NDArray[np.bool_]:
-    """The mask bool [h w] of the sample's image, with which ``own_mask`` may have come; raises BadImage."""
+def _read_mask(sample: Sample, size: tuple[int, int], own_mask: _MaskOfSize) -> NDArray[np.bool_]:
+    """The mask bool [h w] of the sample, ``own_mask`` where its image comes with it; raises BadImage."""
     match sample.mask:
-        case Path():
-            mask = read_mask(sample.mask, size)
-        case Photo():
-            mask = read_photo_mask(sample.mask, size)
+        case Path() | Photo():
+            return read_mask(sample.mask, size)
         case Ellipse():
-            mask = rasterise(sample.mask, size)
+            return rasterise(sample.mask, size)
         case _:
-            mask = np.full(size, sample.label == 1) if own_mask is None else own_mask
-    if sample.label == 1 and not mask.any():
-        raise BadImage(printable(f"{sample.image_id}: labelled defective, but mask is empty ({sample.mask})"))
-    if sample.label == 0 and mask.any():
-        marked = f"mask marks {np.count_nonzero(mask)} px ({sample.mask})"
-        raise BadImage(printable(f"{sample.image_id}: labelled good, but {marked}"))
-    return mask
+            return own_mask(size)
+
+
+def _read_record(stored: Stored, image_id: str, name: str) -> tuple[bytes, bytes]:
+    """Image and mask of a record of a prepared set, as PNG; raises BadImage, also if it holds another image."""
+    try:
+        found, image, mask = read_example(stored)
+    except ValueError as error:
+        raise BadImage(printable(f"{name}: record {stored.index} cannot be read ({error})")) from error
+    if found.image_id != image_id:
+        raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
+    return image, mask
 
 
 def load_all(samples: Sequence[Sample], shape: tuple[int, int] | None) -> Iterator[Pixels | BadImage]:
@@ -104,18 +116,36 @@ def in_threads(
             pending += [pool.submit(function, item) for item in islice(waiting, 1)]
 
 
-def _read_stored(stored: Stored, image_id: str, shape: tuple[int, int] | None) -> Pixels:
-    """Image and mask of a record of a prepared set; raises BadImage, also if it holds another image than it should."""
-    name = f"{stored.folder} ({image_id})"
-    try:
-        found = read_example(stored)
-    except ValueError as error:
-        raise BadImage(printable(f"{name}: record {stored.index} cannot be read ({error})")) from error
-    if found.image_id != image_id:
-        raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
-    image = decode_image(found.image, f"{name}, image", shape)
-    size = (image.shape[0], image.shape[1])
-    try:
-        return image, decode_mask(found.mask, f"{name}, mask", size)
-    except BadImage as error:
-        raise BadMask(str(error), image) from error
+def find_white(photos: Sequence[Photo], heartbeat: Callable[[], None] = lambda: None) -> int:
+    """The least 2^k - 1 >= 255 that no value of the 16-bit images among these exceeds; 65535 without such images.
+
+    Decodes the 16-bit images alone. ``heartbeat`` is called after each file.
+    """
+
+    def highest(photo: Photo) -> int:
+        try:
+            # A pipe would be waited for.
+            if not photo.path.is_file():
+                return 0
+            with open_header(photo.path) as picture:
+                if picture.mode not in MODES_16:
+                    return 0
+            return int(read_grey(read_bytes(photo.path), photo.path, None, "", "luma").max())
+        except Exception:  # a decoder that is fed garbage may raise anything; `load` will say what is wrong
+            return 0
+
+    most = 0
+    for value in in_threads(highest, photos):
+        most = max(most, value)
+        heartbeat()
+    return int(2 ** max(8, most.bit_length()) - 1) if most else WHITE_16
+
+
+def with_white(samples: Sequence[Sample], white: int | None) -> tuple[Sample, ...]:
+    """The samples with this white level in those users' images whose own is not known yet."""
+    return tuple(
+        replace(sample, image=replace(sample.image, white=white))
+        if isinstance(sample.image, Photo) and sample.image.white is None
+        else sample
+        for sample in samples
+    )

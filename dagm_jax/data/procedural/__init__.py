@@ -4,6 +4,6 @@
 (where a defect lies, its strokes and its ellipse) and ``relief`` (embossed surfaces) are what they share.
 """
 
-from dagm_jax.data.procedural.drawing import CLASSES, VERSION, Drawing, draw, draw_with_twin
+from dagm_jax.data.procedural.drawing import CLASSES, VERSION, Drawing, draw
 
-__all__ = ["CLASSES", "VERSION", "Drawing", "draw", "draw_with_twin"]
+__all__ = ["CLASSES", "VERSION", "Drawing", "draw"]

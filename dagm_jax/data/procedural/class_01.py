@@ -8,7 +8,7 @@ import numpy as np
 import scipy.ndimage
 
 from dagm_jax.data.procedural.fields import shared_clouds, smooth_noise
-from dagm_jax.data.procedural.marks import enclosing, local, window_about
+from dagm_jax.data.procedural.marks import around, damage
 from dagm_jax.types import Ellipse
 
 _STEPS_PER_PX = 24  # of a tabulated ring profile; reading it at the nearest step adds a little grain
@@ -48,8 +48,7 @@ def _rings(rng: np.random.Generator, reach: int) -> np.ndarray:
     of what folds to slow waves is taken out again, as real images hardly show any. A little smoothing along
     each axis, of another strength in every image, gives neighbours the real images' slight correlation.
     """
-    x2 = np.arange(reach, dtype=np.float32)[None, :] ** 2
-    y2 = np.arange(reach, dtype=np.float32)[:, None] ** 2
+    squares = np.arange(reach, dtype=np.float32) ** 2
     total = np.zeros((reach, reach), np.float32)
     for _ in range(3):
         q = float(rng.uniform(0.75, 1.33))
@@ -59,7 +58,7 @@ def _rings(rng: np.random.Generator, reach: int) -> np.ndarray:
         rho = np.arange(math.ceil(reach * math.sqrt(1 + q) * _STEPS_PER_PX) + 2)[:, None] / _STEPS_PER_PX
         turns = (rho * (start + rho * (growth / 2)) + phase).astype(np.float32)
         profile = np.cos(np.float32(2 * np.pi) * turns).sum(axis=1) * np.float32((0.56 / _WAVES) ** 0.5)
-        place = np.sqrt(x2 + np.float32(q) * y2) * np.float32(_STEPS_PER_PX)
+        place = np.sqrt(squares[None, :] + np.float32(q) * squares[:, None]) * np.float32(_STEPS_PER_PX)
         total += np.take(profile, place.astype(np.int32))
     total -= np.float32(0.85) * scipy.ndimage.uniform_filter(total, 5, mode="mirror")
     across, down = rng.uniform(0.02, 0.22, 2).astype(np.float32)
@@ -84,8 +83,7 @@ def _glow(rng: np.random.Generator, size_px: int, center: int) -> np.ndarray:
     steps = (np.hypot(row[:, None], col[None, :]) * np.float32(8)).astype(np.int32)
     period = 8 * float(rng.uniform(14, 34))
     wave = np.cos(np.arange(2 * 8 * size_px) * (2 * np.pi / period) + rng.uniform(0, 2 * np.pi))
-    light: np.ndarray = sqrt_g * (sqrt_g + np.float32(0.5) * np.take(wave.astype(np.float32), steps))
-    return light
+    return np.asarray(sqrt_g * (sqrt_g + np.float32(0.5) * np.take(wave.astype(np.float32), steps)))
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
@@ -98,21 +96,19 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     angle = float(rng.uniform(0, np.pi))
     half_long = float(rng.uniform(20, 40))
     half_wide = half_long * float(rng.uniform(0.6, 1.0))
-    window = window_about(row, col, 1.5 * half_long, size_px)
-    u, v = local(window, row, col, angle)
+    window, u, v = around(size_px, row, col, 1.5 * half_long, angle)
     theta = np.arctan2(v / np.float32(half_wide), u / np.float32(half_long))
     wobble = np.ones_like(theta)
     for k, most in ((1, 0.06), (2, 0.12), (3, 0.14), (4, 0.06), (5, 0.04)):
         wobble += np.float32(rng.uniform(0, most)) * np.cos(k * theta + np.float32(rng.uniform(0, 2 * np.pi)))
     inward = (wobble - np.hypot(u / np.float32(half_long), v / np.float32(half_wide))) * np.float32(half_wide)
     share = np.clip(inward / np.float32(1.5) + np.float32(0.5), 0, 1)
-    damaged = clean.copy()
     grain = np.float32(5.0) * rng.standard_normal(share.shape, np.float32)
     wiped = scipy.ndimage.gaussian_filter(clean[window], 8, mode="nearest", truncate=2.5) + grain
-    damaged[window] += share * (wiped - clean[window])
+    pixels = clean[window] + share * (wiped - clean[window])
     semi_a = float(np.clip(half_long * rng.uniform(1.4, 2.6), 33, 94))
     semi_b = float(np.clip(half_wide * rng.uniform(1.4, 2.6), 23, 93))
     off = rng.uniform(-0.12, 0.12, 2) * half_long
     tilt = angle + float(rng.uniform(-0.3, 0.3))
     wanted = Ellipse(semi_a, semi_b, tilt, float(col + off[1] + 1), float(row + off[0] + 1))
-    return damaged, enclosing(wanted, share > 0, window)
+    return damage(clean, window, pixels, share > 0, wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dagm_jax.data.procedural.fields import bimodal, frequencies, gain_of, wave_noise
-from dagm_jax.data.procedural.marks import enclosing, local, off_arc, ramp, semi_axes, spot, window_about
+from dagm_jax.data.procedural.marks import around, damage, off_arc, ramp, semi_axes, spot
 from dagm_jax.types import Ellipse
 
 _SLANT = 0.13  # most columns that a fibre drifts by per row; the real images hold 0 to about 0.14
@@ -48,12 +48,9 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     half_chord = semi_a * float(rng.uniform(0.7, 0.9))
     room = 2 * (semi_b - 2) * float(np.sqrt(1 - (half_chord / semi_a) ** 2))
     sag = min(room * float(rng.uniform(0.5, 1.0)), 0.9 * half_chord) * float(rng.choice((-1, 1)))
-    window = window_about(row, col, semi_a + 4, clean.shape[0])
-    u, v = local(window, row, col, angle)
+    window, u, v = around(clean.shape[0], row, col, semi_a + 4, angle)
     half_width = float(rng.uniform(1.2, 1.6))
     share = ramp(half_width + 0.5 - np.abs(off_arc(u, v, half_chord, sag)), 1.0)
     share *= ramp(half_chord - np.abs(u), 6.0)
-    damaged = clean.copy()
-    damaged[window] += share * (np.float32(rng.uniform(2, 14)) - damaged[window])
-    wanted = Ellipse(semi_a, semi_b, angle, col + 1, row + 1)
-    return damaged, enclosing(wanted, share > 0, window)
+    pixels = clean[window] + share * (np.float32(rng.uniform(2, 14)) - clean[window])
+    return damage(clean, window, pixels, share > 0, Ellipse(semi_a, semi_b, angle, col + 1, row + 1))

@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 import scipy.ndimage
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, shared_field, spline_row, wave_noise
-from dagm_jax.data.procedural.marks import bump, enclosing, local, ramp, semi_axes, spot, window_about
+from dagm_jax.data.procedural.fields import cloud_gain, frequencies, shared_field, spline_row, wave_noise
+from dagm_jax.data.procedural.marks import around, bump, damage, ramp, semi_axes, spot
 from dagm_jax.types import Ellipse
 
 
@@ -17,7 +17,9 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
 
     The smudges (darker by up to 35) and the light threads (by up to 85) are no defects.
     """
-    image = np.float32(rng.uniform(0.9, 1.1)) * wave_noise(rng, _cloud_gain(size_px))
+    image = np.float32(rng.uniform(0.9, 1.1)) * wave_noise(
+        rng, cloud_gain(size_px, 45, 34, 1.94, 0.04, sd=20.5, white=0.1)
+    )
     image += _shading(seed, size_px)
     image += np.float32(3.5) * spline_row(rng, size_px, 5)
     image += np.float32(3.5) * spline_row(rng, size_px, 5)[:, None]
@@ -27,18 +29,6 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     for _ in range(1 + rng.poisson(5 * (size_px / 512) ** 2)):
         _thread(rng, image)
     return image
-
-
-@lru_cache(maxsize=4)
-def _cloud_gain(size_px: int) -> np.ndarray:
-    """Gain float32 [h, w//2 + 1] of the cloud's Fourier coefficients.
-
-    Power (1 + (45 fx)^2 + (34 fy)^2)^-1.94 (1 - exp(-(f/0.04)^2)) + white floor, f in cycles/px: fitted to
-    the real images' autocorrelation after their common background was taken out.
-    """
-    fx, fy = frequencies(size_px)
-    power = (1 + (45 * fx) ** 2 + (34 * fy) ** 2) ** -1.94 * (1 - np.exp(-(fx**2 + fy**2) / 0.04**2))
-    return gain_of(power, sd=20.5, white=0.1)
 
 
 @lru_cache(maxsize=4)
@@ -66,19 +56,16 @@ def _smudge(rng: np.random.Generator, image: np.ndarray) -> None:
     """Darken a spot of 12-40 px softly, in place."""
     row, col = rng.uniform(0, image.shape[0], 2)
     reach = float(rng.uniform(6, 20))
-    window = window_about(row, col, reach, image.shape[0])
-    u, v = local(window, row, col, float(rng.uniform(-0.5, 0.5)))
-    image[window] -= np.float32(rng.uniform(10, 35)) * bump(
-        np.hypot(u, v * np.float32(rng.uniform(1, 2.5))), reach
-    )
+    window, u, v = around(image.shape[0], row, col, reach, float(rng.uniform(-0.5, 0.5)))
+    depth, slim = rng.uniform((10, 1), (35, 2.5)).astype(np.float32)
+    image[window] -= depth * bump(np.hypot(u, v * slim), reach)
 
 
 def _thread(rng: np.random.Generator, image: np.ndarray) -> None:
     """Lighten a nearly horizontal line, 10-60 px long and 1-2 px wide, by up to 85, in place."""
     row, col = rng.uniform(0, image.shape[0], 2)
     half = float(rng.uniform(5, 30))
-    window = window_about(row, col, half, image.shape[0])
-    u, v = local(window, row, col, float(rng.uniform(-0.12, 0.12)))
+    window, u, v = around(image.shape[0], row, col, half, float(rng.uniform(-0.12, 0.12)))
     light = bump(v, float(rng.uniform(1.5, 3.0))) * bump(u, half)
     image[window] += np.float32(rng.uniform(15, 85)) * light
 
@@ -92,8 +79,7 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     row, col = spot(rng, clean.shape[0], max(38.0, 0.8 * semi_a))
     angle = float(rng.normal(0.1, 0.5))
     half = min(20.0, 0.6 * semi_a)
-    window = window_about(row, col, half + 4, clean.shape[0])
-    u, v = local(window, row, col, angle)
+    window, u, v = around(clean.shape[0], row, col, half + 4, angle)
     lumps = np.zeros_like(u)
     for n in range(rng.integers(1, 4)):
         reach = half * float(rng.uniform(0.45, 0.7))
@@ -101,12 +87,9 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
         slim = np.float32(rng.uniform(1, 1.9) * max(1.0, reach / (0.6 * semi_b)))
         lumps = np.maximum(lumps, bump(np.hypot(u - np.float32(off), v * slim), reach))
     rough = scipy.ndimage.gaussian_filter(rng.standard_normal(u.shape, np.float32), 0.65)
-    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.7), 0.7) * (
-        lumps > 0
-    )
+    share = ramp(rough * np.float32(1 / rough.std()) + np.float32(3.2) * lumps - np.float32(1.7), 0.7)
+    share *= lumps > 0
     # The bar's height is chance: the middle of the first lump is a speck whatever the noise says.
     share = np.maximum(share, ramp(2.3 - np.hypot(u, v), 1.0))
-    damaged = clean.copy()
-    damaged[window] += share * (np.float32(rng.uniform(232, 262)) - damaged[window])
-    wanted = Ellipse(semi_a, semi_b, angle, col + 1, row + 1)
-    return damaged, enclosing(wanted, share > 0, window)
+    pixels = clean[window] + share * (np.float32(rng.uniform(232, 262)) - clean[window])
+    return damage(clean, window, pixels, share > 0, Ellipse(semi_a, semi_b, angle, col + 1, row + 1))

@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 import scipy.ndimage
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, smooth_noise, wave_noise
-from dagm_jax.data.procedural.marks import bump, enclosing, local, off_arc, ramp, semi_axes, window_about
-from dagm_jax.data.procedural.relief import add_frame, engrave, facing, shade
+from dagm_jax.data.procedural.fields import smooth_noise, wave_noise
+from dagm_jax.data.procedural.marks import around, bump, damage, off_arc, ramp, semi_axes
+from dagm_jax.data.procedural.relief import add_frame, engrave, ground_gain, shade
 from dagm_jax.types import Ellipse
 
 _LIGHT_RAD = 0.8  # light from the upper left: creases that run towards it hardly show
@@ -19,16 +19,18 @@ _CLEAR_PX = 75  # no defect's middle comes this near to the star point
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Light relief float32 [h w]: ground (sd 7) + 170 lit grooves from the star point + slow light + disc + frame."""
+    """Light relief float32 [h w]: ground + 170 lit grooves from the star point + slow light + disc + frame.
+
+    The ground: fine bumps of about 3 px, sd 7.
+    """
     row, col = np.array(_STAR) * size_px + rng.uniform(-2, 2, 2)
     grooves = _rays(rng, row, col, size_px)
-    image = wave_noise(rng, _ground_gain(size_px))
+    image = wave_noise(rng, ground_gain(size_px, _LIGHT_RAD, 1.6, sd=7.0, white=0.3, blur_px=0.8))
     image += np.float32(460) * shade(grooves, 1.9, _LIGHT_RAD, ambient=0.05)
     image += np.float32(1.5) * smooth_noise(rng, size_px, 120)
     image += _slow_light(size_px)
     image += np.float32(180.0 + 6.5 * rng.standard_normal())
-    core = window_about(row, col, 45, size_px)
-    u, v = local(core, row, col, 0.0)
+    core, u, v = around(size_px, row, col, 45, 0.0)
     r = np.hypot(u, v)
     image[core] += np.float32(16) * bump(r, 40) * _blotches(rng, r.shape)
     # The rays meet in a flat grey disc.
@@ -42,8 +44,7 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
 def _blotches(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Blots float32 [h w] of about 5 px, mean 0, sd 1: the star's core is torn, not turned on a lathe."""
     blots = scipy.ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), 2.2)
-    scaled: np.ndarray = blots * np.float32(1 / blots.std())
-    return scaled
+    return np.asarray(blots * np.float32(1 / blots.std()))
 
 
 def _rays(rng: np.random.Generator, row: float, col: float, size_px: int) -> np.ndarray:
@@ -64,17 +65,6 @@ def _rays(rng: np.random.Generator, row: float, col: float, size_px: int) -> np.
 
 
 @lru_cache(maxsize=4)
-def _ground_gain(size_px: int) -> np.ndarray:
-    """Gain float32 [h, w//2 + 1] of the lit ground: fine bumps of about 3 px, sd 7."""
-    fx, fy = frequencies(size_px)
-    square = fx**2 + fy**2
-    power = (
-        facing(fx, fy, _LIGHT_RAD) * (1 + 30**2 * square) ** -1.6 * np.exp(-2 * (np.pi * 0.8) ** 2 * square)
-    )
-    return gain_of(power, sd=7.0, white=0.3)
-
-
-@lru_cache(maxsize=4)
 def _slow_light(size_px: int) -> np.ndarray:
     """The background of class 4, whatever the seed, float32 [h w]: dark about the star, light at lower right.
 
@@ -82,14 +72,10 @@ def _slow_light(size_px: int) -> np.ndarray:
     read off the mean of the real images. Ten px from the star point is where its disc begins.
     """
     line = np.arange(size_px, dtype=np.float32)
-    r = np.hypot(
-        line[:, None] - np.float32(_STAR[0] * size_px), line[None, :] - np.float32(_STAR[1] * size_px)
-    )
-    beyond = np.maximum(r - 10, 0)
+    rows, cols = (line - np.float32(share * size_px) for share in _STAR)
+    beyond = np.maximum(np.hypot(rows[:, None], cols[None, :]) - 10, 0)
     across = np.linspace(-4, 4, size_px, dtype=np.float32)
-    light: np.ndarray = (
-        across[:, None] + across[None, :] - 60 * np.exp(-beyond / 12) - 10 * np.exp(-beyond / 75)
-    )
+    light: np.ndarray = np.add.outer(across, across) - 60 * np.exp(-beyond / 12) - 10 * np.exp(-beyond / 75)
     light.setflags(write=False)
     return light
 
@@ -104,13 +90,10 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     half = float(np.clip(semi_a * rng.uniform(0.75, 0.92), 16, 100))
     row, col, angle = _spot_across(rng, size_px, half)
     sag = float(rng.uniform(0.02, 0.14)) * half * float(rng.choice((-1, 1)))
-    window = window_about(row, col, half + 6, size_px)
-    u, v = local(window, row, col, angle)
+    window, u, v = around(size_px, row, col, half + 6, angle)
     share = bump(off_arc(u, v, half, sag), float(rng.uniform(3.2, 4.4))) * ramp(half - np.abs(u), 10.0)
-    damaged = clean.copy()
-    damaged[window] -= np.float32(rng.uniform(48, 80)) * share
-    wanted = Ellipse(semi_a, semi_b, angle, col + 1, row + 1)
-    return damaged, enclosing(wanted, share > 0, window)
+    pixels = clean[window] - np.float32(rng.uniform(48, 80)) * share
+    return damage(clean, window, pixels, share > 0, Ellipse(semi_a, semi_b, angle, col + 1, row + 1))
 
 
 def _spot_across(rng: np.random.Generator, size_px: int, half: float) -> tuple[float, float, float]:

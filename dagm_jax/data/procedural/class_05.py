@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, shared_clouds, wave_noise
-from dagm_jax.data.procedural.marks import enclosing, from_quantiles, local, ramp, spot, window_about
+from dagm_jax.data.procedural.fields import cloud_gain, shared_clouds, wave_noise
+from dagm_jax.data.procedural.marks import around, damage, from_quantiles, ramp, spot
 from dagm_jax.types import Ellipse
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
     """Noise float32 [h w]: shared clouds (sd 17) + own grain (sd 22 to 25) + own level (mean 124, sd 4.5)."""
-    image = np.float32(rng.uniform(0.94, 1.06)) * wave_noise(rng, _grain_gain(size_px))
+    grain = cloud_gain(size_px, 11.6, 14.4, 1.72, 0.011, sd=23.5)
+    image = np.float32(rng.uniform(0.94, 1.06)) * wave_noise(rng, grain)
     image += shared_clouds(seed, 5, size_px, sd=17.0)
     image += np.float32(124 + 4.5 * rng.standard_normal())
     return image
-
-
-@lru_cache(maxsize=4)
-def _grain_gain(size_px: int) -> np.ndarray:
-    """Gain float32 [h, w//2 + 1] of the grain's Fourier coefficients.
-
-    Power (1 + (11.6 fx)^2 + (14.4 fy)^2)^-1.72 (1 - exp(-(f/0.011)^2)), f in cycles/px: fitted to the real
-    images' autocorrelation after their common background was taken out.
-    """
-    fx, fy = frequencies(size_px)
-    power = (1 + (11.6 * fx) ** 2 + (14.4 * fy) ** 2) ** -1.72 * (1 - np.exp(-(fx**2 + fy**2) / 0.011**2))
-    return gain_of(power, sd=23.5)
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
@@ -42,8 +29,7 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     count = int(rng.integers(6, 10))
     pitch = float(np.clip(1.2 * semi_b / (count - 1), 3.5, 5.5))
     half = float(rng.uniform(0.42, 0.6)) * semi_b
-    window = window_about(row, col, 1.75 * semi_b, clean.shape[0])
-    u, v = local(window, row, col, angle + float(rng.normal(0, 0.06)))
+    window, u, v = around(clean.shape[0], row, col, 1.75 * semi_b, angle + float(rng.normal(0, 0.06)))
     place = u * np.float32(1 / pitch) + np.float32((count - 1) / 2)
     nearest = np.clip(np.rint(place), 0, count - 1)
     # Lines of uneven length and blackness, as if drawn by hand.
@@ -51,7 +37,5 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     which = nearest.astype(np.int64)
     share = ramp(1.2 - np.abs(place - nearest) * np.float32(pitch), 1.0)
     share *= ramp(ends.astype(np.float32)[which] - np.abs(v), 1.0)
-    damaged = clean.copy()
-    damaged[window] += np.float32(0.9) * share * (dark.astype(np.float32)[which] - damaged[window])
-    wanted = Ellipse(1.75 * semi_b, semi_b, angle, col + 1, row + 1)
-    return damaged, enclosing(wanted, share > 0, window)
+    pixels = clean[window] + np.float32(0.9) * share * (dark.astype(np.float32)[which] - clean[window])
+    return damage(clean, window, pixels, share > 0, Ellipse(1.75 * semi_b, semi_b, angle, col + 1, row + 1))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, smooth_noise, wave_noise
-from dagm_jax.data.procedural.marks import enclosing, local, ramp, semi_axes, spot, window_about
-from dagm_jax.data.procedural.relief import add_frame, engrave, facing, shade
+from dagm_jax.data.procedural.fields import smooth_noise, wave_noise
+from dagm_jax.data.procedural.marks import around, damage, ramp, semi_axes, spot
+from dagm_jax.data.procedural.relief import add_frame, engrave, ground_gain, shade
 from dagm_jax.types import Ellipse
 
 _LIGHT_RAD = 0.6
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Plaster float32 [h w], mean 172 ± 5: lit ground (sd 11) + slow light (sd 4) + dark spindles + the frame."""
-    image = wave_noise(rng, _ground_gain(size_px))
+    """Plaster float32 [h w], mean 172 ± 5: lit ground (bumps of 4 to 20 px, sd 11) + slow light + spindles + frame."""
+    image = wave_noise(rng, ground_gain(size_px, _LIGHT_RAD, 1.9, sd=11.0, white=0.06))
     image += np.float32(4) * smooth_noise(rng, size_px, 90)
     image += np.float32(260) * shade(_spindles(rng, size_px), 1.2, 0.0, ambient=0.5)
     image += np.float32(174 + 5 * rng.standard_normal())
@@ -36,15 +34,6 @@ def _spindles(rng: np.random.Generator, size_px: int) -> np.ndarray:
     return engrave(rows.ravel(), cols.ravel(), depths.ravel(), size_px)
 
 
-@lru_cache(maxsize=4)
-def _ground_gain(size_px: int) -> np.ndarray:
-    """Gain float32 [h, w//2 + 1] of the lit ground: bumps of 4 to 20 px, sd 11."""
-    fx, fy = frequencies(size_px)
-    square = fx**2 + fy**2
-    power = facing(fx, fy, _LIGHT_RAD) * (1 + 30**2 * square) ** -1.9
-    return gain_of(power, sd=11.0, white=0.06)
-
-
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
     """The image with a patch of crossing creases, 60-90 px long, lit as the ground is, and a large loose ellipse."""
     size_px = clean.shape[0]
@@ -53,20 +42,18 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     half_wide = float(min(half_long * rng.uniform(0.5, 0.75), 0.75 * semi_b))
     row, col = spot(rng, size_px, semi_b)
     angle = float(rng.uniform(-np.pi / 2, np.pi / 2))
-    window = window_about(row, col, half_long, size_px)
-    u, v = local(window, row, col, angle)
+    window, u, v = around(size_px, row, col, half_long, angle)
     inside = 1 - np.hypot(u * np.float32(1 / half_long), v * np.float32(1 / half_wide))
     share = ramp(inside, 0.12)
     creases = _creases(rng, half_long, half_wide, angle)
     top, left = round(row) - creases.shape[0] // 2, round(col) - creases.shape[0] // 2
     lit = shade(creases, 1.3, _LIGHT_RAD, ambient=0.2)
     lit = lit[window[0].start - top : window[0].stop - top, window[1].start - left : window[1].stop - left]
-    damaged = clean.copy()
     # Where creases cross, their light adds up: the curve keeps it within what spindles and ground hold.
-    damaged[window] += share * np.float32(38) * np.tanh(np.float32(rng.uniform(6, 8)) * lit)
+    pixels = clean[window] + share * np.float32(38) * np.tanh(np.float32(rng.uniform(6, 8)) * lit)
     off = rng.uniform(-0.1, 0.1, 2) * semi_b
     wanted = Ellipse(semi_a, semi_b, angle, float(col + off[1] + 1), float(row + off[0] + 1))
-    return damaged, enclosing(wanted, share > 0, window)
+    return damage(clean, window, pixels, share > 0, wanted)
 
 
 def _creases(rng: np.random.Generator, half_long: float, half_wide: float, angle: float) -> np.ndarray:

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, shared_field, spline_row, wave_noise
-from dagm_jax.data.procedural.marks import enclosing, local, window_about
+from dagm_jax.data.procedural.fields import cloud_gain, frequencies, shared_field, spline_row, wave_noise
+from dagm_jax.data.procedural.marks import around, damage
 from dagm_jax.types import Ellipse
 
 
@@ -17,23 +17,11 @@ def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
 
     Shared background (sd 30) + own cloud (sd 19.5) + own fine vertical streaks (sd 7.5) + own level (sd 3).
     """
-    image = wave_noise(rng, _cloud_gain(size_px))
+    image = wave_noise(rng, cloud_gain(size_px, 14.8, 10, 4.46, 0.024, sd=19.5, white=0.1))
     image += np.float32(7.5) * spline_row(rng, size_px, 7)
     image += _background(seed, size_px)
     image += np.float32(110 + 3 * rng.standard_normal())
     return image
-
-
-@lru_cache(maxsize=4)
-def _cloud_gain(size_px: int) -> np.ndarray:
-    """Gain float32 [h, w//2 + 1] of the cloud's Fourier coefficients.
-
-    Power (1 + (14.8 fx)^2 + (10 fy)^2)^-4.46 (1 - exp(-(f/0.024)^2)) + white floor, f in cycles/px: fitted
-    to the real images' autocorrelation after their common background was taken out.
-    """
-    fx, fy = frequencies(size_px)
-    power = (1 + (14.8 * fx) ** 2 + (10 * fy) ** 2) ** -4.46 * (1 - np.exp(-(fx**2 + fy**2) / 0.024**2))
-    return gain_of(power, sd=19.5, white=0.1)
 
 
 @lru_cache(maxsize=4)
@@ -61,8 +49,7 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     angle = float(rng.uniform(0, np.pi))
     length = 15 + 45 * float(rng.uniform(0, 1)) ** 1.7
     sag = length * float(rng.uniform(-0.14, 0.14))
-    window = window_about(row, col, length / 2 + 4, size_px)
-    u, v = local(window, row, col, angle)
+    window, u, v = around(size_px, row, col, length / 2 + 4, angle)
     curve = np.float32(sag) * (np.float32(0.5) - (u * np.float32(2 / length)) ** 2)
     off_arc = v - curve
     taper = np.clip(np.float32(length / 2) - np.abs(u), 0, 1)
@@ -71,11 +58,10 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     fading = np.float32(0.75) + np.float32(0.25) * np.cos(u * np.float32(rng.uniform(0.1, 0.9)))
     edge = np.clip(3 * (np.float32(0.7) - np.abs(off_arc * side - np.float32(1.2))), 0, 1)
     white = taper * fading * edge * (1 - black)
-    damaged = clean.copy()
-    damaged[window] += black * (np.float32(rng.uniform(5, 25)) - damaged[window])
-    damaged[window] += white * (np.float32(rng.uniform(190, 240)) - damaged[window])
+    pixels = clean[window] + black * (np.float32(rng.uniform(5, 25)) - clean[window])
+    pixels += white * (np.float32(rng.uniform(190, 240)) - pixels)
     semi_a = length / 2 * float(rng.uniform(1.4, 2.6)) + 2
     semi_b = min(semi_a, 8.5 * math.exp(0.5 * rng.standard_normal()))
     off = rng.uniform(-0.05, 0.05, 2) * length
     wanted = Ellipse(semi_a, semi_b, angle, float(col + off[1] + 1), float(row + off[0] + 1))
-    return damaged, enclosing(wanted, (black > 0) | (white > 0), window)
+    return damage(clean, window, pixels, (black > 0) | (white > 0), wanted)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from dagm_jax.data.procedural.fields import frequencies, gain_of, wave_noise
-from dagm_jax.data.procedural.marks import bump, enclosing, local, ramp, spot, window_about
+from dagm_jax.data.procedural.marks import around, bump, damage, ramp, spot
 from dagm_jax.types import Ellipse
 
 
@@ -37,8 +37,7 @@ def _stray_blob(rng: np.random.Generator, image: np.ndarray) -> None:
     """A natural spot as large and as strong as a defect, in place: dark, light, or half a ring; never a whole one."""
     row, col = rng.uniform(0, image.shape[0], 2)
     outer = float(rng.uniform(4, 7.5))
-    window = window_about(row, col, outer, image.shape[0])
-    u, v = local(window, row, col, float(rng.uniform(0, 2 * np.pi)))
+    window, u, v = around(image.shape[0], row, col, outer, float(rng.uniform(0, 2 * np.pi)))
     r = np.hypot(u, v)
     strength = np.float32(rng.uniform(50, 110))
     kind = rng.integers(3)
@@ -55,16 +54,14 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     size_px = clean.shape[0]
     row, col = spot(rng, size_px, 14)
     outer = float(rng.uniform(5, 7.5))
-    window = window_about(row, col, outer, size_px)
-    u, v = local(window, row, col, float(rng.uniform(0, np.pi)))
+    window, u, v = around(size_px, row, col, outer, float(rng.uniform(0, np.pi)))
     r = np.hypot(u, v * np.float32(rng.uniform(1, 1.12)))
     ring, middle = bump(r - np.float32(outer - 2.7), 2.7), bump(r, outer - 2.2)
-    damaged = clean.copy()
     # Both pull towards a grey value of their own, so that the ring is whole wherever it lies.
-    damaged[window] += np.float32(0.9) * ring * (np.float32(rng.uniform(25, 50)) - damaged[window])
-    damaged[window] += np.float32(0.9) * middle * (np.float32(rng.uniform(180, 215)) - damaged[window])
-    semi_a, semi_b = 17.5 * rng.uniform(0.9, 1.1), 17.5 * rng.uniform(0.9, 1.1)
+    pixels = clean[window] + np.float32(0.9) * ring * (np.float32(rng.uniform(25, 50)) - clean[window])
+    pixels += np.float32(0.9) * middle * (np.float32(rng.uniform(180, 215)) - pixels)
+    semi_a, semi_b = 17.5 * rng.uniform(0.9, 1.1, 2)
     off = rng.uniform(-3, 3, 2)
     angle = float(rng.uniform(0, np.pi))
     wanted = Ellipse(float(semi_a), float(semi_b), angle, float(col + off[1] + 1), float(row + off[0] + 1))
-    return damaged, enclosing(wanted, r < np.float32(outer), window)
+    return damage(clean, window, pixels, r < np.float32(outer), wanted)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
-from dagm_jax.data.procedural.fields import frequencies, gain_of, smooth_noise, wave_noise
-from dagm_jax.data.procedural.marks import enclosing, local, ramp, semi_axes, spot, window_about
-from dagm_jax.data.procedural.relief import add_frame, engrave, facing, shade
+from dagm_jax.data.procedural.fields import smooth_noise, wave_noise
+from dagm_jax.data.procedural.marks import around, damage, ramp, semi_axes, spot
+from dagm_jax.data.procedural.relief import add_frame, engrave, ground_gain, shade
 from dagm_jax.types import Ellipse
 
 _LIGHT_RAD = 0.42  # light from the left and a little above
@@ -17,8 +15,8 @@ _SPAN_PX = 512  # between the two foci; a smaller image is a crop about the bott
 
 
 def texture(rng: np.random.Generator, seed: int, size_px: int) -> np.ndarray:
-    """Relief float32 [h w], mean 161 ± 5: lit ground (sd 11) + lit curves + light that falls off + the frame."""
-    image = wave_noise(rng, _ground_gain(size_px))
+    """Relief float32 [h w], mean 161 ± 5: oblique wrinkles of 4 to 15 px (sd 11) + lit curves + slow light + frame."""
+    image = wave_noise(rng, ground_gain(size_px, 0.95, 2.1, sd=11.0, white=0.04))
     image += np.float32(720) * shade(_curves(rng, size_px), 1.75, _LIGHT_RAD, ambient=0.12)
     image += np.float32(5) * smooth_noise(rng, size_px, 150)
     image += np.float32(161 + 5 * rng.standard_normal())
@@ -50,15 +48,6 @@ def _curves(rng: np.random.Generator, size_px: int) -> np.ndarray:
     return engrave(rows.ravel(), cols.ravel(), heights.ravel(), size_px)
 
 
-@lru_cache(maxsize=4)
-def _ground_gain(size_px: int) -> np.ndarray:
-    """Gain float32 [h, w//2 + 1] of the lit ground: oblique wrinkles of 4 to 15 px, sd 11."""
-    fx, fy = frequencies(size_px)
-    square = fx**2 + fy**2
-    power = facing(fx, fy, 0.95) * (1 + 30**2 * square) ** -2.1
-    return gain_of(power, sd=11.0, white=0.04)
-
-
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:
     """The image with a straight dark scratch, 2 px wide and 80-150 px long, and its slim ellipse."""
     size_px = clean.shape[0]
@@ -67,12 +56,10 @@ def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ell
     half = float(np.clip(semi_a * rng.uniform(0.65, 0.95), 40, 75))
     # Mostly across the curves: along them a scratch is a crease like any other.
     angle = float(rng.normal(0, 0.55))
-    window = window_about(row, col, half + 2, size_px)
-    u, v = local(window, row, col, angle)
+    window, u, v = around(size_px, row, col, half + 2, angle)
     share = ramp(1.5 - np.abs(v), 1.0) * ramp(half - np.abs(u), 6.0)
-    damaged = clean.copy()
-    damaged[window] += np.float32(0.85) * share * (np.float32(rng.uniform(45, 75)) - damaged[window])
+    pixels = clean[window] + np.float32(0.85) * share * (np.float32(rng.uniform(45, 75)) - clean[window])
     off = rng.uniform(-0.05, 0.05, 2) * semi_b
     tilt = angle + float(rng.normal(0, 0.03))
     wanted = Ellipse(semi_a, semi_b, tilt, float(col + off[1] + 1), float(row + off[0] + 1))
-    return damaged, enclosing(wanted, share > 0, window)
+    return damage(clean, window, pixels, share > 0, wanted)

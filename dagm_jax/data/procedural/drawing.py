@@ -65,11 +65,15 @@ VERSION = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawing:
-    """One drawn image: image uint8 [h w], mask bool [h w], and the ellipse that the mask fills or None."""
+    """One drawn image: image uint8 [h w], mask bool [h w], and the ellipse that the mask fills or None.
+
+    twin: the same image without its defect.
+    """
 
     image: np.ndarray
     mask: np.ndarray
     ellipse: Ellipse | None
+    twin: np.ndarray
 
 
 def draw(class_id: int, index: int, *, seed: int, defective: bool, size_px: int = 512) -> Drawing:
@@ -78,36 +82,21 @@ def draw(class_id: int, index: int, *, seed: int, defective: bool, size_px: int 
     The same arguments give the same pixels. A good and a defective image of one index have unrelated
     textures, so that no defective image has its clean twin among the good ones.
     """
-    image, _, ellipse = draw_with_twin(class_id, index, seed, defective, size_px)
-    mask = rasterise(ellipse, image.shape) if ellipse else np.zeros(image.shape, bool)
-    return Drawing(image, mask, ellipse)
-
-
-def draw_with_twin(
-    class_id: int, index: int, seed: int, defective: bool, size_px: int
-) -> tuple[np.ndarray, np.ndarray, Ellipse | None]:
-    """The image, the same image without its defect (both uint8 [h w]), and the ellipse or None."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, class_id, index, int(defective)]))
     recipe = _RECIPES[class_id]
     clean = recipe.texture(rng, seed, size_px)
     if recipe.stretched:
-        _stretch(clean)
+        flat = clean.reshape(-1)
+        flat[flat.argmin()], flat[flat.argmax()] = 0, 255
+    twin = _to_uint8(clean)
     if not defective:
-        image = _to_uint8(clean)
-        return image, image, None
+        return Drawing(twin, np.zeros(twin.shape, bool), None, twin)
     damaged, ellipse = recipe.defect(rng, clean)
     if recipe.framed:
         keep_frame(damaged, clean)
-    return _to_uint8(damaged), _to_uint8(clean), ellipse
-
-
-def _stretch(image: np.ndarray) -> None:
-    """Make the image's darkest pixel 0 and its brightest 255, in place."""
-    flat = image.reshape(-1)
-    flat[flat.argmin()], flat[flat.argmax()] = 0, 255
+    return Drawing(_to_uint8(damaged), rasterise(ellipse, twin.shape), ellipse, twin)
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
     """The float image [h w] rounded and clipped to uint8."""
-    pixels: np.ndarray = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    return pixels
+    return image.round().clip(0, 255).astype(np.uint8)

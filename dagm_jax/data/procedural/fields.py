@@ -9,12 +9,13 @@ import scipy.fft
 
 
 @lru_cache(maxsize=64)
-def _blending(size_px: int, cells: int) -> np.ndarray:
-    """Weights float32 [size_px, cells + 4] that turn a coarse row of knots into a smooth row.
+def _blending(size_px: int, cell_px: float) -> np.ndarray:
+    """Weights float32 [size_px, knots] that turn a coarse row of knots, one each ``cell_px``, into a smooth row.
 
     Cubic B-spline: at distance d (in cells) (4 - 6d^2 + 3d^3)/6 for d < 1 and (2 - d)^3/6 for 1 <= d < 2.
     A matrix product with it costs a fraction of what scipy.ndimage.zoom does.
     """
+    cells = max(1, round(size_px / cell_px))
     place = (np.arange(size_px) + 0.5) / size_px * cells
     d = np.abs(place[:, None] - (np.arange(cells + 4)[None, :] - 1.5))
     weights = np.where(d < 1, (4 - 6 * d**2 + 3 * d**3) / 6, np.maximum(2 - d, 0) ** 3 / 6)
@@ -25,17 +26,15 @@ def _blending(size_px: int, cells: int) -> np.ndarray:
 
 def smooth_noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
     """Smooth Gaussian noise float32 [size_px size_px] of mean 0 and sd about 1, features of about cell_px."""
-    cells = max(1, round(size_px / cell_px))
-    blend = _blending(size_px, cells)
-    knots = rng.standard_normal((cells + 4, cells + 4), np.float32)
+    blend = _blending(size_px, cell_px)
+    knots = rng.standard_normal((blend.shape[1], blend.shape[1]), np.float32)
     # The squared spline weights sum to 0.48 per axis on average.
-    noise: np.ndarray = (blend @ knots @ blend.T) / np.float32(0.48)
-    return noise
+    return np.asarray(blend @ knots @ blend.T / np.float32(0.48))
 
 
 def spline_row(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
     """Smooth Gaussian noise float32 [size_px] of mean 0 and sd about 1, features of about cell_px."""
-    blend = _blending(size_px, max(1, round(size_px / cell_px)))
+    blend = _blending(size_px, cell_px)
     return (blend @ rng.standard_normal(blend.shape[1], np.float32)) / np.float32(0.48**0.5)
 
 
@@ -57,14 +56,27 @@ def gain_of(power: np.ndarray, sd: float, white: float = 0.0) -> np.ndarray:
     return gain
 
 
+@lru_cache(maxsize=8)
+def cloud_gain(
+    size_px: int, across_px: float, along_px: float, slope: float, least: float, sd: float, white: float = 0.0
+) -> np.ndarray:
+    """Gain float32 [h, w//2 + 1] of a cloud's Fourier coefficients; white as in `gain_of`.
+
+    Power (1 + (across fx)^2 + (along fy)^2)^-slope (1 - exp(-(f/least)^2)), f in cycles/px: fitted to the real
+    images' autocorrelation after their common background was taken out.
+    """
+    fx, fy = frequencies(size_px)
+    power = (1 + (across_px * fx) ** 2 + (along_px * fy) ** 2) ** -slope
+    return gain_of(power * (1 - np.exp(-(fx**2 + fy**2) / least**2)), sd, white)
+
+
 def wave_noise(rng: np.random.Generator, gain: np.ndarray) -> np.ndarray:
     """Gaussian noise float32 [h w] of mean 0 whose Fourier coefficients have the gain [h, w//2 + 1]; periodic."""
     waves = np.empty(gain.shape, np.complex64)
     waves.real = rng.standard_normal(gain.shape, np.float32)
     waves.imag = rng.standard_normal(gain.shape, np.float32)
     waves *= gain
-    noise: np.ndarray = scipy.fft.irfft2(waves, s=(gain.shape[0],) * 2, overwrite_x=True)
-    return noise
+    return np.asarray(scipy.fft.irfft2(waves, s=(gain.shape[0],) * 2, overwrite_x=True))
 
 
 def shared_field(seed: int, class_id: int, amplitude: np.ndarray, sd: float) -> np.ndarray:
@@ -75,10 +87,8 @@ def shared_field(seed: int, class_id: int, amplitude: np.ndarray, sd: float) -> 
     # SeedSequence pads with zeros: a bare [seed, 8] would be the stream of good image 0. No image has a 2.
     rng = np.random.default_rng(np.random.SeedSequence([seed, class_id, 0, 2]))
     phases = rng.uniform(0, 2 * np.pi, amplitude.shape)
-    size_px = amplitude.shape[0]
-    field: np.ndarray = scipy.fft.irfft2(amplitude * np.exp(1j * phases), s=(size_px, size_px))
-    field = (field - field.mean()) * (sd / field.std())
-    field = field.astype(np.float32)
+    field: np.ndarray = scipy.fft.irfft2(amplitude * np.exp(1j * phases), s=(amplitude.shape[0],) * 2)
+    field = ((field - field.mean()) * (sd / field.std())).astype(np.float32)
     field.setflags(write=False)
     return field
 
@@ -93,13 +103,9 @@ def shared_clouds(seed: int, class_id: int, size_px: int, sd: float) -> np.ndarr
 
 
 def bimodal(latent: np.ndarray, level: float, slope: float) -> np.ndarray:
-    """Grey values float32 in (0, 255) of a Gaussian latent, in place: 255 / (1 + exp(-(level + slope z))).
+    """Grey values float32 in (0, 255) of a Gaussian latent: 255 / (1 + exp(-(level + slope z))).
 
     The steeper the slope, the more of them lie near black and near white.
     """
-    latent *= np.float32(slope / 2)
-    latent += np.float32(level / 2)
-    np.tanh(latent, out=latent)
-    latent += 1
-    latent *= np.float32(127.5)
-    return latent
+    curve: np.ndarray = np.tanh(latent * np.float32(slope / 2) + np.float32(level / 2))
+    return (curve + 1) * np.float32(127.5)

@@ -12,13 +12,15 @@ from dagm_jax.types import Ellipse
 Window = tuple[slice, slice]
 
 
-def window_about(row: float, col: float, reach: float, size_px: int) -> Window:
-    """Row and column slices of the pixels within ``reach`` of a point, clipped to the image."""
-
-    def cut(center: float) -> slice:
-        return slice(max(0, math.floor(center - reach)), min(size_px, math.ceil(center + reach) + 1))
-
-    return cut(row), cut(col)
+def around(
+    size_px: int, row: float, col: float, reach: float, angle: float
+) -> tuple[Window, np.ndarray, np.ndarray]:
+    """(window, u, v): the pixels within ``reach`` of a point, clipped to the image, and their `local` coordinates."""
+    rows, cols = (
+        slice(max(0, math.floor(center - reach)), min(size_px, math.ceil(center + reach) + 1))
+        for center in (row, col)
+    )
+    return (rows, cols), *local((rows, cols), row, col, angle)
 
 
 def local(window: Window, row: float, col: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
@@ -29,13 +31,20 @@ def local(window: Window, row: float, col: float, angle: float) -> tuple[np.ndar
     return dx * cos + dy * sin, dy * cos - dx * sin
 
 
-def enclosing(wanted: Ellipse, touched: np.ndarray, window: Window) -> Ellipse:
-    """``wanted``, scaled up as little as it takes to hold every touched pixel (bool [h w] of the window)."""
+def damage(
+    clean: np.ndarray, window: Window, pixels: np.ndarray, touched: np.ndarray, wanted: Ellipse
+) -> tuple[np.ndarray, Ellipse]:
+    """The clean image with these pixels in its window, and the wanted ellipse.
+
+    The ellipse is scaled up as little as it takes to hold every touched pixel (bool [h w] of the window).
+    """
+    damaged = clean.copy()
+    damaged[window] = pixels
     row, col = wanted.center_y - 1, wanted.center_x - 1
     u, v = local(window, row, col, wanted.angle_rad)
     reach = np.sqrt((u / wanted.semi_a) ** 2 + (v / wanted.semi_b) ** 2)[touched]
     grow = 1.02 * max(1.0, float(reach.max(initial=0.0)))
-    return replace(wanted, semi_a=wanted.semi_a * grow, semi_b=wanted.semi_b * grow)
+    return damaged, replace(wanted, semi_a=wanted.semi_a * grow, semi_b=wanted.semi_b * grow)
 
 
 def from_quantiles(share: float, values: tuple[float, ...]) -> float:
@@ -74,17 +83,14 @@ def off_arc(u: np.ndarray, v: np.ndarray, half_chord: float, sag: float) -> np.n
         return v
     radius = np.float32((half_chord**2 + sag**2) / (2 * abs(sag)))
     rise = v * np.float32(math.copysign(1, sag)) - (np.float32(abs(sag) / 2) - radius)
-    distance: np.ndarray = np.where(rise > 0, np.hypot(u, rise) - radius, np.float32(np.inf))
-    return distance
+    return np.where(rise > 0, np.hypot(u, rise) - radius, np.float32(np.inf))
 
 
 def ramp(distance: np.ndarray, soft_px: float) -> np.ndarray:
     """Share of a soft edge: 0 where distance <= 0, 1 where it is ``soft_px`` or more, linear between."""
-    share: np.ndarray = np.clip(distance * np.float32(1 / soft_px), 0, 1)
-    return share
+    return (distance * np.float32(1 / soft_px)).clip(0, 1)
 
 
 def bump(distance: np.ndarray, reach: float) -> np.ndarray:
     """(1 - (distance/reach)^2)^2 within the reach, 0 beyond it: a Gaussian's shape with an end."""
-    inside: np.ndarray = np.square(np.clip(1 - np.square(distance * np.float32(1 / reach)), 0, None))
-    return inside
+    return (1 - (distance * np.float32(1 / reach)) ** 2).clip(0, None) ** 2

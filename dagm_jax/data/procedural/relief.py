@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import scipy.ndimage
+
+from dagm_jax.data.procedural.fields import frequencies, gain_of
 
 FRAME_PX = 1
 
@@ -38,10 +42,19 @@ def shade(height: np.ndarray, blur_px: float, light_rad: float, ambient: float) 
     return lit
 
 
-def facing(fx: np.ndarray, fy: np.ndarray, light_rad: float) -> np.ndarray:
-    """Power that light from ``light_rad`` gives each wave of a height map: its frequency along it, squared."""
-    power: np.ndarray = (np.cos(light_rad) * fx + np.sin(light_rad) * fy) ** 2
-    return power
+@lru_cache(maxsize=8)
+def ground_gain(
+    size_px: int, light_rad: float, slope: float, sd: float, white: float, blur_px: float = 0.0
+) -> np.ndarray:
+    """Gain float32 [h, w//2 + 1] of lit ground; white as in `gain_of`.
+
+    Power of the height map (1 + (30 f)^2)^-slope exp(-2 (pi blur f)^2), which light multiplies by the square of each
+    wave's frequency along it.
+    """
+    fx, fy = frequencies(size_px)
+    square = fx**2 + fy**2
+    power = (np.cos(light_rad) * fx + np.sin(light_rad) * fy) ** 2 * (1 + 30**2 * square) ** -slope
+    return gain_of(power * np.exp(-2 * (np.pi * blur_px) ** 2 * square), sd, white)
 
 
 def add_frame(rng: np.random.Generator, image: np.ndarray, mean: float, sd: float) -> None:
