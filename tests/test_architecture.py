@@ -249,7 +249,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         (under("tensorboardX"), {"train/event_file"}),
         (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
         (under("flax"), {"models", "experiment/trained_model"}),
-        (under("onnxruntime"), {"exporting/runners", "exporting/to_int8"}),
+        (under("onnxruntime"), {"exporting/runners", "exporting/to_onnx"}),
         (under("jax2onnx", "onnx"), {"exporting/to_onnx"}),
         # Folders, and files that other code writes or looks at before they get their name.
         (under("os.replace", "os.rename"), {"storage", "data/archive", "export"}),

@@ -25,7 +25,7 @@ from dagm_jax.evaluation.metrics import dice
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting import runners
-from dagm_jax.exporting.inference_fn import takes_any_size
+from dagm_jax.exporting.inference_fn import input_shape
 from dagm_jax.exporting.runners import OUTPUTS, RUNTIMES_OF
 from dagm_jax.types import Pixels
 
@@ -47,10 +47,8 @@ def check(
     8 bits may have other scores, and lose `DICE_LOSS` of the mean Dice on defective images. The run's scores are those
     of predictions.csv; images that the file takes padded are scored anew by the run's network.
     """
-    runtime = RUNTIMES_OF[format][0]
-    shape = None if format == "stablehlo" and takes_any_size(model) else model.shape
-    run = expected(model, workdir, num_checked, shape, anew=int8)
-    found, seconds = run_apart(format, runtime, file, run.images)
+    run = expected(model, workdir, num_checked, input_shape(model, format), anew=int8)
+    found, seconds = run_apart(format, file, run.images)
     differences = np.abs(np.array(found["score"]) - run.scores)
     worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
     decisions = model.rule.decide(run.scores)
@@ -75,7 +73,7 @@ def check(
     if problem:
         raise UserError(f"`--format` (={format}): the file {problem}; it is not kept")
     return {
-        "runtime": runtime,
+        "runtime": RUNTIMES_OF[format][0],
         "num_images": len(run.names),
         "num_defective": int(decisions.sum()),
         "largest_difference": float(differences[worst]),
@@ -104,7 +102,7 @@ class Expected(NamedTuple):
 
 
 def run_apart(
-    format: str, runtime: str, file: Path, images: Sequence[np.ndarray]
+    format: str, file: Path, images: Sequence[np.ndarray]
 ) -> tuple[dict[str, list[np.ndarray]], float]:
     """(the file's outputs for each uint8 image [h w], median seconds of one), from a process with its runtime alone.
 
@@ -113,8 +111,9 @@ def run_apart(
     with tempfile.TemporaryDirectory() as folder:
         pixels, outputs = Path(folder) / "images.npz", Path(folder) / "outputs.npz"
         np.savez(pixels, *images)
+        arguments = RUNTIMES_OF[format][0], file, pixels, outputs
         # -I: without this package, whose folder would otherwise be searched first.
-        command = [sys.executable, "-I", runners.__file__, runtime, str(file), str(pixels), str(outputs)]
+        command = [sys.executable, "-I", runners.__file__, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
