@@ -118,18 +118,18 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[st
 
     labels: {0, 1} [n]; scores: [n]. Dashed: chance. Raises ValueError where one class is missing.
     """
-    curve = metrics.rank_curve(labels, scores)
-    recall = np.concatenate([[0.0], curve.recall])
+    false_alarm_rate, recall, precision = metrics.rank_curve(labels, scores)
+    recall = np.concatenate([[0.0], recall])
     prevalence = float(np.mean(np.asarray(labels)))
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-    left.plot(np.concatenate([[0.0], curve.false_alarm_rate]), recall, color=BLUE, linewidth=2, clip_on=False)
+    left.plot(np.concatenate([[0.0], false_alarm_rate]), recall, color=BLUE, linewidth=2, clip_on=False)
     left.set(xlabel="false-alarm rate (1 - specificity)", ylabel="recall")
     left.set_title(f"ROC, AUROC {metrics.auroc(labels, scores):.4f}")
     right.axhline(prevalence, color=GREY, linestyle="--", linewidth=1)
     # The step that average precision adds up: each precision holds back to the recall before it.
-    precision = np.concatenate([curve.precision[:1], curve.precision])
+    precision = np.concatenate([precision[:1], precision])
     right.step(recall, precision, where="pre", color=BLUE, linewidth=2, clip_on=False)
     right.set(xlabel="recall", ylabel="precision")
     right.set_title(f"precision-recall, AP {metrics.average_precision(labels, scores):.4f}")

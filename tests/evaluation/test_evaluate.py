@@ -73,18 +73,19 @@ def brightness_predictor(
         devices=SimpleNamespace(shard_batch=lambda arrays: arrays, platform="cpu"),
         batch_size=batch_size,
         verdict=verdict,
-        score_kind=score_kind,
+        task=SimpleNamespace(score_kind=score_kind),
     )
     return Predictor(programs, "params", "stats")
 
 
 def validate(predictor: Predictor, cache: Any, indices: Sequence[int]) -> dict[str, float]:
-    return summarise(predict_validation(predictor, cache, indices), predictor.score_kind)
+    return summarise(predict_validation(predictor, cache, indices), predictor.programs.task.score_kind)
 
 
 def fit(predictor: Predictor, cache: Any, indices: Sequence[int], labels: Sequence[int]) -> Thresholds:
     scored = predict_validation(predictor, cache, indices)
-    return evaluate.fit_thresholds(scored, labels, predictor.verdict, predictor.score_kind)
+    programs = predictor.programs
+    return evaluate.fit_thresholds(scored, labels, programs.verdict, programs.task.score_kind)
 
 
 def make_images(number: int, seed: int = 0) -> list[Pixels]:
