@@ -26,13 +26,9 @@ class NonFiniteOutput(UserError):
     """The network's output for an image is not finite; place: index of this image among those given."""
 
     def __init__(self, place: int, shape: tuple[int, int]) -> None:
-        super().__init__(place, shape)
-        self.place, self.shape = place, shape
-
-    def __str__(self) -> str:
-        height, width = self.shape
-        return (
-            f"the network's output for image {self.place + 1} of those given, {height}x{width} px (height x width), "
+        self.place, (height, width) = place, shape
+        super().__init__(
+            f"the network's output for image {place + 1} of those given, {height}x{width} px (height x width), "
             "is not finite, so its weights are damaged or have grown beyond float32; if they are being trained, lower "
             "`optim.learning_rate` and train in a new workdir; if they are of a finished model, restore it from a copy"
         )

@@ -137,22 +137,21 @@ def expected(
     chosen = (defective[:num_defective] + good)[:num_checked]
     names, scores = [row["image"] for row in chosen], np.array([float(row["score"]) for row in chosen])
     pixels = _read_images(model, workdir, names)
-    own = make_tiling(model.config, model.shape, ())
-    usual = make_tiling(model.config, model.shape, model.padded)
+    own, usual = (make_tiling(model.config, model.shape, shapes) for shapes in ((), model.padded))
     sizes = [(image.shape[0], image.shape[1]) for image, _ in pixels]
-    if shape is None:
-        changed = [own.shape_for(size) != usual.shape_for(size) for size in sizes]
-    else:
-        changed = [size != shape for size in sizes]
-        pixels = [(pad(image, shape, own.mode), pad(mask, shape, own.mode)) for image, mask in pixels]
+    changed = [size != shape if shape else own.shape_for(size) != usual.shape_for(size) for size in sizes]
+    images, masks = (
+        [pad(one[k], shape or size, own.mode) for one, size in zip(pixels, sizes, strict=True)]
+        for k in (0, 1)
+    )
     predicted = []
     if places := [i for i in range(len(names)) if anew or changed[i]]:
         devices = make_devices(model.config.parallel, os.environ.get("XLA_FLAGS", ""))
         predictor = replace(model, padded=()).make_predictor(devices, devices.num_devices)
-        for i, one in zip(places, predictor(pixels[i] for i in places), strict=True):
+        found = predictor((images[i], masks[i]) for i in places)
+        for i, one in zip(places, found, strict=True):
             scores[i] = one.score
             predicted.append(one.map >= model.rule.pixel_threshold)
-    images, masks = ([one[k] for one in pixels] for k in (0, 1))
     return Expected(names, images, masks, scores, predicted if anew else [])
 
 

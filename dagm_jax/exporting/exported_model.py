@@ -61,20 +61,6 @@ class ExportedModel:
         largest = self.shape or (MAX_PIXELS, MAX_PIXELS)
         self.reading = ImageReader(DAGM_SHAPE if white is None else None, largest, white)
 
-    def __call__(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """score float32 ``[b]``, defective bool ``[b]``, map float32 and mask bool ``[b h w]`` of uint8 ``[b h w]``.
-
-        Raises UserError for images of another size or type than the contract's.
-        """
-        size = images.shape[1:]
-        if images.ndim != 3 or size != (self.shape or size) or images.dtype != np.uint8:
-            wanted = "x".join(map(str, self.shape or ("h", "w")))
-            raise UserError(
-                f"`images` ({images.dtype} {images.shape}) must be uint8 [b h w] of {wanted} px, for which the file "
-                "was exported"
-            )
-        return dict(zip(OUTPUTS, self.program(images), strict=True))
-
     def predict(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
     ) -> list[tuple[float, NDArray[np.float32]]]:
@@ -87,8 +73,8 @@ class ExportedModel:
             batch = np.stack([pad(images[i], (shape[0], shape[1]), mode) for i in places])
             if self.contract["format"] == "stablehlo":  # compiled for each number of images
                 batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0)))
-            out = self(batch)
-            for i, score, map_ in zip(places, out["score"], out["map"], strict=False):
+            scores, _, maps, _ = self.program(batch)
+            for i, score, map_ in zip(places, scores, maps, strict=False):
                 height, width = images[i].shape
                 found[i] = float(score), map_[:height, :width]
         return [found[i] for i in range(len(images))]

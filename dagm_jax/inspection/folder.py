@@ -74,7 +74,7 @@ class FolderPredictor:
         first = self._load(files[0]).image if files else None
         shape = self.inspector.backend.reading.shape or (1, 1)
         black = np.zeros(shape if first is None else first.shape, np.uint8)
-        self._verdicts([Loaded(ImageFile("a black image", Path(), None, (0, 0)), black, None, None, start_s)])
+        self._verdicts({"a black image": black})
         return time.perf_counter() - start_s
 
     def predict(
@@ -90,10 +90,12 @@ class FolderPredictor:
             new = (one for one in loaded if not self.predictions.has_content(one.file, one.sha256, one.error))
             wanted = (one for one in new if one.image is not None or is_final(one.file))
             while batch := list(islice(wanted, self.batch_size)):
-                verdicts = iter(self._verdicts([one for one in batch if one.image is not None]))
+                verdicts = self._verdicts(
+                    {one.file.name: one.image for one in batch if one.image is not None}
+                )
                 now_s = time.perf_counter()
                 for one in batch:
-                    verdict = None if one.image is None else next(verdicts)
+                    verdict = verdicts.get(one.file.name)
                     pending.append(writer.submit(self._write, one, verdict, now_s - one.start_s))
                     if len(pending) > _MAX_UNWRITTEN:
                         yield pending.popleft().result()
@@ -118,14 +120,14 @@ class FolderPredictor:
             error = error or "changed while it was read; run the same command again"
         return Loaded(file, image, error, sha256, start_s)
 
-    def _verdicts(self, batch: Sequence[Loaded]) -> list[Verdict]:
-        """The verdicts on readable files; raises UserError where the model's output for one is not finite."""
-        images = [one.image for one in batch if one.image is not None]
+    def _verdicts(self, images: dict[str, NDArray[np.uint8]]) -> dict[str, Verdict]:
+        """The verdict on each image by its name; raises UserError where the model's output for one is not finite."""
         try:
-            return self.inspector.predict(images, self.batch_size) if images else []
+            verdicts = self.inspector.predict(list(images.values()), self.batch_size) if images else []
+            return dict(zip(images, verdicts, strict=True))
         except NonFiniteOutput as error:
             raise UserError(
-                f"`--model` (={self.inspector.model_id}): its output for {printable(batch[error.place].file.name)} is "
+                f"`--model` (={self.inspector.model_id}): its output for {printable(list(images)[error.place])} is "
                 "not finite, so its weights are damaged or have grown beyond float32; restore the model from a copy, "
                 "or train it anew with a lower `optim.learning_rate`"
             ) from error
@@ -315,9 +317,8 @@ def write_results(
 
 def page_entry(one: Prediction, output: Path) -> PageEntry:
     """The entry of a prediction in the report page in ``output``; without a thumbnail where its files are gone."""
-    if one.overlay is None:
-        return PageEntry(one.image, one.label, one.score, error=one.error or "")
-    files = _thumbnails(output, one.overlay)
-    is_there = all(path.exists() for path in files)
-    thumbnail = Pictures(*(path.read_bytes() for path in files)) if is_there else None
-    return PageEntry(one.image, one.label, one.score, thumbnail, one.overlay)
+    thumbnail = None
+    if one.overlay is not None:
+        with suppress(FileNotFoundError):
+            thumbnail = Pictures(*(path.read_bytes() for path in _thumbnails(output, one.overlay)))
+    return PageEntry(one.image, one.label, one.score, thumbnail, one.overlay, error=one.error or "")

@@ -7,7 +7,6 @@ Ito, which colour-blind readers distinguish.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
 GALLERY_SIDE_PX = 210
 
 
-def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = False) -> None:
+def write_figure(figure: Figure, path: Path, palette: bool = False) -> None:
     """Writes the figure into ``path`` as a PNG, reduced to 256 colours if ``palette``."""
     buffer = io.BytesIO()
     # No software tag: the same numbers give the same bytes under any release of matplotlib that draws alike.
@@ -42,9 +41,8 @@ def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = F
         reduced = drawn.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
         reduced.save(buffer, format="PNG", optimize=True)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target, "xb") as stream:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "xb") as stream:
         stream.write(buffer.getvalue())
 
 
@@ -61,7 +59,7 @@ def series(history: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
-def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes loss (left) and accuracy (right) over steps, train as a line, validation as dots on a line.
 
     history: rows {"step": int, "kind": "train" | "validation", "loss": float, "accuracy": float}, in any
@@ -86,7 +84,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     write_figure(figure, path)
 
 
-def plot_confusion(counts: metrics.ImageCounts, path: str | os.PathLike[str], title: str) -> None:
+def plot_confusion(counts: metrics.ImageCounts, path: Path, title: str) -> None:
     """Writes the confusion matrix of `draw_confusion` alone."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     draw_confusion(figure.subplots(), counts, title)
@@ -113,7 +111,7 @@ def draw_confusion(axes: Axes, counts: metrics.ImageCounts, title: str) -> None:
     axes.set_title(title, fontsize=11)
 
 
-def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[str]) -> None:
+def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: Path) -> None:
     """Writes the ROC (left) and the precision-recall curve (right) of image scores with their areas.
 
     labels: {0, 1} [n]; scores: [n]. Dashed: chance. Raises ValueError where one class is missing.
@@ -140,7 +138,7 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[st
     write_figure(figure, path)
 
 
-def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: str | os.PathLike[str]) -> None:
+def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: Path) -> None:
     """Writes up to 8 images, four to a row: the source above its overlay, which `draw_overlay` explains.
 
     A wrong prediction has a red frame and title. Shrunk to 210 px a side and 256 colours, under 400 kB. Raises

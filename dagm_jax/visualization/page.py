@@ -87,7 +87,7 @@ def draw_pictures(
 
 
 def write_page(
-    path: str | os.PathLike[str],
+    path: Path,
     entries: Iterable[PageEntry],
     *,
     title: str,
@@ -102,11 +102,9 @@ def write_page(
     if not math.isfinite(threshold):
         raise ValueError(f"`threshold` (={threshold}) must be finite")
     head, tail, script = _template(title, summary or {})
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     labels: list[int] = []
     scores: list[float] = []
-    with replacing(target, encoding="utf-8") as stream:
+    with replacing(path, encoding="utf-8") as stream:
         stream.write(head)
         for entry in entries:
             row = _row(entry)

@@ -572,7 +572,7 @@ def test_table_and_lines_give_any_name_back(tmp_path: Path) -> None:
 def test_mistakes_on_the_command_line_are_one_line(arguments: str, match: str) -> None:
     """Would catch: an option that is taken and does nothing, a traceback."""
     with pytest.raises(UserError, match=match) as caught:
-        predict.parse_flags(["predict", *arguments.split()])
+        predict.main(["predict", *arguments.split()])
     assert "\n" not in str(caught.value)
 
 

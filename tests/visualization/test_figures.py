@@ -67,7 +67,7 @@ def test_no_global_state(tmp_path: Path) -> None:
     """Would catch: pyplot (figures that pile up, a display) and settings changed for the user's own plots."""
     code = (
         "import sys; from dagm_jax.visualization import figures; from dagm_jax.evaluation.metrics import ImageCounts;"
-        "figures.plot_confusion(ImageCounts(1, 1, 1, 1), sys.argv[1], 't');"
+        "figures.plot_confusion(ImageCounts(1, 1, 1, 1), Path(sys.argv[1]), 't');"
         "assert 'matplotlib.pyplot' not in sys.modules and 'jax' not in sys.modules"
     )
     root = Path(__file__).parents[2]
