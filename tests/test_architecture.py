@@ -66,7 +66,6 @@ UNDECLARABLE = {"jax2onnx"}
 NUMPY_ALONE = {
     "evaluation/threshold",
     "evaluation/metrics",
-    "evaluation/baselines",
 }
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dagm_jax.data.slicing import full_batch, pad
+from dagm_jax.data.slicing import pad
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.postprocess import postprocess
@@ -105,12 +105,12 @@ class Predictor:
         programs = self.programs
         program = programs.begin(shape).result()
         mode = programs.tiling.mode
-        padded = ((pad(image, shape, mode), pad(mask, shape, mode)) for _, (image, mask) in batch)
-        images, masks = full_batch(padded, program.batch_size)
-        mask_px = np.zeros(program.batch_size, np.int32)
-        mask_px[: len(batch)] = [np.count_nonzero(mask) for _, (_, mask) in batch]
-        size = np.ones((program.batch_size, 2), np.int32)
-        size[: len(batch)] = [image.shape for _, (image, _) in batch]
+        pixels = [one for _, one in batch]
+        # The last image fills the batch up.
+        pixels += pixels[-1:] * (program.batch_size - len(batch))
+        images, masks = (np.stack([pad(one[k], shape, mode) for one in pixels]) for k in (0, 1))
+        mask_px = np.array([np.count_nonzero(mask) for _, mask in pixels], np.int32)
+        size = np.array([image.shape for image, _ in pixels], np.int32)
         images, masks, mask_px, size = programs.devices.shard_batch((images, masks, mask_px, size))
         out = program.step(self.params, self.stats, images, masks, mask_px, size)
         verdict, score_kind = programs.verdict, programs.task.score_kind

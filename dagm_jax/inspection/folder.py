@@ -263,7 +263,12 @@ def predict_folder(
             with suppress(Interrupted, KeyboardInterrupt):
                 watch(predictor, source, times)
         else:
-            _predict_once(predictor, new, len(files))
+            num_defective = 0
+            with show("predicting images", len(files), len(files) - len(new)) as bar:
+                for count, one in enumerate(predictor.predict(new), start=1):
+                    num_defective += one.outcome == "defective"
+                    rate = count / (time.perf_counter() - start_s)
+                    bar.advance(figures=f"{rate:.1f} files/s, {num_defective} defective")
         wall_s = time.perf_counter() - start_s
         latest = predictions.latest
         summary = {
@@ -281,16 +286,6 @@ def predict_folder(
         write_results(summary, inspector, latest.values(), output)
     print_summary(summary, output)
     return not any(latest[file.name].error for file in source.files() if file.name in latest)
-
-
-def _predict_once(predictor: FolderPredictor, files: Sequence[ImageFile], num_files: int) -> None:
-    """Predicts the files under a bar that counts all ``num_files`` of the folder."""
-    start_s, num_defective = time.perf_counter(), 0
-    with show("predicting images", num_files, num_files - len(files)) as bar:
-        for count, one in enumerate(predictor.predict(files), start=1):
-            num_defective += one.outcome == "defective"
-            rate = count / (time.perf_counter() - start_s)
-            bar.advance(figures=f"{rate:.1f} files/s, {num_defective} defective")
 
 
 def write_results(

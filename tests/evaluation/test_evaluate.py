@@ -286,8 +286,9 @@ def test_every_sample_once_in_order_decided_by_the_rule(samples: list[Sample]) -
     assert [image.image_id for image in result.images] == [sample.image_id for sample in samples]
     assert result.labels == [sample.label for sample in samples]
     assert result.scores == pytest.approx([image.max() / 255 for image, _ in images])
-    assert result.decisions == [score >= threshold for score in result.scores]
-    assert result.decisions[3] and all(type(decision) is bool for decision in result.decisions)
+    decisions = [image.decision for image in result.images]
+    assert decisions == [score >= threshold for score in result.scores]
+    assert decisions[3] and all(type(decision) is bool for decision in decisions)
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(3, 6), (4, 8), (10, 10)])
