@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dagm_jax.command_line import flag, guarded, parse_request
@@ -56,9 +56,10 @@ def main(argv: Sequence[str]) -> int:
     workdir = Workdir(request.model, "model")
     workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
     with workdir.locked():
-        labels, scores = workdir.read_validation_scores()
+        (labels, scores), verdict = workdir.read_validation_scores(), workdir.read_config().verdict
         old = workdir.read_rule()
-        new = fit_rule(labels, scores, request.rule, request.target, workdir.read_config().verdict, old)
+        threshold, fit_stats = fit_rule(labels, scores, request.rule, request.target, verdict)
+        new = replace(old, threshold=threshold, calibration=request.rule, fit_stats=fit_stats)
         if new != old:
             path = request.model / HISTORY
             history = workdir.read_json(path) if path.exists() else []

@@ -251,14 +251,9 @@ def images_to_promise(target: float) -> int:
 
 
 def fit_rule(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    rule: str,
-    target: float | None,
-    verdict: VerdictConfig,
-    old: Thresholds,
-) -> Thresholds:
-    """``old`` with the image threshold that ``rule`` asks for: a calibration, or "escape_rate", which needs a target.
+    labels: ArrayLike, scores: ArrayLike, rule: str, target: float | None, verdict: VerdictConfig
+) -> tuple[float, dict[str, Any]]:
+    """(the threshold that ``rule`` asks for, fit statistics): a calibration, or "escape_rate", which needs a target.
 
     target: in place of the value in ``verdict`` that the rule aims at; for "expected_cost", fn_cost / fp_cost. Raises
     UserError as `fit_threshold` and `fit_escape_rate` do.
@@ -274,7 +269,7 @@ def fit_rule(
         threshold, fit_stats = fit_escape_rate(labels, scores, target)
     else:
         threshold, fit_stats = fit_threshold(labels, scores, replace(verdict, **changes))
-    return Thresholds(threshold, old.pixel_threshold, rule, fit_stats | {"rule": rule, "target": target})
+    return threshold, fit_stats | {"rule": rule, "target": target}
 
 
 def describe_rule(rule: Thresholds, labels: ArrayLike, scores: ArrayLike) -> dict[str, str]:

@@ -22,12 +22,13 @@ from dagm_jax.data.images.decode import BadImage, read_bytes
 from dagm_jax.data.images.load import in_threads
 from dagm_jax.errors import Interrupted, UserError, printable
 from dagm_jax.evaluation.predictor import NonFiniteOutput
-from dagm_jax.inspection.drift import WARNING, describe_drift
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.predictions import (
+    WARNING,
     Prediction,
     Predictions,
     check_origin,
+    describe_drift,
     drift_of,
     print_summary,
     summarise,
@@ -35,8 +36,8 @@ from dagm_jax.inspection.predictions import (
 from dagm_jax.inspection.scan import ImageFile, Source, stamp_of
 from dagm_jax.storage import write_csv, write_json
 from dagm_jax.types import Verdict
-from dagm_jax.visualization.overlay import boxes_of, write_overlay
-from dagm_jax.visualization.page import PageEntry, Pictures, draw_pictures, write_page
+from dagm_jax.visualization.overlay import boxes_of, draw_layers, write_overlay
+from dagm_jax.visualization.page import THUMBNAIL_SIDE_PX, PageEntry, Pictures, draw_pictures, write_page
 
 TABLE, PAGE, SUMMARY = "predictions.csv", "index.html", "summary.json"
 OVERLAYS, THUMBNAILS = "overlays", "thumbnails"
@@ -142,7 +143,8 @@ class FolderPredictor:
             size_px = one.image.shape[0], one.image.shape[1]
             write_overlay(self.output / overlay, one.image, verdict.map, threshold)
             # Kept as files, so that the page can show the predictions of earlier calls.
-            thumbnail = draw_pictures(one.image, verdict.map, threshold)
+            layers = draw_layers(one.image, verdict.map, threshold, side_px=THUMBNAIL_SIDE_PX)
+            thumbnail = draw_pictures(*layers)
             image_path, map_path = _thumbnails(self.output, overlay)
             image_path.write_bytes(thumbnail.image)
             map_path.write_bytes(thumbnail.overlay)

@@ -21,7 +21,7 @@ from PIL import Image
 from dagm_jax.evaluation import metrics
 from dagm_jax.storage import replacing
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem
-from dagm_jax.visualization.overlay import draw_overlay
+from dagm_jax.visualization.overlay import draw_layers, draw_overlay
 
 DPI = 110
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
@@ -139,7 +139,7 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: Path) -> None:
 
 
 def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: Path) -> None:
-    """Writes up to 8 images, four to a row: the source above its overlay, which `draw_overlay` explains.
+    """Writes up to 8 images, four to a row: the source above its overlay, which `draw_layers` explains.
 
     A wrong prediction has a red frame and title. Shrunk to 210 px a side and 256 colours, under 400 kB. Raises
     ValueError for no items, for more than 8, and for unequal shapes.
@@ -156,7 +156,8 @@ def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: Pat
     for place, item in enumerate(items):
         row, column = divmod(place, num_columns)
         colour = "black" if item.correct else RED
-        overlay = draw_overlay(item.image, item.map, pixel_threshold, item.mask, GALLERY_SIDE_PX)
+        layers = draw_layers(item.image, item.map, pixel_threshold, item.mask, GALLERY_SIDE_PX)
+        overlay = draw_overlay(*layers)
         source = Image.fromarray(item.image).resize(overlay.shape[1::-1], Image.Resampling.BOX)
         for axes, picture in zip(panels[3 * row : 3 * row + 2, column], (source, overlay), strict=True):
             axes.set_axis_on()

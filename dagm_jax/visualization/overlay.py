@@ -33,15 +33,8 @@ def boxes_of(mask: Mask) -> list[Box]:
     ]
 
 
-def draw_overlay(
-    image: UInt8,
-    score_map: NDArray[np.floating],
-    pixel_threshold: float,
-    true_mask: Mask | None = None,
-    side_px: int | None = None,
-) -> UInt8:
-    """The image [h w] under the layer of `draw_layers`, which has the same arguments: RGB, uint8 [h w 3]."""
-    under, layer = draw_layers(image, score_map, pixel_threshold, true_mask, side_px)
+def draw_overlay(under: UInt8, layer: UInt8) -> UInt8:
+    """The image under its layer, both of `draw_layers`: RGB, uint8 [h w 3]."""
     picture = Image.fromarray(under).convert("RGBA")
     picture.alpha_composite(Image.fromarray(layer))
     return np.asarray(picture.convert("RGB"))
@@ -80,7 +73,7 @@ def draw_layers(
 
 def write_overlay(path: Path, image: UInt8, score_map: NDArray[np.floating], pixel_threshold: float) -> None:
     """Writes the overlay at full size into ``path`` as a PNG."""
-    picture = Image.fromarray(draw_overlay(image, score_map, pixel_threshold))
+    picture = Image.fromarray(draw_overlay(*draw_layers(image, score_map, pixel_threshold)))
     # The fastest level: slower ones hardly compress textures.
     picture.save(path, format="PNG", compress_level=1)
 

@@ -12,7 +12,7 @@ from dagm_jax.console import console
 from dagm_jax.data.images.load import load
 from dagm_jax.storage import replacing
 from dagm_jax.types import DAGM_SHAPE, Sample
-from dagm_jax.visualization.overlay import draw_overlay
+from dagm_jax.visualization.overlay import draw_layers, draw_overlay
 
 CELL_PX = 128
 _GAP_PX, _TITLE_PX = 4, 16
@@ -55,4 +55,5 @@ def draw_sheet(rows: Mapping[str, Sequence[Sample]]) -> Image.Image:
 def draw_cell(sample: Sample) -> Image.Image:
     """One image, RGB, with its mask's outline. Raises BadImage."""
     image, mask = load(sample, DAGM_SHAPE)
-    return Image.fromarray(draw_overlay(image, np.zeros(image.shape), 1.0, mask, CELL_PX))
+    layers = draw_layers(image, np.zeros(image.shape), 1.0, mask, CELL_PX)
+    return Image.fromarray(draw_overlay(*layers))
