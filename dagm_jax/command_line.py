@@ -219,17 +219,16 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
-def ignore_late_futures(unraisable: Any) -> None:
-    """Python's own hook without the traces of tensorstore's futures after a failure that orbax has reported."""
-    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
-
-
 def guarded(function: Any, argv: Sequence[str]) -> Any:
     """``function(argv)``; a user's mistake or an interruption becomes one line and an exit status."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted("terminated; the same command goes on from what was saved last")
+
+    def ignore_late_futures(unraisable: Any) -> None:
+        """Python's own hook without the traces of tensorstore's futures after a failure that orbax has reported."""
+        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(unraisable)
 
     # The training loop has a handler of its own, which saves first.
     signal.signal(signal.SIGTERM, interrupt)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dagm_jax.command_line import flag, guarded, parse_request
-from dagm_jax.errors import UserError
+from dagm_jax.errors import UserError, printable
 
 EXIT_UNREADABLE = 3
 
@@ -62,7 +62,6 @@ def main(argv: Sequence[str]) -> int:
     """Predicts what the command line names; the exit status."""
     request = parse_request(Request, argv, __doc__)
     from dagm_jax.console import console
-    from dagm_jax.errors import printable
     from dagm_jax.inspection.folder import WatchTimes, predict_folder
     from dagm_jax.inspection.inspector import Inspector
     from dagm_jax.inspection.scan import make_source

@@ -26,7 +26,6 @@ from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting import runners
 from dagm_jax.exporting.inference_fn import input_shape
-from dagm_jax.exporting.runners import OUTPUTS, RUNTIMES_OF
 from dagm_jax.types import Pixels
 
 # Limit of the difference of two scores, which lie in [0, 1]: float32 sums in another order move them by less than 1e-5,
@@ -73,7 +72,7 @@ def check(
     if problem:
         raise UserError(f"`--format` (={format}): the file {problem}; it is not kept")
     return {
-        "runtime": RUNTIMES_OF[format][0],
+        "runtime": runners.RUNTIMES_OF[format][0],
         "num_images": len(run.names),
         "num_defective": int(decisions.sum()),
         "largest_difference": float(differences[worst]),
@@ -111,7 +110,7 @@ def run_apart(
     with tempfile.TemporaryDirectory() as folder:
         pixels, outputs = Path(folder) / "images.npz", Path(folder) / "outputs.npz"
         np.savez(pixels, *images)
-        arguments = RUNTIMES_OF[format][0], file, pixels, outputs
+        arguments = runners.RUNTIMES_OF[format][0], file, pixels, outputs
         # -I: without this package, whose folder would otherwise be searched first.
         command = [sys.executable, "-I", runners.__file__, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -119,7 +118,7 @@ def run_apart(
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"`--format` (={format}): the file does not run in a process of its own: {last}")
         with np.load(outputs, allow_pickle=False) as arrays:
-            found = {name: [arrays[f"{name}_{i}"] for i in range(len(images))] for name in OUTPUTS}
+            found = {name: [arrays[f"{name}_{i}"] for i in range(len(images))] for name in runners.OUTPUTS}
             return found, float(arrays["seconds"])
 
 

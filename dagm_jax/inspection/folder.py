@@ -39,7 +39,6 @@ from dagm_jax.types import Verdict
 from dagm_jax.visualization.overlay import boxes_of, draw_layers, write_overlay
 from dagm_jax.visualization.page import THUMBNAIL_SIDE_PX, PageEntry, Pictures, draw_pictures, write_page
 
-TABLE, PAGE, SUMMARY = "predictions.csv", "index.html", "summary.json"
 OVERLAYS, THUMBNAILS = "overlays", "thumbnails"
 # Limit of predictions on their way to the disk; each holds an image and its map.
 _MAX_UNWRITTEN = 4
@@ -295,10 +294,10 @@ def write_results(
 ) -> None:
     """Writes the table, the report page and, last, the summary into ``output``."""
     cells = ((row.image, row.label, row.score, row.defective) for row in rows)
-    write_csv(output / TABLE, ("image", "label", "score", "defective"), cells)
+    write_csv(output / "predictions.csv", ("image", "label", "score", "defective"), cells)
     rule, images = inspector.rule, printable(summary["images"])
     write_page(
-        output / PAGE,
+        output / "index.html",
         (page_entry(row, output) for row in rows),
         title=f"Predictions for {images}",
         threshold=rule.threshold,
@@ -309,7 +308,7 @@ def write_results(
             "score drift": describe_drift(summary["drift"]),
         },
     )
-    write_json(output / SUMMARY, summary)
+    write_json(output / "summary.json", summary)
 
 
 def page_entry(one: Prediction, output: Path) -> PageEntry:

@@ -48,7 +48,6 @@ class Backend(Protocol):
         The images, uint8 [h w], come from ``reading``. A program is compiled for ``batch_size`` images whatever their
         number, so that a batch that is not full costs no compilation.
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ _NEIGHBOURS = np.ones((3, 3), bool)
 
 UInt8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-Box = tuple[int, int, int, int]
 
 
-def boxes_of(mask: Mask) -> list[Box]:
+def boxes_of(mask: Mask) -> list[tuple[int, int, int, int]]:
     """(left, top, width, height) in px of each connected component of the mask [h w], from the top down."""
     labelled, _ = ndimage.label(mask, structure=_NEIGHBOURS)
     return [
