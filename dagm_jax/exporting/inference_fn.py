@@ -48,9 +48,7 @@ def make_inference_fn(
     config, tiling = model.config, make_tiling(model.config, model.shape, ())
     # Host arrays: device arrays would tie the program to their device.
     params, stats = jax.tree.map(np.asarray, (model.params, model.stats))
-    threshold, pixel_threshold = (
-        float32_at_least(value) for value in (model.rule.threshold, model.rule.pixel_threshold)
-    )
+    threshold, pixel_threshold = map(float32_at_least, (model.rule.threshold, model.rule.pixel_threshold))
 
     def infer(image: Array) -> tuple[Array, Array, Array, Array]:
         number, *size = image.shape

@@ -16,8 +16,6 @@ TINT, PREDICTED_LINE, TRUE_LINE = (230, 159, 0), (255, 255, 255), (86, 224, 255)
 STRONGEST_TINT = 0.6
 # Step of opacities, of 255: rounded to what the eye distinguishes, a layer compresses to a third.
 _OPACITY_STEP = 16
-# Neighbourhood of a component: corners touch, so that a scratch one pixel wide is one component.
-_NEIGHBOURS = np.ones((3, 3), bool)
 
 UInt8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -25,7 +23,8 @@ Mask = NDArray[np.bool_]
 
 def boxes_of(mask: Mask) -> list[tuple[int, int, int, int]]:
     """(left, top, width, height) in px of each connected component of the mask [h w], from the top down."""
-    labelled, _ = ndimage.label(mask, structure=_NEIGHBOURS)
+    # Corners touch, so that a scratch one pixel wide is one component.
+    labelled, _ = ndimage.label(mask, structure=np.ones((3, 3), bool))
     return [
         (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
         for rows, columns in ndimage.find_objects(labelled)
