@@ -171,7 +171,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
 def rank_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(false-alarm rate, recall, precision) at each distinct score as threshold, [k] each, from the highest down.
 
-    Raises ValueError where one class is missing, besides what `auroc` raises.
+    No end points are invented. Raises ValueError where one class is missing, besides what `auroc` raises.
     """
     positive, negative, _ = counts_per_score(labels, scores)
     if not (positive.any() and negative.any()):
