@@ -66,7 +66,8 @@ def test_each_figure_is_a_png_in_a_new_folder(tmp_path: Path) -> None:
 def test_no_global_state(tmp_path: Path) -> None:
     """Would catch: pyplot (figures that pile up, a display) and settings changed for the user's own plots."""
     code = (
-        "import sys; from dagm_jax.visualization import figures; from dagm_jax.evaluation.metrics import ImageCounts;"
+        "import sys; from pathlib import Path; from dagm_jax.visualization import figures;"
+        "from dagm_jax.evaluation.metrics import ImageCounts;"
         "figures.plot_confusion(ImageCounts(1, 1, 1, 1), Path(sys.argv[1]), 't');"
         "assert 'matplotlib.pyplot' not in sys.modules and 'jax' not in sys.modules"
     )
