@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dagm_jax.command_line import flag, guarded, parse_request
@@ -34,33 +34,32 @@ class Request:
     rule: str = flag("How the threshold is chosen.", example="f1", choices=RULES)
     target: float | None = flag("What the rule aims at; see above.", None)
 
-
-def parse_flags(argv: Sequence[str]) -> Request:
-    """The command line as a request; every mistake in it becomes a UserError of one line."""
-    request = parse_request(Request, argv, __doc__)
-    if request.rule == "f1" and request.target is not None:
-        raise UserError(f"`--target` (={request.target}) means nothing to --rule=f1; leave it out")
-    if request.rule == "escape_rate" and request.target is None:
-        raise UserError("`--target` is missing: the share of defects that may pass, such as --target=0.05")
-    return request
+    def __post_init__(self) -> None:
+        if self.rule == "f1" and self.target is not None:
+            raise UserError(f"`--target` (={self.target}) means nothing to --rule=f1; leave it out")
+        if self.rule == "escape_rate" and self.target is None:
+            raise UserError(
+                "`--target` is missing: the share of defects that may pass, such as --target=0.05"
+            )
 
 
 def main(argv: Sequence[str]) -> int:
     """Stores the rule that the command line asks for; the exit status."""
-    request = parse_flags(argv)
+    request = parse_request(Request, argv, __doc__)
     from rich.table import Table
 
     from dagm_jax.console import console
+    from dagm_jax.evaluation.threshold import describe_rule, fit_rule
     from dagm_jax.experiment.workdir import Workdir
-    from dagm_jax.inspection.calibration import describe_rule, fit_rule
     from dagm_jax.storage import write_atomically, write_json
 
     workdir = Workdir(request.model, "model")
     workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
     with workdir.locked():
-        labels, scores = workdir.read_validation_scores()
+        (labels, scores), verdict = workdir.read_validation_scores(), workdir.read_config().verdict
         old = workdir.read_rule()
-        new = fit_rule(labels, scores, request.rule, request.target, workdir.read_config().verdict, old)
+        threshold, fit_stats = fit_rule(labels, scores, request.rule, request.target, verdict)
+        new = replace(old, threshold=threshold, calibration=request.rule, fit_stats=fit_stats)
         if new != old:
             path = request.model / HISTORY
             history = workdir.read_json(path) if path.exists() else []

@@ -59,34 +59,27 @@ def parse_request(request: type[T], argv: Sequence[str], text: str | None) -> T:
     """
     values = flags.FlagValues()  # type: ignore[no-untyped-call]
     flags.DEFINE_bool("help", False, "Show this text.", flag_values=values)
-    hints, items = get_type_hints(request), fields(request)  # type: ignore[arg-type]
+    kinds = {
+        name: get_args(hint)[0] if isinstance(hint, UnionType) else hint
+        for name, hint in get_type_hints(request).items()
+    }
+    items = fields(request)  # type: ignore[arg-type]
     for item in items:
-        default = None if item.default is MISSING else item.default
-        _define(item.name, hints[item.name], default, item.metadata, values)
-    try:
-        rest = values(list(argv))
-    except flags.Error as error:
-        raise UserError(f"command line: {one_line(error)}") from error
+        _define(item, kinds[item.name], values)
+    _parse(argv, values)
     if values.help:
         print(text, values.get_help(), sep="\n")
         sys.exit(0)
-    if len(rest) > 1:
-        raise UserError(f"command line: {rest[1]!r} is not a flag; values are given as --name=value")
-    return request(**{item.name: _value(item, hints[item.name], values[item.name].value) for item in items})
+    return request(**{item.name: _value(item, kinds[item.name], values[item.name].value) for item in items})
 
 
-def _plain(hint: Any) -> Any:
-    """The type without ``| None``."""
-    return get_args(hint)[0] if isinstance(hint, UnionType) else hint
-
-
-def _define(name: str, hint: Any, default: Any, how: Any, values: flags.FlagValues) -> None:
-    kind, meaning = _plain(hint), how["meaning"]
+def _define(item: Any, kind: Any, values: flags.FlagValues) -> None:
+    name, how = item.name, item.metadata
+    default, meaning = None if item.default is MISSING else item.default, how["meaning"]
     if how["choices"]:
         meaning = f"{meaning} One of {', '.join(how['choices'])}."
     if get_origin(kind) is tuple:
-        default = None if default is None else list(map(str, default))
-        flags.DEFINE_list(name, default, meaning, flag_values=values)
+        flags.DEFINE_list(name, [*map(str, default or ())], meaning, flag_values=values)
     elif kind in (int, float):
         define = flags.DEFINE_integer if kind is int else flags.DEFINE_float
         define(name, default, meaning, lower_bound=how["least"], flag_values=values)
@@ -96,9 +89,9 @@ def _define(name: str, hint: Any, default: Any, how: Any, values: flags.FlagValu
         flags.DEFINE_string(name, None if default is None else str(default), meaning, flag_values=values)
 
 
-def _value(item: Any, hint: Any, value: Any) -> Any:
+def _value(item: Any, kind: Any, value: Any) -> Any:
     """The flag's value in the type of its field; raises UserError."""
-    kind, choices = _plain(hint), item.metadata["choices"]
+    choices = item.metadata["choices"]
     if item.default is MISSING and value in (None, "", []):
         raise UserError(f"`--{item.name}` is missing; such as --{item.name}={item.metadata['example']}")
     if value is None:
@@ -156,9 +149,7 @@ def parse_config_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLA
         elif argument in ("--config", "-config") and i + 1 < len(argv):
             resolved[i + 1] = find_config(argv[i + 1])
     try:
-        rest: list[str] = values(resolved)
-    except flags.Error as error:
-        raise UserError(f"command line: {one_line(error)}") from error
+        rest = _parse(resolved, values)
     except (AttributeError, KeyError) as error:
         # config_flags looks an overridden field up in the locked ConfigDict.
         from dagm_jax.config import describe_unknown
@@ -168,10 +159,19 @@ def parse_config_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLA
         )
         problem = next(filter(None, map(describe_unknown, overridden)), one_line(error))
         raise UserError(f"command line: {problem}") from error
-    if len(rest) > 1:
-        raise UserError(f"command line: {rest[1]!r} is not a flag; values are given as --name=value")
     if values["config"].value is None:
         raise UserError("`--config` is missing; --config=configs/custom_unet.py is the usual one")
+    return rest
+
+
+def _parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+    """The command's name; the flags are in ``values``. Raises UserError for their mistakes, and for other words."""
+    try:
+        rest: list[str] = values(list(argv))
+    except flags.Error as error:
+        raise UserError(f"command line: {one_line(error)}") from error
+    if len(rest) > 1:
+        raise UserError(f"command line: {rest[1]!r} is not a flag; values are given as --name=value")
     return rest
 
 
@@ -219,17 +219,16 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
-def ignore_late_futures(unraisable: Any) -> None:
-    """Python's own hook without the traces of tensorstore's futures after a failure that orbax has reported."""
-    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
-
-
 def guarded(function: Any, argv: Sequence[str]) -> Any:
     """``function(argv)``; a user's mistake or an interruption becomes one line and an exit status."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted("terminated; the same command goes on from what was saved last")
+
+    def ignore_late_futures(unraisable: Any) -> None:
+        """Python's own hook without the traces of tensorstore's futures after a failure that orbax has reported."""
+        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(unraisable)
 
     # The training loop has a handler of its own, which saves first.
     signal.signal(signal.SIGTERM, interrupt)

@@ -13,6 +13,7 @@ Exit status: 0 the file is written; 2 a mistake or a difference, which the one-l
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -61,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.console import console
     from dagm_jax.experiment.trained_model import load_trained_model
     from dagm_jax.exporting.check import calibration_images, check
-    from dagm_jax.exporting.to_int8 import to_int8
-    from dagm_jax.exporting.to_onnx import to_onnx
+    from dagm_jax.exporting.to_onnx import to_int8, to_onnx
     from dagm_jax.exporting.to_stablehlo import to_stablehlo
 
     model = load_trained_model(request.model)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         partial.write_bytes(content)
         checked = check(model, request.model, request.format, partial, request.num_checked, request.int8)
-        write_beside(request, model, checked, partial)
+        write_beside(request, model, checked, content)
         os.replace(partial, request.output)
     except OSError as error:
         raise UserError(f"`--output` (={request.output}) cannot be written ({error.strerror})") from error
@@ -89,40 +89,29 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any], file: Path) -> None:
-    """Writes the contract and the model card of ``file``, which will get the name ``request.output``."""
-    from dagm_jax.experiment.tiling import make_tiling
+def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any], content: bytes) -> None:
+    """Writes the contract and the model card of the file ``request.output``, which will have this content."""
     from dagm_jax.experiment.workdir import Workdir
-    from dagm_jax.exporting.exported_model import card_path, contract_path, file_digest
-    from dagm_jax.exporting.inference_fn import takes_any_size
+    from dagm_jax.exporting.exported_model import contract_path
     from dagm_jax.exporting.model_card import make_card, make_contract
     from dagm_jax.exporting.to_stablehlo import PLATFORMS
     from dagm_jax.storage import write_atomically, write_json
 
     workdir = Workdir(request.model, "model")
     report = workdir.read_report("finish the run first")
-    by_format: dict[str, dict[str, Any]] = {
-        "stablehlo": {"platforms": list(PLATFORMS)},
-        "onnx": {"opset": request.opset, "int8": request.int8},
-    }
+    of_onnx = {"opset": request.opset, "int8": request.int8}
     contract = {
         "format": request.format,
         "file": request.output.name,
-        "sha256": file_digest(file),
-        "size_bytes": file.stat().st_size,
-        **by_format[request.format],
-        **make_contract(
-            report,
-            model.rule,
-            model.model_id,
-            ("h", "w") if request.format == "stablehlo" and takes_any_size(model) else model.shape,
-            make_tiling(model.config, model.shape, ()).mode,
-            workdir.read_normal_scores(),
-        ),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size_bytes": len(content),
+        **(of_onnx if request.format == "onnx" else {"platforms": list(PLATFORMS)}),
+        **make_contract(model, request.format, report, workdir.read_normal_scores()),
         "checked": checked,
     }
     write_json(contract_path(request.output), contract)
-    write_atomically(card_path(request.output), make_card(contract, request.output.name))
+    card = request.output.with_name(f"{request.output.name}.md")
+    write_atomically(card, make_card(contract, request.output.name))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dagm_jax.command_line import flag, guarded, parse_request
-from dagm_jax.errors import UserError
+from dagm_jax.errors import UserError, printable
 
 EXIT_UNREADABLE = 3
 
@@ -49,24 +49,19 @@ class Request:
         "With --watch: how long a file may stay unreadable before it is listed as such.", 10.0
     )
 
-
-def parse_flags(argv: Sequence[str]) -> Request:
-    """The command line as a request; every mistake in it becomes a UserError of one line."""
-    request = parse_request(Request, argv, __doc__)
-    for name in ("idle_exit_s", "poll_s", "patience_s"):
-        seconds = getattr(request, name)
-        if seconds != getattr(Request, name) and not request.watch:
-            raise UserError(f"`--{name}` holds with --watch alone; add it or leave --{name} out")
-        if seconds is not None and not 0 < seconds < math.inf:
-            raise UserError(f"`--{name}` (={seconds}) must be a positive number of seconds")
-    return request
+    def __post_init__(self) -> None:
+        for name in ("idle_exit_s", "poll_s", "patience_s"):
+            seconds = getattr(self, name)
+            if seconds != getattr(Request, name) and not self.watch:
+                raise UserError(f"`--{name}` holds with --watch alone; add it or leave --{name} out")
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise UserError(f"`--{name}` (={seconds}) must be a positive number of seconds")
 
 
 def main(argv: Sequence[str]) -> int:
     """Predicts what the command line names; the exit status."""
-    request = parse_flags(argv)
+    request = parse_request(Request, argv, __doc__)
     from dagm_jax.console import console
-    from dagm_jax.errors import printable
     from dagm_jax.inspection.folder import WatchTimes, predict_folder
     from dagm_jax.inspection.inspector import Inspector
     from dagm_jax.inspection.scan import make_source

@@ -66,7 +66,6 @@ UNDECLARABLE = {"jax2onnx"}
 NUMPY_ALONE = {
     "evaluation/threshold",
     "evaluation/metrics",
-    "evaluation/baselines",
 }
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
 WITHOUT_JAX = {*HEAVY, "grain", "absl", "rich", "ml_collections", "jaxtyping"}
@@ -238,7 +237,7 @@ KNOWLEDGE = {
     "logs": (under("tensorboardX"), {"train/event_file"}),
     "tfds": (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
     "flax": (under("flax"), {"models", "experiment/trained_model"}),
-    "onnxruntime": (under("onnxruntime"), {"exporting/runners", "exporting/to_int8"}),
+    "onnxruntime": (under("onnxruntime"), {"exporting/runners", "exporting/to_onnx"}),
     "jax2onnx": (under("jax2onnx", "onnx"), {"exporting/to_onnx"}),
     # Folders, and files that other code writes or looks at before they get their name.
     "replacing": (under("os.replace", "os.rename"), {"storage", "data/archive", "export"}),

@@ -6,7 +6,6 @@ compiled code share it. Arrays are ``[h w c]`` images and ``[n h w c]`` slices; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from types import ModuleType
@@ -15,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from dagm_jax.data.config import MULTIPLE_PX, SliceMode, SlicingConfig
-from dagm_jax.types import Pixels
 
 # Continuation of an image: by its own mirror images, or by its edge.
 PadMode = Literal["symmetric", "edge"]
@@ -174,13 +172,6 @@ def pad(array: np.ndarray, shape: tuple[int, int], mode: PadMode = "symmetric") 
         return array
     more = [(0, wanted - length) for wanted, length in zip(shape, array.shape, strict=True)]
     return np.pad(array, more, mode=mode)
-
-
-def full_batch(pixels: Iterable[Pixels], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(image uint8 ``[b h w]``, mask bool ``[b h w]``) of one to ``batch_size`` images; the last fills the batch up."""
-    chosen = list(pixels)
-    chosen += [chosen[-1]] * (batch_size - len(chosen))
-    return np.stack([image for image, _ in chosen]), np.stack([mask for _, mask in chosen])
 
 
 def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:

@@ -10,9 +10,6 @@ from dagm_jax.errors import check_choices, require
 
 # Edges of whole images are padded to multiples of it: few sizes, each compiled once, that networks can halve.
 PADDED_PX = 128
-Calibration = Literal["f1", "false_alarm_rate", "expected_cost", "normals"]
-Score = Literal["max", "top_mean"]
-Tiling = Literal["whole", "slices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class EvalConfig:
     with edges of tile_px, to the same map, in bounded memory.
     """
 
-    tiling: Tiling = "whole"
+    tiling: Literal["whole", "slices"] = "whole"
     flips: bool = False
     max_px: int = 2**21
     tile_px: int = 1024
@@ -48,11 +45,11 @@ class VerdictConfig:
     smooths the map before, 0 = off. Raises UserError, naming the field, its value and the rule.
     """
 
-    calibration: Calibration = "f1"
+    calibration: Literal["f1", "false_alarm_rate", "expected_cost", "normals"] = "f1"
     max_false_alarm_rate: float = 0.01
     fp_cost: float = 1.0
     fn_cost: float = 20.0
-    score: Score = "max"
+    score: Literal["max", "top_mean"] = "max"
     top_fraction: float = 0.001
     top_slices: int = 3
     smoothing_px: float = 2.0

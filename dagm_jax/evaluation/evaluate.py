@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from dagm_jax.console import show
 from dagm_jax.data.cache import ImageCache
@@ -17,7 +18,6 @@ from dagm_jax.data.images.load import load_all
 from dagm_jax.distributed.processes import Processes, interleave
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import metrics
-from dagm_jax.evaluation.baselines import local_energy_score
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import FloatArray, ImageCounts, IntArray, auroc
 from dagm_jax.evaluation.predictor import Prediction, Predictor
@@ -30,6 +30,8 @@ from dagm_jax.types import Pixels, Sample
 CHUNK_PX = 1 << 24
 # Limit of threads that draw pictures of test images and score baselines: most of that work holds no interpreter lock.
 NUM_THREADS = 8
+# Edge of the window over which texture energy is averaged: that of a small defect.
+WINDOW_PX = 15
 
 
 class ValidationResult(NamedTuple):
@@ -168,8 +170,8 @@ class TestResult:
         return [image.score for image in self.images]
 
     @property
-    def decisions(self) -> list[bool]:
-        return [image.decision for image in self.images]
+    def counts(self) -> ImageCounts:
+        return ImageCounts.from_decisions(self.labels, [image.decision for image in self.images])
 
     def add(self, chunk: TestChunk, rule: Thresholds) -> None:
         """Adds the images of a chunk; pixels count as predicted from the rule's pixel threshold on."""
@@ -193,7 +195,7 @@ class TestResult:
 
     def to_report(self, verdict: VerdictConfig) -> dict[str, Any]:
         """The figures as JSON values; each rate that is a share of images has its 95 % Wilson interval beside it."""
-        counts = ImageCounts.from_decisions(self.labels, self.decisions)
+        counts = self.counts
         report: dict[str, Any] = {
             "num_images": len(self.images),
             "num_defective": sum(self.labels),
@@ -301,3 +303,18 @@ def evaluate_baselines(
         "local_energy_accuracy": energy.rate("accuracy"),
         "local_energy_f1": energy.f1,
     }
+
+
+def local_energy_score(image: np.ndarray) -> float:
+    """The largest deviation of local texture energy from the image's own usual level: >= 0, higher = defective.
+
+    e(x, y) = mean over a 15x15 window of the squared differences to the left and the upper neighbour; m = log(1 + e);
+    score = max |m - median(m)|. Two-sided: defects wipe texture out (class 1) or add edges to it (class 8).
+    """
+    grey = image.astype(np.float32)
+    energy = np.zeros_like(grey)
+    energy[:, 1:] += np.diff(grey, axis=1) ** 2
+    energy[1:, :] += np.diff(grey, axis=0) ** 2
+    # The running sums of the filter may fall below zero by a rounding.
+    level = np.log1p(np.maximum(ndimage.uniform_filter(energy, WINDOW_PX, mode="reflect"), 0))
+    return float(np.max(np.abs(level - np.median(level))))

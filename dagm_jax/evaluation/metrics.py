@@ -7,7 +7,6 @@ numbers. Positive means defective. A ratio with a zero denominator is ``None`` (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,12 +60,8 @@ class ImageCounts:
         truth, called = _binary(labels, "labels"), _binary(decisions, "decisions")
         if truth.shape != called.shape:
             raise ValueError(f"`decisions` {called.shape} must have the shape of `labels` {truth.shape}")
-        return cls(
-            tp=int(np.sum(truth & called)),
-            fp=int(np.sum(~truth & called)),
-            fn=int(np.sum(truth & ~called)),
-            tn=int(np.sum(~truth & ~called)),
-        )
+        tn, fn, fp, tp = np.bincount(2 * called + truth, minlength=4).tolist()
+        return cls(tp, fp, fn, tn)
 
     def __add__(self, other: ImageCounts) -> ImageCounts:
         return ImageCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
@@ -109,14 +104,6 @@ class ImageCounts:
     def cost(self, fp: float, fn: float) -> float:
         """fp·FP + fn·FN; (1, 20) is the DAGM 2007 competition's: a miss weighs as 20 false alarms."""
         return fp * self.fp + fn * self.fn
-
-
-class RankCurve(NamedTuple):
-    """Rates at each distinct score as threshold, [k] each, from the highest down; decision: score >= threshold."""
-
-    false_alarm_rate: FloatArray
-    recall: FloatArray
-    precision: FloatArray
 
 
 def _binary(values: ArrayLike, name: str) -> BoolArray:
@@ -181,17 +168,17 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
     return average_precision_of_counts(*counts_per_score(labels, scores)[:2])
 
 
-def rank_curve(labels: ArrayLike, scores: ArrayLike) -> RankCurve:
-    """The points of the ROC and of the precision-recall curve, one per distinct score, without invented end points.
+def rank_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(false-alarm rate, recall, precision) at each distinct score as threshold, [k] each, from the highest down.
 
-    Raises ValueError where one class is missing, besides what `auroc` raises.
+    No end points are invented. Raises ValueError where one class is missing, besides what `auroc` raises.
     """
     positive, negative, _ = counts_per_score(labels, scores)
     if not (positive.any() and negative.any()):
         num = int(positive.sum())
         raise ValueError(f"`labels` ({num} of {np.size(labels)} defective) must hold both classes")
     hits, alarms = np.cumsum(positive), np.cumsum(negative)
-    return RankCurve(alarms / negative.sum(), hits / positive.sum(), hits / (hits + alarms))
+    return alarms / negative.sum(), hits / positive.sum(), hits / (hits + alarms)
 
 
 # Maps are float32 in [0, 1] [h w], masks bool [h w] (True = defect).

@@ -77,7 +77,7 @@ def smooth(
     radius = len(weights) // 2
     for dim in (1, 2):
         length = maps.shape[dim]
-        wide = mirrored(maps, dim, radius, radius, None if size is None else size[:, dim - 1])
+        wide = mirrored(maps, dim, radius, None if size is None else size[:, dim - 1])
         # XLA fuses this sum of shifted slices into one loop; its convolutions are slower here.
         parts = [
             weight * jax.lax.slice_in_dim(wide, start, start + length, axis=dim)
@@ -95,17 +95,17 @@ def gaussian(sigma: float) -> NDArray[np.float32]:
 
 
 def mirrored(
-    x: Shaped[Array, "b h w"], dim: int, before: int, after: int, length: Int[Array, " b"] | None = None
+    x: Shaped[Array, "b h w"], dim: int, radius: int, length: Int[Array, " b"] | None
 ) -> Shaped[Array, "b ..."]:
-    """``x`` continued along ``dim`` by its own mirror images, the edge repeated.
+    """``x`` continued at both ends of ``dim`` by ``radius`` pixels of its own mirror images, the edge repeated.
 
     length: of each image, beyond which its mirror images begin; None for the whole of ``dim``.
     """
     # Symbolic sizes are known when the program runs; others are constants, which jax2onnx converts.
     xp = np if isinstance(x.shape[dim], int) else jnp
-    place = xp.arange(before + x.shape[dim] + after) - before
+    place = xp.arange(x.shape[dim] + 2 * radius) - radius
     if length is None:
-        return x.take(reflected(place, x.shape[dim]), axis=dim, mode="clip") if before or after else x
+        return x.take(reflected(place, x.shape[dim]), axis=dim, mode="clip")
     continued: Array = jax.vmap(lambda one, end: one.take(reflected(place, end), axis=dim - 1, mode="clip"))(
         x, length
     )

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from dagm_jax.data.slicing import full_batch, pad
+from dagm_jax.data.slicing import pad
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.programs import Programs, Shape
-from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import Pixels
 
 # Limit of images that wait for others of their size, in batches.
@@ -28,13 +26,9 @@ class NonFiniteOutput(UserError):
     """The network's output for an image is not finite; place: index of this image among those given."""
 
     def __init__(self, place: int, shape: tuple[int, int]) -> None:
-        super().__init__(place, shape)
-        self.place, self.shape = place, shape
-
-    def __str__(self) -> str:
-        height, width = self.shape
-        return (
-            f"the network's output for image {self.place + 1} of those given, {height}x{width} px (height x width), "
+        self.place, (height, width) = place, shape
+        super().__init__(
+            f"the network's output for image {place + 1} of those given, {height}x{width} px (height x width), "
             "is not finite, so its weights are damaged or have grown beyond float32; if they are being trained, lower "
             "`optim.learning_rate` and train in a new workdir; if they are of a finished model, restore it from a copy"
         )
@@ -66,18 +60,6 @@ class Predictor:
     stats: Any
     processes: Processes = ALONE
 
-    @property
-    def score_kind(self) -> ScoreKind:
-        return self.programs.score_kind
-
-    @property
-    def verdict(self) -> VerdictConfig:
-        return self.programs.verdict
-
-    def with_weights(self, params: Any, stats: Any) -> Predictor:
-        """The same compiled network with other weights."""
-        return replace(self, params=params, stats=stats)
-
     def __call__(self, pixels: Iterable[Pixels]) -> Iterator[Prediction]:
         """The prediction for each (image uint8 ``[h w]``, mask bool ``[h w]``) in order.
 
@@ -91,10 +73,15 @@ class Predictor:
         # A batch ahead keeps an accelerator busy; on a CPU two would share its cores and caches.
         num_ahead = 0 if self.programs.devices.platform == "cpu" else 1
 
-        def finish() -> None:
-            batch, out = running.popleft()
-            done.update(self._finish(batch, out))
-            self.processes.heartbeat()
+        def finished(most: int) -> Iterator[Prediction]:
+            """The next predictions in order, once no more than ``most`` batches are running."""
+            nonlocal num_out
+            while len(running) > most:
+                done.update(self._finish(*running.popleft()))
+                self.processes.heartbeat()
+            while num_out in done:
+                yield done.pop(num_out)
+                num_out += 1
 
         for place, one in enumerate(pixels):
             shape = self.programs.tiling.shape_for((one[0].shape[0], one[0].shape[1]))
@@ -107,33 +94,27 @@ class Predictor:
                 # The oldest image has waited long enough for others of its size.
                 oldest = next(iter(waiting))
                 running.append((waiting[oldest], self._start(waiting.pop(oldest), oldest)))
-            while len(running) > num_ahead:
-                finish()
-            while num_out in done:
-                yield done.pop(num_out)
-                num_out += 1
+            yield from finished(num_ahead)
         for shape, batch in waiting.items():
             running.append((batch, self._start(batch, shape)))
         while running:
-            finish()
-            while num_out in done:
-                yield done.pop(num_out)
-                num_out += 1
+            yield from finished(len(running) - 1)
 
     def _start(self, batch: list[tuple[int, Pixels]], shape: Shape) -> Any:
         """Arrays, which may not have been computed yet, of the outputs for a batch of images."""
         programs = self.programs
         program = programs.begin(shape).result()
         mode = programs.tiling.mode
-        padded = ((pad(image, shape, mode), pad(mask, shape, mode)) for _, (image, mask) in batch)
-        images, masks = full_batch(padded, program.batch_size)
-        mask_px = np.zeros(program.batch_size, np.int32)
-        mask_px[: len(batch)] = [np.count_nonzero(mask) for _, (_, mask) in batch]
-        size = np.ones((program.batch_size, 2), np.int32)
-        size[: len(batch)] = [image.shape for _, (image, _) in batch]
+        pixels = [one for _, one in batch]
+        # The last image fills the batch up.
+        pixels += pixels[-1:] * (program.batch_size - len(batch))
+        images, masks = (np.stack([pad(one[k], shape, mode) for one in pixels]) for k in (0, 1))
+        mask_px = np.array([np.count_nonzero(mask) for _, mask in pixels], np.int32)
+        size = np.array([image.shape for image, _ in pixels], np.int32)
         images, masks, mask_px, size = programs.devices.shard_batch((images, masks, mask_px, size))
         out = program.step(self.params, self.stats, images, masks, mask_px, size)
-        maps, scores = postprocess(out["map"], out["slice_scores"], size, self.verdict, self.score_kind)
+        verdict, score_kind = programs.verdict, programs.task.score_kind
+        maps, scores = postprocess(out["map"], out["slice_scores"], size, verdict, score_kind)
         none = np.zeros(program.batch_size)
         return maps, scores, *(out.get(name, none) for name in ("loss", "num_right", "num_counted"))
 

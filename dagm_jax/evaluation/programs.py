@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ from dagm_jax.evaluation.config import PADDED_PX, EvalConfig, VerdictConfig
 from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.step import EvalStep, make_sliced_step, make_whole_step, most_slices
 from dagm_jax.models.network import Network
-from dagm_jax.tasks.base import ScoreKind, Task
+from dagm_jax.tasks.base import Task
 
 # Limit of programs of a set of images, and of those that are kept: each takes seconds of compilation.
 MOST_PROGRAMS = 10
@@ -42,23 +43,17 @@ def choose_shapes(sizes: Iterable[Shape], most: int = MOST_PROGRAMS) -> tuple[Sh
 
     Where there are more, those share one that together add the fewest pixels.
     """
-    counts, multiple = Counter(padded(size) for size in sizes), PADDED_PX
-    while len(counts) > MOST_SIZES:
+    images, multiple = list(sizes), PADDED_PX
+    while len(counts := Counter(padded(size, multiple) for size in images)) > MOST_SIZES:
         multiple *= 2
-        coarser: Counter[Shape] = Counter()
-        for shape, number in counts.items():
-            coarser[padded(shape, multiple)] += number
-        counts = coarser
     while len(counts) > most:
         joined = {(a, b): (max(a[0], b[0]), max(a[1], b[1])) for a, b in combinations(counts, 2)}
-        pair = min(joined, key=lambda p: sum(counts[one] * (_area(joined[p]) - _area(one)) for one in p))
+        pair = min(
+            joined, key=lambda p: sum(counts[one] * (math.prod(joined[p]) - math.prod(one)) for one in p)
+        )
         number = sum(counts.pop(one) for one in pair)
         counts[joined[pair]] += number
-    return tuple(sorted(counts, key=lambda shape: (_area(shape), shape)))
-
-
-def _area(shape: Shape) -> int:
-    return shape[0] * shape[1]
+    return tuple(sorted(counts, key=lambda shape: (math.prod(shape), shape)))
 
 
 @dataclass(frozen=True)
@@ -87,13 +82,13 @@ class WholeImages:
     def images_per_call(self, shape: Shape, platform: str) -> int | None:
         """Limit of images that go through a device together; None for the caller's own."""
         # One image fills a CPU's cores, and none waits for others of its size. Tiles of many would fill the memory.
-        return 1 if platform == "cpu" or _area(shape) > self.config.max_px else None
+        return 1 if platform == "cpu" or math.prod(shape) > self.config.max_px else None
 
     def make_step(
         self, network: Network, task: Task, shape: Shape, platform: str, num_images: int, tiled: bool = True
     ) -> EvalStep:
         """The step for ``num_images`` images on a device; ``tiled``: in bounded memory, whatever their size."""
-        tiled = tiled and _area(shape) > self.config.max_px
+        tiled = tiled and math.prod(shape) > self.config.max_px
         if self.pools and tiled:
             raise UserError(
                 f"`model.norm` (=group) takes its statistics over an image, and tiles of one of {shape[0]}x{shape[1]} "
@@ -101,10 +96,6 @@ class WholeImages:
             )
         tile_px = self.config.tile_px if tiled else None
         return make_whole_step(network, task, self.slice_shape, self.config.flips, tile_px, self.halo_px)
-
-    def num_scores(self, shape: Shape) -> int:
-        """The number of slice scores of an image that the step returns."""
-        return 1
 
 
 @dataclass(frozen=True)
@@ -134,9 +125,6 @@ class SlicedImages:
     ) -> EvalStep:
         slicer = self._slicers[shape]
         return make_sliced_step(network, task, slicer, most_slices(platform, slicer, num_images))
-
-    def num_scores(self, shape: Shape) -> int:
-        return self._slicers[shape].num_slices
 
 
 Tiling = WholeImages | SlicedImages
@@ -169,15 +157,11 @@ class Programs:
         batch_size: int,
         scores_alone: bool = False,
     ) -> None:
-        self.tiling, self.verdict, self.devices = tiling, verdict, devices
+        self.task, self.tiling, self.verdict, self.devices = task, tiling, verdict, devices
         self.batch_size, self._scores_alone = batch_size, scores_alone
-        self._network, self._task, self._like = network, task, like
+        self._network, self._like = network, like
         self._found: OrderedDict[Shape, Future[Program]] = OrderedDict()
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
-
-    @property
-    def score_kind(self) -> ScoreKind:
-        return self._task.score_kind
 
     def begin(self, shape: Shape) -> Future[Program]:
         """The program for this padded size, whose compilation begins now if it has not yet."""
@@ -194,25 +178,23 @@ class Programs:
 
     def _compile(self, shape: Shape) -> Program:
         start_s = time.perf_counter()
-        devices, platform = self.devices, self.devices.platform
-        most = self.tiling.images_per_call(shape, platform)
-        num = devices.num_devices
-        batch_size = num if most == 1 else -(-self.batch_size // num) * num
+        devices, platform, num = self.devices, self.devices.platform, self.devices.num_devices
+        is_alone = self.tiling.images_per_call(shape, platform) == 1
+        batch_size = num if is_alone else -(-self.batch_size // num) * num
         network = self._network.for_platform(platform)
-        step = self.tiling.make_step(network, self._task, shape, platform, batch_size // num)
+        step = self.tiling.make_step(network, self.task, shape, platform, batch_size // num)
         pixels = (batch_size, *shape)
         counts, sizes = np.zeros(batch_size, np.int32), np.ones((batch_size, 2), np.int32)
         empty = np.zeros(pixels, np.uint8), np.zeros(pixels, bool), counts, sizes
 
-        def scored(*arguments: Any) -> dict[str, Any]:
-            return {
-                name: value for name, value in step(*arguments).items() if name in ("map", "slice_scores")
-            }
+        def chosen(*arguments: Any) -> dict[str, Any]:
+            outputs = step(*arguments)
+            return (
+                {name: outputs[name] for name in ("map", "slice_scores")} if self._scores_alone else outputs
+            )
 
-        chosen = scored if self._scores_alone else step
         compiled = devices.compile_eval_step(chosen, *self._like, *devices.shard_batch(empty))
         # Called once, so that the first batch does not wait for its compilation.
-        scores = np.zeros((batch_size, self.tiling.num_scores(shape)), np.float32)
-        arguments = devices.shard_batch((np.zeros(pixels, np.float32), scores, sizes))
-        postprocess(*arguments, self.verdict, self.score_kind)
+        outputs = (np.zeros(compiled.out_info[k].shape, np.float32) for k in ("map", "slice_scores"))
+        postprocess(*devices.shard_batch((*outputs, sizes)), self.verdict, self.task.score_kind)
         return Program(compiled, batch_size, time.perf_counter() - start_s)

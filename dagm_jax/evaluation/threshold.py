@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -160,18 +160,12 @@ def normals_threshold(good_scores: FloatArray, false_alarm_rate: float) -> float
     return max(threshold, float(np.nextafter(np.mean(good_scores), np.inf)))
 
 
-class _Candidates(NamedTuple):
-    """Thresholds in rising order, the false alarms and misses of each, the width of its gap; [k + 1] each."""
+def _make_candidates(
+    truth: BoolArray, scores: FloatArray
+) -> tuple[FloatArray, IntArray, IntArray, FloatArray]:
+    """(threshold, false alarms, misses, width of the gap) of each candidate in rising order, [k + 1] each.
 
-    threshold: FloatArray
-    num_fp: IntArray
-    num_fn: IntArray
-    width: FloatArray
-
-
-def _make_candidates(truth: BoolArray, scores: FloatArray) -> _Candidates:
-    """One candidate per gap between neighbouring distinct scores, one below all of them and one above.
-
+    One candidate per gap between neighbouring distinct scores, one below all of them and one above.
     Probabilities have 0 and 1 as outer neighbours; for other scores the lowest and the next float32 above the highest
     are taken, and these two gaps have no width.
     """
@@ -191,7 +185,7 @@ def _make_candidates(truth: BoolArray, scores: FloatArray) -> _Candidates:
         above = float(np.nextafter(np.float32(distinct[-1]), np.float32(np.inf)))
         threshold[-1] = above if above > distinct[-1] else np.nextafter(distinct[-1], np.inf)
     num_fp = good.sum() - np.append(0, np.cumsum(good))
-    return _Candidates(threshold, num_fp, np.append(0, np.cumsum(defective)), np.diff(spread))
+    return threshold, num_fp, np.append(0, np.cumsum(defective)), np.diff(spread)
 
 
 def spread_scores(scores: ArrayLike) -> FloatArray:
@@ -230,9 +224,9 @@ def fit_escape_rate(labels: ArrayLike, scores: ArrayLike, target: float) -> tupl
             f"missed the escape rate may still be {escape_bound(0, num_defective):.3f} (95 % confidence); it takes "
             f"{images_to_promise(target)} defective validation images, or a higher target"
         )
-    candidates = _make_candidates(truth, values)
+    thresholds, _, num_fn, _ = _make_candidates(truth, values)
     # The number of allowed counts of misses, 0 among them, is one more than the highest of them.
-    threshold = float(candidates.threshold[candidates.num_fn < num_allowed][-1])
+    threshold = float(thresholds[num_fn < num_allowed][-1])
     fit_stats = _fit_stats(truth, values, threshold, 1)
     return threshold, fit_stats | {"escape_bound_95": escape_bound(fit_stats["fn"], num_defective)}
 
@@ -254,3 +248,39 @@ def escape_bound(num_missed: int, num_defective: int) -> float:
 def images_to_promise(target: float) -> int:
     """The least number of defective images of which none missed gives an `escape_bound` of at most ``target``."""
     return math.ceil(math.log(_RISK) / math.log1p(-target))
+
+
+def fit_rule(
+    labels: ArrayLike, scores: ArrayLike, rule: str, target: float | None, verdict: VerdictConfig
+) -> tuple[float, dict[str, Any]]:
+    """(the threshold that ``rule`` asks for, fit statistics): a calibration, or "escape_rate", which needs a target.
+
+    target: in place of the value in ``verdict`` that the rule aims at; for "expected_cost", fn_cost / fp_cost. Raises
+    UserError as `fit_threshold` and `fit_escape_rate` do.
+    """
+    changes: dict[str, Any] = {"calibration": rule}
+    if rule == "expected_cost":
+        target = verdict.fn_cost / verdict.fp_cost if target is None else target
+        changes |= {"fp_cost": 1.0, "fn_cost": target}
+    elif rule in ("false_alarm_rate", "normals"):
+        target = verdict.max_false_alarm_rate if target is None else target
+        changes["max_false_alarm_rate"] = target
+    if rule == "escape_rate" and target is not None:
+        threshold, fit_stats = fit_escape_rate(labels, scores, target)
+    else:
+        threshold, fit_stats = fit_threshold(labels, scores, replace(verdict, **changes))
+    return threshold, fit_stats | {"rule": rule, "target": target}
+
+
+def describe_rule(rule: Thresholds, labels: ArrayLike, scores: ArrayLike) -> dict[str, str]:
+    """The thresholds' effect on validation images, {0, 1} [n] and finite [n]: name → text."""
+    counts = ImageCounts.from_decisions(labels, rule.decide(scores))
+    num_good, num_defective = counts.fp + counts.tn, counts.fn + counts.tp
+    return {
+        "rule": rule.calibration,
+        "threshold": f"{rule.threshold:.6f}",
+        "false alarms": f"{counts.fp} of {num_good}",
+        "escapes": f"{counts.fn} of {num_defective}",
+        "escape rate is at most (95 %)": f"{escape_bound(counts.fn, num_defective):.4f}",
+        "F1": "undefined" if counts.f1 is None else f"{counts.f1:.4f}",
+    }

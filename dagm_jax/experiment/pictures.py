@@ -17,7 +17,14 @@ from dagm_jax.evaluation.predictor import Prediction
 from dagm_jax.evaluation.threshold import Thresholds, spread_scores
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem, Sample
-from dagm_jax.visualization.page import PICTURE_QUALITY, PICTURE_SIDE_PX, PageEntry, draw_pictures
+from dagm_jax.visualization.overlay import draw_layers
+from dagm_jax.visualization.page import (
+    PICTURE_QUALITY,
+    PICTURE_SIDE_PX,
+    THUMBNAIL_SIDE_PX,
+    PageEntry,
+    draw_pictures,
+)
 
 # Limits of the full pictures of right, and of wrong, decisions that a run writes.
 MAX_PICTURES = 250
@@ -67,11 +74,12 @@ class PictureMaker:
     def _draw(self, sample: Sample, prediction: Prediction, name: str | None) -> PageEntry:
         """The image's entry: thumbnails and, where it has a ``name``, files."""
         mask = prediction.mask if is_marked(prediction.mask) else None
-        draw = partial(draw_pictures, prediction.image, prediction.map, self._rule.pixel_threshold, mask)
-        entry = PageEntry(sample.image_id, sample.label, prediction.score, draw())
+        draw = partial(draw_layers, prediction.image, prediction.map, self._rule.pixel_threshold, mask)
+        thumbnail = draw_pictures(*draw(side_px=THUMBNAIL_SIDE_PX))
+        entry = PageEntry(sample.image_id, sample.label, prediction.score, thumbnail)
         if name is None:
             return entry
-        pictures = draw(side_px=PICTURE_SIDE_PX, quality=PICTURE_QUALITY)
+        pictures = draw_pictures(*draw(side_px=PICTURE_SIDE_PX), PICTURE_QUALITY)
         picture, overlay = f"{name}.webp", f"{name}_map.webp"
         (self._workdir.path / picture).write_bytes(pictures.image)
         (self._workdir.path / overlay).write_bytes(pictures.overlay)

@@ -11,7 +11,6 @@ from rich.table import Table
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.console import console
 from dagm_jax.evaluation import evaluate
-from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, describe_data
 from dagm_jax.experiment.pictures import TestPictures
@@ -120,9 +119,8 @@ def draw_figures(
 
     folder = workdir.figures
     folder.mkdir(exist_ok=True)
-    counts = ImageCounts.from_decisions(result.labels, result.decisions)
     figures.plot_curves(read_history(workdir.history), folder / "curves.png")
-    figures.plot_confusion(counts, folder / "confusion.png", "Test images")
+    figures.plot_confusion(result.counts, folder / "confusion.png", "Test images")
     figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
     figures.plot_gallery(pictures.hardest, rule.pixel_threshold, folder / "hardest.png")
 

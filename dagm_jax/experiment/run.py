@@ -164,7 +164,7 @@ def choose_state(setup: Setup, checkpoints: Checkpoints, last_step: int, workdir
                 results[step] = evaluate.predict_validation(
                     predictor, data.cache, data.split.validation, bar.advance
                 )
-        figures = evaluate.summarise(results[step], predictor.score_kind)
+        figures = evaluate.summarise(results[step], setup.config.task.score_kind)
         # Machines of several kinds may round differently, and all choose alike.
         quality[step] = setup.processes.broadcast(figures["quality"])
     chosen = max(quality, key=quality.__getitem__)
@@ -175,12 +175,12 @@ def choose_state(setup: Setup, checkpoints: Checkpoints, last_step: int, workdir
 
 def evaluate_model(setup: Setup, chosen: Chosen, progress: TrainProgress, workdir: Workdir) -> dict[str, Any]:
     """The report of the chosen state: thresholds from the validation split, then the test split once."""
-    data, processes = setup.data, setup.processes
+    data, processes, config = setup.data, setup.processes, setup.config
     predictor = setup.make_predictor(chosen.state)
     samples = [data.manifest.samples[i] for i in data.split.validation]
     labels = [sample.label for sample in samples]
     rule = processes.broadcast(
-        evaluate.fit_thresholds(chosen.validation, labels, predictor.verdict, predictor.score_kind)
+        evaluate.fit_thresholds(chosen.validation, labels, config.verdict, config.task.score_kind)
     )
     rows = [
         (sample.image_id, sample.label, repr(float(one.score)))

@@ -149,7 +149,7 @@ class Setup:
             is_thorough = self._programs[True] is self._programs[False]
             if is_thorough and list(indices) == list(self.data.split.validation):
                 self.last_results[:] = results
-            return self.processes.broadcast(evaluate.summarise(results, predictor.score_kind))
+            return self.processes.broadcast(evaluate.summarise(results, self.config.task.score_kind))
 
     def validation_sample(self) -> list[int]:
         """Validation images during training: evenly from each label, at most ``max_validation_images`` of each."""

@@ -24,8 +24,7 @@ from dagm_jax.evaluation.metrics import dice
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting import runners
-from dagm_jax.exporting.inference_fn import takes_any_size
-from dagm_jax.exporting.runners import OUTPUTS, RUNTIMES_OF
+from dagm_jax.exporting.inference_fn import input_shape
 from dagm_jax.types import Pixels
 
 # Limit of the difference of two scores, which lie in [0, 1]: float32 sums in another order move them by less than 1e-5,
@@ -46,10 +45,8 @@ def check(
     8 bits may have other scores, and lose `DICE_LOSS` of the mean Dice on defective images. The run's scores are those
     of predictions.csv; images that the file takes padded are scored anew by the run's network.
     """
-    runtime = RUNTIMES_OF[format][0]
-    shape = None if format == "stablehlo" and takes_any_size(model) else model.shape
-    run = expected(model, workdir, num_checked, shape, anew=int8)
-    found, seconds = run_apart(format, runtime, file, run.images)
+    run = expected(model, workdir, num_checked, input_shape(model, format), anew=int8)
+    found, seconds = run_apart(format, file, run.images)
     differences = np.abs(np.array(found["score"]) - run.scores)
     worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
     decisions = model.rule.decide(run.scores)
@@ -74,7 +71,7 @@ def check(
     if problem:
         raise UserError(f"`--format` (={format}): the file {problem}; it is not kept")
     return {
-        "runtime": runtime,
+        "runtime": runners.RUNTIMES_OF[format][0],
         "num_images": len(run.names),
         "num_defective": int(decisions.sum()),
         "largest_difference": float(differences[worst]),
@@ -103,7 +100,7 @@ class Expected(NamedTuple):
 
 
 def run_apart(
-    format: str, runtime: str, file: Path, images: Sequence[np.ndarray]
+    format: str, file: Path, images: Sequence[np.ndarray]
 ) -> tuple[dict[str, list[np.ndarray]], float]:
     """(the file's outputs for each uint8 image [h w], median seconds of one), from a process with its runtime alone.
 
@@ -112,14 +109,15 @@ def run_apart(
     with tempfile.TemporaryDirectory() as folder:
         pixels, outputs = Path(folder) / "images.npz", Path(folder) / "outputs.npz"
         np.savez(pixels, *images)
+        arguments = runners.RUNTIMES_OF[format][0], file, pixels, outputs
         # -I: without this package, whose folder would otherwise be searched first.
-        command = [sys.executable, "-I", runners.__file__, runtime, str(file), str(pixels), str(outputs)]
+        command = [sys.executable, "-I", runners.__file__, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"`--format` (={format}): the file does not run in a process of its own: {last}")
         with np.load(outputs, allow_pickle=False) as arrays:
-            found = {name: [arrays[f"{name}_{i}"] for i in range(len(images))] for name in OUTPUTS}
+            found = {name: [arrays[f"{name}_{i}"] for i in range(len(images))] for name in runners.OUTPUTS}
             return found, float(arrays["seconds"])
 
 
@@ -137,22 +135,21 @@ def expected(
     chosen = (defective[:num_defective] + good)[:num_checked]
     names, scores = [row["image"] for row in chosen], np.array([float(row["score"]) for row in chosen])
     pixels = _read_images(model, workdir, names)
-    own = make_tiling(model.config, model.shape, ())
-    usual = make_tiling(model.config, model.shape, model.padded)
+    own, usual = (make_tiling(model.config, model.shape, shapes) for shapes in ((), model.padded))
     sizes = [(image.shape[0], image.shape[1]) for image, _ in pixels]
-    if shape is None:
-        changed = [own.shape_for(size) != usual.shape_for(size) for size in sizes]
-    else:
-        changed = [size != shape for size in sizes]
-        pixels = [(pad(image, shape, own.mode), pad(mask, shape, own.mode)) for image, mask in pixels]
+    changed = [size != shape if shape else own.shape_for(size) != usual.shape_for(size) for size in sizes]
+    images, masks = (
+        [pad(one[k], shape or size, own.mode) for one, size in zip(pixels, sizes, strict=True)]
+        for k in (0, 1)
+    )
     predicted = []
     if places := [i for i in range(len(names)) if anew or changed[i]]:
         devices = make_devices(model.config.parallel, os.environ.get("XLA_FLAGS", ""))
         predictor = replace(model, padded=()).make_predictor(devices, devices.num_devices)
-        for i, one in zip(places, predictor(pixels[i] for i in places), strict=True):
+        found = predictor((images[i], masks[i]) for i in places)
+        for i, one in zip(places, found, strict=True):
             scores[i] = one.score
             predicted.append(one.map >= model.rule.pixel_threshold)
-    images, masks = ([one[k] for one in pixels] for k in (0, 1))
     return Expected(names, images, masks, scores, predicted if anew else [])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,12 @@ CONTRACT_SCHEMA: Schema = {
     "sha256": SHA256,
     "model_id": MODEL_ID,
     "input": {"shape": BATCH_SHAPE, "white": WHITE_LEVEL},
-    "outputs": Rule(f"a list of {', '.join(OUTPUTS)}", lambda x: _output_names(x) == sorted(OUTPUTS)),
+    "outputs": Rule(
+        f"a list of {', '.join(OUTPUTS)}",
+        lambda x: (
+            isinstance(x, list) and [one.get("name") for one in x if isinstance(one, dict)] == list(OUTPUTS)
+        ),
+    ),
     "rule": THRESHOLDS_SCHEMA,
     "validation_normal_scores": FINITE_LIST,
 }
@@ -37,76 +41,25 @@ def contract_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def card_path(path: Path) -> Path:
-    """The path of the model card of an exported file: FILE.md."""
-    return path.with_name(f"{path.name}.md")
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _output_names(outputs: Any) -> list[str] | None:
-    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
-        return None
-    return sorted(str(output.get("name")) for output in outputs)
-
-
-@dataclass(frozen=True)
 class ExportedModel:
     """An exported file as a backend of `inspector.Inspector`. contract: the content of FILE.json.
 
-    Images smaller than a fixed ``shape`` are padded; the score is then of the padded image, the map is cropped.
+    shape: (h, w) in px of the program's input, None where it takes any. Images smaller than it are padded; the score is
+    then of the padded image, the map is cropped.
     """
 
-    program: Program
-    contract: dict[str, Any]
-    rule: Thresholds
-
     # Slices of one image fill a CPU's cores, and two images a small accelerator.
-    batch_size: int = 2
+    batch_size = 2
 
-    @property
-    def model_id(self) -> str:
-        return str(self.contract["model_id"])
-
-    @property
-    def shape(self) -> tuple[int, int] | None:
-        """(h, w) in px of the program's input; None where it takes any."""
-        height, width = self.contract["input"]["shape"][1:]
-        return None if height == "h" else (height, width)
-
-    @property
-    def reading(self) -> ImageReader:
-        white = self.contract["input"]["white"]
-        return ImageReader(
-            DAGM_SHAPE if white is None else None, self.shape or (MAX_PIXELS, MAX_PIXELS), white
-        )
-
-    @property
-    def normal_scores(self) -> Sequence[float]:
-        scores: list[float] = self.contract["validation_normal_scores"]
-        return scores
-
-    def __call__(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """score float32 ``[b]``, defective bool ``[b]``, map float32 and mask bool ``[b h w]`` of uint8 ``[b h w]``.
-
-        Raises UserError for images of another size or type than the contract's.
-        """
-        if (
-            images.ndim != 3
-            or (self.shape or images.shape[1:]) != images.shape[1:]
-            or images.dtype != np.uint8
-        ):
-            wanted = "x".join(map(str, self.shape or ("h", "w")))
-            raise UserError(
-                f"`images` ({images.dtype} {images.shape}) must be uint8 [b h w] of {wanted} px, for which the file "
-                "was exported"
-            )
-        names = [output["name"] for output in self.contract["outputs"]]
-        return dict(zip(names, self.program(images), strict=True))
+    def __init__(self, program: Program, contract: dict[str, Any]) -> None:
+        self.program, self.contract = program, contract
+        self.model_id: str = contract["model_id"]
+        self.rule = Thresholds.from_values(contract["rule"])
+        self.normal_scores: Sequence[float] = contract["validation_normal_scores"]
+        (_, height, width), white = contract["input"]["shape"], contract["input"]["white"]
+        self.shape: tuple[int, int] | None = None if height == "h" else (height, width)
+        largest = self.shape or (MAX_PIXELS, MAX_PIXELS)
+        self.reading = ImageReader(DAGM_SHAPE if white is None else None, largest, white)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
@@ -120,8 +73,8 @@ class ExportedModel:
             batch = np.stack([pad(images[i], (shape[0], shape[1]), mode) for i in places])
             if self.contract["format"] == "stablehlo":  # compiled for each number of images
                 batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0)))
-            out = self(batch)
-            for i, score, map_ in zip(places, out["score"], out["map"], strict=False):
+            scores, _, maps, _ = self.program(batch)
+            for i, score, map_ in zip(places, scores, maps, strict=False):
                 height, width = images[i].shape
                 found[i] = float(score), map_[:height, :width]
         return [found[i] for i in range(len(images))]
@@ -138,7 +91,8 @@ def load_exported_model(path: Path, runtime: str | None = None) -> ExportedModel
     if runtime is not None and runtime not in runtimes:
         raise UserError(f"`runtime` (={runtime}) must be one of {', '.join(runtimes)} for a file of {format}")
     try:
-        found = file_digest(path)
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"`model` (={path}) cannot be read ({error.strerror}); export it again") from error
     if found != contract["sha256"]:
@@ -158,7 +112,7 @@ def load_exported_model(path: Path, runtime: str | None = None) -> ExportedModel
             f"`model` (={path}) is no {format} program for what is installed here ({reason}); written by "
             f"{written_by(contract)}; export it again"
         ) from error
-    return ExportedModel(program, contract, Thresholds.from_values(contract["rule"]))
+    return ExportedModel(program, contract)
 
 
 def read_contract(path: Path) -> dict[str, Any]:

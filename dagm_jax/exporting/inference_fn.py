@@ -17,14 +17,21 @@ from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.trained_model import TrainedModel
 
 
-def takes_any_size(model: TrainedModel) -> bool:
-    """Whether the function can be traced for images of any size.
+def input_shape(model: TrainedModel, format: str) -> tuple[int, int] | None:
+    """(h, w) in px of the images that a file of this format takes; None for any.
 
     Slices lie at places of one size, and the mean of the highest pixels sorts as many as that size has.
     """
     config = model.config
     sorts = config.verdict.score == "top_mean" and config.task.score_kind != "slices"
-    return config.eval.tiling == "whole" and not sorts
+    takes_any = format == "stablehlo" and config.eval.tiling == "whole" and not sorts
+    return None if takes_any else model.shape
+
+
+def symbolic_images(model: TrainedModel, format: str) -> jax.ShapeDtypeStruct:
+    """Any number of images of `input_shape`, by which the function is traced."""
+    height, width = input_shape(model, format) or ("h", "w")
+    return jax.ShapeDtypeStruct(export.symbolic_shape(f"b, {height}, {width}"), jnp.uint8)
 
 
 def make_inference_fn(
@@ -35,15 +42,13 @@ def make_inference_fn(
 ]:
     """``infer(image uint8 [b h w])``: (score float32 [b], defective bool [b], map float32, mask bool [b h w]).
 
-    h, w: the model's shape, or any if `takes_any_size`; they and b may be symbolic. The weights are constants inside.
+    h, w: the model's shape, or any (see `input_shape`); they and b may be symbolic. The weights are constants inside.
     Scores and maps are those of `evaluation.predictor.Predictor`, decisions those of the model's thresholds.
     """
     config, tiling = model.config, make_tiling(model.config, model.shape, ())
     # Host arrays: device arrays would tie the program to their device.
     params, stats = jax.tree.map(np.asarray, (model.params, model.stats))
-    threshold, pixel_threshold = (
-        float32_at_least(value) for value in (model.rule.threshold, model.rule.pixel_threshold)
-    )
+    threshold, pixel_threshold = map(float32_at_least, (model.rule.threshold, model.rule.pixel_threshold))
 
     def infer(image: Array) -> tuple[Array, Array, Array, Array]:
         number, *size = image.shape
@@ -78,11 +83,3 @@ def float32_at_least(value: float) -> np.float32:
     """The least float32 number that is not below ``value``: a float32 score reaches both or neither."""
     nearest = np.float32(value)
     return nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))
-
-
-def symbolic_images(model: TrainedModel, any_size: bool = False) -> jax.ShapeDtypeStruct:
-    """Any number of images of the model's size, or of ``any_size``, by which the function is traced."""
-    if any_size:
-        return jax.ShapeDtypeStruct(export.symbolic_shape("b, h, w"), jnp.uint8)
-    (batch,) = export.symbolic_shape("b")
-    return jax.ShapeDtypeStruct((batch, *model.shape), jnp.uint8)

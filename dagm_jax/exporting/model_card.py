@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dagm_jax.data.slicing import PadMode
-from dagm_jax.evaluation.threshold import Thresholds
+from dagm_jax.experiment.tiling import make_tiling
+from dagm_jax.experiment.trained_model import TrainedModel
+from dagm_jax.exporting.inference_fn import input_shape
 
 DAGM_LICENCE = (
     "CC BY 4.0 (DAGM 2007: Wieler, Hahn, Hamprecht, Weakly Supervised Learning for Industrial Optical Inspection, "
@@ -57,18 +58,11 @@ Software: {licence[software]}. Training images: {licence[training_images]}.
 
 
 def make_contract(
-    report: dict[str, Any],
-    rule: Thresholds,
-    model_id: str,
-    shape: tuple[int, int] | tuple[str, str],
-    padding: PadMode,
-    normal_scores: Sequence[float],
+    model: TrainedModel, format: str, report: dict[str, Any], normal_scores: Sequence[float]
 ) -> dict[str, Any]:
-    """The contract as JSON values, without the file's format, digest and check.
-
-    shape: (h, w) of the images that the file takes, ("h", "w") for any; padding: how smaller ones are continued to it.
-    """
-    data, pixels = report["data"], {"shape": ["b", *shape]}
+    """The contract as JSON values, without the file's format, digest and check."""
+    data, pixels = report["data"], {"shape": ["b", *(input_shape(model, format) or ("h", "w"))]}
+    rule, padding = model.rule, make_tiling(model.config, model.shape, ()).mode
     if not report["config"]["data"]["root"]:
         licence = f"{SOFTWARE_LICENCE} (images drawn by dagm_jax)"
     elif data["source"].startswith("DAGM 2007"):
@@ -78,7 +72,7 @@ def make_contract(
     scale = "" if data["white"] is None else f"; of 16-bit images value · 255 / {data['white']}, rounded"
     return {
         "contract_version": 1,
-        "model_id": model_id,
+        "model_id": model.model_id,
         "model": report["model"],
         "task": report["task"],
         "input": {

@@ -22,12 +22,13 @@ from dagm_jax.data.images.decode import BadImage, read_bytes
 from dagm_jax.data.images.load import in_threads
 from dagm_jax.errors import Interrupted, UserError, printable
 from dagm_jax.evaluation.predictor import NonFiniteOutput
-from dagm_jax.inspection.drift import WARNING, describe_drift
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.predictions import (
+    WARNING,
     Prediction,
     Predictions,
     check_origin,
+    describe_drift,
     drift_of,
     print_summary,
     summarise,
@@ -35,10 +36,9 @@ from dagm_jax.inspection.predictions import (
 from dagm_jax.inspection.scan import ImageFile, Source, stamp_of
 from dagm_jax.storage import write_csv, write_json
 from dagm_jax.types import Verdict
-from dagm_jax.visualization.overlay import boxes_of, write_overlay
-from dagm_jax.visualization.page import PageEntry, Pictures, draw_pictures, write_page
+from dagm_jax.visualization.overlay import boxes_of, draw_layers, write_overlay
+from dagm_jax.visualization.page import THUMBNAIL_SIDE_PX, PageEntry, Pictures, draw_pictures, write_page
 
-TABLE, PAGE, SUMMARY = "predictions.csv", "index.html", "summary.json"
 OVERLAYS, THUMBNAILS = "overlays", "thumbnails"
 # Limit of predictions on their way to the disk; each holds an image and its map.
 _MAX_UNWRITTEN = 4
@@ -74,7 +74,7 @@ class FolderPredictor:
         first = self._load(files[0]).image if files else None
         shape = self.inspector.backend.reading.shape or (1, 1)
         black = np.zeros(shape if first is None else first.shape, np.uint8)
-        self._verdicts([Loaded(ImageFile("a black image", Path(), None, (0, 0)), black, None, None, start_s)])
+        self._verdicts({"a black image": black})
         return time.perf_counter() - start_s
 
     def predict(
@@ -90,10 +90,12 @@ class FolderPredictor:
             new = (one for one in loaded if not self.predictions.has_content(one.file, one.sha256, one.error))
             wanted = (one for one in new if one.image is not None or is_final(one.file))
             while batch := list(islice(wanted, self.batch_size)):
-                verdicts = iter(self._verdicts([one for one in batch if one.image is not None]))
+                verdicts = self._verdicts(
+                    {one.file.name: one.image for one in batch if one.image is not None}
+                )
                 now_s = time.perf_counter()
                 for one in batch:
-                    verdict = None if one.image is None else next(verdicts)
+                    verdict = verdicts.get(one.file.name)
                     pending.append(writer.submit(self._write, one, verdict, now_s - one.start_s))
                     if len(pending) > _MAX_UNWRITTEN:
                         yield pending.popleft().result()
@@ -118,14 +120,14 @@ class FolderPredictor:
             error = error or "changed while it was read; run the same command again"
         return Loaded(file, image, error, sha256, start_s)
 
-    def _verdicts(self, batch: Sequence[Loaded]) -> list[Verdict]:
-        """The verdicts on readable files; raises UserError where the model's output for one is not finite."""
-        images = [one.image for one in batch if one.image is not None]
+    def _verdicts(self, images: dict[str, NDArray[np.uint8]]) -> dict[str, Verdict]:
+        """The verdict on each image by its name; raises UserError where the model's output for one is not finite."""
         try:
-            return self.inspector.predict(images, self.batch_size) if images else []
+            verdicts = self.inspector.predict(list(images.values()), self.batch_size) if images else []
+            return dict(zip(images, verdicts, strict=True))
         except NonFiniteOutput as error:
             raise UserError(
-                f"`--model` (={self.inspector.model_id}): its output for {printable(batch[error.place].file.name)} is "
+                f"`--model` (={self.inspector.model_id}): its output for {printable(list(images)[error.place])} is "
                 "not finite, so its weights are damaged or have grown beyond float32; restore the model from a copy, "
                 "or train it anew with a lower `optim.learning_rate`"
             ) from error
@@ -140,7 +142,8 @@ class FolderPredictor:
             size_px = one.image.shape[0], one.image.shape[1]
             write_overlay(self.output / overlay, one.image, verdict.map, threshold)
             # Kept as files, so that the page can show the predictions of earlier calls.
-            thumbnail = draw_pictures(one.image, verdict.map, threshold)
+            layers = draw_layers(one.image, verdict.map, threshold, side_px=THUMBNAIL_SIDE_PX)
+            thumbnail = draw_pictures(*layers)
             image_path, map_path = _thumbnails(self.output, overlay)
             image_path.write_bytes(thumbnail.image)
             map_path.write_bytes(thumbnail.overlay)
@@ -261,7 +264,12 @@ def predict_folder(
             with suppress(Interrupted, KeyboardInterrupt):
                 watch(predictor, source, times)
         else:
-            _predict_once(predictor, new, len(files))
+            num_defective = 0
+            with show("predicting images", len(files), len(files) - len(new)) as bar:
+                for count, one in enumerate(predictor.predict(new), start=1):
+                    num_defective += one.outcome == "defective"
+                    rate = count / (time.perf_counter() - start_s)
+                    bar.advance(figures=f"{rate:.1f} files/s, {num_defective} defective")
         wall_s = time.perf_counter() - start_s
         latest = predictions.latest
         summary = {
@@ -281,25 +289,15 @@ def predict_folder(
     return not any(latest[file.name].error for file in source.files() if file.name in latest)
 
 
-def _predict_once(predictor: FolderPredictor, files: Sequence[ImageFile], num_files: int) -> None:
-    """Predicts the files under a bar that counts all ``num_files`` of the folder."""
-    start_s, num_defective = time.perf_counter(), 0
-    with show("predicting images", num_files, num_files - len(files)) as bar:
-        for count, one in enumerate(predictor.predict(files), start=1):
-            num_defective += one.outcome == "defective"
-            rate = count / (time.perf_counter() - start_s)
-            bar.advance(figures=f"{rate:.1f} files/s, {num_defective} defective")
-
-
 def write_results(
     summary: dict[str, Any], inspector: Inspector, rows: Iterable[Prediction], output: Path
 ) -> None:
     """Writes the table, the report page and, last, the summary into ``output``."""
     cells = ((row.image, row.label, row.score, row.defective) for row in rows)
-    write_csv(output / TABLE, ("image", "label", "score", "defective"), cells)
+    write_csv(output / "predictions.csv", ("image", "label", "score", "defective"), cells)
     rule, images = inspector.rule, printable(summary["images"])
     write_page(
-        output / PAGE,
+        output / "index.html",
         (page_entry(row, output) for row in rows),
         title=f"Predictions for {images}",
         threshold=rule.threshold,
@@ -310,14 +308,13 @@ def write_results(
             "score drift": describe_drift(summary["drift"]),
         },
     )
-    write_json(output / SUMMARY, summary)
+    write_json(output / "summary.json", summary)
 
 
 def page_entry(one: Prediction, output: Path) -> PageEntry:
     """The entry of a prediction in the report page in ``output``; without a thumbnail where its files are gone."""
-    if one.overlay is None:
-        return PageEntry(one.image, one.label, one.score, error=one.error or "")
-    files = _thumbnails(output, one.overlay)
-    is_there = all(path.exists() for path in files)
-    thumbnail = Pictures(*(path.read_bytes() for path in files)) if is_there else None
-    return PageEntry(one.image, one.label, one.score, thumbnail, one.overlay)
+    thumbnail = None
+    if one.overlay is not None:
+        with suppress(FileNotFoundError):
+            thumbnail = Pictures(*(path.read_bytes() for path in _thumbnails(output, one.overlay)))
+    return PageEntry(one.image, one.label, one.score, thumbnail, one.overlay, error=one.error or "")

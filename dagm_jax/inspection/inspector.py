@@ -34,16 +34,11 @@ class Backend(Protocol):
     scores of the good validation images, empty where they are not known.
     """
 
-    @property
-    def model_id(self) -> str: ...
-    @property
-    def rule(self) -> Thresholds: ...
-    @property
-    def reading(self) -> ImageReader: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def normal_scores(self) -> Sequence[float]: ...
+    model_id: str
+    rule: Thresholds
+    reading: ImageReader
+    batch_size: int
+    normal_scores: Sequence[float]
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
@@ -53,7 +48,6 @@ class Backend(Protocol):
         The images, uint8 [h w], come from ``reading``. A program is compiled for ``batch_size`` images whatever their
         number, so that a batch that is not full costs no compilation.
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class TrainedModelBackend:
 
     def __init__(self, model: TrainedModel, devices: Devices, normal_scores: Sequence[float] = ()) -> None:
         self.model_id, self.rule = model.model_id, model.rule
-        self.normal_scores = tuple(normal_scores)
+        self.normal_scores: Sequence[float] = tuple(normal_scores)
         self.batch_size = model.config.train.judge_batch_size * devices.num_devices
         self._predictor = lru_cache(2)(lambda batch_size: model.make_predictor(devices, batch_size))
         if model.config.eval.tiling == "whole":

@@ -7,7 +7,6 @@ Ito, which colour-blind readers distinguish.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from PIL import Image
 from dagm_jax.evaluation import metrics
 from dagm_jax.storage import replacing
 from dagm_jax.types import MAX_GALLERY_ITEMS, GalleryItem
-from dagm_jax.visualization.overlay import draw_overlay
+from dagm_jax.visualization.overlay import draw_layers, draw_overlay
 
 DPI = 110
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
@@ -30,7 +29,7 @@ BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D0312D", "#767676"
 GALLERY_SIDE_PX = 210
 
 
-def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = False) -> None:
+def write_figure(figure: Figure, path: Path, palette: bool = False) -> None:
     """Writes the figure into ``path`` as a PNG, reduced to 256 colours if ``palette``."""
     buffer = io.BytesIO()
     # No software tag: the same numbers give the same bytes under any release of matplotlib that draws alike.
@@ -42,9 +41,8 @@ def write_figure(figure: Figure, path: str | os.PathLike[str], palette: bool = F
         reduced = drawn.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
         reduced.save(buffer, format="PNG", optimize=True)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target, "xb") as stream:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "xb") as stream:
         stream.write(buffer.getvalue())
 
 
@@ -61,7 +59,7 @@ def series(history: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
-def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes loss (left) and accuracy (right) over steps, train as a line, validation as dots on a line.
 
     history: rows {"step": int, "kind": "train" | "validation", "loss": float, "accuracy": float}, in any
@@ -86,7 +84,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     write_figure(figure, path)
 
 
-def plot_confusion(counts: metrics.ImageCounts, path: str | os.PathLike[str], title: str) -> None:
+def plot_confusion(counts: metrics.ImageCounts, path: Path, title: str) -> None:
     """Writes the confusion matrix of `draw_confusion` alone."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     draw_confusion(figure.subplots(), counts, title)
@@ -113,23 +111,23 @@ def draw_confusion(axes: Axes, counts: metrics.ImageCounts, title: str) -> None:
     axes.set_title(title, fontsize=11)
 
 
-def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[str]) -> None:
+def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: Path) -> None:
     """Writes the ROC (left) and the precision-recall curve (right) of image scores with their areas.
 
     labels: {0, 1} [n]; scores: [n]. Dashed: chance. Raises ValueError where one class is missing.
     """
-    curve = metrics.rank_curve(labels, scores)
-    recall = np.concatenate([[0.0], curve.recall])
+    false_alarm_rate, recall, precision = metrics.rank_curve(labels, scores)
+    recall = np.concatenate([[0.0], recall])
     prevalence = float(np.mean(np.asarray(labels)))
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-    left.plot(np.concatenate([[0.0], curve.false_alarm_rate]), recall, color=BLUE, linewidth=2, clip_on=False)
+    left.plot(np.concatenate([[0.0], false_alarm_rate]), recall, color=BLUE, linewidth=2, clip_on=False)
     left.set(xlabel="false-alarm rate (1 - specificity)", ylabel="recall")
     left.set_title(f"ROC, AUROC {metrics.auroc(labels, scores):.4f}")
     right.axhline(prevalence, color=GREY, linestyle="--", linewidth=1)
     # The step that average precision adds up: each precision holds back to the recall before it.
-    precision = np.concatenate([curve.precision[:1], curve.precision])
+    precision = np.concatenate([precision[:1], precision])
     right.step(recall, precision, where="pre", color=BLUE, linewidth=2, clip_on=False)
     right.set(xlabel="recall", ylabel="precision")
     right.set_title(f"precision-recall, AP {metrics.average_precision(labels, scores):.4f}")
@@ -140,8 +138,8 @@ def plot_roc_pr(labels: ArrayLike, scores: ArrayLike, path: str | os.PathLike[st
     write_figure(figure, path)
 
 
-def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: str | os.PathLike[str]) -> None:
-    """Writes up to 8 images, four to a row: the source above its overlay, which `draw_overlay` explains.
+def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: Path) -> None:
+    """Writes up to 8 images, four to a row: the source above its overlay, which `draw_layers` explains.
 
     A wrong prediction has a red frame and title. Shrunk to 210 px a side and 256 colours, under 400 kB. Raises
     ValueError for no items, for more than 8, and for unequal shapes.
@@ -158,7 +156,8 @@ def plot_gallery(items: Sequence[GalleryItem], pixel_threshold: float, path: str
     for place, item in enumerate(items):
         row, column = divmod(place, num_columns)
         colour = "black" if item.correct else RED
-        overlay = draw_overlay(item.image, item.map, pixel_threshold, item.mask, GALLERY_SIDE_PX)
+        layers = draw_layers(item.image, item.map, pixel_threshold, item.mask, GALLERY_SIDE_PX)
+        overlay = draw_overlay(*layers)
         source = Image.fromarray(item.image).resize(overlay.shape[1::-1], Image.Resampling.BOX)
         for axes, picture in zip(panels[3 * row : 3 * row + 2, column], (source, overlay), strict=True):
             axes.set_axis_on()

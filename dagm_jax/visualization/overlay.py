@@ -16,32 +16,23 @@ TINT, PREDICTED_LINE, TRUE_LINE = (230, 159, 0), (255, 255, 255), (86, 224, 255)
 STRONGEST_TINT = 0.6
 # Step of opacities, of 255: rounded to what the eye distinguishes, a layer compresses to a third.
 _OPACITY_STEP = 16
-# Neighbourhood of a component: corners touch, so that a scratch one pixel wide is one component.
-_NEIGHBOURS = np.ones((3, 3), bool)
 
 UInt8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-Box = tuple[int, int, int, int]
 
 
-def boxes_of(mask: Mask) -> list[Box]:
+def boxes_of(mask: Mask) -> list[tuple[int, int, int, int]]:
     """(left, top, width, height) in px of each connected component of the mask [h w], from the top down."""
-    labelled, _ = ndimage.label(mask, structure=_NEIGHBOURS)
+    # Corners touch, so that a scratch one pixel wide is one component.
+    labelled, _ = ndimage.label(mask, structure=np.ones((3, 3), bool))
     return [
         (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
         for rows, columns in ndimage.find_objects(labelled)
     ]
 
 
-def draw_overlay(
-    image: UInt8,
-    score_map: NDArray[np.floating],
-    pixel_threshold: float,
-    true_mask: Mask | None = None,
-    side_px: int | None = None,
-) -> UInt8:
-    """The image [h w] under the layer of `draw_layers`, which has the same arguments: RGB, uint8 [h w 3]."""
-    under, layer = draw_layers(image, score_map, pixel_threshold, true_mask, side_px)
+def draw_overlay(under: UInt8, layer: UInt8) -> UInt8:
+    """The image under its layer, both of `draw_layers`: RGB, uint8 [h w 3]."""
     picture = Image.fromarray(under).convert("RGBA")
     picture.alpha_composite(Image.fromarray(layer))
     return np.asarray(picture.convert("RGB"))
@@ -80,7 +71,7 @@ def draw_layers(
 
 def write_overlay(path: Path, image: UInt8, score_map: NDArray[np.floating], pixel_threshold: float) -> None:
     """Writes the overlay at full size into ``path`` as a PNG."""
-    picture = Image.fromarray(draw_overlay(image, score_map, pixel_threshold))
+    picture = Image.fromarray(draw_overlay(*draw_layers(image, score_map, pixel_threshold)))
     # The fastest level: slower ones hardly compress textures.
     picture.save(path, format="PNG", compress_level=1)
 

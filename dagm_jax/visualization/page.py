@@ -22,14 +22,14 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import expit
 
 from dagm_jax.evaluation import metrics
+from dagm_jax.evaluation.metrics import FloatArray, IntArray
 from dagm_jax.evaluation.threshold import spread_scores
 from dagm_jax.storage import replacing
-from dagm_jax.visualization.overlay import Mask, UInt8, draw_layers
+from dagm_jax.visualization.overlay import UInt8
 
 # Longer side and WebP quality of thumbnails and of full pictures.
 THUMBNAIL_SIDE_PX, THUMBNAIL_QUALITY = 176, 35
@@ -38,9 +38,6 @@ PICTURE_SIDE_PX, PICTURE_QUALITY = 1024, 60
 NUM_BARS = 48
 # Free share of the histogram's width at either end.
 MARGIN = 0.03
-
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +66,18 @@ class PageEntry:
     error: str = ""
 
 
-def draw_pictures(
-    image: UInt8,
-    score_map: NDArray[np.floating],
-    pixel_threshold: float,
-    true_mask: Mask | None = None,
-    side_px: int = THUMBNAIL_SIDE_PX,
-    quality: int = THUMBNAIL_QUALITY,
-) -> Pictures:
-    """The two layers of `draw_layers`, which has the same arguments, as lossy WebP."""
+def draw_pictures(under: UInt8, layer: UInt8, quality: int = THUMBNAIL_QUALITY) -> Pictures:
+    """The image and its layer, both of `draw_layers`, as lossy WebP."""
     files = []
-    for layer in draw_layers(image, score_map, pixel_threshold, true_mask, side_px):
+    for picture in (under, layer):
         stream = io.BytesIO()
-        Image.fromarray(layer).save(stream, format="WEBP", quality=quality, alpha_quality=80, method=2)
+        Image.fromarray(picture).save(stream, format="WEBP", quality=quality, alpha_quality=80, method=2)
         files.append(stream.getvalue())
     return Pictures(*files)
 
 
 def write_page(
-    path: str | os.PathLike[str],
+    path: Path,
     entries: Iterable[PageEntry],
     *,
     title: str,
@@ -102,11 +92,9 @@ def write_page(
     if not math.isfinite(threshold):
         raise ValueError(f"`threshold` (={threshold}) must be finite")
     head, tail, script = _template(title, summary or {})
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     labels: list[int] = []
     scores: list[float] = []
-    with replacing(target, encoding="utf-8") as stream:
+    with replacing(path, encoding="utf-8") as stream:
         stream.write(head)
         for entry in entries:
             row = _row(entry)
@@ -172,7 +160,7 @@ def _template(title: str, summary: Mapping[str, str]) -> tuple[str, Template, st
     return Template(head).substitute(values), Template(tail), script
 
 
-def make_facts(labels: Labels, scores: Floats, threshold: float) -> dict[str, Any]:
+def make_facts(labels: IntArray, scores: FloatArray, threshold: float) -> dict[str, Any]:
     """The constants of the page's script as JSON values; labels: 1, 0, -1 for unknown.
 
     scores: the distinct ones, rising. stops: one threshold for each possible set of decisions, rising; the one at
@@ -225,21 +213,21 @@ def _stops(distinct: list[float], threshold: float, place: int) -> list[float]:
     return stops
 
 
-def _histogram(groups: Mapping[str, Floats], distinct: Floats, stops: Floats) -> dict[str, Any]:
+def _histogram(groups: Mapping[str, FloatArray], distinct: FloatArray, stops: FloatArray) -> dict[str, Any]:
     """Bars of each group, as shares of the highest, and places of scores and thresholds, as shares of the width.
 
     Scores that all lie in [0, 1] have a logit axis, as in `spread_scores`.
     """
     is_logit = bool(distinct[0] >= 0 and distinct[-1] <= 1)
 
-    def spread(values: Floats) -> Floats:
+    def spread(values: FloatArray) -> FloatArray:
         # Halves, because the range of two floats need not be a float.
         return (spread_scores(np.clip(values, 0, 1)) if is_logit else values) / 2
 
     ends = spread(np.array([distinct[0], distinct[-1], stops.min(), stops.max()]))
     low, high = float(ends.min()), float(ends.max())
 
-    def share(values: Floats) -> Floats:
+    def share(values: FloatArray) -> FloatArray:
         inner = (spread(values) - low) / (high - low) if high > low else np.full(values.shape, 0.5)
         return MARGIN + (1 - 2 * MARGIN) * inner
 

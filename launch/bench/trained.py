@@ -165,7 +165,8 @@ def open_file(
         for each in operations
         if each["layerType"].astype(str) == "Convolution"
     }
-    return judge_of(Inspector.of_backend(replace(exported, program=openvino_program(compiled)))), {
+    exported.program = openvino_program(compiled)
+    return judge_of(Inspector.of_backend(exported)), {
         "precision": ", ".join(sorted(computed)),
         "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
     }

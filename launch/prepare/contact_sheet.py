@@ -12,7 +12,7 @@ from dagm_jax.console import console
 from dagm_jax.data.images.load import load
 from dagm_jax.storage import replacing
 from dagm_jax.types import DAGM_SHAPE, Sample
-from dagm_jax.visualization.overlay import draw_overlay
+from dagm_jax.visualization.overlay import draw_layers, draw_overlay
 
 CELL_PX = 128
 _GAP_PX, _TITLE_PX = 4, 16
@@ -49,6 +49,6 @@ def draw_sheet(rows: Mapping[str, Sequence[Sample]]) -> Image.Image:
         pen.text((_GAP_PX, top), title, fill="black")
         for column, sample in enumerate(samples):
             image, mask = load(sample, DAGM_SHAPE)
-            cell = Image.fromarray(draw_overlay(image, np.zeros(image.shape), 1.0, mask, CELL_PX))
-            sheet.paste(cell, (column * step + _GAP_PX, top + _TITLE_PX))
+            layers = draw_layers(image, np.zeros(image.shape), 1.0, mask, CELL_PX)
+            sheet.paste(Image.fromarray(draw_overlay(*layers)), (column * step + _GAP_PX, top + _TITLE_PX))
     return sheet

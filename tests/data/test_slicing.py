@@ -19,7 +19,6 @@ from dagm_jax.data.slicing import (
     Slicer,
     cover_weight,
     edge_weights,
-    full_batch,
     make_slicer,
     padded_shape,
     slice_labels,
@@ -336,13 +335,3 @@ def test_strips_that_would_leave_columns_out_become_more() -> None:
     assert slicer_of("strips", 30, 64, 512, 4096).num_slices == 64
     overlapping = make_slicer(SlicingConfig(num_slices=2, overlap_px=32), 512, 512)
     assert overlapping.vertical_edges == tuple(range(0, 449, 32))
-
-
-@pytest.mark.parametrize("count", [1, 3, 4])
-def test_full_batch_holds_the_images_in_order_and_fills_up(count: int) -> None:
-    """Would catch: another shape for a last batch, which compiled code refuses, and an order that changes."""
-    images = [(np.full((4, 6), k, np.uint8), np.full((4, 6), k % 2 == 0)) for k in range(count)]
-    image, mask = full_batch(iter(images), 4)
-    assert image.shape == mask.shape == (4, 4, 6)
-    assert image[:, 0, 0].tolist() == [0, 1, 2, 3][:count] + [count - 1] * (4 - count)
-    np.testing.assert_array_equal(mask[:, 0, 0], image[:, 0, 0] % 2 == 0)

@@ -73,18 +73,19 @@ def brightness_predictor(
         devices=SimpleNamespace(shard_batch=lambda arrays: arrays, platform="cpu"),
         batch_size=batch_size,
         verdict=verdict,
-        score_kind=score_kind,
+        task=SimpleNamespace(score_kind=score_kind),
     )
     return Predictor(programs, "params", "stats")
 
 
 def validate(predictor: Predictor, cache: Any, indices: Sequence[int]) -> dict[str, float]:
-    return summarise(predict_validation(predictor, cache, indices), predictor.score_kind)
+    return summarise(predict_validation(predictor, cache, indices), predictor.programs.task.score_kind)
 
 
 def fit(predictor: Predictor, cache: Any, indices: Sequence[int], labels: Sequence[int]) -> Thresholds:
     scored = predict_validation(predictor, cache, indices)
-    return evaluate.fit_thresholds(scored, labels, predictor.verdict, predictor.score_kind)
+    programs = predictor.programs
+    return evaluate.fit_thresholds(scored, labels, programs.verdict, programs.task.score_kind)
 
 
 def make_images(number: int, seed: int = 0) -> list[Pixels]:
@@ -285,8 +286,9 @@ def test_every_sample_once_in_order_decided_by_the_rule(samples: list[Sample]) -
     assert [image.image_id for image in result.images] == [sample.image_id for sample in samples]
     assert result.labels == [sample.label for sample in samples]
     assert result.scores == pytest.approx([image.max() / 255 for image, _ in images])
-    assert result.decisions == [score >= threshold for score in result.scores]
-    assert result.decisions[3] and all(type(decision) is bool for decision in result.decisions)
+    decisions = [image.decision for image in result.images]
+    assert decisions == [score >= threshold for score in result.scores]
+    assert decisions[3] and all(type(decision) is bool for decision in decisions)
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(3, 6), (4, 8), (10, 10)])

@@ -21,7 +21,7 @@ from dagm_jax.config import RunConfig
 from dagm_jax.distributed.devices import Devices, make_devices
 from dagm_jax.distributed.processes import ALONE
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import EvalConfig, VerdictConfig
+from dagm_jax.evaluation.config import EvalConfig
 from dagm_jax.evaluation.evaluate import ImageResult, TestResult
 from dagm_jax.evaluation.programs import SlicedImages
 from dagm_jax.evaluation.threshold import Thresholds
@@ -70,9 +70,12 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     monkeypatch.setattr(run.evaluate, "fit_thresholds", calibrate)
     monkeypatch.setattr(run, "evaluate_test_split", evaluate_test_split)
     monkeypatch.setattr(run, "write_report", lambda *_: {})
-    predictor = SimpleNamespace(verdict=VerdictConfig(), score_kind="probability")
     fake = SimpleNamespace(
-        data=make_data(), processes=ALONE, timings=Timings(), make_predictor=lambda state: predictor
+        data=make_data(),
+        config=RunConfig(),
+        processes=ALONE,
+        timings=Timings(),
+        make_predictor=lambda state: None,
     )
     workdir = Workdir(tmp_path)
     scored: Any = [SimpleNamespace(score=0.5) for _ in VALIDATION]
@@ -111,11 +114,12 @@ def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
     checkpoints: Any = SimpleNamespace(best_step=lambda: 4, restore_or_warn=restore_or_warn)
     fake: Any = SimpleNamespace(
         data=make_data(),
+        config=RunConfig(),
         initial_state=lambda: None,
         processes=ALONE,
         timings=Timings(),
         last_results=[],
-        make_predictor=lambda state: SimpleNamespace(state=state, score_kind="probability"),
+        make_predictor=lambda state: SimpleNamespace(state=state),
     )
     found = run.choose_state(fake, checkpoints, 12, Workdir(Path("here")))
     assert found == (chosen, chosen, f"results of {chosen}")
@@ -143,6 +147,8 @@ def test_predictors_are_compiled_once_and_before_they_are_needed(
     def fake(self: Devices, step: Any, params: Any, *rest: Any) -> Any:
         assert isinstance(params["w"], jax.ShapeDtypeStruct)
         compiled.append(rest[1].shape)
+        scores = np.zeros((rest[1].shape[0], 2))
+        return SimpleNamespace(out_info={"map": rest[1], "slice_scores": scores})
 
     monkeypatch.setattr(Devices, "compile_eval_step", fake)
     config = RunConfig(eval=EvalConfig(tiling))

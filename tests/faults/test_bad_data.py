@@ -18,7 +18,7 @@ from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images import decode, load
 from dagm_jax.data.split import split_samples
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation import baselines
+from dagm_jax.evaluation.evaluate import local_energy_score
 from dagm_jax.experiment.data import describe_data, prepare_data
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import Manifest, Sample, Stored
@@ -218,7 +218,7 @@ def test_flat_images_and_nan_harm_no_statistic(tmp_path: Path) -> None:
     assert cache.intensity_moments(range(len(cache))) == pytest.approx((pixels.mean(), pixels.std()))
     flat = ids.index("good/flat.png")
     assert cache.intensity_moments([flat]) == (77, 0)
-    scores = [baselines.local_energy_score(cache[i][0]) for i in range(len(cache))]
+    scores = [local_energy_score(cache[i][0]) for i in range(len(cache))]
     assert np.isfinite(scores).all() and scores[flat] == 0
     split = split_samples(
         whole.samples, "random80_20", 0.25, 0, [cache.mask_px(i) for i in range(len(cache))]

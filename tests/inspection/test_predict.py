@@ -28,9 +28,8 @@ from dagm_jax import predict
 from dagm_jax.data.images.decode import BadImage, read_bytes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.predictor import NonFiniteOutput
-from dagm_jax.inspection.drift import score_drift
 from dagm_jax.inspection.inspector import Inspector
-from dagm_jax.inspection.predictions import Prediction, print_summary, summarise
+from dagm_jax.inspection.predictions import Prediction, print_summary, score_drift, summarise
 from dagm_jax.inspection.scan import make_source
 from dagm_jax.visualization.overlay import write_overlay
 
@@ -519,7 +518,7 @@ def test_figures_of_a_summary() -> None:
 def test_mistakes_on_the_command_line_are_one_line(arguments: str, match: str) -> None:
     """Would catch: an option that is taken and does nothing, a traceback."""
     with pytest.raises(UserError, match=match) as caught:
-        predict.parse_flags(["predict", *arguments.split()])
+        predict.main(["predict", *arguments.split()])
     assert "\n" not in str(caught.value)
 
 

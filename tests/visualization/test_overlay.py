@@ -27,7 +27,7 @@ def test_overlay_shows_where_the_map_is_high() -> None:
     image = np.full((20, 30), 120, np.uint8)
     score_map = np.zeros((20, 30), np.float32)
     score_map[4:14, 8:22] = 0.9
-    picture = draw_overlay(image, score_map, 0.5)
+    picture = draw_overlay(*draw_layers(image, score_map, 0.5))
     assert picture.shape == (20, 30, 3) and picture.dtype == np.uint8
     assert (picture[score_map == 0] == 120).all()
     assert tuple(picture[4, 8]) == tuple(picture[13, 21]) == PREDICTED_LINE

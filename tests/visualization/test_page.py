@@ -20,6 +20,7 @@ from PIL import Image
 
 from dagm_jax.evaluation.metrics import auroc, wilson_interval
 from dagm_jax.visualization import page
+from dagm_jax.visualization.overlay import draw_layers
 from dagm_jax.visualization.page import PageEntry, Pictures, draw_pictures, make_facts, write_page
 
 HOSTILE = '</script><img src=x onerror="document.title=1">\'"&\u2028<!--<script>'
@@ -270,9 +271,8 @@ def test_page_appears_in_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (64, 64), (512, 300)])
 def test_pictures_of_any_size(shape: tuple[int, int]) -> None:
     """Would catch: a size that rounds to nothing, an image that is enlarged, a layer that hides its image."""
-    pictures = draw_pictures(
-        np.zeros(shape, np.uint8), np.zeros(shape, np.float32), 0.5, np.zeros(shape, bool)
-    )
+    image, score_map, mask = (np.zeros(shape, dtype) for dtype in (np.uint8, np.float32, bool))
+    pictures = draw_pictures(*draw_layers(image, score_map, 0.5, mask, page.THUMBNAIL_SIDE_PX))
     expected = tuple(max(1, round(length * min(1, page.THUMBNAIL_SIDE_PX / max(shape)))) for length in shape)
     assert opened(pictures.image).shape[:2] == opened(pictures.overlay).shape[:2] == expected
     assert not opened(pictures.overlay)[..., 3].any()
