@@ -157,14 +157,10 @@ def build_network(
         raise UserError(
             "`model.compute_dtype` (=float64) needs JAX_ENABLE_X64=1 in the environment; set it, or use float32"
         )
+    channels, out_channels = config.in_channels, config.task.out_channels or config.in_channels
 
-    channels = config.in_channels
-
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        out_channels = config.task.out_channels(channels)
-        module: nnx.Module = config.model.build(
-            in_channels=channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
-        return module
+    def build(rngs: nnx.Rngs) -> Any:
+        sizes = dict(in_channels=channels, out_channels=out_channels)
+        return config.model.build(**sizes, axis_name=axis_name, rngs=rngs)
 
     return make_network(build, seed=config.seed, in_channels=channels, mean=mean, std=std, drawn=drawn)

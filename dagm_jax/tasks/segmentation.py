@@ -55,6 +55,7 @@ class SegmentationConfig:
     score_kind: ClassVar[ScoreKind] = "probability"
     learns_from_defects: ClassVar[bool] = True
     learns_from_masks: ClassVar[bool] = True
+    out_channels: ClassVar[int | None] = 1
 
     def __post_init__(self) -> None:
         weights = " ".join(f"{name}_weight" for name in (*TERMS, "class"))
@@ -62,11 +63,6 @@ class SegmentationConfig:
         if not sum(getattr(self, f"{name}_weight") for name in TERMS):
             names = ", ".join(f"`task.{name}_weight`" for name in TERMS)
             raise UserError(f"{names} (=0) must not all be 0: nothing would be learnt")
-
-    def out_channels(self, in_channels: int) -> int:
-        """One: the logit of a defect."""
-        del in_channels
-        return 1
 
     def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """The loss over all pixels of all slices; every slice counts."""
@@ -93,8 +89,7 @@ class SegmentationConfig:
         valid: Bool[Array, "b h w 1"] | None,
     ) -> Float[Array, " b"]:
         """The weighted sum of the terms for the logits of one stage, over valid pixels."""
-        weights = (self.bce_weight, self.dice_weight, self.focal_weight, self.ssim_weight, self.iou_weight)
-        terms = zip(weights, TERMS.values(), strict=True)
-        parts = [weight * term(logits, targets, valid) for weight, term in terms if weight]
+        weights = {name: getattr(self, f"{name}_weight") for name in TERMS}
+        parts = [w * TERMS[name](logits, targets, valid) for name, w in weights.items() if w]
         total: Array = sum(parts[1:], parts[0])
         return total

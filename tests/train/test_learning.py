@@ -41,7 +41,7 @@ def train(config: RunConfig) -> tuple[Any, TrainState, list[float]]:
     """(initial parameters, state after the steps, loss of every step)."""
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
-        out_channels = config.task.out_channels(config.in_channels)
+        out_channels = config.task.out_channels or config.in_channels
         return config.model.build(in_channels=config.in_channels, out_channels=out_channels, rngs=rngs)
 
     network, params, stats = make_network(build, seed=0, in_channels=config.in_channels, mean=128.0, std=35.0)
