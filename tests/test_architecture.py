@@ -246,7 +246,7 @@ def test_configurations_import_configurations_only(path: Path) -> None:
         (under("jax.device_put"), {"distributed/devices", "models/initial"}),
         (under("jax.devices", "jax.local_devices", "jax.device_count"), {"distributed/devices", "cli"}),
         (under("matplotlib"), {"visualization/figures"}),
-        (under("tensorboardX"), {"train/event_file"}),
+        (under("tensorboardX"), {"train/history"}),
         (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
         (under("flax"), {"models", "experiment/trained_model"}),
         (under("onnxruntime"), {"exporting/runners", "exporting/to_int8"}),

@@ -19,9 +19,7 @@ DOWNSAMPLING = 2**NUM_LEVELS
 
 
 class ConvAutoencoder(nnx.Module):
-    """Auto-encoder on ``[b h w in_channels]`` → logits ``[b h w out_channels]`` of a NetworkOutput.
-
-    Height and width must be multiples of 16.
+    """Auto-encoder on ``[b h w in_channels]`` → NetworkOutput of logits ``[b h w out_channels]``; h, w multiples of 16.
 
     Four times Block(c_i) and max-pool; 1x1 convolution with bias and no norm to the bottleneck, ``[b h/16 w/16 z]``;
     for i = 4…1 ConvTranspose 2x2 to c_i and Block(c_i); 1x1 head. No skips.

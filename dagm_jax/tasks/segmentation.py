@@ -89,7 +89,8 @@ class SegmentationConfig:
         valid: Bool[Array, "b h w 1"] | None,
     ) -> Float[Array, " b"]:
         """The weighted sum of the terms for the logits of one stage, over valid pixels."""
-        weights = {name: getattr(self, f"{name}_weight") for name in TERMS}
-        parts = [w * TERMS[name](logits, targets, valid) for name, w in weights.items() if w]
+        weights = (self.bce_weight, self.dice_weight, self.focal_weight, self.ssim_weight, self.iou_weight)
+        terms = zip(weights, TERMS.values(), strict=True)
+        parts = [weight * term(logits, targets, valid) for weight, term in terms if weight]
         total: Array = sum(parts[1:], parts[0])
         return total
