@@ -28,7 +28,7 @@ DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
 
 
 class CustomUNet(nnx.Module):
-    """Five-level U-Net on ``[b h w in_channels]`` → NetworkOutput of logits ``[b h w out_channels]``; h, w multiples of 16.
+    """Five-level U-Net on ``[b h w in_channels]`` → logits ``[b h w out_channels]``; h and w multiples of 16.
 
     Encoder E1…E5 with max-pools P1…P4. For i = 4…1: U_i = up(D_{i+1}), S_i = P_{i-1} (the previous encoder stage,
     pooled to the size of E_i; none for i = 1), D_i = Block(c_i)(concat[U_i, E_i, S_i]); 1x1 head.
