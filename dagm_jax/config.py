@@ -10,9 +10,9 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import jax
 from ml_collections import ConfigDict
 
 from dagm_jax.data.config import AugmentConfig, DataConfig, SlicingConfig
@@ -107,7 +107,7 @@ def to_json(config: RunConfig) -> str:
 
 def differences(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
     """path → (value in a, value in b) of the fields in which two configurations differ."""
-    flat_a, flat_b = _flatten(to_dict(a)), _flatten(to_dict(b))
+    flat_a, flat_b = _flatten(a), _flatten(b)
     return {
         path: (flat_a.get(path), flat_b.get(path))
         for path in sorted(flat_a.keys() | flat_b.keys())
@@ -120,13 +120,13 @@ def describe_unknown(path: str) -> str | None:
 
     In a union (`ModelConfig`, `TaskConfig`) the fields of all its members count.
     """
-    kinds: list[Any] = [RunConfig]
+    kinds: tuple[Any, ...] = (RunConfig,)
     names = path.split(".")
     for depth, name in enumerate(names):
         hints = {f: hint for kind in kinds for f, hint in _fields(kind).items()}
         if name not in hints:
             return _unknown(".".join(names[:depth]), name, list(hints))
-        kinds = _members(hints[name])
+        kinds = get_args(hints[name]) or (hints[name],)
     return None
 
 
@@ -139,25 +139,15 @@ def _fields(kind: Any) -> dict[str, Any]:
     return own | {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 
 
-def _members(hint: Any) -> list[Any]:
-    """The members of a union; a plain type alone."""
-    return list(get_args(hint)) if isinstance(hint, UnionType) else [hint]
-
-
 def _unknown(group: str, name: str, known: list[str]) -> str:
     where = f"config.{group}" if group else "config"
     listed = ", ".join(known) or "no fields"
     return f"`{where}.{name}` is not a field; `{where}` has {listed}{nearest(name, known)}"
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+def _flatten(config: RunConfig) -> dict[str, Any]:
+    leaves = jax.tree.leaves_with_path(to_dict(config), is_leaf=lambda value: not isinstance(value, dict))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in leaves}
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], path: str) -> Any:
@@ -173,22 +163,18 @@ def _build(kind: type[Any], values: Mapping[str, Any], path: str) -> Any:
     return kind(**arguments)
 
 
-def _choose(kinds: list[Any], values: Mapping[str, Any], path: str) -> Any:
-    """The member of the union that the group's ``name`` selects; without a name the first, the default."""
-    by_name = {kind.name: kind for kind in kinds if hasattr(kind, NAME)}
-    name = values.get(NAME, next(iter(by_name), None))
-    if by_name and name not in by_name:
-        close = nearest(str(name), by_name)
-        raise UserError(f"`config.{path}.{NAME}` (={name}) must be one of {', '.join(by_name)}{close}")
-    return by_name[name] if by_name else kinds[0]
-
-
 def _convert(value: Any, hint: Any, path: str) -> Any:
-    kinds = _members(hint)
+    kinds = get_args(hint) or (hint,)
     if dataclasses.is_dataclass(kinds[0]):
         if not isinstance(value, Mapping):
             raise UserError(f"`config.{path}` (={value!r}) must be a group of fields")
-        return _build(_choose(kinds, value, path), value, f"{path}.")
+        by_name = {kind.name: kind for kind in kinds if hasattr(kind, NAME)}
+        # Without a name the first, the default.
+        name = str(value.get(NAME, next(iter(by_name), None)))
+        if by_name and name not in by_name:
+            close = nearest(name, by_name)
+            raise UserError(f"`config.{path}.{NAME}` (={name}) must be one of {', '.join(by_name)}{close}")
+        return _build(by_name.get(name, kinds[0]), value, f"{path}.")
     if get_origin(hint) is tuple:
         items = value if isinstance(value, tuple | list) else (value,)
         return tuple(_convert(item, get_args(hint)[0], path) for item in items)
@@ -214,13 +200,11 @@ def compose(options: str, model: ModelConfig, segmentation: SegmentationConfig |
     word.
     """
     name, *chosen = options.split(",")
-    for words, known, what in (([name], TASKS, "the task"), (chosen, OPTIONS, "options")):
-        for word in words:
-            if word not in known:
-                words_known, close = ", ".join(known), nearest(word, known)
-                raise UserError(
-                    f"`--config=FILE:{options}`: {what} must be of {words_known}, not {word!r}{close}"
-                )
+    for place, word in enumerate([name, *chosen]):
+        what, known = ("options", [*OPTIONS]) if place else ("the task", [*TASKS])
+        if word not in known:
+            rule = f"{what} must be of {', '.join(known)}, not {word!r}{nearest(word, known)}"
+            raise UserError(f"`--config=FILE:{options}`: {rule}")
     if len(chosen) > 1:
         raise UserError(
             f"`--config=FILE:{options}`: {' and '.join(chosen)} set one width each; choose one of them"
@@ -229,7 +213,15 @@ def compose(options: str, model: ModelConfig, segmentation: SegmentationConfig |
     for option in chosen:
         model = replace(model, base_channels=OPTIONS[option])
     config = for_task(RunConfig(model=model, task=task))
-    return make_small(config) if "small" in chosen else config
+    if "small" not in chosen:
+        return config
+    # Minutes on two CPU cores: few images, fewer slices and steps.
+    return replace(
+        config,
+        data=DataConfig(procedural_defective=50, procedural_good=70),
+        slicing=SlicingConfig(num_slices=12),
+        train=replace(config.train, num_steps=300, max_validation_images=10),
+    )
 
 
 def for_task(config: RunConfig) -> RunConfig:
@@ -245,14 +237,4 @@ def for_task(config: RunConfig) -> RunConfig:
         config,
         train=replace(config.train, target_quality=1.0),
         verdict=VerdictConfig(calibration="normals", smoothing_px=4.0),
-    )
-
-
-def make_small(config: RunConfig) -> RunConfig:
-    """``config`` cut down to minutes on two CPU cores: few images, fewer slices and steps."""
-    return replace(
-        config,
-        data=DataConfig(procedural_defective=50, procedural_good=70),
-        slicing=SlicingConfig(num_slices=12),
-        train=replace(config.train, num_steps=300, max_validation_images=10),
     )

@@ -234,7 +234,7 @@ KNOWLEDGE = {
         {"distributed/devices", "cli"},
     ),
     "plots": (under("matplotlib"), {"visualization/figures"}),
-    "logs": (under("tensorboardX"), {"train/event_file"}),
+    "logs": (under("tensorboardX"), {"train/history"}),
     "tfds": (under("tensorflow_datasets", "array_record"), TFDS_MODULES),
     "flax": (under("flax"), {"models", "experiment/trained_model"}),
     "onnxruntime": (under("onnxruntime"), {"exporting/runners", "exporting/to_onnx"}),

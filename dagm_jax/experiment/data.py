@@ -46,8 +46,7 @@ class Data:
     @property
     def splits(self) -> dict[str, Sequence[int]]:
         """Indices of the images of each split, by its name."""
-        split = self.split
-        return {"train": split.train, "validation": split.validation, "test": split.test}
+        return vars(self.split)
 
     def of_label(self, indices: Sequence[int], label: int) -> list[int]:
         """The ``indices`` of images with this label."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,7 @@ from dagm_jax.visualization.page import (
 MAX_PICTURES = 250
 
 
-@dataclass(frozen=True)
-class TestPictures:
+class TestPictures(NamedTuple):
     """Pictures of the whole test split. entries: one for each image, in the order of the samples."""
 
     entries: list[PageEntry]
@@ -46,6 +45,9 @@ class PictureMaker:
         self._num_written = {True: 0, False: 0}
         self._entries: list[PageEntry] = []
         self._hardest = Hardest(rule)
+        # An interrupted run may have left those of other images.
+        processes.on_process_0(lambda: shutil.rmtree(workdir.pictures, ignore_errors=True))
+        processes.on_process_0(workdir.pictures.mkdir)
 
     def add(self, chunk: TestChunk) -> None:
         """Draws the images of a chunk in threads, and returns when all are drawn."""
@@ -118,9 +120,3 @@ class Hardest:
 def _first(entries: list[Any]) -> list[Any]:
     """The hardest of (hardness, image id, …), hardest first."""
     return heapq.nlargest(MAX_GALLERY_ITEMS // 2, entries, key=lambda entry: entry[:2])
-
-
-def clear_pictures(workdir: Workdir) -> None:
-    """Makes the folder of pictures, empty: an interrupted run may have left those of other images."""
-    shutil.rmtree(workdir.pictures, ignore_errors=True)
-    workdir.pictures.mkdir()

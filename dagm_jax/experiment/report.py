@@ -37,14 +37,10 @@ def write_report(
     """The report of the evaluated test split; written last, after the workdir's figures, page and predictions."""
     data, config, timings = setup.data, setup.config, setup.timings
     with timings.stage("baselines"):
+        # The watchdogs of the other processes pause; this one's does not.
+        cache, split, heartbeat = data.cache, data.split, setup.processes.heartbeat
         baselines = evaluate.evaluate_baselines(
-            data.cache,
-            data.split.validation,
-            data.split.test,
-            data.labels,
-            config.verdict,
-            # The watchdogs of the other processes pause; this one's does not.
-            setup.processes.heartbeat,
+            cache, split.validation, split.test, data.labels, config.verdict, heartbeat
         )
     with timings.stage("figures and page"):
         draw_figures(result, pictures, rule, workdir)
@@ -101,13 +97,9 @@ def draw_page(
     }
     skipped = data.manifest.skipped
     left_out = [PageEntry(skip.what, None, None, error=f"left out: {skip.reason}") for skip in skipped]
-    write_page(
-        workdir.page,
-        [*left_out, *pictures.entries],
-        title=f"{config.model.name}, {config.task.name}: test images",
-        threshold=rule.threshold,
-        summary=summary,
-    )
+    title = f"{config.model.name}, {config.task.name}: test images"
+    entries = [*left_out, *pictures.entries]
+    write_page(workdir.page, entries, title=title, threshold=rule.threshold, summary=summary)
 
 
 def draw_figures(

@@ -44,14 +44,32 @@ def check_same_run(config: RunConfig, workdir: Workdir) -> None:
         console.print(f"{workdir} holds a run with {name}={old}; it goes on with {new}")
 
 
-def check_images(data: Data, meta: dict[str, Any], workdir: Workdir) -> None:
-    """Raises UserError where the training split's grey levels are not those of the checkpoint's run."""
+def read_progress(meta: dict[str, Any], data: Data, config: TrainConfig, workdir: Workdir) -> TrainProgress:
+    """Progress in a checkpoint's meta.
+
+    Raises UserError where another release wrote other fields, where the training split's grey levels are not those of
+    the checkpoint's run, and where it has skipped more steps than ``config`` allows: none would change it any more.
+    """
+    try:
+        progress = TrainProgress(**meta["position"])
+    except TypeError as error:
+        raise UserError(
+            f"`workdir` (={workdir}) holds an unfinished run written by {written_by(meta)}, whose progress this "
+            f"release does not read ({error}); finish it with that one, or use another workdir"
+        ) from error
     for name, now in (("mean", data.mean), ("std", data.std)):
         if not math.isclose(meta[name], now, rel_tol=1e-9):
             raise UserError(
                 f"`workdir` (={workdir}) holds a run on other images: the {name} of its training split is "
                 f"{meta[name]:.6g}, and of the images found now {now:.6g}; put its images back, or use another workdir"
             )
+    if progress.num_skipped > config.skip_non_finite:
+        raise UserError(
+            f"`train.skip_non_finite` (={config.skip_non_finite}): `workdir` (={workdir}) holds a run that has skipped "
+            f"{progress.num_skipped} steps that were not finite; use at least {progress.num_skipped}, or another "
+            "workdir"
+        )
+    return progress
 
 
 def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, workdir: Workdir) -> None:
@@ -71,24 +89,3 @@ def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, w
         f"`{LENGTH}` (={config.num_steps}): `workdir` (={workdir}) holds a run with {LENGTH}={num_steps} {what}; use "
         f"{num_steps}, or another workdir"
     )
-
-
-def check_skips(config: TrainConfig, progress: TrainProgress, workdir: Workdir) -> None:
-    """Raises UserError where a run has skipped more steps than ``config`` allows: no step would change it any more."""
-    if progress.num_skipped > config.skip_non_finite:
-        raise UserError(
-            f"`train.skip_non_finite` (={config.skip_non_finite}): `workdir` (={workdir}) holds a run that has skipped "
-            f"{progress.num_skipped} steps that were not finite; use at least {progress.num_skipped}, or another "
-            "workdir"
-        )
-
-
-def read_progress(meta: dict[str, Any], workdir: Workdir) -> TrainProgress:
-    """Progress in a checkpoint's meta; raises UserError where another release wrote other fields."""
-    try:
-        return TrainProgress(**meta["position"])
-    except TypeError as error:
-        raise UserError(
-            f"`workdir` (={workdir}) holds an unfinished run written by {written_by(meta)}, whose progress this "
-            f"release does not read ({error}); finish it with that one, or use another workdir"
-        ) from error

@@ -5,13 +5,12 @@ Stages (data, training, calibration, report) find what is finished in the workdi
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dagm_jax.config import RunConfig, to_json
+from dagm_jax.config import RunConfig, to_dict, to_json
 from dagm_jax.console import console, show
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.distributed.processes import ALONE, Processes
@@ -20,9 +19,9 @@ from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.data import Data, prepare_data
-from dagm_jax.experiment.pictures import PictureMaker, TestPictures, clear_pictures
+from dagm_jax.experiment.pictures import PictureMaker, TestPictures
 from dagm_jax.experiment.report import print_report, write_report
-from dagm_jax.experiment.resume import check_images, check_length, check_same_run, check_skips, read_progress
+from dagm_jax.experiment.resume import check_length, check_same_run, read_progress
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.workdir import Workdir
@@ -83,16 +82,14 @@ def _run_stages(
 
 def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProgress:
     """Progress after the last step; training resumes from the newest whole checkpoint of the workdir."""
-    config, progress = setup.config, TrainProgress()
+    config, data, progress = setup.config, setup.data, TrainProgress()
     with setup.timings.stage("initial weights"):
         state = setup.initial_state()
     restored = checkpoints.restore_latest(lambda: state)
     if restored is not None:
         step, state, meta = restored
-        progress = read_progress(meta, workdir)
-        check_images(setup.data, meta, workdir)
+        progress = read_progress(meta, data, config.train, workdir)
         check_length(config.train, progress, meta["config"]["train"]["num_steps"], workdir)
-        check_skips(config.train, progress, workdir)
         console.print(f"resuming from the checkpoint of step {step}")
     # Only now does the workdir belong to this run: after a mistake up to here the same one may be named again.
     setup.processes.on_process_0(lambda: write_atomically(workdir.config, to_json(config) + "\n"))
@@ -102,7 +99,6 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
     setup.begin_to_compile_predictors()
     with setup.timings.stage("compilation of the step"):
         step_function = setup.compile_step(state, stream[0])
-    sample = setup.validation_sample()
     logger = MetricLogger(workdir.path, progress.step) if setup.processes.is_first else None
     with closing(logger) if logger else nullcontext():
         trainer = Trainer(
@@ -111,16 +107,11 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
             step=step_function,
             stream=stream,
             num_workers=config.data.num_workers,
-            validate=lambda state: setup.validate(state, sample),
+            validate=setup.validate,
             checkpoints=checkpoints,
             logger=logger,
-            image_ids=[r.image_id for r in setup.data.manifest.samples],
-            meta={
-                "config": json.loads(to_json(config)),
-                "mean": setup.data.mean,
-                "std": setup.data.std,
-                "versions": package_versions(),
-            },
+            image_ids=[r.image_id for r in data.manifest.samples],
+            meta=dict(config=to_dict(config), mean=data.mean, std=data.std, versions=package_versions()),
             processes=setup.processes,
         )
         with setup.timings.stage("training"):
@@ -201,7 +192,6 @@ def evaluate_test_split(
 ) -> tuple[evaluate.TestResult, TestPictures]:
     """Figures and pictures of the test split, the same on all processes; pictures of images lie in the workdir."""
     processes = predictor.processes
-    processes.on_process_0(lambda: clear_pictures(workdir))
     samples = [data.manifest.samples[i] for i in data.split.test]
     result, pictures = evaluate.TestResult(), PictureMaker(rule, workdir, processes)
 

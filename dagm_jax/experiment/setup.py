@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -26,8 +26,7 @@ from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.trained_model import build_network
 from dagm_jax.models.network import Network
-from dagm_jax.train.optim import make_optimizer
-from dagm_jax.train.schedule import learning_rate
+from dagm_jax.train.optim import learning_rate, make_optimizer
 from dagm_jax.train.step import Carry, TrainState, make_state, make_train_step, skip_non_finite
 
 
@@ -141,16 +140,17 @@ class Setup:
         """Seconds in which the programs of the final predictor were compiled."""
         return self._programs[False].seconds()
 
-    def validate(self, state: TrainState, indices: Sequence[int]) -> dict[str, float]:
-        """Figures of the state's weights on these images, the same on all processes; for validation in training."""
+    def validate(self, state: TrainState) -> dict[str, float]:
+        """Figures of the state's weights on the sample, the same on all processes; for validation in training."""
         with self.timings.stage("validation while training"):
             predictor = self.make_predictor(state, quick=True)
-            results = evaluate.predict_validation(predictor, self.data.cache, indices)
+            results = evaluate.predict_validation(predictor, self.data.cache, self.validation_sample)
             is_thorough = self._programs[True] is self._programs[False]
-            if is_thorough and list(indices) == list(self.data.split.validation):
+            if is_thorough and self.validation_sample == list(self.data.split.validation):
                 self.last_results[:] = results
             return self.processes.broadcast(evaluate.summarise(results, self.config.task.score_kind))
 
+    @cached_property
     def validation_sample(self) -> list[int]:
         """Validation images during training: evenly from each label, at most ``max_validation_images`` of each."""
         chosen: list[int] = []
@@ -164,10 +164,7 @@ class Setup:
 def forward_gflop(setup: Setup, state: TrainState) -> float:
     """GFLOP of one slice's forward pass, as XLA counts them before optimisation (2 FLOP per multiply-add)."""
     shape = (1, *setup.data.slicer.slice_shape, setup.config.in_channels)
-
-    def forward(params: Any, stats: Any, x: Any) -> Any:
-        return setup.network.apply(params, stats, train=False)[0](x, None).logits
-
     x = jax.ShapeDtypeStruct(shape, np.float32)
-    flop = count_flop(forward, state.params, state.stats, x)
+    apply = partial(setup.network.apply, train=False)
+    flop = count_flop(lambda p, s, x: apply(p, s)[0](x, None).logits, state.params, state.stats, x)
     return math.nan if flop is None else flop / 1e9

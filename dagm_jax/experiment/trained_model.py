@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from dagm_jax.config import RunConfig
 from dagm_jax.distributed.devices import Devices
@@ -63,17 +62,8 @@ class TrainedModel:
         """Predictor for batches of ``batch_size`` images or as many as suit their size; programs are compiled late."""
         config, tiling = self.config, make_tiling(self.config, self.shape, self.padded)
         weights = devices.replicate((self.params, self.stats))
-        programs = Programs(
-            self.network,
-            config.task,
-            tiling,
-            config.verdict,
-            devices,
-            weights,
-            batch_size,
-            scores_alone=True,
-        )
-        return Predictor(programs, *weights)
+        parts = (self.network, config.task, tiling, config.verdict, devices, weights, batch_size)
+        return Predictor(Programs(*parts, scores_alone=True), *weights)
 
 
 def load_trained_model(path: Path) -> TrainedModel:
@@ -83,12 +73,11 @@ def load_trained_model(path: Path) -> TrainedModel:
     """
     workdir = Workdir(path, "model")
     report = workdir.read_report("finish the run first: python -m dagm_jax.main with the same --workdir")
-    if fault := find_fault(report, REPORT_SCHEMA):
+    config, rule = workdir.read_config(), workdir.read_rule()
+    schemas = (REPORT_SCHEMA, PADDED_SCHEMA) if config.eval.tiling == "whole" else (REPORT_SCHEMA,)
+    if fault := next(filter(None, (find_fault(report, schema) for schema in schemas)), None):
         raise UserError(f"`model` (={workdir}): report.json: {fault}; restore it from a copy")
     step, (height, width) = report["training"]["best_step"], report["data"]["largest_px"]
-    config, rule = workdir.read_config(), workdir.read_rule()
-    if config.eval.tiling == "whole" and (fault := find_fault(report, PADDED_SCHEMA)):
-        raise UserError(f"`model` (={workdir}): report.json: {fault}; restore it from a copy")
     network, params, stats = build_network(config, mean=0.0, std=1.0, drawn=False)
     averaged = config.optim.average_decay > 0
     initial = partial(make_state, optimizer=make_optimizer(config.optim), averaged=averaged)
@@ -120,17 +109,8 @@ def load_trained_model(path: Path) -> TrainedModel:
     digest = hashlib.sha256(f"{config}{rule.to_json()}".encode())
     for leaf in jax.tree.leaves((params, stats)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    return TrainedModel(
-        config,
-        network,
-        params,
-        stats,
-        (height, width),
-        padded,
-        report["data"]["white"],
-        rule,
-        digest.hexdigest()[:12],
-    )
+    shape, white, model_id = (height, width), report["data"]["white"], digest.hexdigest()[:12]
+    return TrainedModel(config, network, params, stats, shape, padded, white, rule, model_id)
 
 
 def _check_size(workdir: Workdir, shapes: Any) -> None:
@@ -157,14 +137,9 @@ def build_network(
         raise UserError(
             "`model.compute_dtype` (=float64) needs JAX_ENABLE_X64=1 in the environment; set it, or use float32"
         )
-
-    channels = config.in_channels
-
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        out_channels = config.task.out_channels(channels)
-        module: nnx.Module = config.model.build(
-            in_channels=channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
-        return module
-
-    return make_network(build, seed=config.seed, in_channels=channels, mean=mean, std=std, drawn=drawn)
+    channels, out_channels = config.in_channels, config.task.out_channels or config.in_channels
+    build = partial(config.model.build, in_channels=channels, out_channels=out_channels, axis_name=axis_name)
+    seed = config.seed
+    return make_network(
+        lambda rngs: build(rngs=rngs), seed=seed, in_channels=channels, mean=mean, std=std, drawn=drawn
+    )

@@ -7,8 +7,10 @@ over all of them, which in bfloat16 stands still as soon as it is 256 times what
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from dagm_jax.models.config import NormKind
-from dagm_jax.models.convolution import convolve
+from dagm_jax.models.convolution import Map, Result, convolve
 from dagm_jax.models.initial import Initializer, he_normal, lecun_normal
 from dagm_jax.models.moments import moments, scale_and_shift
 from dagm_jax.types import at_least_float32
@@ -51,7 +53,7 @@ def global_place(num_examples: int, axis_name: str | None) -> Int[Array, " b"]:
     return first + jnp.arange(num_examples)
 
 
-def max_pool(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h/f w/f c"]:
+def max_pool(x: Map, factor: int = 2) -> Float[Array, "b h/f w/f c"]:
     """Maxima of disjoint ``factor`` x ``factor`` windows; height and width must be multiples of ``factor``.
 
     Written as reshape and max: ``reduce_window``'s gradient (select-and-scatter) is several times slower on CPU.
@@ -60,7 +62,7 @@ def max_pool(x: Float[Array, "b h w c"], factor: int = 2) -> Float[Array, "b h/f
     return x.reshape(b, h // factor, factor, w // factor, factor, c).max(axis=(2, 4))
 
 
-def upsample_phases(x: Float[Array, "b h w c"], axis: int, factor: int) -> list[Array]:
+def upsample_phases(x: Map, axis: int, factor: int) -> list[Array]:
     """``factor`` maps of the size of ``x``: element i of map p is element ``factor``·i + p of ``x`` up-sampled.
 
     Bilinear with half-pixel centres, edges repeated (align_corners = False): output pixel factor·i + p lies
@@ -83,7 +85,7 @@ def interleave(phases: list[Array], axis: int) -> Array:
     return stacked.reshape(*shape[:axis], len(phases) * shape[axis], *shape[axis + 1 :])
 
 
-def upsample(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b f*h f*w c"]:
+def upsample(x: Map, factor: int) -> Float[Array, "b f*h f*w c"]:
     """``x`` bilinearly up-sampled by ``factor`` in both directions, half-pixel centres.
 
     Directly: a second doubling would interpolate between the samples of the first and round off its kinks.
@@ -120,12 +122,9 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((num_features,), kept))
         self.axis_name = axis_name
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Map, *, train: bool) -> Map:
         wide = at_least_float32(x)
-        if train:
-            mean, var = self._batch_statistics(wide)
-        else:
-            mean, var = self.mean[...], self.var[...]
+        mean, var = self._batch_statistics(wide) if train else (self.mean[...], self.var[...])
         scale = self.scale[...] * jax.lax.rsqrt(var + NORM_EPSILON)
         shift = self.bias[...] - mean * scale
         return scale_and_shift(wide, scale, shift).astype(x.dtype)
@@ -157,7 +156,7 @@ class GroupNorm(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Map, *, train: bool) -> Map:
         del train
         normed: Array = self.norm(at_least_float32(x))
         return normed.astype(x.dtype)
@@ -195,9 +194,7 @@ class Conv(nnx.Conv):
         )
         self.convolve = convolve
 
-    def __call__(  # type: ignore[override]
-        self, x: Float[Array, "b h w c"]
-    ) -> Float[Array, "b h w d"]:
+    def __call__(self, x: Map) -> Result:  # type: ignore[override]
         y = self.convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         return y if self.bias is None else add_bias(y, self.bias[...])
 
@@ -217,7 +214,7 @@ class ConvNormRelu(nnx.Module):
         else:
             self.norm = None
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+    def __call__(self, x: Map, *, train: bool) -> Result:
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x, train=train)
@@ -225,14 +222,23 @@ class ConvNormRelu(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Block(c): two times Conv3x3 → norm → ReLU."""
+    """Block(c): two times Conv3x3 → norm → ReLU, as ``layer`` has them."""
 
-    def __init__(self, in_channels: int, out_channels: int, options: LayerOptions, *, rngs: nnx.Rngs) -> None:
-        self.first = ConvNormRelu(in_channels, out_channels, options, rngs=rngs)
-        self.second = ConvNormRelu(out_channels, out_channels, options, rngs=rngs)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        options: LayerOptions,
+        *,
+        layer: Callable[..., Any] = ConvNormRelu,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.first = layer(in_channels, out_channels, options, rngs=rngs)
+        self.second = layer(out_channels, out_channels, options, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
-        return self.second(self.first(x, train=train), train=train)
+    def __call__(self, x: Map, *, train: bool) -> Result:
+        y: Array = self.second(self.first(x, train=train), train=train)
+        return y
 
 
 class ConvTranspose2x2(nnx.Module):
@@ -249,7 +255,7 @@ class ConvTranspose2x2(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_channels,), parameter_dtype(dtype)))
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:
+    def __call__(self, x: Map) -> Float[Array, "b 2h 2w d"]:
         b, h, w, c = x.shape
         d = self.bias.shape[0]
         y = x.astype(self.dtype).reshape(-1, c) @ self.kernel[...].astype(self.dtype).reshape(c, 4 * d)
@@ -263,5 +269,5 @@ class UpConv(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.conv = Conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w d"]:
+    def __call__(self, x: Map) -> Float[Array, "b 2h 2w d"]:
         return self.conv(upsample(x, 2))

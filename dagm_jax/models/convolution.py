@@ -62,10 +62,6 @@ def convolve_on_cpu(x: Map, kernel: Kernel) -> Result:
     return convolve(x, kernel)
 
 
-def _forward(x: Map, kernel: Kernel) -> tuple[Result, tuple[Map, Kernel]]:
-    return convolve_on_cpu(x, kernel), (x, kernel)
-
-
 def _backward(kept: tuple[Map, Kernel], cotangent: Result) -> tuple[Map, Kernel]:
     """Both gradients as convolutions with dimensions in XLA's own order.
 
@@ -85,17 +81,11 @@ def _backward(kept: tuple[Map, Kernel], cotangent: Result) -> tuple[Map, Kernel]
     return convolve_on_cpu(cotangent, turned), of_kernel.transpose(1, 2, 0, 3)
 
 
-convolve_on_cpu.defvjp(_forward, _backward)
+convolve_on_cpu.defvjp(lambda x, kernel: (convolve_on_cpu(x, kernel), (x, kernel)), _backward)
 
 
-@apart
-def _channels_first(x: Map) -> Float[Array, "c h w b"]:
-    return x.transpose(3, 1, 2, 0)
-
-
-@apart
-def _batch_third(x: Map) -> Float[Array, "h w b c"]:
-    return x.transpose(1, 2, 0, 3)
+_channels_first = apart(lambda x: x.transpose(3, 1, 2, 0))
+_batch_third = apart(lambda x: x.transpose(1, 2, 0, 3))
 
 
 def convolve_in_blocks(x: Map, kernel: Float[Array, "3 3 c d"]) -> Result:

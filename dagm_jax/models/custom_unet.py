@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from dagm_jax.models.blocks import (
     Block,
@@ -19,6 +20,7 @@ from dagm_jax.models.blocks import (
     upsample,
 )
 from dagm_jax.models.config import CustomUNetConfig
+from dagm_jax.models.convolution import Map
 from dagm_jax.types import NetworkOutput, at_least_float32
 
 NUM_LEVELS = 5
@@ -26,9 +28,7 @@ DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
 
 
 class CustomUNet(nnx.Module):
-    """Five-level U-Net on ``[b h w in_channels]`` → logits ``[b h w out_channels]`` of a NetworkOutput.
-
-    Height and width must be multiples of 16.
+    """Five-level U-Net on ``[b h w in_channels]`` → logits ``[b h w out_channels]``; h and w multiples of 16.
 
     Encoder E1…E5 with max-pools P1…P4. For i = 4…1: U_i = up(D_{i+1}), S_i = P_{i-1} (the previous encoder stage,
     pooled to the size of E_i; none for i = 1), D_i = Block(c_i)(concat[U_i, E_i, S_i]); 1x1 head.
@@ -51,24 +51,14 @@ class CustomUNet(nnx.Module):
         up = ConvTranspose2x2 if config.up == "conv_transpose" else UpConv
         self.extra_skips = config.extra_skips
         self.dtype = dtype
-        self.encoder = nnx.List(
-            [block(c, width) for c, width in zip([in_channels, *widths[:-1]], widths, strict=True)]
-        )
+        self.encoder = nnx.List([block(c, width) for c, width in pairwise([in_channels, *widths])])
         # decoder[i] and ups[i] make D_{i+1}: index 0 is the finest level, as in the encoder.
-        self.ups = nnx.List(
-            [up(widths[i + 1], widths[i], dtype=dtype, rngs=rngs) for i in range(NUM_LEVELS - 1)]
-        )
-        self.decoder = nnx.List(
-            [
-                block(2 * widths[i] + sum(widths[j] for j in self._extra_levels(i)), widths[i])
-                for i in range(NUM_LEVELS - 1)
-            ]
-        )
+        self.ups = nnx.List([up(c, width, dtype=dtype, rngs=rngs) for width, c in pairwise(widths)])
+        extra = [sum(widths[j] for j in self._extra_levels(i)) for i in range(NUM_LEVELS - 1)]
+        self.decoder = nnx.List([block(2 * widths[i] + c, widths[i]) for i, c in enumerate(extra)])
         self.head = Conv(widths[0], out_channels, 1, dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
-    ) -> NetworkOutput:
+    def __call__(self, x: Map, *, train: bool, key: PRNGKeyArray | None = None) -> NetworkOutput:
         """The output; ``key`` belongs to every network's signature, and this one draws nothing."""
         del key
         check_multiple(x, DOWNSAMPLING)

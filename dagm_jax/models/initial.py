@@ -34,12 +34,12 @@ def scaled_normal(gain: float) -> Initializer:
             return (std * _cut_normal(np.asarray(words), shape)).astype(result.dtype)
 
         words = jax.random.key_data(key)
-        if isinstance(words, jax.core.Tracer):
-            # A module is built under jit, or only its shapes are asked for.
-            drawn: Array = jax.pure_callback(on_host, result, words)
-        else:
-            # jnp.asarray would compile a program for the shape.
-            drawn = jax.device_put(on_host(words))
+        # Traced: a module is built under jit, or only its shapes are asked for.
+        is_traced = isinstance(words, jax.core.Tracer)
+        # jnp.asarray would compile a program for the shape.
+        drawn: Array = (
+            jax.pure_callback(on_host, result, words) if is_traced else jax.device_put(on_host(words))
+        )
         return drawn
 
     return draw

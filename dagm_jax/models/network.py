@@ -85,11 +85,7 @@ def make_network(
 
     Drawing compiles a program for each shape, which is lost on weights that are about to be read from a file.
     """
-
-    def initial() -> nnx.Module:
-        return build(nnx.Rngs(seed))
-
-    module = initial() if drawn else nnx.eval_shape(initial)
+    module = build(nnx.Rngs(seed)) if drawn else nnx.eval_shape(lambda: build(nnx.Rngs(seed)))
     graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     # A training split of one grey level has no spread; 1 leaves it finite.
     return Network(graphdef, in_channels, mean, std if std > 0 else 1.0), params, stats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dagm_jax.models.blocks import (
     BatchNorm,
+    Block,
     Conv,
     LayerOptions,
     add_bias,
@@ -24,7 +26,7 @@ from dagm_jax.models.blocks import (
     upsample_phases,
 )
 from dagm_jax.models.config import UNet3PlusConfig
-from dagm_jax.models.convolution import convolve
+from dagm_jax.models.convolution import Map, Result, convolve
 from dagm_jax.models.initial import he_normal
 from dagm_jax.types import NetworkOutput, at_least_float32
 
@@ -47,7 +49,7 @@ class ConvBatchNormRelu(nnx.Module):
         self.dtype = options.dtype
         self.convolve = convolve
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b f*h f*w d"]:
+    def __call__(self, x: Map, *, train: bool) -> Float[Array, "b f*h f*w d"]:
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...]
         if train:
             # Batch statistics take the bias away again, so its gradient is zero. Computed, it would be rounding noise
@@ -59,9 +61,7 @@ class ConvBatchNormRelu(nnx.Module):
         return nnx.relu(self.norm(y, train=train))
 
 
-def upsampled_conv3x3(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], factor: int
-) -> Float[Array, "b f*h f*w d"]:
+def upsampled_conv3x3(x: Map, kernel: Float[Array, "3 3 c d"], factor: int) -> Float[Array, "b f*h f*w d"]:
     """Conv3x3, padded with zeros, of ``upsample(x, factor)``; the products are done before the up-sampling.
 
     Both are linear and up-sampling treats channels alike, so conv(up(x)) = Σ_taps shift(up(x · kernel[tap])): one
@@ -92,17 +92,6 @@ def _shift(x: Array, axis: int, by: Literal[1, -1]) -> Array:
     return jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), zero], axis)
 
 
-class EncoderStage(nnx.Module):
-    """E_i: two times Conv3x3 with bias → batch norm → ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, options: LayerOptions, *, rngs: nnx.Rngs) -> None:
-        self.first = ConvBatchNormRelu(in_channels, out_channels, options, rngs=rngs)
-        self.second = ConvBatchNormRelu(out_channels, out_channels, options, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
-        return self.second(self.first(x, train=train), train=train)
-
-
 class DecoderStage(nnx.Module):
     """D_i: a branch of ``base`` channels per scale, finest first, concatenated; Conv3x3 → norm → ReLU over all five.
 
@@ -118,7 +107,7 @@ class DecoderStage(nnx.Module):
         )
         self.fusion = layer(NUM_LEVELS * base_channels, NUM_LEVELS * base_channels)
 
-    def __call__(self, sources: list[Float[Array, "b _ _ _"]], *, train: bool) -> Float[Array, "b h w d"]:
+    def __call__(self, sources: list[Float[Array, "b _ _ _"]], *, train: bool) -> Result:
         seen = [branch(x, train=train) for branch, x in zip(self.branches, sources, strict=True)]
         return self.fusion(jnp.concatenate(seen, axis=-1), train=train)
 
@@ -147,11 +136,9 @@ class UNet3Plus(nnx.Module):
         widths = [base * 2**level for level in range(NUM_LEVELS)]
         fused = [*[NUM_LEVELS * base] * (NUM_LEVELS - 1), widths[-1]]
         options = LayerOptions("batch", self.dtype, axis_name)
-        encoder_stage = partial(EncoderStage, options=options, rngs=rngs)
+        encoder_stage = partial(Block, options=options, layer=ConvBatchNormRelu, rngs=rngs)
         decoder_stage = partial(DecoderStage, options=options, rngs=rngs)
-        self.encoder = nnx.List(
-            [encoder_stage(c, d) for c, d in zip([in_channels, *widths], widths, strict=False)]
-        )
+        self.encoder = nnx.List([encoder_stage(c, d) for c, d in pairwise([in_channels, *widths])])
         # decoder[i] and heads[i] belong to D_{i+1}: index 0 is the finest level, as in the encoder.
         self.decoder = nnx.List(
             [decoder_stage(i, [*widths[: i + 1], *fused[i + 1 :]], base) for i in range(NUM_LEVELS - 1)]
@@ -161,37 +148,27 @@ class UNet3Plus(nnx.Module):
         self.heads = nnx.List([conv(fused[i], out_channels, 3) for i in range(num_heads)])
         self.classifier = conv(widths[-1], 2, 1) if config.classification_guided else None
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool, key: PRNGKeyArray | None = None
-    ) -> NetworkOutput:
+    def __call__(self, x: Map, *, train: bool, key: PRNGKeyArray | None = None) -> NetworkOutput:
         """The output; ``key`` is needed for the dropout of a guided network in training, and ignored elsewhere.
 
         Under jit, side and class logits that the caller leaves unused are not computed.
         """
         check_multiple(x, DOWNSAMPLING)
-        encoded = self._encode(x.astype(self.dtype), train=train)
+        # E1…E5.
+        encoded = [self.encoder[0](x.astype(self.dtype), train=train)]
+        for stage in list(self.encoder)[1:]:
+            encoded.append(stage(max_pool(encoded[-1]), train=train))
         class_logits = None if self.classifier is None else self._classify(encoded[-1], train=train, key=key)
-        features = self._decode(encoded, train=train)
+        # D1…D5.
+        features = list(encoded)
+        for i in reversed(range(NUM_LEVELS - 1)):
+            finer = [max_pool(encoded[j], 2 ** (i - j)) for j in range(i)]
+            features[i] = self.decoder[i]([*finer, *features[i:]], train=train)
         logits = [
             upsample(at_least_float32(head(f)), 2**i)
             for i, (head, f) in enumerate(zip(self.heads, features, strict=False))
         ]
         return NetworkOutput(logits[0], tuple(logits[1:]), class_logits)
-
-    def _encode(self, x: Array, *, train: bool) -> list[Array]:
-        """E1…E5."""
-        encoded = [self.encoder[0](x, train=train)]
-        for stage in list(self.encoder)[1:]:
-            encoded.append(stage(max_pool(encoded[-1]), train=train))
-        return encoded
-
-    def _decode(self, encoded: list[Array], *, train: bool) -> list[Array]:
-        """D1…D5."""
-        features = list(encoded)
-        for i in reversed(range(NUM_LEVELS - 1)):
-            finer = [max_pool(encoded[j], 2 ** (i - j)) for j in range(i)]
-            features[i] = self.decoder[i]([*finer, *features[i:]], train=train)
-        return features
 
     def _classify(self, x: Array, *, train: bool, key: PRNGKeyArray | None) -> Float[Array, "b _ _ 2"]:
         """The classification-guided module: dropout, 1x1 convolution to two logits; `tasks.base` takes their maxima."""
@@ -207,9 +184,7 @@ class UNet3Plus(nnx.Module):
         return logits
 
 
-def dropout(
-    x: Float[Array, "b h w c"], rate: float, key: PRNGKeyArray, axis_name: str | None = None
-) -> Float[Array, "b h w c"]:
+def dropout(x: Map, rate: float, key: PRNGKeyArray, axis_name: str | None = None) -> Map:
     """``x`` whose elements are kept with probability 1 - ``rate``, divided by it, and zero otherwise.
 
     What an example loses depends on the key and on its place in the global batch alone (``axis_name``: the mapped axis

@@ -64,16 +64,14 @@ class Task(Protocol):
     """A task is its frozen configuration with these functions; all are pure and may be traced.
 
     learns_from_defects: whether defective images are trained on; learns_from_masks: whether these must have masks.
+    out_channels: of the network's logits, one for the logit of a defect; None: as many as its input has.
     """
 
     name: ClassVar[str]
     score_kind: ClassVar[ScoreKind]
     learns_from_defects: ClassVar[bool]
     learns_from_masks: ClassVar[bool]
-
-    def out_channels(self, in_channels: int) -> int:
-        """The number of channels of the network's logits."""
-        ...
+    out_channels: ClassVar[int | None]
 
     def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """The losses of a batch; ``key`` seeds corruption and dropout."""

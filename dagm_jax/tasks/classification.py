@@ -36,15 +36,11 @@ class ClassificationConfig:
     score_kind: ClassVar[ScoreKind] = "slices"
     learns_from_defects: ClassVar[bool] = True
     learns_from_masks: ClassVar[bool] = False
+    out_channels: ClassVar[int | None] = 1
 
     def __post_init__(self) -> None:
         sharp = "be greater than 0 and finite"
         require("task", self, "pooling_sharpness", lambda x: 0 < x < math.inf, sharp)
-
-    def out_channels(self, in_channels: int) -> int:
-        """One: the logit of a defect at each pixel."""
-        del in_channels
-        return 1
 
     def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """Binary cross-entropy on the slice label; slices that hold too little of a defect do not count."""
@@ -77,11 +73,7 @@ class ClassificationConfig:
     def _loss_output(self, output: NetworkOutput, slices: Slices) -> LossOutput:
         label = slices["label"]
         target = (label == 1).astype(jnp.float32)
-
-        def loss(logits: Array) -> Array:
-            pooled = self.pool(logits, slices)
-            per_slice: Array = optax.losses.sigmoid_binary_cross_entropy(pooled, target)
-            return per_slice
-
-        total = mean_over_outputs(output, loss) + guidance_loss(output, slices)
+        entropy = optax.losses.sigmoid_binary_cross_entropy
+        loss = mean_over_outputs(output, lambda logits: entropy(self.pool(logits, slices), target))
+        total = loss + guidance_loss(output, slices)
         return LossOutput(total, (label >= 0).astype(jnp.float32), self.probability(output, slices) > 0.5)

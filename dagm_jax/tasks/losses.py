@@ -15,6 +15,8 @@ from dagm_jax.types import at_least_float32
 # Area in px added above and below in Dice and IoU: an empty target's loss falls to 0 as predictions empty.
 SMOOTHING = 1.0
 
+Map = Float[Array, "b h w c"]
+PerExample = Float[Array, " b"]
 # Pixels that count; None: all.
 Valid = Bool[Array, "b h w 1"] | None
 
@@ -25,7 +27,7 @@ SSIM_SIGMA_PX = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 
-def pixel_mean(values: Float[Array, "b h w c"], valid: Valid) -> Float[Array, " b"]:
+def pixel_mean(values: Map, valid: Valid) -> PerExample:
     """The mean over the valid pixels of each example, and over channels; 0 where none is valid."""
     if valid is None:
         return values.mean(axis=(1, 2, 3))
@@ -33,9 +35,7 @@ def pixel_mean(values: Float[Array, "b h w c"], valid: Valid) -> Float[Array, " 
     return (values * valid).sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
 
 
-def binary_cross_entropy(
-    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], valid: Valid = None
-) -> Float[Array, " b"]:
+def binary_cross_entropy(logits: Map, targets: Map, valid: Valid = None) -> PerExample:
     """Mean over pixels of -t·log σ(z) - (1 - t)·log(1 - σ(z)), per example, in nats."""
     loss: Array = optax.losses.sigmoid_binary_cross_entropy(
         at_least_float32(logits), at_least_float32(targets)
@@ -43,17 +43,13 @@ def binary_cross_entropy(
     return pixel_mean(loss, valid)
 
 
-def soft_dice(
-    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], valid: Valid = None
-) -> Float[Array, " b"]:
+def soft_dice(logits: Map, targets: Map, valid: Valid = None) -> PerExample:
     """1 - (2·Σpt + 1) / (Σp + Σt + 1), p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed)."""
     overlap, total = _overlap(logits, targets, valid)
     return 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING)
 
 
-def focal(
-    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], valid: Valid = None, gamma: float = 2.0
-) -> Float[Array, " b"]:
+def focal(logits: Map, targets: Map, valid: Valid = None, gamma: float = 2.0) -> PerExample:
     """Mean over pixels of -(1 - p_t)^γ·log p_t, per example, in nats; p_t = σ(z) if t = 1, else 1 - σ(z).
 
     Targets are 0 or 1, ``gamma`` at least 0 (0: cross-entropy). Lin et al. 2017, equation 4, without α.
@@ -64,15 +60,13 @@ def focal(
     return pixel_mean(jnp.exp(-gamma * jax.nn.softplus(-wrong)) * jax.nn.softplus(wrong), valid)
 
 
-def soft_iou(
-    logits: Float[Array, "b h w c"], targets: Float[Array, "b h w c"], valid: Valid = None
-) -> Float[Array, " b"]:
+def soft_iou(logits: Map, targets: Map, valid: Valid = None) -> PerExample:
     """1 - (Σpt + 1) / (Σp + Σt - Σpt + 1), p = σ(z), per example, in [0, 1) (Rahman, Wang 2016, smoothed)."""
     overlap, total = _overlap(logits, targets, valid)
     return 1 - (overlap + SMOOTHING) / (total - overlap + SMOOTHING)
 
 
-def _overlap(logits: Array, targets: Array, valid: Valid) -> tuple[Array, Array]:
+def _overlap(logits: Map, targets: Map, valid: Valid) -> tuple[PerExample, PerExample]:
     """(Σpt, Σp + Σt) of each example with p = σ(z)."""
     p, t = jax.nn.sigmoid(at_least_float32(logits)), at_least_float32(targets)
     if valid is not None:
@@ -81,9 +75,7 @@ def _overlap(logits: Array, targets: Array, valid: Valid) -> tuple[Array, Array]
     return (p * t).sum(dims), p.sum(dims) + t.sum(dims)
 
 
-def ssim_map(
-    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float
-) -> Float[Array, "b h w c"]:
+def ssim_map(x: Map, y: Map, data_range: float) -> Map:
     """Structural similarity of the windows around each pixel, in [-1, 1], 1 where they are equal.
 
     (2·μx·μy + C1)·(2·σxy + C2) / ((μx² + μy² + C1)·(σx² + σy² + C2)) with the means μ, variances σ² (biased) and
@@ -96,9 +88,7 @@ def ssim_map(
     return _ssim_inside(jnp.pad(x, pad, mode="symmetric"), jnp.pad(y, pad, mode="symmetric"), data_range)
 
 
-def ssim(
-    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float, valid: Valid = None
-) -> Float[Array, " b"]:
+def ssim(x: Map, y: Map, data_range: float, valid: Valid = None) -> PerExample:
     """Mean of ``ssim_map`` over channels and the windows that lie wholly inside the image, per example.
 
     valid: those count whose middle is valid; pixels that are not are equal in both images.
@@ -109,9 +99,7 @@ def ssim(
     return pixel_mean(_ssim_inside(x * valid, y * valid, data_range), middles)
 
 
-def _ssim_inside(
-    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], data_range: float
-) -> Float[Array, "b h-10 w-10 c"]:
+def _ssim_inside(x: Map, y: Map, data_range: float) -> Float[Array, "b h-10 w-10 c"]:
     """SSIM of each window that lies wholly inside: its luminance term times its contrast-structure term.
 
     Written by the sum s = x + y and the difference d = x - y: (2·μx·μy + C1) / (μx² + μy² + C1) is

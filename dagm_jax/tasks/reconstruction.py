@@ -53,6 +53,8 @@ class ReconstructionConfig:
     score_kind: ClassVar[ScoreKind] = "deviation"
     learns_from_defects: ClassVar[bool] = False
     learns_from_masks: ClassVar[bool] = False
+    # Their mean is the grey that is drawn.
+    out_channels: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         check_choices("task", self)
@@ -61,10 +63,6 @@ class ReconstructionConfig:
         require("task", self, numbers, lambda x: 0 <= x < math.inf, "be at least 0 and finite")
         if not self.pixel_weight + self.dssim_weight:
             raise UserError("`task.pixel_weight`, `task.dssim_weight` (=0) must not both be 0")
-
-    def out_channels(self, in_channels: int) -> int:
-        """As many as the input has; their mean is the grey that is drawn."""
-        return in_channels
 
     def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """The loss of redrawing each slice from a corrupted copy of it. Masks and labels have no part in it."""

@@ -55,6 +55,7 @@ class SegmentationConfig:
     score_kind: ClassVar[ScoreKind] = "probability"
     learns_from_defects: ClassVar[bool] = True
     learns_from_masks: ClassVar[bool] = True
+    out_channels: ClassVar[int | None] = 1
 
     def __post_init__(self) -> None:
         weights = " ".join(f"{name}_weight" for name in (*TERMS, "class"))
@@ -62,11 +63,6 @@ class SegmentationConfig:
         if not sum(getattr(self, f"{name}_weight") for name in TERMS):
             names = ", ".join(f"`task.{name}_weight`" for name in TERMS)
             raise UserError(f"{names} (=0) must not all be 0: nothing would be learnt")
-
-    def out_channels(self, in_channels: int) -> int:
-        """One: the logit of a defect."""
-        del in_channels
-        return 1
 
     def loss(self, forward: Forward, slices: Slices, key: PRNGKeyArray) -> LossOutput:
         """The loss over all pixels of all slices; every slice counts."""

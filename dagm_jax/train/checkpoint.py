@@ -85,8 +85,8 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     def __exit__(self, *error: object) -> None:
         try:
-            self._wait()
             with _plain_disk_errors():
+                # Waits for what is being written.
                 self._manager.close()
         finally:
             logging.get_absl_logger().removeFilter(_is_news)
@@ -114,11 +114,6 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._sweep()
 
-    def _wait(self) -> None:
-        """Returns when nothing is being written; raises OSError where the disk has refused a checkpoint."""
-        with _plain_disk_errors():
-            self._manager.wait_until_finished()
-
     def best_step(self) -> int | None:
         """The step of the highest quality; the first of equals."""
         rated = sorted(set(self._manager.all_steps()) & self._qualities.keys())
@@ -143,7 +138,8 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     def restore_or_warn(self, step: int, like: Callable[[], Any]) -> tuple[Any, dict[str, Any]] | None:
         """As `restore`; None, and a line in the log, where the checkpoint is damaged for any of the processes."""
         # A write that the disk has refused is an error, not a checkpoint that is missing.
-        self._wait()
+        with _plain_disk_errors():
+            self._manager.wait_until_finished()
         restored, reason = None, "another process cannot read it"
         try:
             restored = self.restore(step, like())

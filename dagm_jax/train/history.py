@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,33 @@ class MetricLogger:
         kept = [row for row in read_history(self._path) if row["step"] <= resume_step]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stream = self._path.open("a")
-        from dagm_jax.train.event_file import EventFile
+        # Imported here: tensorboardX imports PyTorch where that is installed.
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.summary import scalar
 
-        self._events = EventFile(workdir / "tensorboard", resume_step)
+        folder = workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}"
+        # Not tensorboardX's usual writer: a full disk ends its thread, for which the run would then wait.
+        self._events = RecordWriter(str(folder / name))
+        self._event, self._scalar = Event, scalar
+        self._add_event(file_version="brain.Event:2")
+        # TensorBoard ignores what earlier files have of later steps.
+        self._add_event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Appends a row; those of validation are on the disk when this returns."""
         self._stream.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._stream.flush()
-        self._events.write(kind, step, values)
+        for name, value in values.items():
+            self._add_event(step=step, summary=self._scalar(f"{kind}/{name}", value))
         # Not for every row: this waits for the disk.
         if kind == "validation":
             self._events.flush()
+
+    def _add_event(self, **fields: Any) -> None:
+        self._events.write(self._event(wall_time=time.time(), **fields).SerializeToString())
 
     def close(self) -> None:
         try:
@@ -48,8 +66,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     rows, damaged = [], []
     *lines, last = path.read_bytes().split(b"\n")
     for number, line in enumerate([*lines, last], start=1):
-        row = _read_row(line)
-        if row is not None:
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str):
             rows.append(row)
         elif number <= len(lines):
             damaged.append(number)
@@ -59,13 +80,3 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             "kept"
         )
     return rows
-
-
-def _read_row(line: bytes) -> dict[str, Any] | None:
-    """The row in a line of the history; None for a damaged line."""
-    try:
-        row = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        return None
-    is_row = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str)
-    return row if is_row else None

@@ -75,9 +75,6 @@ def make_train_step(
     each takes its share of every part. average_decay: see `OptimConfig`.
     """
 
-    def total(x: Any) -> Any:
-        return x if axis_name is None else jax.lax.psum(x, axis_name)
-
     def sums_of(params: Any, stats: Any, batch: dict[str, Array], key: Array) -> tuple[Any, Any]:
         """(sums of loss, counts and gradients over a part of the batch; norm statistics after it)."""
         slices = network.preprocess(batch["image"], batch["mask"], batch["label"], batch["place"])
@@ -112,7 +109,7 @@ def make_train_step(
             shapes, _ = jax.eval_shape(sums_of, state.params, state.stats, first, key)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (sums, stats), _ = jax.lax.scan(add, (zeros, state.stats), (jnp.arange(accumulate), parts))
-        loss, counts, grads = total(sums)
+        loss, counts, grads = sums if axis_name is None else jax.lax.psum(sums, axis_name)
         loss, grads = jax.tree.map(lambda x: x / jnp.maximum(counts["weight"], 1.0), (loss, grads))
         directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
         rate = schedule(state.step, state.cooldown)

@@ -39,10 +39,8 @@ class TrainConfig:
     skip_non_finite: int = 0
 
     def __post_init__(self) -> None:
-        counts = (
-            "batch_size accumulate num_steps validate_every max_validation_images judge_batch_size patience"
-        )
-        require("train", self, f"{counts} log_every", lambda x: x >= 1, "be at least 1")
+        counts = "batch_size accumulate num_steps validate_every max_validation_images judge_batch_size"
+        require("train", self, f"{counts} patience log_every", lambda x: x >= 1, "be at least 1")
         none = "be at least 0; 0 stops at the first such step"
         require("train", self, "skip_non_finite", lambda x: x >= 0, none)
         shares = "target_quality min_rise cooldown_share cooldown_share_at_target"

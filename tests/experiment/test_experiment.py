@@ -183,7 +183,7 @@ def test_without_a_whole_checkpoint_nothing_is_tested() -> None:
 def test_training_is_steered_by_validation_images_alone() -> None:
     """Would catch: early stopping and the best checkpoint chosen by test images, or by those trained on."""
     config = read_config("configs/smoke.py", ["--config.train.max_validation_images=3"])
-    sample = Setup(config, make_data(), make_devices(config.parallel)).validation_sample()
+    sample = Setup(config, make_data(), make_devices(config.parallel)).validation_sample
     assert len(sample) == 6 and sum(i % 2 for i in sample) == 3
     assert set(sample) <= set(VALIDATION)
 

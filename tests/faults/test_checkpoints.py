@@ -29,10 +29,8 @@ from dagm_jax.config import RunConfig, to_json
 from dagm_jax.distributed.processes import Processes
 from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.experiment.resume import (
-    check_images,
     check_length,
     check_same_run,
-    check_skips,
     read_progress,
 )
 from dagm_jax.experiment.run import train
@@ -380,17 +378,18 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"on other images: the (mean|std) of its training split is"):
             train(setup, checkpoints, Workdir(tmp_path))
     assert not list(tmp_path.iterdir())
-    check_images(cast(Any, data), {"mean": 100.25, "std": 30.0}, Workdir(tmp_path))
+    same = kept | {"mean": 100.25, "std": 30.0}
+    assert read_progress(same, cast(Any, data), TrainConfig(), Workdir(tmp_path)).step == 3
 
 
 def test_no_fewer_steps_may_be_skipped_than_have_been(tmp_path: Path) -> None:
     """Would catch: a run whose every step is over the bound: it moves nothing and reports good figures."""
+    progress, data = TrainProgress(step=9, num_skipped=3), cast(Any, SimpleNamespace(mean=1.0, std=1.0))
+    meta = {"position": asdict(progress), "mean": 1.0, "std": 1.0}
     for allowed in (3, 4):
-        check_skips(
-            TrainConfig(skip_non_finite=allowed), TrainProgress(step=9, num_skipped=3), Workdir(tmp_path)
-        )
+        assert read_progress(meta, data, TrainConfig(skip_non_finite=allowed), Workdir(tmp_path)) == progress
     with pytest.raises(UserError, match=r"`train.skip_non_finite` \(=2\).* skipped 3 steps .*at least 3"):
-        check_skips(TrainConfig(skip_non_finite=2), TrainProgress(step=9, num_skipped=3), Workdir(tmp_path))
+        read_progress(meta, data, TrainConfig(skip_non_finite=2), Workdir(tmp_path))
 
 
 def test_what_another_release_wrote_is_named(tmp_path: Path) -> None:
@@ -405,7 +404,7 @@ def test_what_another_release_wrote_is_named(tmp_path: Path) -> None:
         check_same_run(RunConfig(), Workdir(tmp_path))
     meta = {"position": {"step": 3, "mood": 1}, "versions": {"dagm-jax": "9.8.7", "jax": "1.2.3"}}
     with pytest.raises(UserError, match=r"written by dagm-jax 9\.8\.7 and jax 1\.2\.3.*mood"):
-        read_progress(meta, Workdir(tmp_path))
+        read_progress(meta, cast(Any, None), TrainConfig(), Workdir(tmp_path))
 
 
 # --- other devices ------------------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ from flax import nnx
 from dagm_jax.command_line import read_config
 from dagm_jax.config import TASKS, RunConfig
 from dagm_jax.models.network import make_network
-from dagm_jax.train.optim import OptimConfig, make_optimizer
-from dagm_jax.train.schedule import learning_rate
+from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
 from dagm_jax.train.step import TrainState, make_state, make_train_step
 
 NETWORKS = ("custom_unet", "conv_autoencoder", "unet3plus")
@@ -41,7 +40,7 @@ def train(config: RunConfig) -> tuple[Any, TrainState, list[float]]:
     """(initial parameters, state after the steps, loss of every step)."""
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
-        out_channels = config.task.out_channels(config.in_channels)
+        out_channels = config.task.out_channels or config.in_channels
         return config.model.build(in_channels=config.in_channels, out_channels=out_channels, rngs=rngs)
 
     network, params, stats = make_network(build, seed=0, in_channels=config.in_channels, mean=128.0, std=35.0)
