@@ -22,13 +22,12 @@ from dagm_jax.data.images.decode import BadImage, read_bytes
 from dagm_jax.data.images.load import in_threads
 from dagm_jax.errors import Interrupted, UserError, printable
 from dagm_jax.evaluation.predictor import NonFiniteOutput
+from dagm_jax.inspection.drift import WARNING, describe_drift
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.predictions import (
-    WARNING,
     Prediction,
     Predictions,
     check_origin,
-    describe_drift,
     drift_of,
     print_summary,
     summarise,

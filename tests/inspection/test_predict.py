@@ -28,8 +28,9 @@ from dagm_jax import predict
 from dagm_jax.data.images.decode import BadImage, read_bytes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.predictor import NonFiniteOutput
+from dagm_jax.inspection.drift import score_drift
 from dagm_jax.inspection.inspector import Inspector
-from dagm_jax.inspection.predictions import Prediction, print_summary, score_drift, summarise
+from dagm_jax.inspection.predictions import Prediction, print_summary, summarise
 from dagm_jax.inspection.scan import make_source
 from dagm_jax.visualization.overlay import write_overlay
 
