@@ -10,6 +10,12 @@ import jax
 from dagm_jax.distributed.devices import Devices
 
 
+class Text(str):
+    """The text of a program, with the shapes of its outputs as compiled programs have them."""
+
+    out_info: Any
+
+
 @dataclass(frozen=True)
 class ReadingDevices(Devices):
     """Devices of the platform that is ``asked`` for; what they compile is the text of the program."""
@@ -23,4 +29,7 @@ class ReadingDevices(Devices):
     def compile_step(self, step: Any, *example: Any) -> Any:
         return str(jax.make_jaxpr(step)(*example))
 
-    compile_eval_step = compile_step
+    def compile_eval_step(self, eval_step: Any, *example: Any) -> Any:
+        text = Text(self.compile_step(eval_step, *example))
+        text.out_info = jax.eval_shape(eval_step, *example)
+        return text

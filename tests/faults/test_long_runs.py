@@ -175,7 +175,7 @@ def test_predicting_holds_no_more_after_many_images(
 
 # Reads batches from workers of its own, whose shared memory it notes down, and does with them what argv[1] says.
 READER = """
-import os, re, signal, sys
+import os, re, signal, sys, time
 from pathlib import Path
 import grain
 import numpy as np
@@ -216,6 +216,8 @@ if __name__ == "__main__":
         assert not [name for name in seen if Path("/dev/shm", name).exists()]
         assert workers() == []
     elif sys.argv[1] == "lose":
+        # Until the workers wait: of a segment that one is just making, Python's tracker does not know yet.
+        time.sleep(1)
         os.kill(workers()[0], signal.SIGKILL)
         try:
             for batch in batches:
