@@ -144,9 +144,7 @@ def run_cells(
                 console.print(f"benchmark: {cell.title}")
                 try:
                     outcome = Outcome(cell, measure(cell))
-                except (
-                    Exception
-                ) as error:  # out of memory, a compiler's failure: another cell may well succeed
+                except Exception as error:  # out of memory, no compiler: another cell may well succeed
                     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                     outcome = Outcome(cell, error=f"{kind}{one_line(error)}"[:MESSAGE_LENGTH])
             longest_s = max(longest_s, clock() - began_s)
