@@ -141,7 +141,6 @@ class Job:
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        for process in self.processes:
             process.wait()
 
     def explain(self, index: int, status: int) -> str:

@@ -91,7 +91,7 @@ def draw_class(request: Request, class_id: int) -> tuple[Manifest, bool]:
 
     numbers = {name: value for name in PROCEDURAL_ONLY if (value := getattr(request, name)) is not None}
     recipe = Recipe(class_id, **numbers)
-    with show(f"class {class_id}: draw", recipe.num_images) as bar:
+    with show(f"class {class_id}: draw", recipe.num_defective + recipe.num_good) as bar:
         is_new = write_class(recipe, request.output, bar.advance)
     return read_tree(request.output, (class_id,)), is_new
 

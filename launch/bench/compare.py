@@ -11,13 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from flax import nnx
-
 from dagm_jax.command_line import one_line
 from dagm_jax.errors import UserError
 from launch.bench import peer_data
-from launch.bench.arithmetic import over
-from launch.bench.measure import Options, Values, pipeline_rates
+from launch.bench.measure import Options, Values, over, pipeline_rates
 from launch.bench.peer_step import (
     Twin,
     as_examples,
@@ -39,9 +36,8 @@ MESSAGE_LENGTH = 200
 
 def twin_of(subject: Subject) -> Twin:
     """A new PyTorch twin of the run's network with its initial weights."""
-    setup, state = subject.setup, subject.setup.initial_state()
-    model = nnx.merge(setup.network.graphdef, state.params, state.stats)
-    return make_twin(setup.config, model, setup.network.mean, setup.network.std)
+    state = subject.setup.initial_state()
+    return make_twin(subject.setup.config, subject.setup.network, state.params, state.stats)
 
 
 def peer_runs(make: Callable[[bool], tuple[Any, ...]], compiles: bool) -> tuple[dict[str, Any], Values]:
@@ -56,10 +52,9 @@ def peer_runs(make: Callable[[bool], tuple[Any, ...]], compiles: bool) -> tuple[
         try:
             compiled = make(True)
             compiled[0](1)
+            made[COMPILED] = compiled
         except Exception as error:  # torch.compile raises whatever a compiler's absence leads to
             notes["compiled_error"] = f"{type(error).__name__}: {one_line(error)}"[:MESSAGE_LENGTH]
-        else:
-            made[COMPILED] = compiled
     return made, notes
 
 
@@ -174,8 +169,7 @@ def our_epochs(subject: Subject, steps: int, folder: Path) -> Epochs:
             subject.run_training(batches)(steps)
             first_s = time.perf_counter() - start_s
         with closing(fed.iterate()) as batches:
-            run = subject.run_training(batches)
-            return first_s, seconds_of(partial(run, steps))
+            return first_s, seconds_of(partial(subject.run_training(batches), steps))
 
     return epochs
 

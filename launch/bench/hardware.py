@@ -11,8 +11,6 @@ from typing import Any
 
 import jax
 
-from dagm_jax.versions import PACKAGES, package_versions
-from launch.bench.arithmetic import Number
 from launch.bench.timing import repeat, time_blocks
 
 VENDOR_SOURCE = "NVIDIA's data sheets, dense, float32 as TF32"
@@ -31,8 +29,7 @@ VENDOR_PEAKS = {
 def describe() -> dict[str, Any]:
     """The machine in JSON values: devices, processor, cores that this process may use."""
     device = jax.local_devices()[0]
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
         "device": device.device_kind,
@@ -42,14 +39,6 @@ def describe() -> dict[str, Any]:
         "num_cores": len(os.sched_getaffinity(0)),
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30,
         "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the figures depend on."""
-    return {
-        "python": platform.python_version(),
-        **package_versions((*PACKAGES, "torch", "pillow", "onnxruntime", "openvino")),
     }
 
 
@@ -64,8 +53,3 @@ def measure_peaks(precisions: Sequence[str], repetitions: int = 5) -> dict[str, 
         run = repeat(partial(multiply, a), jax.block_until_ready)
         found[dtype] = 2 * n**3 / min(time_blocks(run, repetitions).seconds)
     return found
-
-
-def vendor_peak(precision: str) -> Number:
-    """FLOP/s that the vendor prints for this kind of device; None for kinds that are not in VENDOR_PEAKS."""
-    return VENDOR_PEAKS.get(jax.local_devices()[0].device_kind, {}).get(precision)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +22,6 @@ from dagm_jax.data.pipeline import iterate
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.workdir import Workdir
 from launch.bench import hardware
-from launch.bench.arithmetic import Number, all_reduce_bytes, over
 from launch.bench.plan import OF_MODEL, PEER, Cell, Request
 from launch.bench.subject import Subject, Subjects
 from launch.bench.timing import Blocks, Run, calls_per_block, repeat, time_alternately, time_blocks
@@ -31,6 +32,9 @@ Values = dict[str, Any]
 ERROR = "not_measured"
 # Batches before a pipeline is timed: prefetched ones would be free.
 WARM_UP_BATCHES = 16
+# All-reduces in HLO text, ``%name = (f32[3,4]{1,0}, f32[]) all-reduce(…)``; on GPUs a start and a done, counted once.
+_ALL_REDUCE = re.compile(r" = (?P<shape>.*?) all-reduce(?:-start)?\(")
+_ARRAY = re.compile(r"(?P<kind>[a-z]+)(?P<bits>\d+)?\w*\[(?P<shape>[\d,]*)\]")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,25 @@ class Options:
     request: Request
     overrides: tuple[str, ...]
     peaks: dict[str, float]
+
+
+def over(part: float | None, whole: float | None) -> float | None:
+    """part / whole; None where either is unknown or ``whole`` is 0."""
+    return None if part is None or not whole else part / whole
+
+
+def all_reduce_bytes(hlo: str) -> int:
+    """Bytes that a device gives to all-reduces in one run of a compiled program, from its HLO text.
+
+    The traffic depends on the algorithm: a ring moves 2 (n - 1) / n times that per device.
+    """
+    total = 0
+    for match in _ALL_REDUCE.finditer(hlo):
+        for array in _ARRAY.finditer(match["shape"]):
+            shape = [int(size) for size in array["shape"].split(",") if size]
+            # pred is the one kind without a number of bits.
+            total += math.prod(shape) * int(array["bits"] or 8) // 8
+    return total
 
 
 def throughput(subject: Subject, seconds_per_batch: float) -> Values:
@@ -55,7 +78,7 @@ def times(blocks: Blocks, name: str) -> Values:
 
 
 def costs(
-    compiled: jax.stages.Compiled, flop: Number, seconds: float, cell: Cell, options: Options
+    compiled: jax.stages.Compiled, flop: float | None, seconds: float, cell: Cell, options: Options
 ) -> Values:
     """FLOP/s of a program with their shares of the devices' measured and printed peaks; its memory.
 
@@ -64,6 +87,7 @@ def costs(
     """
     flop_per_s = over(flop, seconds)
     per_device = over(flop_per_s, cell.num_devices)
+    vendor_peaks = hardware.VENDOR_PEAKS.get(jax.local_devices()[0].device_kind, {})
     memory: Any = compiled.memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     allocator = jax.local_devices()[0].memory_stats() or {}
@@ -71,7 +95,7 @@ def costs(
         "flop": flop,
         "flop_per_s": flop_per_s,
         "share_of_measured_peak": over(per_device, options.peaks[cell.precision]),
-        "share_of_vendor_peak": over(per_device, hardware.vendor_peak(cell.precision)),
+        "share_of_vendor_peak": over(per_device, vendor_peaks.get(cell.precision)),
         "program_bytes": kept + memory.temp_size_in_bytes,
         "device_peak_bytes": allocator.get("peak_bytes_in_use"),
     }
@@ -132,11 +156,6 @@ def measure_inference(cell: Cell, subject: Subject, options: Options) -> Values:
         **throughput(subject, blocks.median_s),
         **costs(subject.predictor[0], subject.predict_flop(), blocks.median_s, cell, options),
     }
-
-
-def measure_pipeline(cell: Cell, subject: Subject, options: Options) -> Values:
-    """Slices per second and per core second of the input pipeline alone."""
-    return pipeline_rates(subject, {"": None}, options)
 
 
 def pipeline_rates(subject: Subject, runs: Mapping[str, Run | None], options: Options) -> Values:
@@ -206,7 +225,7 @@ def measure(cell: Cell, subjects: Subjects, options: Options) -> Values:
         "step": measure_step,
         "whole": measure_whole,
         "inference": measure_inference,
-        "pipeline": measure_pipeline,
+        "pipeline": lambda _, subject, options: pipeline_rates(subject, {"": None}, options),
     }
     if cell.kind.startswith(PEER):
         # PyTorch is an extra.

@@ -100,12 +100,8 @@ class BalancedSampler(Sampler[SampleRequest]):
         everything = self._shuffled(range(len(self.masks)))
         defective = self._shuffled([i for i, mask in enumerate(self.masks) if mask is not None])
         for k in range(self.number):
-            if not self.balance:
-                yield next(everything), None
-            elif k % 2 == 0:
-                yield next(defective), True
-            else:
-                yield next(everything), False
+            positive = k % 2 == 0 if self.balance else None
+            yield next(defective if positive else everything), positive
 
 
 def make_loader(

@@ -23,6 +23,7 @@ from torch.nn import functional
 from dagm_jax.config import RunConfig
 from dagm_jax.evaluation.postprocess import gaussian, reflected
 from dagm_jax.experiment.trained_model import TrainedModel
+from dagm_jax.models.network import Network
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.optim import OptimConfig
 from dagm_jax.types import NetworkOutput
@@ -35,13 +36,6 @@ Step = Callable[[Example], Tensor]
 F = TypeVar("F", bound=Callable[..., Any])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
 FOCAL_GAMMA = 2.0
-
-
-def make_ssim(device: torch.device) -> SSIM:
-    """SSIM whose window is made once, on ``device``; made at each call, the device would wait for it."""
-    ssim = SSIM(data_range=1.0, channel=1)
-    ssim.win = ssim.win.to(device)
-    return ssim
 
 
 def pixel_loss(task: SegmentationConfig, logits: Tensor, targets: Tensor, ssim: SSIM) -> Tensor:
@@ -122,17 +116,21 @@ class Twin:
             torch.cuda.synchronize()
 
 
-def make_twin(config: RunConfig, model: Any, mean: float, std: float) -> Twin:
-    """The twin of our network ``model`` on PyTorch's GPU if there is one, else on the CPU."""
+def make_twin(config: RunConfig, network: Network, params: Any, stats: Any) -> Twin:
+    """The twin of our network with these weights, on PyTorch's GPU if there is one, else on the CPU."""
     task = check_task(config)
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = peer.build(config.model, in_channels=config.in_channels, out_channels=1)
-    peer.copy_weights(model, module)
+    peer.copy_weights(nnx.merge(network.graphdef, params, stats), module)
     module.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
+    ssim = SSIM(data_range=1.0, channel=1)
+    # A window made at each call would be one that the device waits for.
+    ssim.win = ssim.win.to(place)
     # The spread is 0 where all training images have one grey level.
-    return Twin(module, task, config.optim, config.in_channels, mean, std or 1.0, place, make_ssim(place))
+    mean, std = network.mean, network.std or 1.0
+    return Twin(module, task, config.optim, config.in_channels, mean, std, place, ssim)
 
 
 def compile_anew(function: F) -> F:
@@ -201,9 +199,8 @@ def make_judge(model: TrainedModel, compiled: bool) -> Callable[..., NDArray[np.
     The trained segmentation's map is cropped, smoothed and scored as in `dagm_jax.evaluation.postprocess`, and decision
     and mask are computed too.
     """
-    network, verdict = model.network, model.config.verdict
-    module = nnx.merge(network.graphdef, model.params, model.stats)
-    twin = make_twin(model.config, module, network.mean, network.std)
+    verdict = model.config.verdict
+    twin = make_twin(model.config, model.network, model.params, model.stats)
     twin.module.eval()
     weights = torch.from_numpy(gaussian(verdict.smoothing_px)).to(twin.device)
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from dagm_jax.command_line import flag
 from dagm_jax.errors import UserError
@@ -64,14 +63,8 @@ class Cell:
     def title(self) -> str:
         """``step, configs/custom_unet.py, jit, float32, batch 16, 1 device``, for messages."""
         devices = "1 device" if self.num_devices == 1 else f"{self.num_devices} devices"
-        return (
-            f"{self.kind}, {self.config}, {self.mode}, {self.precision}, batch {self.batch_size}, {devices}"
-        )
-
-    @property
-    def settings(self) -> tuple[Any, ...]:
-        """The options that the setup depends on beside the configuration."""
-        return self.mode, self.precision, self.batch_size, self.num_devices
+        words = (self.kind, self.config, self.mode, self.precision, f"batch {self.batch_size}", devices)
+        return ", ".join(words)
 
     @property
     def name(self) -> str:
@@ -116,7 +109,7 @@ class Request:
         object.__setattr__(self, "configs", split_configs(self.configs))
         for name in ("configs", "what", *FIELDS):
             check_list(name, getattr(self, name), WORDS.get(name, ()))
-        if bool(self.model) != bool(self.of_model):
+        if bool(self.model) != bool({*OF_MODEL} & {*self.what}):
             raise UserError(
                 f"`--model` (={self.model or ''}) goes with --what={'|'.join(OF_MODEL)}; give both or neither"
             )
@@ -124,11 +117,6 @@ class Request:
             raise UserError(
                 "`--profile` (=True) traces the cells `step` and `whole`, which `--what` leaves out; add one"
             )
-
-    @property
-    def of_model(self) -> list[Cell]:
-        """The cells of the finished run."""
-        return [Cell(kind, str(self.model)) for kind in OF_MODEL if kind in self.what]
 
     def cells(self) -> list[Cell]:
         """All cells, network by network; those of the same settings, which share compiled programs, stand together.
@@ -145,8 +133,9 @@ class Request:
             for values in product(*(getattr(self, axis) for axis in axes)):
                 fields = dict(zip((FIELDS[axis] for axis in axes), values, strict=True))
                 found.append(Cell(kind, config, **fields))
-        found.sort(key=lambda cell: (self.configs.index(cell.config), cell.settings))
-        return found + self.of_model
+        place = self.configs.index
+        found.sort(key=lambda c: (place(c.config), c.mode, c.precision, c.batch_size, c.num_devices))
+        return found + [Cell(kind, str(self.model)) for kind in OF_MODEL if kind in self.what]
 
 
 def split_configs(words: Sequence[str]) -> tuple[str, ...]:

@@ -49,7 +49,6 @@ class Outcome:
     cell: Cell
     values: Values = field(default_factory=dict)
     error: str = ""
-    seconds: float = 0.0
 
 
 @dataclass
@@ -123,11 +122,7 @@ def model_section(outcome: Outcome) -> str:
     return section(title, [["", *rows], *columns], notes)
 
 
-# Type of `session.describe`'s result.
-Origin = Mapping[str, Any]
-
-
-def markdown(state: State, origin: Origin) -> str:
+def markdown(state: State, origin: Mapping[str, Any]) -> str:
     """The whole report."""
     done = f"{len(state.outcomes)} of {len(state.cells)}, {len(state.failures)} without figures"
     parts = ["# Benchmark\n"]
@@ -145,7 +140,7 @@ def markdown(state: State, origin: Origin) -> str:
     return "\n".join(parts)
 
 
-def as_json(state: State, origin: Origin) -> str:
+def as_json(state: State, origin: Mapping[str, Any]) -> str:
     """All figures, unrounded; unknown ones are null."""
     content = {
         **origin,
@@ -163,7 +158,7 @@ def as_json(state: State, origin: Origin) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def write(state: State, origin: Origin, folder: Path) -> None:
+def write(state: State, origin: Mapping[str, Any], folder: Path) -> None:
     """``benchmark.json`` and ``benchmark.md`` in ``folder``."""
     write_atomically(folder / "benchmark.json", as_json(state, origin))
     write_atomically(folder / "benchmark.md", markdown(state, origin))

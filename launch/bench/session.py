@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import math
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -21,6 +23,7 @@ from dagm_jax.distributed.devices import make_devices
 from dagm_jax.errors import UserError
 from dagm_jax.storage import locked
 from dagm_jax.tasks.segmentation import SegmentationConfig
+from dagm_jax.versions import PACKAGES, package_versions
 from launch.bench import hardware, report
 from launch.bench.measure import Options, Values, measure
 from launch.bench.plan import ON_FILES, PEER, Cell, Request
@@ -30,6 +33,8 @@ from launch.prepare.procedural_images import Recipe, write_class
 
 # Most characters of a failed cell's reason.
 MESSAGE_LENGTH = 300
+# Packages that the figures depend on.
+VERSIONED = (*PACKAGES, "torch", "pillow", "onnxruntime", "openvino")
 
 
 def run(request: Request, overrides: tuple[str, ...], command: str, xla_flags: str) -> None:
@@ -47,8 +52,9 @@ def run(request: Request, overrides: tuple[str, ...], command: str, xla_flags: s
         origin = describe(request, overrides, command, configs, xla_flags)
         options = Options(request, overrides, origin["measured_peaks"])
         write = partial(report.write, state, origin, request.output)
+        limit_s = request.time_limit_s or math.inf
         write()
-        run_cells(state, lambda cell: measure(cell, subjects, options), write, request.time_limit_s or None)
+        run_cells(state, lambda cell: measure(cell, subjects, options), write, limit_s)
     console.print(f"benchmark.md, benchmark.json: {request.output}")
 
 
@@ -81,7 +87,7 @@ def on_files(config: RunConfig, folder: Path) -> RunConfig:
         return config
     for class_id in data.classes:
         recipe = Recipe(class_id, data.procedural_defective, data.procedural_good, config.seed)
-        with show(f"drawing class {class_id}", recipe.num_images) as bar:
+        with show(f"drawing class {class_id}", recipe.num_defective + recipe.num_good) as bar:
             write_class(recipe, folder, bar.advance)
     return replace(config, data=replace(data, root=str(folder)))
 
@@ -109,7 +115,7 @@ def describe(
     return {
         "command": command,
         "hardware": hardware.describe(),
-        "versions": hardware.versions(),
+        "versions": {"python": platform.python_version(), **package_versions(VERSIONED)},
         "flags": flags,
         "measured_peaks": hardware.measure_peaks(request.precisions) if needs_peaks else {},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -120,39 +126,33 @@ def run_cells(
     state: State,
     measure: Callable[[Cell], Values],
     on_change: Callable[[], None],
-    time_limit_s: float | None,
+    time_limit_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Measures every cell; ``on_change`` is called after each.
+    """Measures every cell, frees the memory of those that fail, and calls ``on_change`` after each.
 
     Once the time left is shorter than the longest cell took, the rest is listed as not measured.
     """
     start_s, longest_s = clock(), 0.0
     with show("benchmark", len(state.cells)) as bar:
         for cell in state.cells:
-            left_s = None if time_limit_s is None else time_limit_s - (clock() - start_s)
-            if left_s is not None and left_s < longest_s:
+            began_s = clock()
+            left_s = time_limit_s - (began_s - start_s)
+            if left_s < longest_s:
                 outcome = Outcome(cell, error=f"not measured: {left_s:.0f} s of --time_limit_s were left")
             else:
                 console.print(f"benchmark: {cell.title}")
-                outcome = attempt(cell, measure, clock)
-            longest_s = max(longest_s, outcome.seconds)
+                try:
+                    outcome = Outcome(cell, measure(cell))
+                except Exception as error:  # out of memory, no compiler: another cell may well succeed
+                    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                    outcome = Outcome(cell, error=f"{kind}{one_line(error)}"[:MESSAGE_LENGTH])
+            longest_s = max(longest_s, clock() - began_s)
             state.outcomes.append(outcome)
             if outcome.error:
                 console.print(f"benchmark: {outcome.error}")
+                # The exception, whose frames hold the arrays, is gone only here.
+                jax.clear_caches()
+                gc.collect()
             bar.advance(1, f"{len(state.failures)} failed" if state.failures else "")
             on_change()
-
-
-def attempt(cell: Cell, measure: Callable[[Cell], Values], clock: Callable[[], float]) -> Outcome:
-    """The cell's figures, or the reason of its failure in one line, whose memory is freed."""
-    start_s = clock()
-    try:
-        return Outcome(cell, measure(cell), seconds=clock() - start_s)
-    except Exception as error:  # out of memory, a compiler's failure: another cell may well succeed
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        message = f"{kind}{one_line(error)}"[:MESSAGE_LENGTH]
-    # The exception, whose frames hold the arrays, is gone only here.
-    jax.clear_caches()
-    gc.collect()
-    return Outcome(cell, error=message, seconds=clock() - start_s)

@@ -196,7 +196,8 @@ class Subjects:
 
     def of(self, cell: Cell) -> Subject:
         """The cell's subject. Raises UserError where its options do not go together."""
-        key = cell.config, cell.settings
+        # Cells of other kinds share programs.
+        key = replace(cell, kind="")
         if self._last is None or self._last[0] != key:
             # Compiled programs hold memory.
             self._last = None

@@ -30,7 +30,7 @@ from dagm_jax.exporting.runners import compile_openvino, openvino_program
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.trained_backend import TrainedModelBackend
 from launch.bench.measure import ERROR, Options, Values
-from launch.bench.timing import repeat, time_alternately
+from launch.bench.timing import Run, repeat, time_alternately
 
 TILINGS = {
     "slices": EvalConfig(tiling="slices"),
@@ -39,8 +39,8 @@ TILINGS = {
 }
 # Limit of images that one way predicts before the next takes its turn.
 TURN = 10
-# Type: an image uint8 [h w] → its map float32 [h w], once all outputs are there.
-Judge = Callable[[NDArray[np.uint8]], NDArray[np.float32] | None]
+# Type: an image uint8 [h w] → its map float32 [h w] (logits of the network alone), once all outputs are there.
+Judge = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def compare_tilings(workdir: Path, options: Options) -> Values:
@@ -48,15 +48,11 @@ def compare_tilings(workdir: Path, options: Options) -> Values:
     model = load_trained_model(workdir)
     test = expected(model, workdir, options.request.num_images, None)
     pixels = list(zip(test.images, test.masks, strict=True))
-    shapes = choose_shapes((image.shape[0], image.shape[1]) for image in test.images)
+    model = replace(model, padded=choose_shapes((image.shape[0], image.shape[1]) for image in test.images))
     devices = make_devices(model.config.parallel, os.environ.get("XLA_FLAGS", ""))
     batch_size = model.config.train.judge_batch_size
-    predictors = {
-        name: replace(model, config=replace(model.config, eval=way), padded=shapes).make_predictor(
-            devices, batch_size
-        )
-        for name, way in TILINGS.items()
-    }
+    models = {name: replace(model, config=replace(model.config, eval=way)) for name, way in TILINGS.items()}
+    predictors = {name: each.make_predictor(devices, batch_size) for name, each in models.items()}
     found: dict[str, list[Prediction]] = {name: [] for name in TILINGS}
     seconds: dict[str, list[float]] = {name: [] for name in TILINGS}
     for predictor in predictors.values():
@@ -93,22 +89,21 @@ def compare_runtimes(workdir: Path, options: Options) -> Values:
     # ONNX files take images of the model's size alone.
     image = expected(model, workdir, 1, model.shape).images[0]
     rows: dict[str, Values] = {}
-    judges: dict[str, Judge] = {}
+    runs: dict[str, Run] = {}
     maps: dict[str, Any] = {}
     for name, (make, arguments) in RUNTIMES.items():
         try:
             judge, rows[name] = make(model, options, **arguments)
             maps[name] = judge(image)
-            judges[name] = judge
+            runs[name] = repeat(partial(judge, image))
         except Exception as error:  # whatever a runtime that is absent or refuses the file raises
             rows[name] = {ERROR: one_line(error)}
-    runs = {name: repeat(partial(judge, image)) for name, judge in judges.items()}
     blocks = time_alternately(runs, options.request.repetitions, singly=True)
     for name, each in blocks.items():
         rows[name] |= {f"p{p}_s": each.percentile(p) for p in (50, 95)}
         rows[name]["over_network_ratio"] = each.median_s / blocks[NETWORK].median_s
-        if (map_ := maps[name]) is not None:
-            rows[name]["map_difference"] = float(np.abs(map_ - maps[XLA]).max())
+        if name != NETWORK:
+            rows[name]["map_difference"] = float(np.abs(maps[name] - maps[XLA]).max())
     return {"image_px": "x".join(map(str, image.shape)), "rows": rows}
 
 
@@ -124,12 +119,7 @@ def open_network(model: TrainedModel, options: Options) -> tuple[Judge, Values]:
         return forward(network.preprocess(image[None, ..., None], none, none, none)["x"], None).logits
 
     compiled = jax.jit(logits, compiler_options=devices.compiler_options)
-
-    def judge(image: NDArray[np.uint8]) -> None:
-        """No map: that of the network alone is neither smoothed nor cropped."""
-        jax.block_until_ready(compiled(*weights, frame(image)))
-
-    return judge, {}
+    return lambda image: jax.block_until_ready(compiled(*weights, frame(image))), {}
 
 
 def open_xla(model: TrainedModel, options: Options) -> tuple[Judge, Values]:

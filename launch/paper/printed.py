@@ -6,8 +6,6 @@ test images are not known. Source: Table I (a row per network and class, 1 to 6 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from statistics import fmean
 from typing import NamedTuple
 
 
@@ -70,9 +68,3 @@ TABLE_2: tuple[tuple[str, str, float, str], ...] = (
     ("Xiong et al.", "attention U-Net", 95.6, "a best precision, on other data"),
     ("Wong et al.", "3D U-Net", 88.4, "a mean IoU of voxels on X-ray CT"),
 )
-
-
-def printed_mean(model: str, classes: Collection[int], name: str) -> float | None:
-    """The mean of a column over those of ``classes`` that the paper has for the model, None for none of them."""
-    rows = [row for class_id, row in TABLE_1.get(model, {}).items() if class_id in classes]
-    return fmean(getattr(row, name) for row in rows) if rows else None

@@ -27,11 +27,16 @@ Run = Callable[[RunConfig, Path], Report]
 def reproduce(grid: Grid, run: Run) -> None:
     """Runs the grid's cells with ``run`` and writes tables and figures into its workdir.
 
-    Raises UserError for mistakes in the configurations before anything runs, and at the end where a cell failed.
+    Raises UserError for mistakes in the configurations, and where a cell's folder holds another run, before anything
+    runs, and at the end where a cell failed.
     """
     configs = read_configs(grid)
     with locked(grid.plan.workdir, "workdir"):
-        read_finished(grid, configs)
+        for cell, config in configs.items():
+            workdir = Workdir(cell.workdir(grid.plan.workdir))
+            check_same_run(config, workdir)
+            if workdir.is_finished:
+                grid.reports[cell] = json.loads(workdir.report.read_text())
         remove_pages(grid.plan.workdir)
         write_pages(grid)
         run_cells(grid, configs, run)
@@ -57,15 +62,6 @@ def read_configs(grid: Grid) -> dict[Cell, RunConfig]:
                 f"leave out {' '.join(cell.variant.overrides)}"
             )
     return configs
-
-
-def read_finished(grid: Grid, configs: Mapping[Cell, RunConfig]) -> None:
-    """Reads the reports of finished cells. Raises UserError where a cell's folder holds another run."""
-    for cell, config in configs.items():
-        workdir = Workdir(cell.workdir(grid.plan.workdir))
-        check_same_run(config, workdir)
-        if workdir.is_finished:
-            grid.reports[cell] = json.loads(workdir.report.read_text())
 
 
 def run_cells(grid: Grid, configs: Mapping[Cell, RunConfig], run: Run) -> None:

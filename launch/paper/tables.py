@@ -45,8 +45,6 @@ ABLATION_FIGURES = ("accuracy", "f1", *EXTRA[:-1], "dice_defective", "executing_
 # Decimals in Markdown: figures that are no rates, and rates.
 DECIMALS = {"executing_time_s": 1, "cost_1_20": 1}
 RATE_DECIMALS = 4
-# Settings in which finished cells may differ: they change times, but not results.
-PACE_FIELDS = ("data.num_workers", "parallel.cpu_convolutions", "parallel.mode")
 NOTHING = "-"
 
 # Type: heading → function of a row that gives the cell's text.
@@ -136,7 +134,7 @@ def figure_columns(names: Sequence[str], suffix: str = "") -> Columns:
 
 
 def provenance(reports: Collection[Report], command: str) -> list[str]:
-    """Notes on the origin of the numbers: command, images, devices, versions, mixed PACE_FIELDS."""
+    """Notes on the origin of the numbers: command, images, devices, versions."""
     found = {
         "Images": {report["data"]["source"] for report in reports},
         "Device": {report["device"] for report in reports},
@@ -144,13 +142,6 @@ def provenance(reports: Collection[Report], command: str) -> list[str]:
     }
     nothing = ["no cell is finished"]
     notes = [f"{title}: {text}" for title, texts in found.items() for text in sorted(texts) or nothing]
-    for name in PACE_FIELDS:
-        group, field = name.split(".")
-        values = sorted({str(report["config"][group][field]) for report in reports})
-        if len(values) > 1:
-            notes.append(
-                f"Cells ran with different `{name}`: {', '.join(values)}; times are averaged over them"
-            )
     return [f"Command: `{command}`", *notes]
 
 
@@ -219,8 +210,7 @@ def ablation_table(grid: Grid, task: str) -> Table:
 def model_row(reports: Mapping[Cell, Report]) -> Row:
     """Size and speed of one model in one task: size of the first cell, mean speeds of all cells."""
     cell, first = next(iter(reports.items()))
-    running = first["cost_of_running"]
-    steps_s = [float(report["training"]["seconds_per_1000_slices"]) for report in reports.values()]
+    running, each = first["cost_of_running"], reports.values()
     return {
         "task": cell.task,
         "model": cell.model,
@@ -229,11 +219,9 @@ def model_row(reports: Mapping[Cell, Report]) -> Row:
         "num_parameters": running["num_parameters"],
         "weights_mb": running["num_parameters"] * BYTES_PER_PARAMETER / 1e6,
         "gflop_per_slice": running["gflop_per_slice"],
-        "training_slices_per_s": fmean(1000 / seconds for seconds in steps_s),
-        "executing_images_per_s": fmean(
-            float(report["cost_of_running"]["images_per_s"]) for report in reports.values()
-        ),
-        "device": ", ".join(sorted({report["device"] for report in reports.values()})),
+        "training_slices_per_s": fmean(1000 / one["training"]["seconds_per_1000_slices"] for one in each),
+        "executing_images_per_s": fmean(one["cost_of_running"]["images_per_s"] for one in each),
+        "device": ", ".join(sorted({one["device"] for one in each})),
     }
 
 

@@ -31,10 +31,6 @@ class Recipe:
     num_good: int = 125
     seed: int = 0
 
-    @property
-    def num_images(self) -> int:
-        return self.num_defective + self.num_good
-
 
 @dataclass(frozen=True)
 class Place:

@@ -91,7 +91,7 @@ def test_the_loss_of_a_batch_is_ours(name: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(unet3plus, "DROPOUT_RATE", 0.0)
     config = narrow(name)
     network, params, stats = make_weights(config)
-    twin = peer_step.make_twin(config, nnx.merge(network.graphdef, params, stats), MEAN, STD)
+    twin = peer_step.make_twin(config, network, params, stats)
     for module in twin.module.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -132,7 +132,7 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
     ]
     output = NetworkOutput(leaves[0], tuple(leaves[1:3]), leaves[3])
     targets = torch.from_numpy(np.moveaxis(mask, -1, 1).copy()).float()
-    ssim = peer_step.make_ssim(torch.device("cpu"))
+    ssim = peer_step.SSIM(data_range=1.0, channel=1)
     theirs = peer_step.batch_loss(task, output, targets, torch.from_numpy(label), ssim)
     theirs.backward()
     assert theirs.item() == pytest.approx(float(expected), rel=1e-5)
@@ -180,7 +180,7 @@ def test_maps_are_ours(name: str) -> None:
     """Would catch: logits timed for maps, a map that is not gated, dropout and batch statistics in inference."""
     config = narrow(name)
     network, params, stats = make_weights(config)
-    twin = peer_step.make_twin(config, nnx.merge(network.graphdef, params, stats), MEAN, STD)
+    twin = peer_step.make_twin(config, network, params, stats)
     batch = batches(1)[0]
 
     def predict(params: Any, stats: Any) -> Any:
@@ -236,8 +236,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def doubling_twin() -> Any:
-    task, place = SegmentationConfig(ssim_weight=1.0), torch.device("cpu")
-    return peer_step.Twin(Doubling(), task, OptimConfig(), 1, MEAN, STD, place, peer_step.make_ssim(place))
+    task, ssim = SegmentationConfig(ssim_weight=1.0), peer_step.SSIM(data_range=1.0, channel=1)
+    return peer_step.Twin(Doubling(), task, OptimConfig(), 1, MEAN, STD, torch.device("cpu"), ssim)
 
 
 def test_the_window_of_ssim_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

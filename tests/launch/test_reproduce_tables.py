@@ -18,7 +18,7 @@ from dagm_jax.types import DAGM_SHAPE
 from dagm_jax.visualization.figures import write_figure
 from launch.paper import pages
 from launch.paper.cells import ABLATIONS, BASE, Cell, Grid, Plan
-from launch.paper.figures import group_by_model, plot_confusions, plot_curves, shown_class
+from launch.paper.pages import group_by_model, plot_confusions, plot_curves, shown_class
 from launch.paper.reproduce import reproduce, time_left_s
 from launch.reproduce_tables import parse_flags
 
