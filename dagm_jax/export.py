@@ -48,6 +48,8 @@ class Request:
             raise UserError(f"`--output` (={self.output}): there is no folder {folder}; make it first")
         if self.int8 and self.format != "onnx":
             raise UserError(f"`--int8` holds with --format=onnx, not {self.format}; leave it out")
+        if self.opset != OPSET and self.format != "onnx":
+            raise UserError(f"`--opset` (={self.opset}) is of --format=onnx, not {self.format}; leave it out")
         if self.opset > NEWEST_OPSET:
             raise UserError(
                 f"`--opset` (={self.opset}) must be at most {NEWEST_OPSET}, the newest of the converter"

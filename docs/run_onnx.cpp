@@ -3,8 +3,8 @@
 //     g++ -std=c++17 -O2 -I ONNXRUNTIME/include run_onnx.cpp -L ONNXRUNTIME/lib -lonnxruntime -o run_onnx
 //     run_onnx inspector.onnx IMAGE.pgm [IMAGE.pgm ...]
 //
-// prints a line of JSON for each image, a binary PGM of 8 bits: score, decision, number of defect pixels. It writes
-// IMAGE.pgm.mask.pgm for a defective image. Exit status: 0 all are good, 1 one is defective, 2 one could not be judged.
+// prints a line of JSON for each image, a binary PGM of 8 bits and the file's size: score, decision, number of defect
+// pixels. It writes IMAGE.pgm.mask.pgm for a defective image. Exit status: 0 all are good, 1 one is defective, 2 one could not be judged.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -35,21 +35,12 @@ Image read_pgm(const std::string& path) {
     return image;
 }
 
-// The image continued by its own edge to the size that the file takes.
-Image padded(const Image& image, int64_t height, int64_t width) {
-    if (image.height > height || image.width > width) throw std::runtime_error("is larger than the file takes");
-    Image result{height, width, std::vector<uint8_t>(height * width)};
-    for (int64_t y = 0; y < height; ++y)
-        for (int64_t x = 0; x < width; ++x)
-            result.pixels[y * width + x] =
-                image.pixels[std::min(y, image.height - 1) * image.width + std::min(x, image.width - 1)];
-    return result;
-}
-
 // Whether the image is defective.
 bool judge(Ort::Session& session, const std::string& path) {
     const auto size = session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
-    Image image = padded(read_pgm(path), size[1], size[2]);
+    Image image = read_pgm(path);
+    if (image.height != size[1] || image.width != size[2])
+        throw std::runtime_error("is not of the file's size; continue it as input.padding of FILE.json says");
     const std::array<int64_t, 3> shape{1, image.height, image.width};
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     auto input = Ort::Value::CreateTensor<uint8_t>(

@@ -36,7 +36,7 @@ def read_grey(path: Path, contract: dict[str, Any]) -> np.ndarray:
     if grey.shape[0] > size[0] or grey.shape[1] > size[1]:
         raise ValueError(f"is {grey.shape[0]}x{grey.shape[1]} px, larger than the file's {size[0]}x{size[1]}")
     more = [(0, wanted - length) for wanted, length in zip(size, grey.shape, strict=True)]
-    return np.pad(grey, more, mode=contract["input"]["padding"])
+    return np.pad(grey, more, mode=contract["input"].get("padding", "symmetric"))
 
 
 def judge(session: onnxruntime.InferenceSession, contract: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -15,7 +15,17 @@ from dagm_jax.data.slicing import pad
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import THRESHOLDS_SCHEMA, Thresholds
 from dagm_jax.exporting.runners import FORMATS, OUTPUTS, RUNTIMES, RUNTIMES_OF, Program
-from dagm_jax.schema import BATCH_SHAPE, FINITE_LIST, MODEL_ID, SHA256, WHITE_LEVEL, Rule, Schema, find_fault
+from dagm_jax.schema import (
+    BATCH_SHAPE,
+    FINITE_LIST,
+    MODEL_ID,
+    PAD_MODE,
+    SHA256,
+    WHITE_LEVEL,
+    Rule,
+    Schema,
+    find_fault,
+)
 from dagm_jax.storage import load_json
 from dagm_jax.types import DAGM_SHAPE, MAX_PIXELS
 from dagm_jax.versions import written_by
@@ -58,8 +68,7 @@ class ExportedModel:
         self.normal_scores: Sequence[float] = contract["validation_normal_scores"]
         (_, height, width), white = contract["input"]["shape"], contract["input"]["white"]
         self.shape: tuple[int, int] | None = None if height == "h" else (height, width)
-        largest = self.shape or (MAX_PIXELS, MAX_PIXELS)
-        self.reading = ImageReader(DAGM_SHAPE if white is None else None, largest, white)
+        self.reading = ImageReader(DAGM_SHAPE if white is None else None, self.shape or MAX_PIXELS, white)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], batch_size: int
@@ -68,8 +77,7 @@ class ExportedModel:
         found: dict[int, tuple[float, NDArray[np.float32]]] = {}
         for shape in {self.shape or image.shape for image in images}:
             places = [i for i, image in enumerate(images) if self.shape or image.shape == shape]
-            # Files of earlier releases say no mode.
-            mode = self.contract["input"].get("padding", "symmetric")
+            mode = self.contract["input"]["padding"]
             batch = np.stack([pad(images[i], (shape[0], shape[1]), mode) for i in places])
             if self.contract["format"] == "stablehlo":  # compiled for each number of images
                 batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0)))
@@ -127,7 +135,12 @@ def read_contract(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise UserError(f"`model` (={path}): {beside.name} is not JSON ({error}); export again") from error
-    if fault := find_fault(contract, CONTRACT_SCHEMA):
+    fault = find_fault(contract, CONTRACT_SCHEMA)
+    if not fault:
+        # Files of earlier releases say no mode.
+        contract["input"].setdefault("padding", "symmetric")
+        fault = find_fault(contract, {"input": {"padding": PAD_MODE}})
+    if fault:
         raise UserError(
             f"`model` (={path}): {beside.name} is no contract of an exported file: {fault}; export again"
         )

@@ -20,12 +20,13 @@ from dagm_jax.experiment.trained_model import TrainedModel
 def input_shape(model: TrainedModel, format: str) -> tuple[int, int] | None:
     """(h, w) in px of the images that a file of this format takes; None for any.
 
-    Slices lie at places of one size, and the mean of the highest pixels sorts as many as that size has.
+    Slices lie at places of one size, the mean of the highest pixels sorts as many as that size has, and a guided
+    module looks at windows that depend on it.
     """
     config = model.config
     sorts = config.verdict.score == "top_mean" and config.task.score_kind != "slices"
-    takes_any = format == "stablehlo" and config.eval.tiling == "whole" and not sorts
-    return None if takes_any else model.shape
+    is_fixed = config.eval.tiling == "slices" or sorts or config.is_guided
+    return model.shape if is_fixed or format != "stablehlo" else None
 
 
 def symbolic_images(model: TrainedModel, format: str) -> jax.ShapeDtypeStruct:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 
 import jax
@@ -133,15 +134,21 @@ def defect_logits(
     step = output.logits.shape[1] // logits.shape[1]
     valid = jnp.ones_like(logits[..., :1], bool)
     if slices["valid"] is not None:
-        valid = slices["valid"][:, ::step, ::step]
+        b, height, width, _ = logits.shape
+        valid = slices["valid"].reshape(b, height, step, width, step, 1).any(axis=(2, 4))
         logits = jnp.where(valid, logits, -LOGIT_LIMIT)
     height, width = (length // step for length in slices["slice_shape"])
     if height >= logits.shape[1] and width >= logits.shape[2]:
-        highest, valid = logits.max(axis=(1, 2), keepdims=True), valid[:, :1, :1]
+        highest, valid = (x.max(axis=(1, 2), keepdims=True) for x in (logits, valid))
     else:
-        # An odd number of places has a middle.
-        window = (1, height // 2 * 2 + 1, width // 2 * 2 + 1, 1)
-        highest = jax.lax.reduce_window(logits, -jnp.inf, jax.lax.max, window, (1, 1, 1, 1), "SAME")
+        highest = logits
+        for axis, length in ((1, height), (2, width)):
+            # An odd number of places has a middle. Written as maxima of shifted maps, which every runtime has.
+            reach, size = length // 2, logits.shape[axis]
+            more = [(reach, reach) if dim == axis else (0, 0) for dim in range(4)]
+            wide = jnp.pad(highest, more, constant_values=-LOGIT_LIMIT)
+            shifted = [jax.lax.slice_in_dim(wide, k, k + size, axis=axis) for k in range(2 * reach + 1)]
+            highest = reduce(jnp.maximum, shifted)
     return highest[..., 1:] - highest[..., :1], valid
 
 

@@ -31,12 +31,14 @@ from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_
 from dagm_jax.exporting import check, inference_fn, runners, to_onnx, to_stablehlo
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.inspection.inspector import Inspector
-from dagm_jax.models.config import CustomUNetConfig
+from dagm_jax.models.config import CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
 
 TASKS = {task.name: task for task in (SegmentationConfig(), ReconstructionConfig(), ClassificationConfig())}
+# Segmentation by a network whose guided module looks at windows of the image.
+GUIDED = "guided"
 needs_onnx = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "jax2onnx"))),
     reason="needs the extra `onnx` and jax2onnx",
@@ -64,8 +66,8 @@ def untrained(
 ) -> tuple[TrainedModel, list[float], list[np.ndarray]]:
     """A detector of random weights and norm statistics, and its scores and maps of `noise`, which its rule splits."""
     config = RunConfig(
-        model=CustomUNetConfig(base_channels=1),
-        task=TASKS[task],
+        model=UNet3PlusConfig(base_channels=1) if task == GUIDED else CustomUNetConfig(base_channels=1),
+        task=TASKS.get(task, SegmentationConfig()),
         slicing=SlicingConfig(num_slices=4, slice_px=32),
         augment=AugmentConfig(),
         eval=EvalConfig(tiling),
@@ -100,7 +102,7 @@ def test_a_threshold_between_float32_numbers_decides_as_in_float64() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "tiling"), [*((task, "whole") for task in TASKS), ("segmentation", "slices")]
+    ("task", "tiling"), [*((task, "whole") for task in (*TASKS, GUIDED)), ("segmentation", "slices")]
 )
 def test_the_program_judges_as_the_run_does_from_any_batch(task: str, tiling: Any) -> None:
     """Would catch: another padding, another cut, a map where slices count, a batch size that is fixed, one platform."""
@@ -307,8 +309,23 @@ def test_ranges_of_8_bits_are_those_of_validation_images_of_both_labels(
             ("--model={workdir}", "--format=stablehlo", "--output={tmp}/file", "--int8"),
             "holds with --format=onnx",
         ),
+        (
+            ("--model={workdir}", "--format=stablehlo", "--output={tmp}/file", "--opset=21"),
+            r"`--opset` \(=21\) is of --format=onnx",
+        ),
     ],
-    ids=["nothing", "format", "output", "folder", "a folder", "no run", "no check", "opset", "8 bits"],
+    ids=[
+        "nothing",
+        "format",
+        "output",
+        "folder",
+        "a folder",
+        "no run",
+        "no check",
+        "opset",
+        "8 bits",
+        "no opset",
+    ],
 )
 def test_mistakes_are_named(arguments: tuple[str, ...], named: str, workdir: Path, tmp_path: Path) -> None:
     """Would catch: a traceback, or an hour's export that ends at a folder which is not there."""
@@ -320,7 +337,7 @@ def test_mistakes_are_named(arguments: tuple[str, ...], named: str, workdir: Pat
 @pytest.mark.onnx
 @needs_onnx
 @pytest.mark.filterwarnings("ignore:os.fork")
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, GUIDED])
 def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_path: Path) -> None:
     """Would catch: an operation that is converted to another, a batch size that is fixed."""
     from dagm_jax.exporting.runners import open_onnx, open_openvino
