@@ -51,6 +51,16 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the network tells slices with a defect from those without, and gates its maps by that."""
+        return isinstance(self.model, UNet3PlusConfig) and self.model.classification_guided
+
+    @property
+    def pools(self) -> bool:
+        """Whether a norm of the network takes its statistics over each image."""
+        return not isinstance(self.model, UNet3PlusConfig) and self.model.norm == "group"
+
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise UserError(f"`seed` (={self.seed}) must lie in [0, 2^31), the range of every generator")
@@ -58,8 +68,7 @@ class RunConfig:
             raise UserError(
                 f"`in_channels` (={self.in_channels}) must be at least 1; the paper's networks see 3"
             )
-        is_guided = isinstance(self.model, UNet3PlusConfig) and self.model.classification_guided
-        if is_guided and not self.task.learns_from_defects:
+        if self.is_guided and not self.task.learns_from_defects:
             raise UserError(
                 f"`model.classification_guided` (=True) needs labels of slices, and {self.task.name} has none; "
                 "set it to False"
@@ -69,6 +78,11 @@ class RunConfig:
             raise UserError(
                 f"`task.cell_px` (={self.task.cell_px}) must be at most half of a slice's edge (={width_px}), "
                 "or a slice is hidden whole or not at all"
+            )
+        if self.eval.tiling == "whole" and self.task.score_kind == "slices" and self.verdict.score != "max":
+            raise UserError(
+                f"`verdict.score` (={self.verdict.score}) is of slices in {self.task.name}, and a whole image has one "
+                "score; use max, or set `eval.tiling` to slices"
             )
         if self.slicing.mode == "squeeze" and self.eval.tiling == "whole":
             raise UserError(
@@ -229,7 +243,7 @@ def for_task(config: RunConfig) -> RunConfig:
     if isinstance(config.task, SegmentationConfig):
         return config
     if isinstance(config.task, ClassificationConfig):
-        # Quality is made of AUROC and slice accuracy here, which end higher than Dice against loose ellipses.
+        # Quality is made of AUROC and accuracy here, which end higher than Dice against loose ellipses.
         return replace(config, train=replace(config.train, target_quality=0.995))
     # Quality is 1/(1 + loss) here: no value of it shows that the network is good enough. The threshold may not be
     # fitted to defects either. Residuals are noisier than probabilities and need a wider window.

@@ -65,14 +65,11 @@ TEXT = Rule("a text", lambda x: isinstance(x, str))
 OBJECT = Rule("an object", lambda x: isinstance(x, dict))
 GREY = Rule("a grey level in [0, 255]", lambda x: is_finite(x) and 0 <= x <= 255)
 IMAGE_SHAPE = Rule(f"[height, width] of at most {MAX_PIXELS} pixels", is_image_shape)
-IMAGE_SHAPES = Rule(
-    f"a list of [height, width] of at most {MAX_PIXELS} pixels, at least one",
-    lambda x: isinstance(x, list) and x != [] and all(map(is_image_shape, x)),
-)
 BATCH_SHAPE = Rule(
     f'["b", height, width] of at most {MAX_PIXELS} pixels, or ["b", "h", "w"]',
     lambda x: isinstance(x, list) and len(x) == 3 and (x[1:] == ["h", "w"] or is_image_shape(x[1:])),
 )
+PAD_MODE = Rule("edge or symmetric", lambda x: x in ("edge", "symmetric"))
 WHITE_LEVEL = Rule(
     "null or a whole number in [255, 65535]", lambda x: x is None or (type(x) is int and 255 <= x <= 65535)
 )

@@ -24,6 +24,7 @@ class Bright:
 
     rule = Thresholds(0.5, 0.5, "f1")
     reading = ImageReader(None, (1000, 1000), 65535)
+    shape = None
     batch_size = 3
 
     def __init__(self, model: str = "bright", seconds: float = 0.0) -> None:

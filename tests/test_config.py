@@ -29,6 +29,7 @@ from dagm_jax.config import (
 )
 from dagm_jax.data.config import DataConfig
 from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
@@ -205,6 +206,8 @@ def test_groups_that_do_not_fit_together_are_refused() -> None:
     """Would catch: a classification module that was never trained; a division by no pixel, deep inside a loss."""
     with pytest.raises(UserError, match=r"`model\.classification_guided` \(=True\) needs labels of slices"):
         RunConfig(model=UNet3PlusConfig(), task=ReconstructionConfig())
+    with pytest.raises(UserError, match=r"`verdict\.score` \(=top_mean\) is of slices in classification"):
+        RunConfig(task=ClassificationConfig(), verdict=VerdictConfig(score="top_mean"))
     with pytest.raises(
         UserError, match=r"`task\.cell_px` \(=64\) must be at most half of a slice's edge \(=64\)"
     ):

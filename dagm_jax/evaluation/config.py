@@ -17,8 +17,8 @@ class EvalConfig:
     """How images go through the network when they are judged.
 
     tiling: the "whole" image, or its "slices", as in training, stitched by weighted means. flips: of whole images, the
-    mean over four mirror images, in four times the time. max_px: pixels of an image above which it is judged in tiles
-    with edges of tile_px, to the same map, in bounded memory.
+    mean over four mirror images, in four times the time. max_px: pixels of a padded image above which it is judged in
+    tiles with edges of tile_px, to the same map, in bounded memory.
     """
 
     tiling: Literal["whole", "slices"] = "whole"
@@ -41,8 +41,9 @@ class VerdictConfig:
     (at most the share max_false_alarm_rate of good images called defective), or "normals" (the score that
     good images exceed with probability max_false_alarm_rate, extrapolated; looks at good images alone). score:
     "max" pixel of the map, or "top_mean", the mean of its highest top_fraction of pixels; where slices are
-    scored, the highest slice, or the mean of the top_slices highest. smoothing_px: sigma of the Gaussian that
-    smooths the map before, 0 = off. Raises UserError, naming the field, its value and the rule.
+    scored, as classification does with eval.tiling=slices, the highest slice, or the mean of the top_slices
+    highest. smoothing_px: sigma of the Gaussian that smooths the map before, 0 = off. Raises UserError, naming
+    the field, its value and the rule.
     """
 
     calibration: Literal["f1", "false_alarm_rate", "expected_cost", "normals"] = "f1"

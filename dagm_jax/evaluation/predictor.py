@@ -84,7 +84,7 @@ class Predictor:
                 num_out += 1
 
         for place, one in enumerate(pixels):
-            shape = self.programs.tiling.shape_for((one[0].shape[0], one[0].shape[1]))
+            shape = self.programs.shape_for((one[0].shape[0], one[0].shape[1]))
             batch = waiting.setdefault(shape, [])
             batch.append((place, one))
             size = self.programs.begin(shape).result().batch_size

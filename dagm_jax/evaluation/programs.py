@@ -72,6 +72,11 @@ class WholeImages:
     config: EvalConfig
     mode: PadMode = "edge"
 
+    @property
+    def shares(self) -> bool:
+        """Whether an image has the same map in any larger frame."""
+        return not self.pools
+
     def shape_for(self, size: Shape) -> Shape:
         """The size to which an image of this size is padded; the other functions take sizes that this one gave."""
         own = padded(size)
@@ -108,6 +113,7 @@ class SlicedImages:
     usual: Shape
     slicer_for: Callable[[Shape], Slicer]
     mode: PadMode = "symmetric"
+    shares = False
     _slicers: dict[Shape, Slicer] = field(default_factory=dict)
 
     def shape_for(self, size: Shape) -> Shape:
@@ -171,6 +177,23 @@ class Programs:
             self._found[shape] = self._compiler.submit(self._compile, shape)
         self._found.move_to_end(shape)
         return self._found[shape]
+
+    def shape_for(self, size: Shape) -> Shape:
+        """The padded size in which an image of this size is judged.
+
+        That of the tiling; once `MOST_PROGRAMS` are kept, the least of theirs that holds the image, if what is added
+        counts nowhere and is at most three times the image.
+        """
+        own = self.tiling.shape_for(size)
+        if own in self._found or len(self._found) < MOST_PROGRAMS or not self.tiling.shares:
+            return own
+        holding = [s for s in self._found if s[0] >= own[0] and s[1] >= own[1]]
+        least = min(holding, key=math.prod, default=own)
+        return least if math.prod(least) <= 4 * math.prod(own) else own
+
+    def cancel(self) -> None:
+        """Gives up what has not begun to compile, for which the process would wait at its end."""
+        self._compiler.shutdown(wait=False, cancel_futures=True)
 
     def seconds(self) -> float:
         """Seconds of all compilations that are kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,14 +78,15 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     ids = [[sample.image_id, sample.label] for sample in manifest.samples]
     processes.check_same("the configuration", to_json(config))
     processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
-    check_size(cache.largest, config)
+    padded = choose_shapes(cache.shapes)
+    check_sizes([cache.largest, *(padded if config.eval.tiling == "whole" else ())], config)
     print_skipped(manifest)
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
     share, learns = config.data.validation_share, config.task.learns_from_defects
     split = split_samples(manifest.samples, config.data.split, share, config.seed, mask_px, learns)
     seen = [i for i in split.train if learns or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
-    slicer, padded = make_training_slicer(config, cache.largest), choose_shapes(cache.shapes)
+    slicer = make_training_slicer(config, cache.largest)
     if len(padded) > 1 and config.eval.tiling == "whole":
         shown = ", ".join(f"{height}x{width}" for height, width in padded)
         console.print(
@@ -128,22 +130,26 @@ def check_split(data: Data, config: RunConfig) -> None:
                 )
 
 
-def check_size(largest: tuple[int, int], config: RunConfig) -> None:
-    """Raises UserError where `load_trained_model` would refuse ``largest``, the (h, w) in px that holds every image."""
-    height, width = largest
-    size = f"{height}x{width} (height x width)"
-    if height * width > MAX_PIXELS:
+def check_sizes(shapes: Sequence[Shape], config: RunConfig) -> None:
+    """Raises UserError where a model of images that are continued to one of these (h, w) in px could not be loaded."""
+    height, width = max(shapes, key=math.prod)
+    size, num_px = f"{height}x{width} (height x width)", height * width
+    if num_px > MAX_PIXELS:
         raise UserError(
-            f"`data.root` (={config.data.root}): the tallest and the widest image give a common size of {size}, to "
-            f"which all are padded: {height * width} pixels, more than the limit of {MAX_PIXELS}; crop or turn the "
-            "images so that their sizes differ less"
+            f"`data.root` (={config.data.root}): images are continued to a common size of {size}: {num_px} pixels, "
+            f"more than the limit of {MAX_PIXELS}; crop or turn the images so that their sizes differ less"
         )
     batch_size = config.train.judge_batch_size
-    if batch_size * height * width > MOST_BATCH_PIXELS:
+    if batch_size * num_px > MOST_BATCH_PIXELS:
         raise UserError(
             f"`train.judge_batch_size` (={batch_size}) images of {size}, the common size of all, are "
-            f"{batch_size * height * width} pixels at a time, more than the limit of {MOST_BATCH_PIXELS}; use at most "
-            f"{MOST_BATCH_PIXELS // (height * width)}"
+            f"{batch_size * num_px} pixels at a time, more than the limit of {MOST_BATCH_PIXELS}; use at most "
+            f"{MOST_BATCH_PIXELS // num_px}"
+        )
+    if config.pools and config.eval.tiling == "whole" and num_px > config.eval.max_px:
+        raise UserError(
+            f"`model.norm` (=group) takes its statistics over an image, and tiles of one of {size} do not show it; "
+            f"raise `eval.max_px` (={config.eval.max_px}), or train with norm=batch"
         )
 
 

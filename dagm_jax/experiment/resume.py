@@ -17,6 +17,8 @@ from dagm_jax.versions import written_by
 FREE_FIELDS = {
     "data.num_workers",
     "data.cache_dir",
+    "eval.max_px",
+    "eval.tile_px",
     "train.log_every",
     "train.skip_non_finite",
     "parallel.cpu_convolutions",

@@ -71,10 +71,11 @@ def _run_stages(
     with timings.stage("data"):
         data = prepare_data(config, workdir, processes)
     setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes, timings)
-    with Checkpoints(workdir.checkpoints, processes) as checkpoints:
-        progress = train(setup, checkpoints, workdir)
-        chosen = choose_state(setup, checkpoints, progress.step, workdir)
-    report = evaluate_model(setup, chosen, progress, workdir)
+    with closing(setup):
+        with Checkpoints(workdir.checkpoints, processes) as checkpoints:
+            progress = train(setup, checkpoints, workdir)
+            chosen = choose_state(setup, checkpoints, progress.step, workdir)
+        report = evaluate_model(setup, chosen, progress, workdir)
     if not config.data.cache_dir and processes.is_first:
         shutil.rmtree(workdir.cache, ignore_errors=True)
     return report

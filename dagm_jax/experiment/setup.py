@@ -26,7 +26,8 @@ from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.trained_model import build_network
 from dagm_jax.models.network import Network
-from dagm_jax.train.optim import learning_rate, make_optimizer
+from dagm_jax.train.optim import make_optimizer
+from dagm_jax.train.schedule import learning_rate
 from dagm_jax.train.step import Carry, TrainState, make_state, make_train_step, skip_non_finite
 
 
@@ -130,6 +131,11 @@ class Setup:
         for programs in self._programs.values():
             for size, _ in sizes.most_common():
                 programs.begin(programs.tiling.shape_for(size))
+
+    def close(self) -> None:
+        """Gives up compilations that have not begun."""
+        for programs in vars(self).get("_programs", {}).values():
+            programs.cancel()
 
     def make_predictor(self, state: TrainState, quick: bool = False) -> Predictor:
         """The predictor for this process's devices with the state's weights; ``quick``: for validation in training."""

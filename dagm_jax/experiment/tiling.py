@@ -21,12 +21,12 @@ def make_tiling(config: RunConfig, largest: Shape, shapes: Sequence[Shape], quic
     """The tiling that ``config.eval`` asks for.
 
     largest, shapes: (h, w) that holds every image of the set, and the padded sizes of its images. quick: whole images
-    also in place of slices, for validation while training.
+    also in place of slices, for validation while training, of networks that can.
     """
-    if config.eval.tiling == "whole" or (quick and config.slicing.mode != "squeeze"):
+    can = config.slicing.mode != "squeeze" and not config.pools
+    if config.eval.tiling == "whole" or (quick and can):
         slice_shape = make_training_slicer(config, largest).slice_shape
-        pools = getattr(config.model, "norm", "batch") == "group"
-        return WholeImages(tuple(shapes), slice_shape, config.model.halo_px, pools, config.eval)
+        return WholeImages(tuple(shapes), slice_shape, config.model.halo_px, config.pools, config.eval)
 
     return SlicedImages(largest, lru_cache(partial(_eval_slicer, config, largest)))
 

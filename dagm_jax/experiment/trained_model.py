@@ -16,16 +16,18 @@ import numpy as np
 from dagm_jax.config import RunConfig
 from dagm_jax.distributed.devices import Devices
 from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import PADDED_PX
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.programs import Programs, Shape
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.models.network import Network, make_network
-from dagm_jax.schema import GREY, IMAGE_SHAPE, IMAGE_SHAPES, STEP, WHITE_LEVEL, find_fault
+from dagm_jax.schema import GREY, IMAGE_SHAPE, STEP, WHITE_LEVEL, Rule, find_fault, is_image_shape
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.step import make_state
+from dagm_jax.types import MAX_PIXELS
 from dagm_jax.versions import written_by
 
 # Limit of pixels in a batch of images (1,024 of DAGM's): a stranger's report could ask for any amount of memory.
@@ -35,7 +37,15 @@ MOST_PACKED = 50
 # Schemas of the parts of report.json and of a checkpoint's metadata that are read.
 REPORT_SCHEMA = {"training": {"best_step": STEP}, "data": {"largest_px": IMAGE_SHAPE, "white": WHITE_LEVEL}}
 # Schema of what reports of earlier releases, which cut images into slices, lack.
-PADDED_SCHEMA = {"data": {"padded_px": IMAGE_SHAPES}}
+PADDED_SHAPES = Rule(
+    f"a list of [height, width], multiples of {PADDED_PX} of at most {MAX_PIXELS} pixels, at least one",
+    lambda x: (
+        isinstance(x, list)
+        and x != []
+        and all(is_image_shape(shape) and not any(edge % PADDED_PX for edge in shape) for shape in x)
+    ),
+)
+PADDED_SCHEMA = {"data": {"padded_px": PADDED_SHAPES}}
 META_SCHEMA = {"mean": GREY, "std": GREY}
 
 

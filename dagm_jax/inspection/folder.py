@@ -68,11 +68,10 @@ class FolderPredictor:
     batch_size: int
 
     def compile(self, files: Sequence[ImageFile]) -> float:
-        """Compiles the program for the size of the first file, so that its latency holds none; the seconds it took."""
+        """Compiles for the size of the first file, or the usual one, so that its latency holds none; the seconds."""
         start_s = time.perf_counter()
         first = self._load(files[0]).image if files else None
-        shape = self.inspector.backend.reading.shape or (1, 1)
-        black = np.zeros(shape if first is None else first.shape, np.uint8)
+        black = np.zeros(self.inspector.backend.shape or (1, 1) if first is None else first.shape, np.uint8)
         self._verdicts({"a black image": black})
         return time.perf_counter() - start_s
 

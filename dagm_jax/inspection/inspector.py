@@ -30,13 +30,15 @@ ImageLike = NDArray[Any] | str | Path
 class Backend(Protocol):
     """A model that scores images: the network of a run, or a file that was exported from one.
 
-    model_id: 12 hex digits. rule: its thresholds. reading: the images it takes. batch_size: its default. normal_scores:
+    model_id: 12 hex digits. rule: its thresholds. reading: the images it takes. shape: the (h, w) in px that is usual,
+    None where that is not known. batch_size: its default. normal_scores:
     scores of the good validation images, empty where they are not known.
     """
 
     model_id: str
     rule: Thresholds
     reading: ImageReader
+    shape: tuple[int, int] | None
     batch_size: int
     normal_scores: Sequence[float]
 

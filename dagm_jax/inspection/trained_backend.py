@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dagm_jax.data.images.decode import Largest
 from dagm_jax.data.images.image_reader import ImageReader
 from dagm_jax.distributed.devices import Devices, make_devices
 from dagm_jax.experiment.trained_model import TrainedModel, load_trained_model
@@ -28,9 +29,12 @@ class TrainedModelBackend:
         self.normal_scores: Sequence[float] = tuple(normal_scores)
         self.batch_size = model.config.train.judge_batch_size * devices.num_devices
         self._predictor = lru_cache(2)(lambda batch_size: model.make_predictor(devices, batch_size))
-        if model.config.eval.tiling == "whole":
-            largest = MAX_PIXELS, MAX_PIXELS
-        else:
+        # The size that most images have, as far as it is known.
+        self.shape: tuple[int, int] | None = model.shape
+        largest: Largest = MAX_PIXELS
+        if model.config.eval.tiling == "whole" and model.config.pools:
+            largest = model.config.eval.max_px
+        elif model.config.eval.tiling == "slices":
             # Squeezed columns are averaged over more pixels in a wider image: another scale than in training.
             times = 1 if model.config.slicing.mode == "squeeze" else LARGEST_TIMES
             largest = times * model.shape[0], times * model.shape[1]

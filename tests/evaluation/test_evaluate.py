@@ -68,7 +68,8 @@ def brightness_predictor(
     program: Future[Program] = Future()
     program.set_result(Program(cast(Any, compiled), batch_size, 0.0))
     programs: Any = SimpleNamespace(
-        tiling=SimpleNamespace(shape_for=lambda size: SHAPE, mode="edge"),
+        tiling=SimpleNamespace(mode="edge"),
+        shape_for=lambda size: SHAPE,
         begin=lambda shape: program,
         devices=SimpleNamespace(shard_batch=lambda arrays: arrays, platform="cpu"),
         batch_size=batch_size,

@@ -103,6 +103,25 @@ def test_one_large_image_makes_no_small_one_pay() -> None:
     assert tiling.shape_for((5000, 100)) == (5120, 128)
 
 
+def test_once_enough_programs_are_there_new_sizes_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a folder of parts of many sizes that compiles a program for almost every image."""
+    compiled: list[Shape] = []
+    monkeypatch.setattr(Programs, "_compile", lambda self, shape: compiled.append(shape))
+    config = RunConfig(model=CustomUNetConfig(base_channels=1))
+    programs = make_predictor(config, ((128, 128),), 1).programs
+    sizes = [(128 * height, 128 * width) for height in (1, 2, 3, 4) for width in (1, 2, 3)]
+    for _ in range(2):
+        for height, width in sizes[::-1]:
+            shape = programs.shape_for((height, width))
+            assert shape[0] >= height and shape[1] >= width
+            programs.begin(shape).result()
+    assert len(compiled) == MOST_PROGRAMS
+    # Four times as many pixels would cost more than a compilation.
+    assert programs.shape_for((128, 4 * 128)) == (128, 4 * 128)
+    pooling = RunConfig(model=CustomUNetConfig(base_channels=1, norm="group"))
+    assert not make_tiling(pooling, (128, 128), ()).shares
+
+
 def test_each_image_of_a_mixed_set_is_predicted_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: verdicts in the order of the programs that give them; pixels beyond an image in its score, loss,
     decision or map; the size or label of another image of the batch; edges continued otherwise than by the edge."""
@@ -262,6 +281,11 @@ def test_a_guided_module_looks_at_the_slice_around_each_place() -> None:
     hidden = make_slices((128, 512), (128, 64), jnp.broadcast_to(beyond, (1, 128, 512, 1)))
     assert float(guidance_loss(output, hidden)[0]) > 7
     assert defect_logits(output, make_slices((128, 512), (128, 512)))[0].shape == (1, 1, 1, 1)
+    # The mirror image of a padded one ends within a place.
+    mirrored = make_slices(
+        (128, 512), (128, 64), (jnp.arange(512) >= 502)[None, None, :, None].repeat(128, 1)
+    )
+    assert defect_logits(output, mirrored)[1][0, 0, :, 0].tolist() == [False] * 31 + [True]
 
 
 def test_one_slice_with_a_defect_decides_on_a_large_image() -> None:

@@ -27,11 +27,13 @@ from dagm_jax.evaluation.programs import SlicedImages
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment import data as run_data
 from dagm_jax.experiment import report, run, setup
+from dagm_jax.experiment.data import check_sizes
 from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.workdir import Workdir
-from dagm_jax.train.stopping import TrainProgress
+from dagm_jax.models.config import CustomUNetConfig
+from dagm_jax.train.stopping import TrainConfig, TrainProgress
 
 TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 TRAIN, VALIDATION, TEST = range(12), range(12, 32), range(32, 60)
@@ -275,3 +277,29 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
     assert written["test"]["cost"] == 2 * 2.0 + 1 * 30.0
     assert written["test"]["cost_fp_fn"] == [2.0, 30.0]
     assert costs == [30.0]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "config", "message"),
+    [
+        ([(8191, 8193), (8192, 8320)], RunConfig(), "8192x8320 .* more than the limit of 67108864"),
+        (
+            [(4096, 8192)],
+            RunConfig(train=TrainConfig(judge_batch_size=16)),
+            r"`train.judge_batch_size` \(=16\) .* use at most 8",
+        ),
+        (
+            [(1536, 2048)],
+            RunConfig(model=CustomUNetConfig(norm="group")),
+            r"`model.norm` \(=group\) .* 1536x2048 .* raise `eval.max_px`",
+        ),
+    ],
+    ids=["size", "batch", "group norm"],
+)
+def test_sizes_that_no_model_could_be_loaded_for_are_refused_before_training(
+    shapes: list[tuple[int, int]], config: RunConfig, message: str
+) -> None:
+    """Would catch: hours of training that end with a model which is refused, or at the first validation."""
+    with pytest.raises(UserError, match=message):
+        check_sizes(shapes, config)
+    check_sizes([(512, 512)], config)

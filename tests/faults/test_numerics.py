@@ -93,7 +93,8 @@ def test_weights_beyond_float32_end_in_one_line(score_kind: Any, name: str) -> N
     program: Future[Program] = Future()
     program.set_result(Program(cast(Any, lambda *arguments: next(answers)), 1, 0.0))
     programs: Any = SimpleNamespace(
-        tiling=SimpleNamespace(shape_for=lambda size: (8, 8), mode="edge"),
+        tiling=SimpleNamespace(mode="edge"),
+        shape_for=lambda size: (8, 8),
         begin=lambda shape: program,
         devices=make_devices(ParallelConfig(cpu_convolutions="default")),
         verdict=VerdictConfig(),

@@ -261,6 +261,7 @@ def test_a_program_that_is_none_is_one_line(tmp_path: Path) -> None:
         (("input", "shape"), ["b", 10**9, 10**9]),
         (("input", "shape"), ["b", "16", 16]),
         (("input", "white"), -5),
+        (("input", "padding"), "nonsense"),
         (("outputs",), []),
         (("outputs",), ["score", "defective", "map", "mask"]),
         (("rule",), None),

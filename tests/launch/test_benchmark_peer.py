@@ -31,7 +31,8 @@ from dagm_jax.errors import UserError
 from dagm_jax.models import unet3plus
 from dagm_jax.models.network import Network
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+from dagm_jax.train.optim import OptimConfig, make_optimizer
+from dagm_jax.train.schedule import learning_rate
 from dagm_jax.train.step import NEVER, make_state, make_train_step
 from dagm_jax.train.stopping import TrainConfig
 from dagm_jax.types import NetworkOutput

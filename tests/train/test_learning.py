@@ -13,7 +13,8 @@ from flax import nnx
 from dagm_jax.command_line import read_config
 from dagm_jax.config import TASKS, RunConfig
 from dagm_jax.models.network import make_network
-from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+from dagm_jax.train.optim import OptimConfig, make_optimizer
+from dagm_jax.train.schedule import learning_rate
 from dagm_jax.train.step import TrainState, make_state, make_train_step
 
 NETWORKS = ("custom_unet", "conv_autoencoder", "unet3plus")

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+from dagm_jax.train.optim import OptimConfig, make_optimizer
+from dagm_jax.train.schedule import learning_rate
 from dagm_jax.train.step import NEVER
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=4)

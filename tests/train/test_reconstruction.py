@@ -20,7 +20,8 @@ from dagm_jax.evaluation.step import make_sliced_step
 from dagm_jax.models.config import CustomUNetConfig
 from dagm_jax.models.network import make_network
 from dagm_jax.tasks.reconstruction import Corruption, ReconstructionConfig
-from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+from dagm_jax.train.optim import OptimConfig, make_optimizer
+from dagm_jax.train.schedule import learning_rate
 from dagm_jax.train.step import make_state, make_train_step
 
 SIDE, NUM_STEPS, BATCH = 96, 60, 8

@@ -23,7 +23,8 @@ from dagm_jax.models.config import NormKind
 from dagm_jax.models.network import Network, make_network
 from dagm_jax.tasks.base import LossOutput, SlicePrediction, Task
 from dagm_jax.tasks.segmentation import SegmentationConfig
-from dagm_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+from dagm_jax.train.optim import OptimConfig, make_optimizer
+from dagm_jax.train.schedule import learning_rate
 from dagm_jax.train.step import NEVER, TrainState, _in_parts, make_state, make_train_step
 from dagm_jax.types import NetworkOutput
 

@@ -18,6 +18,8 @@ from PIL.PngImagePlugin import PngImageFile
 from dagm_jax.errors import printable
 from dagm_jax.types import MAX_PIXELS
 
+# Type of the limit of a model's images: the greatest (h, w) in px, or number of pixels.
+Largest = tuple[int, int] | int
 MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MODES_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -116,16 +118,19 @@ def _check_png(data: bytes, name: str) -> None:
 
 
 def size_fault(
-    found: tuple[int, ...], shape: tuple[int, int] | None, why: str, largest: tuple[int, int] | None = None
+    found: tuple[int, ...], shape: tuple[int, int] | None, why: str, largest: Largest = MAX_PIXELS
 ) -> str | None:
     """The reason why an image of the (h, w) ``found`` is not taken; None if it is.
 
-    shape: the (h, w) that it must have, None for any, and ``why`` that is so; largest: the greatest (h, w) of a model.
+    shape: the (h, w) that it must have, None for any, and ``why`` that is so; largest: what the model takes.
     """
     size = f"size {found[0]}x{found[1]} (height x width)"
-    if largest is not None and (found[0] > largest[0] or found[1] > largest[1]):
-        limit = f"{largest[0]}x{largest[1]} px, the limit of this model"
-        return f"{size} is beyond {limit}; cut it into pieces or train on images of this size"
+    if isinstance(largest, int):
+        is_beyond, limit = found[0] * found[1] > largest, f"{largest} pixels"
+    else:
+        is_beyond, limit = found[0] > largest[0] or found[1] > largest[1], f"{largest[0]}x{largest[1]} px"
+    if is_beyond:
+        return f"{size} is beyond {limit}, the limit of this model; cut it into pieces or train on images of this size"
     if shape is not None and found != tuple(shape):
         return f"{size}, expected {shape[0]}x{shape[1]}, {why}"
     return None
@@ -174,7 +179,7 @@ def read_grey(
     shape: tuple[int, int] | None,
     why: str,
     colour: Colour,
-    largest: tuple[int, int] | None = None,
+    largest: Largest = MAX_PIXELS,
 ) -> NDArray[np.uint8 | np.uint16]:
     """Grey values (see `to_grey`) of the picture in a file's bytes, which messages call ``path``; raises BadImage.
 

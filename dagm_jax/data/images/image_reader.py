@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dagm_jax.data.images.decode import SIZE_OF_SET, Colour, read_bytes, read_grey, size_fault, to_8_bits
+from dagm_jax.data.images.decode import (
+    SIZE_OF_SET,
+    Colour,
+    Largest,
+    read_bytes,
+    read_grey,
+    size_fault,
+    to_8_bits,
+)
 from dagm_jax.errors import UserError
 
 
@@ -18,12 +26,12 @@ from dagm_jax.errors import UserError
 class ImageReader:
     """The rules by which files and arrays become images uint8 grey [h w].
 
-    shape: the (h, w) in px that every image must have, None for any. largest: the greatest (h, w) that the model takes.
+    shape: the (h, w) in px that every image must have, None for any. largest: what the model takes.
     white: the value that becomes 255 where an image has 16 bits; None: images are 8-bit grey PNG files, as DAGM's are.
     """
 
     shape: tuple[int, int] | None
-    largest: tuple[int, int]
+    largest: Largest
     white: int | None
 
     def read(self, path: Path) -> NDArray[np.uint8]:
