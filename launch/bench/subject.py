@@ -140,7 +140,7 @@ class Subject:
         return self.setup.config.task.predict(forward, network.preprocess(image, *unused)).map
 
     def predict_maps(self, params: Any, stats: Any, image: Any) -> Any:
-        """`maps_of` as the evaluation step computes it: on CPUs in a form for them, one image's slices at a time."""
+        """`maps_of` as with eval.tiling=slices: on CPUs in a form for them, one image's slices at a time."""
         devices = self.setup.devices
         maps = partial(self.maps_of, self.setup.network.for_platform(devices.platform), params, stats)
         is_cpu = devices.platform == "cpu"

@@ -19,7 +19,9 @@ from dagm_jax import export
 from dagm_jax.command_line import one_line
 from dagm_jax.data.slicing import pad
 from dagm_jax.distributed.devices import make_devices
+from dagm_jax.errors import UserError
 from dagm_jax.evaluation.config import EvalConfig
+from dagm_jax.evaluation.evaluate import is_marked
 from dagm_jax.evaluation.metrics import auroc, dice_curve
 from dagm_jax.evaluation.predictor import Prediction
 from dagm_jax.evaluation.programs import choose_shapes, padded
@@ -48,6 +50,8 @@ def compare_tilings(workdir: Path, options: Options) -> Values:
     model = load_trained_model(workdir)
     test = expected(model, workdir, options.request.num_images, None)
     pixels = list(zip(test.images, test.masks, strict=True))
+    if len({bool(mask.any()) for mask in test.masks}) < 2:
+        raise UserError(f"`--num_images` (={len(pixels)}): the test images taken are of one label; take more")
     model = replace(model, padded=choose_shapes((image.shape[0], image.shape[1]) for image in test.images))
     devices = make_devices(model.config.parallel, os.environ.get("XLA_FLAGS", ""))
     batch_size = model.config.train.judge_batch_size
@@ -67,7 +71,8 @@ def compare_tilings(workdir: Path, options: Options) -> Values:
     for name, predictions in found.items():
         labels = np.array([one.mask.any() for one in predictions])
         scores = np.array([one.score for one in predictions])
-        curves = [dice_curve(one.map, one.mask) for one in predictions if one.mask.any()]
+        marked = [one for one in predictions if one.mask.any() and is_marked(one.mask)]
+        curves = [dice_curve(one.map, one.mask) for one in marked]
         rows[name] = {
             "image_median_s": float(np.median(seconds[name])),
             "auroc": auroc(labels, scores),
@@ -82,7 +87,7 @@ def compare_runtimes(workdir: Path, options: Options) -> Values:
     """50th and 95th percentile of the seconds of one image, from pixels to score, decision, map and mask.
 
     over_network_ratio: seconds over those of the network alone, without padding and post-processing.
-    map_difference: the largest to XLA's map.
+    map_difference: the largest to XLA's map; U-Net 3+ of PyTorch guides itself by maxima over the image, not windows.
     A runtime that is not installed, and a file that export refuses, is a row with the reason.
     """
     model = load_trained_model(workdir)
@@ -97,6 +102,8 @@ def compare_runtimes(workdir: Path, options: Options) -> Values:
             maps[name] = judge(image)
             runs[name] = repeat(partial(judge, image))
         except Exception as error:  # whatever a runtime that is absent or refuses the file raises
+            if name in (NETWORK, XLA):
+                raise
             rows[name] = {ERROR: one_line(error)}
     blocks = time_alternately(runs, options.request.repetitions, singly=True)
     for name, each in blocks.items():

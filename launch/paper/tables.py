@@ -243,7 +243,7 @@ def models_table(grid: Grid) -> Table:
         "Parameters: the trainable ones. Weights: these at 4 bytes each (float32), as an export holds them; a "
         "checkpoint is larger by the optimiser's state.",
         "GFLOP: forward pass of one slice, 2 per multiply-add, as XLA counts before it optimises.",
-        "Training slices/s: steps alone. Executing slices/s: from files to decisions. Means over the cells.",
+        "Training slices/s: steps alone. Executing images/s: from files to decisions. Means over the cells.",
     ]
     return Table("Models", header, columns, [model_row(reports) for reports in selected if reports], notes)
 
