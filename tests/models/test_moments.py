@@ -77,7 +77,7 @@ TWO_DEVICES = """
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dagm_jax.models.moments import channel_sums
-from launch.bench.arithmetic import all_reduce_bytes
+from launch.bench.measure import all_reduce_bytes
 spread = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
 x = jax.device_put(np.ones((4, 32, 16, 8), np.float32), spread)
 hlo = jax.jit(channel_sums).lower(x, x).compile().as_text()
