@@ -82,7 +82,8 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.uint8]]) -> bytes:
             small,
             Calibration(),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
+            # Between convolutions too, or every one would convert its input and its output.
+            op_types_to_quantize=["Conv", "Relu", "Concat", "MaxPool"],
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

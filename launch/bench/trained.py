@@ -77,8 +77,8 @@ def compare_tilings(workdir: Path, options: Options) -> Values:
             "image_median_s": float(np.median(seconds[name])),
             "auroc": auroc(labels, scores),
             "best_dice_defective": float(np.mean(curves, axis=0).max()),
-            "lowest_defective_score": float(scores[labels].min()),
-            "highest_good_score": float(scores[~labels].max()),
+            "lowest_of_defective": float(scores[labels].min()),
+            "highest_of_good": float(scores[~labels].max()),
         }
     return {"num_images": len(pixels), "rows": rows}
 
