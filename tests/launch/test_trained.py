@@ -61,7 +61,7 @@ def test_ways_of_judging_are_compared_on_the_run_s_test_images(workdir: Path, tm
     assert whole["auroc"] == pytest.approx(report["auroc"])
     # The best for these images is at least that of the run's own threshold.
     assert whole["best_dice_defective"] >= report["dice_defective"] - 1e-3
-    assert values["rows"]["slices"]["highest_of_good"] != whole["highest_good_score"]
+    assert values["rows"]["slices"]["highest_of_good"] != whole["highest_of_good"]
     assert "| whole, mean of four mirror images |" in text
 
 
