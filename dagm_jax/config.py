@@ -41,7 +41,7 @@ class RunConfig:
     seed: int = 0
     in_channels: int = 3
     data: DataConfig = field(default_factory=DataConfig)
-    slicing: SlicingConfig = field(default_factory=SlicingConfig)
+    slicing: SlicingConfig = field(default_factory=lambda: SlicingConfig("auto"))
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=CustomUNetConfig)
     task: TaskConfig = field(default_factory=SegmentationConfig)
@@ -233,7 +233,7 @@ def compose(options: str, model: ModelConfig, segmentation: SegmentationConfig |
     return replace(
         config,
         data=DataConfig(procedural_defective=50, procedural_good=70),
-        slicing=SlicingConfig(num_slices=12),
+        slicing=SlicingConfig("auto", num_slices=12),
         train=replace(config.train, num_steps=300, max_validation_images=10),
     )
 

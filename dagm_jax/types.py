@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -153,7 +153,8 @@ class Batch(TypedDict):
     """A batch of slices, as the grain pipeline yields it.
 
     image: uint8 [b h w 1]; mask: uint8 {0, 1} [b h w 1]; label: int32 {1, 0, -1} [b];
-    valid: bool [b], False for padding; image_index: int32 [b], the sample's place in the manifest.
+    valid: bool [b], False for padding; image_index: int32 [b], the sample's place in the manifest; inside: bool
+    [b h w 1], False beyond the image, only of sets with images that are smaller than a slice.
     """
 
     image: np.ndarray
@@ -161,6 +162,7 @@ class Batch(TypedDict):
     label: np.ndarray
     valid: np.ndarray
     image_index: np.ndarray
+    inside: NotRequired[np.ndarray]
 
 
 # (height, width) of every image of DAGM 2007.

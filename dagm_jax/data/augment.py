@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -19,6 +18,10 @@ class Move:
     flip: bool
     angle_deg: float
     shift_px: tuple[float, float]
+
+    def lying(self) -> Move:
+        """The move by 0° or 180° in place of 90° or 270°, which would exchange height and width."""
+        return replace(self, quarter_turns=self.quarter_turns - self.quarter_turns % 2)
 
     @property
     def is_dihedral(self) -> bool:
@@ -64,15 +67,11 @@ class Move:
         return down, across
 
 
-def draw_moves(
-    shape: Sequence[int], config: AugmentConfig, rng: np.random.Generator, number: int
-) -> list[Move]:
-    """Random moves of images of ``shape`` (h, w); one that is not square turns by 0° or 180° only."""
+def draw_moves(config: AugmentConfig, rng: np.random.Generator, number: int) -> list[Move]:
+    """Random moves of as many images."""
     # All numbers are drawn whatever the options, so that one option does not change another one's draws.
     quarter_turns, flips = rng.integers(4, size=number), rng.integers(2, size=number)
     angles, row_shifts, column_shifts = rng.uniform(-1, 1, (3, number))
-    if shape[0] != shape[1]:
-        quarter_turns -= quarter_turns % 2
     shifts = config.max_shift_px * np.stack([row_shifts, column_shifts], axis=1)
     drawn = (quarter_turns, flips, config.max_angle_deg * angles, shifts)
     return [

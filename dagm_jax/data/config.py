@@ -6,15 +6,20 @@ Nothing is imported but the ground, so that reading a configuration is cheap.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Literal
 
 from dagm_jax.errors import check_choices, require
 
 SplitRule = Literal["random80_20", "official"]
-SliceMode = Literal["strips", "two_orientations", "tiles", "squeeze", "whole"]
+SliceMode = Literal["auto", "strips", "two_orientations", "tiles", "squeeze", "whole"]
 # Edges of a slice are multiples of it: the networks halve a slice four times.
 MULTIPLE_PX = 16
+# Limits of the edge of tiles that are sized from the images: one shows what is around a defect, a batch of larger ones
+# takes seconds on a CPU.
+TILE_PX = (64, 256)
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SlicingConfig:
-    """How an image becomes slices; whatever its size, every pixel lies in one.
+    """How an image becomes slices.
 
+    auto: strips of DAGM's and of built-in images; of users' own images square tiles of the median of their shorter
+    edges, at most `TILE_PX`.
     strips: full-height strips of ``slice_px`` columns, evenly spaced.
     two_orientations: half of them vertical, half horizontal and turned by 90°.
-    tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns, as many as it takes, evenly spaced both ways.
+    tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns: in training from anywhere in the image, in
+    evaluation as many as it takes, evenly spaced both ways.
     squeeze: the image averaged across to ``slice_px`` columns, one slice (an ablation; does not keep the pixels).
     whole: the image itself, one slice.
 
@@ -85,6 +93,21 @@ class SlicingConfig:
         edge = self.narrowest_px
         inside = f"lie in [0, {edge}), less than a slice's edge"
         require("slicing", self, "overlap_px", lambda x: 0 <= x < edge, inside)
+
+    def for_images(self, shapes: Sequence[tuple[int, int]], are_own: bool) -> SlicingConfig:
+        """The options with a mode that is not auto, for a set of images of these (h, w); are_own: not DAGM's."""
+        if self.mode != "auto":
+            return self
+        if not are_own:
+            return replace(self, mode="strips")
+        least, most = TILE_PX
+        edge = int(min(max(median(min(shape) for shape in shapes), least), most)) // MULTIPLE_PX * MULTIPLE_PX
+        return replace(self, mode="tiles", slice_px=edge, slice_height_px=edge)
+
+    @property
+    def has_square_tiles(self) -> bool:
+        """Whether a slice is as well one of the image turned by 90°."""
+        return self.mode == "tiles" and self.slice_px == self.slice_height_px
 
     @property
     def narrowest_px(self) -> int:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -21,9 +22,9 @@ import numpy as np
 
 from dagm_jax.data.augment import Move, draw_moves
 from dagm_jax.data.cache import ImageCache
-from dagm_jax.data.config import AugmentConfig
+from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.sampling import BalancedSampler, Epochs, SampleSpec, pick_slice
-from dagm_jax.data.slicing import Slicer, pad, slice_labels
+from dagm_jax.data.slicing import pad, random_tile, slice_labels, slicer_for
 from dagm_jax.errors import ProcessLost, UserError
 from dagm_jax.types import Batch
 
@@ -35,22 +36,23 @@ WORKER_LOST = "Worker process was terminated unexpectedly"
 class MakeBatch(grain.transforms.RandomMap):
     """Builds a batch: one slice of a randomly moved view for each requested (image, kind).
 
-    Images smaller than the slicer's are padded. The view (rotation, flip) is drawn first, then one of *its* slices of
-    that kind. rows: those of the batch that are made; what is drawn for them does not depend on which they are. A batch
-    at a time, because calls for single slices, grain's and numpy's, take longer than copying their pixels.
+    The view (rotation, flip) is drawn first, then one of *its* slices of that kind. continues: whether there are images
+    that are continued to a slice, so that batches tell which pixels are theirs. rows: those of the batch that are made;
+    what is drawn for them does not depend on which they are. A batch at a time, because calls for single slices,
+    grain's and numpy's, take longer than copying their pixels.
     """
 
     cache: ImageCache
-    slicer: Slicer
+    slicing: SlicingConfig
     augment: AugmentConfig
+    continues: bool
     rows: slice
 
     def random_map(self, element: list[SampleSpec], rng: np.random.Generator) -> Batch:
-        shape = (self.slicer.height_px, self.slicer.width_px)
-        moves = draw_moves(shape, self.augment, rng, len(element))
+        moves = draw_moves(self.augment, rng, len(element))
         numbers = rng.random(len(element)).tolist()
         drawn = list(zip(element, moves, numbers, strict=True))[self.rows]
-        size = (len(drawn), *self.slicer.slice_shape, 1)
+        size = (len(drawn), *slicer_for(self.slicing, self.cache.largest, self.cache.largest).slice_shape, 1)
         batch = Batch(
             image=np.empty(size, np.uint8),
             mask=np.zeros(size, np.uint8),
@@ -58,40 +60,56 @@ class MakeBatch(grain.transforms.RandomMap):
             valid=np.ones(len(drawn), bool),
             image_index=np.array([spec.image_index for spec, _, _ in drawn], np.int32),
         )
+        if self.continues:
+            batch["inside"] = np.ones(size, bool)
         for row, (spec, move, u) in enumerate(drawn):
-            batch["label"][row] = self._fill(spec, move, u, batch["image"][row], batch["mask"][row])
+            self._fill(spec, move, u, batch, row)
         return batch
 
-    def _fill(
-        self, spec: SampleSpec, move: Move, u: float, image_out: np.ndarray, mask_out: np.ndarray
-    ) -> int:
-        """Writes a slice of the moved image, and its part of the mask over zeros; returns its label."""
-        shape = (self.slicer.height_px, self.slicer.width_px)
+    def _fill(self, spec: SampleSpec, move: Move, u: float, batch: Batch, row: int) -> None:
+        """Writes a slice of the moved image, its label, and its part of the mask over zeros."""
         image, sums = self.cache.image(spec.image_index), self.cache.mask_sums(spec.image_index)
-        if move.is_dihedral and (not sums.total or (self.slicer.is_strips and image.shape == shape)):
-            # The usual case: the labels follow from the kept sums, so that only pixels of the chosen slice are read.
-            labels = np.zeros(self.slicer.num_slices, np.int32)
-            if sums.total:
-                held = self.slicer.held_by_strips(*move.line_sums(sums.down, sums.across))
-                labels = slice_labels(held, sums.total)
-            image, mask = move.turn(pad(image, shape)), None
+        if image.shape[0] != image.shape[1] and not self.slicing.has_square_tiles:
+            move = move.lying()
+        # The mask is read where it is needed.
+        mask = None
+        if move.is_dihedral:
+            image = move.turn(image)
         else:
-            image, mask = move(pad(image, shape), pad(self.cache.mask(spec.image_index), shape))
-            # The total is the image's own: in what is added to a small one, its defect may be there once more.
-            labels = slice_labels(self.slicer.held(mask), sums.total)
-        k = pick_slice(labels, spec.kind, u)
-        image_out[:] = self.slicer.cut_one(image[:, :, None], k)
-        if labels[k]:
-            mask = move.turn(self.cache.mask(spec.image_index)) if mask is None else mask
-            mask_out[:] = self.slicer.cut_one(mask[:, :, None], k)
-        return int(labels[k])
+            image, mask = move(image, self.cache.mask(spec.image_index))
+        slicer = slicer_for(self.slicing, self.cache.largest, (image.shape[0], image.shape[1]))
+        shape = slicer.height_px, slicer.width_px
+        if mask is None and sums.total and not (slicer.is_strips and image.shape == shape):
+            mask = move.turn(self.cache.mask(spec.image_index))
+        marked = np.broadcast_to(False, shape) if mask is None else pad(mask, shape, "constant")
+        if self.slicing.mode == "tiles":
+            rng = np.random.default_rng(int(u * 2**53))
+            cut, label = random_tile(marked, slicer.slice_shape, sums.total, spec.kind, rng)
+        else:
+            held = np.zeros(slicer.num_slices, np.int32)
+            if mask is not None:
+                held = slicer.held(marked)
+            elif sums.total:
+                # The usual case: kept sums tell what slices hold, so that only pixels of the chosen one are read.
+                held = slicer.held_by_strips(*move.line_sums(sums.down, sums.across))
+            # The total is the image's own, also where a move has pushed a part of the defect beyond the border.
+            labels = slice_labels(held, sums.total)
+            k = pick_slice(labels, spec.kind, u)
+            cut, label = partial(slicer.cut_one, index=k), int(labels[k])
+        batch["label"][row] = label
+        batch["image"][row] = cut(pad(image, shape, "edge")[:, :, None])
+        if label:
+            marked = move.turn(self.cache.mask(spec.image_index)) if mask is None else marked
+            batch["mask"][row] = cut(marked[:, :, None])
+        if "inside" in batch:
+            batch["inside"][row] = cut(pad(np.ones(image.shape, bool), shape, "constant")[:, :, None])
 
 
 def make_training_stream(
     cache: ImageCache,
     defective: Sequence[int],
     good: Sequence[int],
-    slicer: Slicer,
+    slicing: SlicingConfig,
     augment_config: AugmentConfig,
     *,
     batch_size: int,
@@ -117,7 +135,10 @@ def make_training_stream(
     sampler = BalancedSampler(positive, everything, batch_size, num_batches)
     index, count = part
     size = batch_size // count
-    make_batch = MakeBatch(cache, slicer, augment_config, slice(index * size, (index + 1) * size))
+    rows = slice(index * size, (index + 1) * size)
+    slicers = {shape: slicer_for(slicing, cache.largest, shape) for shape in set(cache.shapes)}
+    continues = any((one.height_px, one.width_px) != shape for shape, one in slicers.items())
+    make_batch = MakeBatch(cache, slicing, augment_config, continues, rows)
     return grain.MapDataset.source(sampler).seed(seed + 2).random_map(make_batch)
 
 

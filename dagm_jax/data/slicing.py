@@ -6,20 +6,26 @@ compiled code share it. Arrays are ``[h w c]`` images and ``[n h w c]`` slices; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import zip_longest
 from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dagm_jax.data.config import MULTIPLE_PX, SliceMode, SlicingConfig
+from dagm_jax.data.sampling import SliceKind
 
-# Continuation of an image: by its own mirror images, or by its edge.
-PadMode = Literal["symmetric", "edge"]
+# Continuation of an image: by its own mirror images, or by its edge; that of a mask by nothing.
+PadMode = Literal["symmetric", "edge", "constant"]
 # A slice is positive if it holds this share of the image's mask, or this many of its pixels.
 POSITIVE_MASK_SHARE = 0.25
 POSITIVE_MASK_PX = 500
+# Limit of tiles that are tried before one of another kind is taken.
+TILE_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -162,8 +168,49 @@ def padded_shape(config: SlicingConfig, height_px: int, width_px: int) -> tuple[
     return up_to(height_px, MULTIPLE_PX), max(up_to(width_px, width_multiple), least_width)
 
 
+@lru_cache
+def slicer_for(config: SlicingConfig, largest: tuple[int, int], size: tuple[int, int]) -> Slicer:
+    """The slicer in training for images of (h, w) px ``size`` in a set whose largest is ``largest``.
+
+    Images smaller than it are continued by their edge. Strips are as long as the largest image and lie side by side in
+    the image itself, as tiles do; other slices hold all of it. Their edges are those of the set.
+    """
+    if config.mode == "tiles":
+        return make_slicer(config, *padded_shape(config, *size))
+    slicer = make_slicer(config, *padded_shape(config, *largest))
+    if not slicer.is_strips or size == largest:
+        return slicer
+    number = len(slicer.vertical_edges)
+    across, down = (even_edges(max(length, config.slice_px), config.slice_px, number) for length in size)
+    return replace(slicer, vertical_edges=down, horizontal_edges=across if slicer.horizontal_edges else ())
+
+
+def random_tile(
+    mask: NDArray[np.bool_], tile: tuple[int, int], mask_px: int, kind: SliceKind, rng: np.random.Generator
+) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+    """(a function that cuts a tile (h, w), its label), of an image with this mask; of any kind where none is found.
+
+    A positive tile shows a random pixel of the mask, at a random place within the tile.
+    """
+    marked = np.flatnonzero(mask) if kind is SliceKind.POSITIVE else []
+    spans = [length - edge for length, edge in zip(mask.shape, tile, strict=True)]
+    for _ in range(TILE_TRIES):
+        if len(marked):
+            pixel = divmod(int(marked[rng.integers(len(marked))]), mask.shape[1])
+            low = [max(0, p - edge + 1) for p, edge in zip(pixel, tile, strict=True)]
+            high = [min(p, span) for p, span in zip(pixel, spans, strict=True)]
+        else:
+            low, high = [0, 0], spans
+        top, left = (int(rng.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
+        held = np.count_nonzero(mask[top : top + tile[0], left : left + tile[1]])
+        label = int(slice_labels(held, mask_px))
+        if kind is SliceKind.ANY or (label == 1) == (kind is SliceKind.POSITIVE):
+            break
+    return (lambda array: array[top : top + tile[0], left : left + tile[1]]), label
+
+
 def pad(array: np.ndarray, shape: tuple[int, int], mode: PadMode = "symmetric") -> np.ndarray:
-    """``array [h w]`` continued below and to the right, by its own mirror images or by its edge, up to ``shape``.
+    """``array [h w]`` continued below and to the right up to ``shape``: by its mirror images, its edge, or zeros.
 
     The same array where it has that shape. An image and its mask stay with each other. Raises ValueError where it is
     larger.

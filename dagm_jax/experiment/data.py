@@ -13,13 +13,13 @@ from typing import Any
 from dagm_jax.config import RunConfig, to_json
 from dagm_jax.console import console, show
 from dagm_jax.data.cache import ImageCache, build_cache
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.slicing import Slicer
+from dagm_jax.data.slicing import Slicer, slicer_for
 from dagm_jax.data.split import Split, split_samples
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.programs import Shape, choose_shapes
-from dagm_jax.experiment.tiling import make_training_slicer
 from dagm_jax.experiment.trained_model import MOST_BATCH_PIXELS
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import MAX_PIXELS, Manifest, Photo
@@ -27,18 +27,23 @@ from dagm_jax.types import MAX_PIXELS, Manifest, Photo
 
 @dataclass(frozen=True)
 class Data:
-    """Images of a run: manifest, decoded cache, split, slicer of training, grey-level moments of the training split.
+    """Images of a run: manifest, decoded cache, split, grey-level moments of the training split.
 
+    slicing: the configuration's, with a mode for these images; slicer: of the largest image.
     padded: sizes to which images are padded when they are judged whole, see `choose_shapes`.
     """
 
     manifest: Manifest
     cache: ImageCache
     split: Split
-    slicer: Slicer
+    slicing: SlicingConfig
     padded: tuple[Shape, ...]
     mean: float
     std: float
+
+    @property
+    def slicer(self) -> Slicer:
+        return slicer_for(self.slicing, self.cache.largest, self.cache.largest)
 
     @cached_property
     def labels(self) -> list[int]:
@@ -86,13 +91,14 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     split = split_samples(manifest.samples, config.data.split, share, config.seed, mask_px, learns)
     seen = [i for i in split.train if learns or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
-    slicer = make_training_slicer(config, cache.largest)
+    are_own = any(isinstance(sample.image, Photo) for sample in manifest.samples)
+    slicing = config.slicing.for_images(cache.shapes, are_own)
     if len(padded) > 1 and config.eval.tiling == "whole":
         shown = ", ".join(f"{height}x{width}" for height, width in padded)
         console.print(
             f"data: images are judged in {len(padded)} sizes, padded to {shown} px (height x width)"
         )
-    data = Data(manifest, cache, split, slicer, padded, mean, std)
+    data = Data(manifest, cache, split, slicing, padded, mean, std)
     check_split(data, config)
     return data
 

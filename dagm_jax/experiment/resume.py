@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from dagm_jax.config import RunConfig, differences
@@ -28,11 +29,19 @@ FREE_FIELDS = {
 LENGTH = "train.num_steps"
 
 
-def check_same_run(config: RunConfig, workdir: Workdir) -> None:
-    """Raises UserError where the workdir's run has another configuration; prints free fields that differ."""
+def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
+    """The configuration, with the mode of slices that the workdir's run has found where it asks for any.
+
+    Raises UserError where that run has another configuration; prints free fields that differ.
+    """
     if not workdir.config.exists():
-        return
-    changed = differences(workdir.read_config(), config)
+        return config
+    stored = workdir.read_config()
+    if config.slicing.mode == "auto":
+        found = stored.slicing
+        edges = dict(slice_px=found.slice_px, slice_height_px=found.slice_height_px)
+        config = replace(config, slicing=replace(config.slicing, mode=found.mode, **edges))
+    changed = differences(stored, config)
     free = FREE_FIELDS if workdir.is_finished else FREE_FIELDS | {LENGTH}
     # Names first: another network or task differs in many fields.
     refused = sorted(changed.keys() - free, key=lambda name: (not name.endswith(".name"), name))
@@ -44,6 +53,7 @@ def check_same_run(config: RunConfig, workdir: Workdir) -> None:
         )
     for name, (old, new) in changed.items():
         console.print(f"{workdir} holds a run with {name}={old}; it goes on with {new}")
+    return config
 
 
 def read_progress(meta: dict[str, Any], data: Data, config: TrainConfig, workdir: Workdir) -> TrainProgress:

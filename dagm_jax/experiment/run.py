@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dagm_jax.config import RunConfig, to_dict, to_json
 from dagm_jax.console import console, show
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
@@ -31,7 +33,9 @@ from dagm_jax.train.history import MetricLogger
 from dagm_jax.train.loop import Trainer
 from dagm_jax.train.step import TrainState
 from dagm_jax.train.stopping import TrainProgress
+from dagm_jax.types import Batch
 from dagm_jax.versions import package_versions
+from dagm_jax.visualization.overlay import write_batch
 
 
 def run(
@@ -50,12 +54,13 @@ def run(
     # Process 0 alone holds the lock, but all processes write: each its part of a checkpoint.
     with plain_disk_errors(path, workdir.option), ExitStack() as holding:
 
-        def open_workdir() -> dict[str, Any] | None:
+        def open_workdir() -> tuple[SlicingConfig, dict[str, Any] | None]:
             holding.enter_context(workdir.locked())
-            check_same_run(config, workdir)
-            return workdir.read_report() if workdir.is_finished else None  # type: ignore[no-any-return]
+            slicing = check_same_run(config, workdir).slicing
+            return slicing, workdir.read_report() if workdir.is_finished else None
 
-        report = processes.on_process_0(open_workdir)
+        slicing, report = processes.on_process_0(open_workdir)
+        config = replace(config, slicing=slicing)
         if report is not None:
             console.print(f"{workdir} holds a finished run; its report:")
         else:
@@ -70,6 +75,7 @@ def _run_stages(
     """The report of an unfinished run: data, training, choice of the checkpoint, evaluation."""
     with timings.stage("data"):
         data = prepare_data(config, workdir, processes)
+    config = replace(config, slicing=data.slicing)
     setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes, timings)
     with closing(setup):
         with Checkpoints(workdir.checkpoints, processes) as checkpoints:
@@ -100,6 +106,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
     setup.begin_to_compile_predictors()
     with setup.timings.stage("compilation of the step"):
         step_function = setup.compile_step(state, stream[0])
+        setup.processes.on_process_0(lambda: draw_batch(stream[progress.step], workdir))
     logger = MetricLogger(workdir.path, progress.step) if setup.processes.is_first else None
     with closing(logger) if logger else nullcontext():
         trainer = Trainer(
@@ -117,6 +124,13 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
         )
         with setup.timings.stage("training"):
             return trainer.fit(state, progress)
+
+
+def draw_batch(batch: Batch, workdir: Workdir) -> None:
+    """Writes figures/batch.png, where data that no network could learn from shows."""
+    workdir.figures.mkdir(exist_ok=True)
+    inside = batch["inside"][..., 0] if "inside" in batch else None
+    write_batch(workdir.batch, batch["image"][..., 0], batch["mask"][..., 0] == 1, inside)
 
 
 class Chosen(NamedTuple):

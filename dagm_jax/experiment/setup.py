@@ -76,7 +76,7 @@ class Setup:
             self.data.cache,
             self.data.of_label(train, 1) if learns else [],
             self.data.of_label(train, 0),
-            self.data.slicer,
+            self.data.slicing,
             config.augment,
             batch_size=config.train.batch_size,
             num_batches=config.train.num_steps,

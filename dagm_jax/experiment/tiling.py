@@ -8,13 +8,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 from dagm_jax.config import RunConfig
-from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape
+from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape, slicer_for
 from dagm_jax.evaluation.programs import Shape, SlicedImages, Tiling, WholeImages
-
-
-def make_training_slicer(config: RunConfig, largest: Shape) -> Slicer:
-    """The slicer of training, for images of at most ``largest``."""
-    return make_slicer(config.slicing, *padded_shape(config.slicing, *largest))
 
 
 def make_tiling(config: RunConfig, largest: Shape, shapes: Sequence[Shape], quick: bool = False) -> Tiling:
@@ -25,7 +20,7 @@ def make_tiling(config: RunConfig, largest: Shape, shapes: Sequence[Shape], quic
     """
     can = config.slicing.mode != "squeeze" and not config.pools
     if config.eval.tiling == "whole" or (quick and can):
-        slice_shape = make_training_slicer(config, largest).slice_shape
+        slice_shape = slicer_for(config.slicing, largest, largest).slice_shape
         return WholeImages(tuple(shapes), slice_shape, config.model.halo_px, config.pools, config.eval)
 
     return SlicedImages(largest, lru_cache(partial(_eval_slicer, config, largest)))

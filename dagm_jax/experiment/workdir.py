@@ -30,6 +30,7 @@ class Workdir:
         self.validation_scores = path / "validation_scores.csv"
         self.predictions = path / "predictions.csv"
         self.figures = path / "figures"
+        self.batch = self.figures / "batch.png"
         self.pictures = path / "images"
         self.page = path / "index.html"
         self.report = path / "report.json"

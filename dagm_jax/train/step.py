@@ -77,7 +77,8 @@ def make_train_step(
 
     def sums_of(params: Any, stats: Any, batch: dict[str, Array], key: Array) -> tuple[Any, Any]:
         """(sums of loss, counts and gradients over a part of the batch; norm statistics after it)."""
-        slices = network.preprocess(batch["image"], batch["mask"], batch["label"], batch["place"])
+        inside = batch.get("inside")
+        slices = network.preprocess(batch["image"], batch["mask"], batch["label"], batch["place"], inside)
 
         def sum_of_losses(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             forward, new_stats = network.apply(params, stats, train=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ def write_overlay(path: Path, image: UInt8, score_map: NDArray[np.floating], pix
     picture = Image.fromarray(draw_overlay(*draw_layers(image, score_map, pixel_threshold)))
     # The fastest level: slower ones hardly compress textures.
     picture.save(path, format="PNG", compress_level=1)
+
+
+def write_batch(path: Path, images: UInt8, masks: Mask, inside: Mask | None) -> None:
+    """Writes the slices [b h w] of a batch side by side as a PNG: their masks outlined, tinted beyond the image."""
+    beyond = np.zeros(images.shape) if inside is None else np.where(inside, 0.0, 0.4)
+    cells = [
+        np.pad(draw_overlay(*draw_layers(image, tint, 0.5, mask)), ((2, 2), (2, 2), (0, 0)))
+        for image, tint, mask in zip(images, beyond, masks, strict=True)
+    ]
+    height, width, _ = cells[0].shape
+    in_row = math.ceil(math.sqrt(len(cells) * height / width))
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % in_row)
+    rows = [np.concatenate(cells[k : k + in_row], axis=1) for k in range(0, len(cells), in_row)]
+    Image.fromarray(np.concatenate(rows)).save(path, format="PNG", compress_level=1)
 
 
 def _highest(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:

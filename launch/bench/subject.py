@@ -211,6 +211,6 @@ class Subjects:
             images = (config.data, config.slicing, config.task, config.augment, config.seed)
             if images not in self._data:
                 self._data[images] = prepare_data(config, Workdir(self.folder))
-            devices = take_devices(config, cell.num_devices, self.xla_flags)
-            self._last = key, Subject(Setup(config, self._data[images], devices))
+            data, devices = self._data[images], take_devices(config, cell.num_devices, self.xla_flags)
+            self._last = key, Subject(Setup(replace(config, slicing=data.slicing), data, devices))
         return self._last[1]

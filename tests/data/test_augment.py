@@ -18,8 +18,9 @@ OFF = AugmentConfig(rotate90=False, flip=False)
 def augment(
     image: np.ndarray, mask: np.ndarray, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One random move of image and mask."""
-    return draw_moves(image.shape, config, rng, 1)[0](image, mask)
+    """One random move of image and mask, that keeps their shape."""
+    move = draw_moves(config, rng, 1)[0]
+    return (move if image.shape[0] == image.shape[1] else move.lying())(image, mask)
 
 
 def shape_of(size: tuple[int, int] = (64, 64)) -> np.ndarray:

@@ -18,7 +18,7 @@ from PIL import Image
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.pipeline import iterate, make_training_stream
-from dagm_jax.data.slicing import Slicer, make_slicer, padded_shape, slice_labels
+from dagm_jax.data.slicing import make_slicer, slice_labels
 from dagm_jax.data.split import split_samples
 from dagm_jax.errors import UserError
 from dagm_jax.types import Manifest, Sample
@@ -30,7 +30,8 @@ PINNED += [1127904636, 837543695, 2997929757, 4020482924, 329806830]
 NUM_DEFECTIVE, NUM_GOOD = 10, 14
 DEFECTIVE = list(range(NUM_DEFECTIVE))
 EVERYTHING = list(range(NUM_DEFECTIVE + NUM_GOOD))
-SLICER = make_slicer(SlicingConfig(num_slices=6, slice_px=16), SIZE_PX, SIZE_PX)
+SLICING = SlicingConfig(num_slices=6, slice_px=16)
+SLICER = make_slicer(SLICING, SIZE_PX, SIZE_PX)
 OFF = AugmentConfig(rotate90=False, flip=False)
 
 Stream = grain.MapDataset
@@ -63,14 +64,14 @@ def stream(images: tuple[Manifest, ImageCache]) -> Callable[..., Stream]:
 
     def make(
         indices: list[int] = EVERYTHING,
-        slicer: Slicer = SLICER,
+        slicing: SlicingConfig = SLICING,
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008
         **options: Any,
     ) -> Stream:
         manifest, cache = images
         by_label = [[i for i in indices if manifest.samples[i].label == label] for label in (1, 0)]
         defaults = dict(batch_size=4, num_batches=12, balance=True, seed=0)
-        return make_training_stream(cache, *by_label, slicer, augment, **(defaults | options))
+        return make_training_stream(cache, *by_label, slicing, augment, **(defaults | options))
 
     return make
 
@@ -202,16 +203,15 @@ def test_half_of_every_batch_is_positive(
     assert 0.05 < labels.count(1) / len(labels) < 0.3
 
 
-@pytest.mark.parametrize("mode", ["strips", "two_orientations"])
+@pytest.mark.parametrize("mode", ["strips", "two_orientations", "tiles"])
 def test_labels_images_and_masks_belong_together(
     stream: Callable[..., Stream], images: tuple[Manifest, ImageCache], mode: Any
 ) -> None:
     """Would catch: an unmoved mask, a label of the slice before the move, an index of another image; sums of one image
     kept for another."""
-    slicer = make_slicer(SlicingConfig(mode, 12, 16), SIZE_PX, SIZE_PX)
     seen = Counter[int]()
     for balance in (True, False):
-        for batch in stream(slicer=slicer, balance=balance, num_batches=15):
+        for batch in stream(slicing=SlicingConfig(mode, 12, 16, 16), balance=balance, num_batches=15):
             np.testing.assert_array_equal(batch["mask"] == 1, batch["image"] > 150)
             held = batch["mask"].sum(axis=(1, 2, 3))
             whole = np.array([np.count_nonzero(images[1][int(i)][1]) for i in batch["image_index"]])
@@ -272,7 +272,7 @@ def test_a_mask_without_a_fitting_strip_still_gives_a_slice(
     sample = Sample("a", 1, 1, None, tmp_path / "a.png", tmp_path / "a_label.png")
     _, cache = build_cache(Manifest((sample,), (), ""), tmp_path / "cache", (64, 64))
     made = make_training_stream(
-        cache, [0], [], SLICER, AugmentConfig(), batch_size=2, num_batches=3, balance=True, seed=0
+        cache, [0], [], SLICING, AugmentConfig(), batch_size=2, num_batches=3, balance=True, seed=0
     )
     for batch in made:
         assert batch["label"].tolist() == [1, 1]
@@ -361,11 +361,11 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
     for seed, balance in ((0, True), (3, False)):
         train = TrainConfig(batch_size=8, num_steps=12, balance=balance)
         config = RunConfig(train=train, augment=augment, seed=seed)
-        data = Data(manifest, cache, split, SLICER, SLICER, 50.0, 30.0)
+        data = Data(manifest, cache, split, SLICING, ((SIZE_PX, SIZE_PX),), 50.0, 30.0)
         made = Setup(config, data, make_devices(config.parallel)).stream()
         defective, good = ([i for i in split.train if manifest.samples[i].label == label] for label in (1, 0))
         options: Any = dict(batch_size=8, num_batches=12, balance=balance, seed=seed)
-        expected = make_training_stream(cache, defective, good, SLICER, augment, **options)
+        expected = make_training_stream(cache, defective, good, SLICING, augment, **options)
         assert len(made) == 12
         for step in range(12):
             check_equal(made[step], expected[step])
@@ -374,42 +374,89 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
 # --- images of many sizes ---
 
 
-def test_small_images_are_continued_by_their_mirror_images(tmp_path: Path) -> None:
-    """Would catch: black borders, a mask that stays behind its image, and slices that miss what was added."""
-    rng = np.random.default_rng(1)
+def make_cache(folder: Path, images: list[np.ndarray], masks: list[np.ndarray]) -> ImageCache:
+    """A cache of defective images uint8 [h w] with these masks bool [h w]."""
     samples = []
-    for k, shape in enumerate([(40, 24), (16, 20), (33, 48)]):
-        image = rng.integers(0, 256, shape, np.uint8)
-        Image.fromarray(image).save(tmp_path / f"{k}.png")
-        Image.fromarray(np.where(image > 200, 255, 0).astype(np.uint8)).save(tmp_path / f"{k}_label.png")
-        samples.append(Sample(f"{k}", 1, 1, None, tmp_path / f"{k}.png", tmp_path / f"{k}_label.png"))
-    _, cache = build_cache(Manifest(tuple(samples), (), "sizes"), tmp_path / "cache", None)
-    config = SlicingConfig(num_slices=6, slice_px=16)
-    assert padded_shape(config, *cache.largest) == (48, 48)
-    slicer = make_slicer(config, 48, 48)
+    for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        Image.fromarray(image).save(folder / f"{k}.png")
+        Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(folder / f"{k}_label.png")
+        samples.append(Sample(f"{k}", 1, 1, None, folder / f"{k}.png", folder / f"{k}_label.png"))
+    return build_cache(Manifest(tuple(samples), (), "sizes"), folder / "cache", None)[1]
+
+
+@pytest.mark.parametrize(
+    ("slicing", "size"),
+    [
+        (SlicingConfig(num_slices=6, slice_px=16), (48, 16)),
+        (SlicingConfig("tiles", slice_px=32, slice_height_px=32), (32, 32)),
+        (SlicingConfig("two_orientations", num_slices=6, slice_px=16), (48, 16)),
+        (SlicingConfig("whole"), (48, 48)),
+    ],
+)
+@pytest.mark.parametrize("augment", [OFF, AugmentConfig(), AugmentConfig(max_angle_deg=10)])
+def test_small_images_are_continued_by_their_edge_which_is_told(
+    slicing: SlicingConfig, size: tuple[int, int], augment: AugmentConfig, tmp_path: Path
+) -> None:
+    """Would catch: mirror images of a part with its defect, and added pixels that the loss takes for the part's own.
+
+    Values of an image differ, so that those of another place, or of one that is there twice, show.
+    """
+    rng = np.random.default_rng(1)
+    images = [rng.permutation(h * w).reshape(h, w) % 251 for h, w in ((40, 24), (16, 20), (33, 48))]
+    images = [image.astype(np.uint8) for image in images]
+    cache = make_cache(tmp_path, images, [image > 200 for image in images])
     options: Any = dict(batch_size=4, num_batches=20, balance=False, seed=0)
-    seen = set()
-    for batch in make_training_stream(cache, [0, 1, 2], [], slicer, OFF, **options):
-        np.testing.assert_array_equal(batch["mask"] == 1, batch["image"] > 200)
-        for image, index in zip(batch["image"], batch["image_index"], strict=True):
-            whole, _ = cache[index]
-            rows, columns = (list(range(n)) + list(range(n))[::-1] for n in whole.shape)
-            padded = np.array([[whole[r, c] for c in (columns * 3)[:48]] for r in (rows * 3)[:48]])
-            fits = [k for k in range(6) if (slicer.cut_one(padded[..., None], k) == image).all()]
-            assert fits
-            seen |= {(int(index), k) for k in fits}
-    assert len(seen) == 18
+    for batch in make_training_stream(cache, [0, 1, 2], [], slicing, augment, **options):
+        assert batch["inside"].shape == batch["image"].shape == (4, *size, 1)
+        marked = batch["mask"] == 1
+        assert not marked[~batch["inside"]].any()
+        if not augment.max_angle_deg:
+            np.testing.assert_array_equal(marked, (batch["image"] > 200) & batch["inside"])
+        for image, inside, index in zip(batch["image"], batch["inside"], batch["image_index"], strict=True):
+            rows, columns = inside[..., 0].any(1), inside[..., 0].any(0)
+            # A rectangle, no larger than the image turned by any angle.
+            np.testing.assert_array_equal(inside[..., 0], rows[:, None] & columns[None, :])
+            own = sorted(cache.shapes[index])
+            assert all(a <= b for a, b in zip(sorted([rows.sum(), columns.sum()]), own, strict=True))
+            assert rows.any() and columns.any()
+            # Beyond the image each pixel equals its nearest inside.
+            near = [
+                np.clip(np.arange(n), *np.flatnonzero(some)[[0, -1]])
+                for n, some in zip(size, (rows, columns), strict=True)
+            ]
+            np.testing.assert_array_equal(image[..., 0], image[near[0]][:, near[1], 0])
 
 
-def test_padding_does_not_make_a_defect_too_small_to_count(tmp_path: Path) -> None:
-    """Would catch: a quarter of the mask and its mirror images, which a tile with the whole mask does not reach."""
-    mask = np.zeros((64, 64), np.uint8)
-    mask[20:36, 20:38] = 255
-    Image.fromarray(mask // 2).save(tmp_path / "a.png")
-    Image.fromarray(mask).save(tmp_path / "m.png")
-    sample = Sample("a", 1, 1, None, tmp_path / "a.png", tmp_path / "m.png")
-    _, cache = build_cache(Manifest((sample,), (), "one"), tmp_path / "cache", None)
-    slicer = make_slicer(SlicingConfig("tiles"), 512, 512)
+def test_images_as_large_as_their_slices_tell_nothing_of_what_is_inside(
+    stream: Callable[..., Stream],
+) -> None:
+    """Would catch: a training step on DAGM that computes the mask of added pixels which there are none of."""
+    assert "inside" not in stream()[0]
+    assert "inside" not in stream(slicing=SlicingConfig("tiles", slice_px=32, slice_height_px=16))[0]
+
+
+def test_tiles_lie_anywhere_and_hold_the_defect_where_asked(stream: Callable[..., Stream]) -> None:
+    """Would catch: tiles on a grid, defects always in a tile's middle, and tiles of another kind than asked for."""
+    slicing = SlicingConfig("tiles", slice_px=16, slice_height_px=16)
+    middles, labels = set(), []
+    for batch in stream(slicing=slicing, num_batches=40):
+        np.testing.assert_array_equal(batch["mask"] == 1, batch["image"] > 150)
+        labels += batch["label"].tolist()
+        for mask, label in zip(batch["mask"], batch["label"], strict=True):
+            if label == 1:
+                middles.add(tuple(np.argwhere(mask[..., 0]).mean(0).round().astype(int)))
+    assert set(labels[::2]) == {1} and 1 not in labels[1::2]
+    rows, columns = np.array(list(middles)).T
+    assert len(middles) > 50 and all(np.ptp(places) >= 9 for places in (rows, columns))
+
+
+def test_a_quarter_of_the_images_own_mask_makes_a_slice_positive(tmp_path: Path) -> None:
+    """Would catch: a quarter of the mask with what is added to it, which a tile with the whole mask does not reach."""
+    mask = np.zeros((64, 64), bool)
+    mask[20:36, 20:38] = True
+    cache = make_cache(tmp_path, [mask.astype(np.uint8) * 127], [mask])
     options: Any = dict(batch_size=4, num_batches=4, balance=True, seed=0)
-    for batch in make_training_stream(cache, [0], [], slicer, OFF, **options):
+    slicing = SlicingConfig("tiles", slice_px=128, slice_height_px=128)
+    for batch in make_training_stream(cache, [0], [], slicing, OFF, **options):
         assert batch["label"].tolist() == [1] * 4
+        assert (batch["mask"].sum(axis=(1, 2, 3)) == mask.sum()).all()

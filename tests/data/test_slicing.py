@@ -248,7 +248,7 @@ def test_slice_labels_by_hand(xp: ModuleType, mask_px: int, held: int, label: in
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (dict(mode="strip"), r"`slicing\.mode` \(=strip\) must be one of strips, .*did you mean strips\?"),
+        (dict(mode="strip"), r"`slicing\.mode` \(=strip\) must be one of auto, .*did you mean strips\?"),
         (dict(slice_px=0), r"`slicing\.slice_px` \(=0\) must be a positive multiple of 16"),
         (dict(slice_px=-16), r"`slicing\.slice_px` \(=-16\) must be a positive multiple of 16"),
         (dict(slice_px=24), r"`slicing\.slice_px` \(=24\) must be a positive multiple of 16"),
