@@ -19,7 +19,7 @@ console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 class Bar:
     """Progress of one piece of work; ``figures`` of `advance` stand beside it."""
 
-    def __init__(self, progress: Progress, name: str, total: int, done: int) -> None:
+    def __init__(self, progress: Progress, name: str, total: int | None, done: int) -> None:
         self._progress, self._start_done = progress, done
         self._start_s = self._spoke_s = time.monotonic()
         self._task = progress.add_task(name, total=total, completed=done, figures="")
@@ -34,13 +34,14 @@ class Bar:
         if self._progress.disable and now_s - self._spoke_s > PLAIN_LINE_EVERY_S:
             self._spoke_s, task = now_s, self._progress.tasks[0]
             per_item = (now_s - self._start_s) / max(task.completed - self._start_done, 1)
-            left = f"at most {per_item * (task.remaining or 0):.0f} s left"
-            console.print(*filter(None, (task.description, f"{task.completed}/{task.total}", figures, left)))
+            done = f"{task.completed}/{'?' if task.total is None else task.total}"
+            left = f"at most {per_item * task.remaining:.0f} s left" if task.remaining is not None else ""
+            console.print(*filter(None, (task.description, done, figures, left)))
 
 
 @contextmanager
-def show(name: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """A bar of ``total`` items for the length of a with-block, with the time left."""
+def show(name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
+    """A bar of ``total`` items, None while that is unknown, for the length of a with-block, with the time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -192,7 +192,7 @@ def random_tile(
 
     A positive tile shows a random pixel of the mask, at a random place within the tile.
     """
-    marked = np.flatnonzero(mask) if kind is SliceKind.POSITIVE else []
+    marked = np.flatnonzero(mask if kind is SliceKind.POSITIVE else [])
     spans = [length - edge for length, edge in zip(mask.shape, tile, strict=True)]
     for _ in range(TILE_TRIES):
         if len(marked):

@@ -71,10 +71,13 @@ def _curves(scored: Sequence[ValidationResult], label: int) -> FloatArray:
 
 
 def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict[str, float]:
-    """Loss, accuracy of the decisions on slices or images, image AUROC, balanced Dice, and quality.
+    """Loss, accuracy of the decisions on slices or images, image AUROC, balanced Dice, learnt, and quality.
 
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty, at the pixel
     threshold that is best for these images, which calibration finds later.
+
+    Learnt is 1.0 where AUROC and balanced Dice are better than a guess with 95 % confidence, and else 0.0: the lower
+    bounds of both are above 1/2, which any order of the images has, and maps without a defect.
 
     Quality in [0, 1] steers training. It is the mean of AUROC and balanced Dice where pixels are scored, of AUROC and
     accuracy where slices are, and 1/(1 + loss on good images) where the task may not know of defects. Figures without
@@ -84,14 +87,18 @@ def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict
     if counted := sum(one.num_counted for one in scored):
         figures["accuracy"] = sum(one.num_right for one in scored) / counted
     area = auroc([one.label for one in scored], [one.score for one in scored])
+    learnt = False
     if area is not None:
         figures["auroc"] = area
+        learnt = metrics.auroc_bound([one.label for one in scored], [one.score for one in scored]) > 0.5
         defective = _curves(scored, 1)
         if len(defective):
             balanced = metrics.balanced_dice(defective, _curves(scored, 0))
             best = int(balanced.argmax())
             figures["dice_defective"] = float(defective.mean(axis=0)[best])
             figures["balanced_dice"] = float(balanced[best])
+            learnt &= metrics.balanced_dice_bound(defective, _curves(scored, 0)) > 0.5
+    figures["learnt"] = float(learnt)
     if score_kind == "deviation":
         loss_of_good = float(np.mean([one.loss for one in scored if not one.label]))
         return figures | {"quality": 1 / (1 + loss_of_good)}

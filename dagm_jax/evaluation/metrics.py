@@ -20,6 +20,8 @@ NUM_PIXEL_BINS = 4096
 NUM_DICE_THRESHOLDS = 256
 # Tolerance of equal mean Dice: sums differ in the last bits with the order of merging, and a plateau must not break.
 _PLATEAU_TOLERANCE = 1e-9
+# Standard errors that a one-sided bound of 95 % lies below the mean.
+ONE_SIDED_95 = 1.645
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
@@ -159,6 +161,22 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     return auroc_of_counts(*counts_per_score(labels, scores)[:2])
 
 
+def auroc_bound(labels: ArrayLike, scores: ArrayLike) -> float:
+    """The one-sided 95 % lower bound on `auroc`, against a guess; 0 where a class is missing.
+
+    AUROC - 1.645·sqrt((m + n + 1) / 12mn), the standard error of m defective and n good images in a random order (Mann
+    and Whitney 1947).
+    """
+    area, (num_good, num_defective) = (
+        auroc(labels, scores),
+        np.bincount(_binary(labels, "labels"), minlength=2),
+    )
+    if area is None:
+        return 0.0
+    error = np.sqrt((num_defective + num_good + 1) / (12 * num_defective * num_good))
+    return float(area - ONE_SIDED_95 * error)
+
+
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
     """The average precision Σ (R_k - R_{k-1})·P_k over falling thresholds, None where a class is missing.
 
@@ -245,6 +263,15 @@ def balanced_dice(defective: FloatArray, good: FloatArray) -> FloatArray:
     """
     groups = [group.mean(axis=0) for group in (defective, good) if len(group)]
     return np.asarray(sum(groups) / len(groups))
+
+
+def balanced_dice_bound(defective: FloatArray, good: FloatArray) -> float:
+    """The one-sided 95 % lower bound on the highest balanced Dice, by the standard errors of both means."""
+    best = int(np.argmax(balanced_dice(defective, good)))
+    groups = [group[:, best] for group in (defective, good) if len(group)]
+    errors = [group.std(ddof=min(1, len(group) - 1)) / np.sqrt(len(group)) for group in groups]
+    mean = np.mean([group.mean() for group in groups])
+    return float(mean - ONE_SIDED_95 * np.hypot.reduce(errors) / len(groups))
 
 
 def best_pixel_threshold(defective: FloatArray, good: FloatArray) -> float:

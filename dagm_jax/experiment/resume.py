@@ -87,10 +87,12 @@ def read_progress(meta: dict[str, Any], data: Data, config: TrainConfig, workdir
 def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, workdir: Workdir) -> None:
     """Raises UserError where a run with the bound ``num_steps`` would have differed so far with that of ``config``.
 
-    Before the cool-down, a run with another bound has taken the same steps, unless it would cool down by now.
+    Before the cool-down, a run with another bound has taken the same steps, unless it would cool down by now. A bound
+    of 0 is the one that its first steps have shown.
     """
     if config.num_steps == num_steps:
         return
+    config, num_steps = progress.bounded(config), num_steps or progress.num_steps
     what = f"at step {progress.step}, at or past the {config.last_cooldown_begin} at which so short a one cools down"
     if progress.end_step is not None:
         what = f"that cools down towards its end at step {progress.end_step}, which can no longer move"

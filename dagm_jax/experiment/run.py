@@ -100,7 +100,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
         console.print(f"resuming from the checkpoint of step {step}")
     # Only now does the workdir belong to this run: after a mistake up to here the same one may be named again.
     setup.processes.on_process_0(lambda: write_atomically(workdir.config, to_json(config) + "\n"))
-    if progress.is_end(config.train):
+    if progress.is_end(progress.bounded(config.train)):
         return progress
     stream = setup.stream()
     setup.begin_to_compile_predictors()
@@ -119,6 +119,8 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
             checkpoints=checkpoints,
             logger=logger,
             image_ids=[r.image_id for r in data.manifest.samples],
+            num_images=len(data.split.train),
+            steps_a_validation=setup.steps_a_validation,
             meta=dict(config=to_dict(config), mean=data.mean, std=data.std, versions=package_versions()),
             processes=setup.processes,
         )

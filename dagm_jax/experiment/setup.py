@@ -29,6 +29,7 @@ from dagm_jax.models.network import Network
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.schedule import learning_rate
 from dagm_jax.train.step import Carry, TrainState, make_state, make_train_step, skip_non_finite
+from dagm_jax.train.stopping import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Setup:
             self.data.slicing,
             config.augment,
             batch_size=config.train.batch_size,
-            num_batches=config.train.num_steps,
+            num_batches=config.train.num_steps or UNKNOWN,
             balance=config.train.balance and learns,
             seed=config.seed,
             part=(self.processes.index, self.processes.count),
@@ -155,6 +156,12 @@ class Setup:
             if is_thorough and self.validation_sample == list(self.data.split.validation):
                 self.last_results[:] = results
             return self.processes.broadcast(evaluate.summarise(results, self.config.task.score_kind))
+
+    @property
+    def steps_a_validation(self) -> float:
+        """The time of a validation in training steps, which take three times as long for as many pixels."""
+        pixels = sum(math.prod(self.data.cache.shapes[i]) for i in self.validation_sample)
+        return pixels / (3 * self.config.train.batch_size * math.prod(self.data.slicer.slice_shape))
 
     @cached_property
     def validation_sample(self) -> list[int]:

@@ -27,7 +27,7 @@ from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
 from dagm_jax.train.step import Carry, TrainState
-from dagm_jax.train.stopping import TrainConfig, TrainProgress
+from dagm_jax.train.stopping import UNKNOWN, TrainConfig, TrainProgress
 
 
 class NonFinite(UserError):
@@ -36,7 +36,11 @@ class NonFinite(UserError):
 
 @dataclass(frozen=True)
 class Trainer:
-    """All that training needs besides the state and its progress. logger: None on all processes but the first."""
+    """All that training needs besides the state and its progress.
+
+    logger: None on all processes but the first. num_images: those that are trained on. steps_a_validation: the time of
+    a validation in steps.
+    """
 
     config: TrainConfig
     devices: Devices
@@ -47,6 +51,8 @@ class Trainer:
     checkpoints: Checkpoints
     logger: MetricLogger | None
     image_ids: Sequence[str]
+    num_images: int
+    steps_a_validation: float
     meta: dict[str, Any]
     processes: Processes = ALONE
 
@@ -57,23 +63,26 @@ class Trainer:
         """
         stopping: list[int] = []
         first_step = progress.step
+        total = progress.last_step(progress.bounded(self.config))
         with (
             on_signals(stopping),
             closing(iterate(self.stream, progress.step, self.num_workers)) as host_batches,
-            show("training", progress.last_step(self.config), progress.step) as bar,
+            show("training", None if total == UNKNOWN else total, progress.step) as bar,
         ):
             batches = self.devices.prefetch(host_batches)
             while True:
+                config = progress.bounded(self.config)
                 before = replace(progress, step=progress.step - 1)
-                if not progress.validated and 0 < progress.step == before.next_validation(self.config):
+                if not progress.validated and 0 < progress.step == before.next_validation(config):
+                    progress = self._find_bound(progress)
                     state, progress = self._validate_and_save(state, progress)
-                    bar.set_total(progress.last_step(self.config))
+                    bar.set_total(progress.last_step(progress.bounded(self.config)))
                 # All processes stop at the same step, whichever got the signal; also at the last, before the test.
                 if self.processes.any(bool(stopping)):
                     if not progress.validated and progress.step > first_step:
                         self._save(state, progress, None)
                     raise Interrupted(f"at step {progress.step}; the same command goes on from there")
-                if progress.is_end(self.config):
+                if progress.is_end(config):
                     return progress
                 state, progress = self._advance(state, progress, batches, bar, stopping)
 
@@ -92,7 +101,7 @@ class Trainer:
         start_s = time.monotonic()
         pending = []
         log_step = (progress.step // self.config.log_every + 1) * self.config.log_every
-        end = min(log_step, progress.next_validation(self.config))
+        end = min(log_step, progress.next_validation(progress.bounded(self.config)))
         carry = Carry(state, self.devices.replicate(np.int32(progress.num_skipped)))
         for step in range(progress.step + 1, end + 1):
             batch, on_devices = next(batches)
@@ -131,14 +140,29 @@ class Trainer:
             bar.advance(len(pending), f"{loss}, {rate:.1f} slices/s{quality}")
         return carry.state, progress
 
+    def _find_bound(self, progress: TrainProgress) -> TrainProgress:
+        """Progress with its bound on steps: the same for the whole run, whoever goes on with it."""
+        if self.config.num_steps or progress.num_steps:
+            return progress
+        step_s, is_cpu = progress.train_seconds / progress.step, self.devices.platform == "cpu"
+        number = self.config.steps_in_time(step_s, self.steps_a_validation, is_cpu)
+        number = self.processes.broadcast(number)
+        a_sample = number * self.config.batch_size / self.num_images
+        console.print(
+            f"training takes at most {number} steps, {a_sample:.0f} slices an image (`train.max_minutes`)"
+        )
+        return replace(progress, num_steps=number)
+
     def _validate_and_save(
         self, state: TrainState, progress: TrainProgress
     ) -> tuple[TrainState, TrainProgress]:
         values = self.validate(state)
         self._log("validation", progress.step, values)
-        before, progress = progress, progress.after_validation(values["quality"], self.config)
+        config = progress.bounded(self.config)
+        before = progress
+        progress = progress.after_validation(values["quality"], bool(values["learnt"]), config)
         if progress.end_step != before.end_step:
-            reason = progress.reason_to_cool_down(self.config)
+            reason = progress.reason_to_cool_down(config)
             console.print(f"training cools down from step {progress.step} to {progress.end_step}: {reason}")
             span = np.array([progress.step, progress.end_step], np.int32)
             state = replace(state, cooldown=self.devices.replicate(span))
