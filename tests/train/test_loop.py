@@ -20,7 +20,7 @@ from dagm_jax.distributed.processes import Processes
 from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.train.loop import NonFinite, Trainer
 from dagm_jax.train.step import NEVER, TrainState, skip_non_finite
-from dagm_jax.train.stopping import TrainConfig, TrainProgress
+from dagm_jax.train.stopping import TIMED_STEPS, TrainConfig, TrainProgress
 
 Event = tuple[Any, ...]
 
@@ -68,7 +68,7 @@ class World:
     def validate(self, state: TrainState) -> dict[str, float]:
         self.events.append(("validate", int(state.step)))
         self.on_validation(int(state.step))
-        return {"quality": self.quality(int(state.step)), "loss": 1.0}
+        return {"quality": self.quality(int(state.step)), "loss": 1.0, "learnt": 1.0}
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], quality: float | None) -> None:
         assert step == int(state.step)
@@ -82,7 +82,7 @@ class World:
         parts: dict[str, Any] = {
             "config": self.config,
             "devices": SimpleNamespace(
-                prefetch=lambda batches: ((b, b) for b in batches), replicate=jnp.asarray
+                prefetch=lambda batches: ((b, b) for b in batches), replicate=jnp.asarray, platform="cpu"
             ),
             "step": skip_non_finite(self.step, self.config.skip_non_finite),
             "stream": grain.MapDataset.range(self.config.num_steps).map(MakeBatch()),
@@ -91,6 +91,8 @@ class World:
             "checkpoints": self,
             "logger": self,
             "image_ids": [f"image{i}" for i in range(5)],
+            "num_images": 5,
+            "steps_a_validation": 0.0,
             "meta": {"config": {"seed": 7}},
         }
         return Trainer(**(parts | changes))
@@ -111,7 +113,7 @@ def after(qualities: list[float], config: TrainConfig, every: int = 10) -> Train
     """Progress after validations with these qualities, every ten steps."""
     progress = TrainProgress()
     for i, quality in enumerate(qualities, start=1):
-        progress = replace(progress, step=i * every, validated=False).after_validation(quality, config)
+        progress = replace(progress, step=i * every, validated=False).after_validation(quality, True, config)
     return progress
 
 
@@ -169,6 +171,27 @@ def test_end_never_lies_beyond_the_upper_bound() -> None:
         assert 0 <= begin <= begin + 0.5 * begin <= num_steps
 
 
+def test_what_has_not_learnt_is_on_no_plateau() -> None:
+    """Would catch: a run that ends while it still predicts nothing, as its AUROC goes up and down by chance."""
+    progress = TrainProgress()
+    for step in range(10, 200, 10):
+        progress = replace(progress, step=step).after_validation(0.3, False, FAR)
+        assert progress.num_without_rise == 0 and progress.end_step is None
+    for step in range(200, 230, 10):
+        progress = replace(progress, step=step).after_validation(0.3, True, FAR)
+    assert progress.end_step is not None
+
+
+@pytest.mark.parametrize(("is_cpu", "minutes"), [(True, 30), (False, 10)])
+def test_minutes_are_as_many_steps_as_fit(is_cpu: bool, minutes: int) -> None:
+    """Would catch: seconds taken for minutes, validations that are not counted, and a bound below the timed steps."""
+    config = TrainConfig(validate_every=20)
+    assert config.steps_in_time(0.5, 0.0, is_cpu) == minutes * 120
+    assert config.steps_in_time(0.5, 20.0, is_cpu) == minutes * 60
+    assert replace(config, max_minutes=1.5).steps_in_time(0.5, 0.0, is_cpu) == 180
+    assert config.steps_in_time(1e6, 0.0, is_cpu) == TIMED_STEPS
+
+
 # --- the order ----------------------------------------------------------------------------------------------
 
 SHORT = TrainConfig(
@@ -223,6 +246,28 @@ def test_training_ends_where_the_schedule_says_and_is_validated_there(
     assert world.of_kind("validate") == validations
     assert world.of_kind("step") == list(range(validations[-1]))
     assert progress.step == progress.end_step == validations[-1]
+
+
+def test_the_bound_is_found_once_and_saved_before_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a resumed run with a bound of its own, a bound that is not saved where it is found, a bound in spite
+    of ``num_steps``, and validations between the regular ones in runs that have a bound."""
+    config = replace(SHORT, num_steps=0, max_minutes=1.0, validate_every=50)
+    number = TIMED_STEPS + 13
+    monkeypatch.setattr(TrainConfig, "steps_in_time", lambda *arguments: number)
+    world = World(config, quality=lambda step: 0.1)
+    stream = grain.MapDataset.range(100).map(MakeBatch())
+    progress = world.trainer(stream=stream).fit(start(), TrainProgress())
+    assert (progress.step, progress.num_steps) == (number, number)
+    begin = int(number / 1.5)
+    assert world.of_kind("validate") == [TIMED_STEPS, begin, number]
+    state, saved = world.resume(TIMED_STEPS)
+    assert saved.num_steps == number
+    monkeypatch.setattr(TrainConfig, "steps_in_time", lambda *arguments: 1000)
+    again = World(config, quality=lambda step: 0.1)
+    assert again.trainer(stream=stream).fit(state, saved).step == number
+    world = World(replace(config, num_steps=40), quality=lambda step: 0.1)
+    assert world.trainer(stream=stream).fit(start(), TrainProgress()).step == 39
+    assert world.of_kind("validate") == [26, 39]
 
 
 def test_the_step_is_told_where_the_cool_down_lies() -> None:
