@@ -75,7 +75,7 @@ def to_onnx(model: TrainedModel, opset: int = OPSET) -> bytes:
 
 def pool_windows(x: Map, factor: int = 2) -> Map:
     """`models.blocks.max_pool` by flax's pooling."""
-    pooled: Map = nnx.max_pool(x, window_shape=(factor, factor), strides=(factor, factor))
+    pooled: Map = nnx.max_pool(x, window_shape=(factor, factor), strides=(factor, factor))  # type: ignore[no-untyped-call]
     return pooled
 
 
