@@ -101,9 +101,10 @@ def mirrored(
 
     length: of each image, beyond which its mirror images begin; None for the whole of ``dim``.
     """
-    # Symbolic sizes are known when the program runs; others are constants, which jax2onnx converts.
-    xp = np if isinstance(x.shape[dim], int) else jnp
-    place = xp.arange(x.shape[dim] + 2 * radius) - radius
+    if length is None and isinstance(x.shape[dim], int):
+        return jnp.pad(x, [(radius, radius) if d == dim else (0, 0) for d in range(x.ndim)], "symmetric")
+    # Symbolic sizes are known when the program runs.
+    place = jnp.arange(x.shape[dim] + 2 * radius) - radius
     if length is None:
         return x.take(reflected(place, x.shape[dim]), axis=dim, mode="clip")
     continued: Array = jax.vmap(lambda one, end: one.take(reflected(place, end), axis=dim - 1, mode="clip"))(

@@ -60,7 +60,7 @@ def make_whole_step(
         def predict(*dims: int) -> SlicePrediction:
             """The prediction for the images flipped along ``dims``, its map turned back."""
             seen, marked, counts = jax.tree.map(
-                partial(jnp.flip, axis=dims), (image[..., None], mask[..., None], valid)
+                partial(jnp.flip, axis=dims), (image.reshape(*image.shape, 1), mask[..., None], valid)
             )
             slices = network.preprocess(seen, marked, label, place, counts, slice_shape)
             found = task.predict(forward, slices)

@@ -71,7 +71,12 @@ def compile_openvino(path: Path, precision: str = "f32") -> Any:
 
 def openvino_program(compiled: Any) -> Program:
     """The program of `compile_openvino`."""
-    return lambda images: tuple(compiled(images)[name] for name in OUTPUTS)
+
+    def run(images: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
+        found = compiled(images)
+        return tuple(found[name] for name in OUTPUTS)
+
+    return run
 
 
 RUNTIMES: dict[str, Callable[[Path], Program]] = {

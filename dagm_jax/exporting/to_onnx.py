@@ -6,16 +6,22 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting.inference_fn import make_inference_fn, symbolic_images
 from dagm_jax.exporting.runners import INPUT, OPSET, OUTPUTS
+from dagm_jax.models.blocks import add_bias
+from dagm_jax.models.convolution import DIMENSIONS, Map
 
 # Version of the file format that came with each opset: runtimes refuse later ones than they know.
 FILE_FORMATS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
@@ -37,18 +43,52 @@ def to_onnx(model: TrainedModel, opset: int = OPSET) -> bytes:
         warnings.simplefilter("ignore")
         try:
             import jax2onnx
+            import onnx
+            import onnxruntime
         except ModuleNotFoundError as error:
             raise UserError(f"`--format` (=onnx) needs the package {error.name}: {ONNX_COMMAND}") from error
         converted = jax2onnx.to_onnx(
-            make_inference_fn(model),
+            make_inference_fn(replace(model, network=replace(model.network, forms=FORMS))),
             [symbolic_images(model, "onnx")],
             opset=opset,
             input_names=[INPUT],
             output_names=list(OUTPUTS),
         )
     converted.ir_version = FILE_FORMATS[opset]
-    content: bytes = converted.SerializeToString()
+    with tempfile.TemporaryDirectory() as folder:
+        plain, simplified = Path(folder) / "plain.onnx", Path(folder) / "simplified.onnx"
+        plain.write_bytes(converted.SerializeToString())
+        # Constants folded into kernels, transpositions that undo one another left out: onnxruntime does it whenever it
+        # opens a file, and other runtimes do not. Every operation is still one of the standard.
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(simplified)
+        onnxruntime.InferenceSession(plain, options, providers=["CPUExecutionProvider"])
+        written = onnx.load(simplified)
+    # onnxruntime names all collections of operations that it knows; an older one may know none of that version.
+    used = [collection for collection in written.opset_import if not collection.domain]
+    del written.opset_import[:]
+    written.opset_import.extend(used)
+    content: bytes = written.SerializeToString()
     return content
+
+
+def pool_windows(x: Map, factor: int = 2) -> Map:
+    """`models.blocks.max_pool` by flax's pooling."""
+    pooled: Map = nnx.max_pool(x, window_shape=(factor, factor), strides=(factor, factor))  # type: ignore[no-untyped-call]
+    return pooled
+
+
+def expand(x: Map, kernel: Float[Array, "c 2 2 d"], bias: Float[Array, " d"]) -> Map:
+    """`models.blocks.expand` by JAX's transposed convolution, which places the taps of a kernel the other way round."""
+    turned = kernel[:, ::-1, ::-1].transpose(1, 2, 0, 3)
+    y = jax.lax.conv_transpose(x, turned, (2, 2), "VALID", dimension_numbers=DIMENSIONS)
+    return add_bias(y, bias)
+
+
+# Functions for those that layers hold, as operations of ONNX: a sequence of others hinders runtimes, which keep maps in
+# another order between the operations that they know.
+FORMS = (("max_pool", pool_windows), ("expand", expand))
 
 
 def to_int8(content: bytes, images: Iterable[NDArray[np.uint8]]) -> bytes:
@@ -58,6 +98,7 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.uint8]]) -> bytes:
     padding, smoothing, score and thresholds, stay in float32.
     """
     try:
+        import onnx
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ModuleNotFoundError as error:
@@ -77,6 +118,8 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.uint8]]) -> bytes:
         plain.write_bytes(content)
         # Shapes, without which only a part of the convolutions is found. The symbolic batch needs no inference.
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        graph = onnx.load(prepared).graph
+        ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
         quantization.quantize_static(
             prepared,
             small,
@@ -84,6 +127,8 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.uint8]]) -> bytes:
             quant_format=quantization.QuantFormat.QDQ,
             # Between convolutions too, or every one would convert its input and its output.
             op_types_to_quantize=["Conv", "Relu", "Concat", "MaxPool"],
+            # Maps have channels within the network alone.
+            nodes_to_exclude=[node.name for node in graph.node if ranks.get(node.output[0]) != 4],
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

@@ -254,13 +254,18 @@ class ConvTranspose2x2(nnx.Module):
         self.kernel = nnx.Param(kernel.reshape(in_channels, 2, 2, out_channels))
         self.bias = nnx.Param(jnp.zeros((out_channels,), parameter_dtype(dtype)))
         self.dtype = dtype
+        self.expand = expand
 
     def __call__(self, x: Map) -> Float[Array, "b 2h 2w d"]:
-        b, h, w, c = x.shape
-        d = self.bias.shape[0]
-        y = x.astype(self.dtype).reshape(-1, c) @ self.kernel[...].astype(self.dtype).reshape(c, 4 * d)
-        y = add_bias(y.reshape(b, h, w, 2, 2, d), self.bias[...])
-        return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, d)
+        return self.expand(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.bias[...])
+
+
+def expand(x: Map, kernel: Float[Array, "c 2 2 d"], bias: Float[Array, " d"]) -> Float[Array, "b 2h 2w d"]:
+    """`ConvTranspose2x2` of its kernel and bias."""
+    b, h, w, c = x.shape
+    d = bias.shape[0]
+    y = add_bias((x.reshape(-1, c) @ kernel.reshape(c, 4 * d)).reshape(b, h, w, 2, 2, d), bias)
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, d)
 
 
 class UpConv(nnx.Module):

@@ -40,6 +40,7 @@ class ConvAutoencoder(nnx.Module):
         block = partial(Block, options=LayerOptions(config.norm, dtype, axis_name), rngs=rngs)
         up = partial(ConvTranspose2x2, dtype=dtype, rngs=rngs)
         self.dtype = dtype
+        self.max_pool = max_pool
         self.encoder = nnx.List([block(c, width) for c, width in pairwise([in_channels, *widths])])
         self.bottleneck = Conv(widths[-1], z, 1, dtype=dtype, rngs=rngs)
         # ups[i] and decoder[i] work at the size of encoder[i]: index 0 is the finest level.
@@ -60,5 +61,5 @@ class ConvAutoencoder(nnx.Module):
         check_multiple(x, DOWNSAMPLING)
         x = x.astype(self.dtype)
         for stage in self.encoder:
-            x = max_pool(stage(x, train=train))
+            x = self.max_pool(stage(x, train=train))
         return self.bottleneck(x)

@@ -51,6 +51,7 @@ class CustomUNet(nnx.Module):
         up = ConvTranspose2x2 if config.up == "conv_transpose" else UpConv
         self.extra_skips = config.extra_skips
         self.dtype = dtype
+        self.max_pool = max_pool
         self.encoder = nnx.List([block(c, width) for c, width in pairwise([in_channels, *widths])])
         # decoder[i] and ups[i] make D_{i+1}: index 0 is the finest level, as in the encoder.
         self.ups = nnx.List([up(c, width, dtype=dtype, rngs=rngs) for width, c in pairwise(widths)])
@@ -69,7 +70,7 @@ class CustomUNet(nnx.Module):
             x = stage(x, train=train)
             encoded.append(x)
             if len(encoded) < NUM_LEVELS:
-                x = max_pool(x)
+                x = self.max_pool(x)
                 pooled.append(x)
         for i in reversed(range(NUM_LEVELS - 1)):
             extra = [self._extra_skip(i, j, encoded, pooled) for j in self._extra_levels(i)]
@@ -92,4 +93,4 @@ class CustomUNet(nnx.Module):
         if j > i:
             return upsample(encoded[j], 2)
         # pooled[j] is E_{j+1} at half its size; go on from there, so that no pooling is done twice.
-        return pooled[j] if j == i - 1 else max_pool(pooled[j], 2 ** (i - j - 1))
+        return pooled[j] if j == i - 1 else self.max_pool(pooled[j], 2 ** (i - j - 1))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, UInt8
 
-from dagm_jax.models.convolution import convolve, convolve_on_cpu
+from dagm_jax.models.convolution import convolve_on_cpu
 from dagm_jax.tasks.base import Forward, Slices
 from dagm_jax.types import NetworkOutput
 
@@ -19,15 +19,15 @@ from dagm_jax.types import NetworkOutput
 class Network:
     """The structure of a network without its arrays, and what its input looks like.
 
-    ``mean`` and ``std`` normalise grey values in [0, 255]; they come from the training split. convolve: how the
-    layers that leave it open convolve, which only `for_platform` changes.
+    ``mean`` and ``std`` normalise grey values in [0, 255]; they come from the training split. forms: functions that
+    take the place of those which layers hold as attributes, such as ``convolve``: the same operation, faster elsewhere.
     """
 
     graphdef: nnx.GraphDef[Any]
     in_channels: int
     mean: float
     std: float
-    convolve: Callable[[Array, Array], Array] = convolve
+    forms: tuple[tuple[str, Callable[..., Array]], ...] = ()
 
     def preprocess(
         self,
@@ -43,7 +43,7 @@ class Network:
         ``slice_shape`` is that of the slices of training where these are whole images.
         """
         x = (image.astype(jnp.result_type(float)) - self.mean) / self.std
-        x = jnp.broadcast_to(x, (*x.shape[:-1], self.in_channels))
+        x = jnp.concatenate([x] * self.in_channels, axis=-1)
         return Slices(
             x=x,
             mask=mask,
@@ -57,13 +57,13 @@ class Network:
 
     def for_platform(self, platform: str) -> Network:
         """The network in the form that runs well on ``platform``; on any but "cpu" as it is written."""
-        return replace(self, convolve=convolve_on_cpu if platform == "cpu" else convolve)
+        return replace(self, forms=(("convolve", convolve_on_cpu),) if platform == "cpu" else ())
 
     def apply(self, params: Any, stats: Any, *, train: bool) -> tuple[Forward, Callable[[], Any]]:
         """(forward, a function that gives the norm statistics as the calls of forward have left them)."""
         # copy=True: the merged module gets variables of this trace, so that its statistics may be written.
         model = nnx.merge(self.graphdef, params, stats, copy=True)
-        model.set_attributes(convolve=self.convolve, raise_if_not_found=False)
+        model.set_attributes(**dict(self.forms), raise_if_not_found=False)
 
         def forward(x: Array, key: Array | None) -> NetworkOutput:
             output: NetworkOutput = model(x, train=train, key=key)

@@ -132,6 +132,7 @@ class UNet3Plus(nnx.Module):
     ) -> None:
         self.dtype = jnp.dtype(config.compute_dtype)
         self.axis_name = axis_name
+        self.max_pool = max_pool
         base = config.base_channels
         widths = [base * 2**level for level in range(NUM_LEVELS)]
         fused = [*[NUM_LEVELS * base] * (NUM_LEVELS - 1), widths[-1]]
@@ -157,12 +158,12 @@ class UNet3Plus(nnx.Module):
         # E1…E5.
         encoded = [self.encoder[0](x.astype(self.dtype), train=train)]
         for stage in list(self.encoder)[1:]:
-            encoded.append(stage(max_pool(encoded[-1]), train=train))
+            encoded.append(stage(self.max_pool(encoded[-1]), train=train))
         class_logits = None if self.classifier is None else self._classify(encoded[-1], train=train, key=key)
         # D1…D5.
         features = list(encoded)
         for i in reversed(range(NUM_LEVELS - 1)):
-            finer = [max_pool(encoded[j], 2 ** (i - j)) for j in range(i)]
+            finer = [self.max_pool(encoded[j], 2 ** (i - j)) for j in range(i)]
             features[i] = self.decoder[i]([*finer, *features[i:]], train=train)
         logits = [
             upsample(at_least_float32(head(f)), 2**i)

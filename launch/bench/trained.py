@@ -198,6 +198,7 @@ RUNTIMES: dict[str, tuple[Callable[..., tuple[Judge, Values]], dict[str, Any]]] 
     "onnxruntime": (open_file, {"runtime": "onnxruntime"}),
     "onnxruntime, 8 bits": (open_file, {"runtime": "onnxruntime", "int8": True}),
     "OpenVINO": (open_file, {"runtime": "openvino", "precision": "f32"}),
+    "OpenVINO, 8 bits": (open_file, {"runtime": "openvino", "int8": True, "precision": "f32"}),
     "OpenVINO, bfloat16": (open_file, {"runtime": "openvino", "precision": "bf16"}),
     "PyTorch eager": (open_torch, {"compiled": False}),
     "PyTorch compiled": (open_torch, {"compiled": True}),

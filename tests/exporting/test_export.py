@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_run
+from flax import nnx
 from jax import export as jax_export
 from PIL import Image
+from random_weights import numbers, randomised
 
 from dagm_jax import export as command
 from dagm_jax.config import RunConfig
@@ -31,7 +34,8 @@ from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_
 from dagm_jax.exporting import check, inference_fn, runners, to_onnx, to_stablehlo
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.inspection.inspector import Inspector
-from dagm_jax.models.config import CustomUNetConfig, UNet3PlusConfig
+from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
+from dagm_jax.models.network import Network
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
@@ -332,6 +336,36 @@ def test_mistakes_are_named(arguments: tuple[str, ...], named: str, workdir: Pat
     argv = [argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments]
     with pytest.raises(UserError, match=named):
         command.main(["export", *argv])
+
+
+@pytest.mark.parametrize("config", [CustomUNetConfig(4), ConvAutoencoderConfig(4), UNet3PlusConfig(4)])
+def test_the_operations_of_onnx_compute_what_the_layers_do(config: Any) -> None:
+    """Catches turned taps of a transposed convolution, windows of another size, and forms that no layer takes."""
+    build = partial(config.build, in_channels=1, out_channels=1)
+    structure, params, stats = randomised(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    network = Network(structure, 1, 0.0, 1.0)
+    x = jnp.asarray(numbers(2, 48, 32, 1))
+
+    def logits(network: Network) -> Any:
+        return jax.jit(lambda x: network.apply(params, stats, train=False)[0](x, None).logits)
+
+    plain, of_onnx = logits(network), logits(replace(network, forms=to_onnx.FORMS))
+    np.testing.assert_allclose(of_onnx(x), plain(x), atol=1e-4)
+    text = str(jax.make_jaxpr(of_onnx)(x))
+    assert text.count("reduce_window_max") == (10 if isinstance(config, UNet3PlusConfig) else 4)
+    assert text.count("lhs_dilation=(2, 2)") == (0 if isinstance(config, UNet3PlusConfig) else 4)
+
+
+def test_openvino_runs_once_for_all_outputs() -> None:
+    """Catches a program that runs the network anew for each of its outputs, in four times the time."""
+    calls = []
+
+    def compiled(images: np.ndarray) -> dict[str, np.ndarray]:
+        calls.append(images)
+        return {name: np.full(1, place) for place, name in enumerate(runners.OUTPUTS)}
+
+    found = runners.openvino_program(compiled)(np.zeros((1, 4, 4), np.uint8))
+    assert [int(value[0]) for value in found] == [0, 1, 2, 3] and len(calls) == 1
 
 
 @pytest.mark.onnx
