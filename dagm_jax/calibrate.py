@@ -59,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
         (labels, scores), verdict = workdir.read_validation_scores(), workdir.read_config().verdict
         old = workdir.read_rule()
         threshold, fit_stats = fit_rule(labels, scores, request.rule, request.target, verdict)
+        # A threshold teaches a model nothing.
+        fit_stats["learnt"] = old.has_learnt
         new = replace(old, threshold=threshold, calibration=request.rule, fit_stats=fit_stats)
         if new != old:
             path = request.model / HISTORY

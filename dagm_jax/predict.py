@@ -62,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
     """Predicts what the command line names; the exit status."""
     request = parse_request(Request, argv, __doc__)
     from dagm_jax.console import console
+    from dagm_jax.evaluation.threshold import NOT_LEARNT
     from dagm_jax.inspection.folder import WatchTimes, predict_folder
     from dagm_jax.inspection.inspector import Inspector
     from dagm_jax.inspection.scan import make_source
@@ -71,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"images: {printable(source.description)}")
     xla_flags = os.environ.get("XLA_FLAGS", "")
     inspector = Inspector.load(request.model, request.threshold, xla_flags, request.runtime)
+    if not inspector.rule.has_learnt:
+        console.print(NOT_LEARNT)
     batch_size = inspector.check_batch_size(request.batch_size or (1 if request.watch else None))
     times = WatchTimes(request.poll_s, request.patience_s, request.idle_exit_s) if request.watch else None
     with locked(request.output, "output"):

@@ -113,7 +113,8 @@ def fit_thresholds(
 ) -> Thresholds:
     """The thresholds fitted to the validation images.
 
-    The image threshold is found as configured, the pixel threshold by best Dice. Where the task may not know of
+    The fit statistics say whether the network has learnt (see `summarise`). The image threshold is found as configured,
+    the pixel threshold by best Dice. Where the task may not know of
     defects, or only which slices hold them, the image threshold, which is on the same scale, is that of the pixels too.
     """
     threshold, fit_stats = fit_threshold(labels, [one.score for one in scored], verdict)
@@ -122,6 +123,7 @@ def fit_thresholds(
         pixel_threshold = metrics.best_pixel_threshold(defective, _curves(scored, 0))
     elif score_kind == "probability":
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
+    fit_stats["learnt"] = bool(summarise(scored, score_kind)["learnt"])
     return Thresholds(threshold, pixel_threshold, verdict.calibration, fit_stats)
 
 

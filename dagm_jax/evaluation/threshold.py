@@ -30,6 +30,13 @@ from dagm_jax.schema import FINITE, OBJECT, TEXT, find_fault
 SCORE_CLIP = 1e-6
 # Tolerance of equal costs and F1: they are computed from integers, and equal counts must not differ by a rounding.
 _TIE_TOLERANCE = 1e-12
+# Limit of the threshold's move on the logit scale by a single good image that needs no words.
+LONE_STEP = 1.0
+# What is said of a model whose `Thresholds.has_learnt` is False.
+NOT_LEARNT = (
+    "warning: validation has not shown that this model tells defects from good images; its scores, maps and decisions "
+    "may be guesses"
+)
 # Probability that a bound on the escape rate is too low.
 _RISK = 0.05
 
@@ -52,6 +59,11 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         _check_thresholds(self.to_values())
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether validation has shown that the model tells defects from good images; True where it does not say."""
+        return self.fit_stats.get("learnt", True) is not False
 
     def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """True where an image is defective, bool in the shape of ``scores``.
@@ -95,7 +107,8 @@ def fit_threshold(
     "false_alarm_rate" the lowest with FP / good <= max_false_alarm_rate; "normals" `normals_threshold` of good scores.
 
     labels: {0, 1} [n]; scores: finite [n]. Raises UserError for a missing class. Fit statistics: tp fp fn tn,
-    num_good, num_defective, num_equally_good, highest_good_score, lowest_defective_score (None without any).
+    num_good, num_defective, num_equally_good, highest_good_score, lowest_defective_score (None without any), and
+    margin, what the latter is above the former on the scale of `spread_scores`.
     """
     truth, values = _checked_validation(labels, scores, config.calibration)
     if config.calibration == "normals":
@@ -128,7 +141,29 @@ def _fit_stats(truth: BoolArray, values: FloatArray, threshold: float, num_equal
         "num_equally_good": num_equal,
         "highest_good_score": float(values[~truth].max()),
         "lowest_defective_score": float(values[truth].min()) if truth.any() else None,
+        "margin": _margin(truth, values) if truth.any() else None,
     }
+
+
+def _margin(truth: BoolArray, values: FloatArray) -> float:
+    """The lowest score of defective images less the highest of good ones, on the scale of `spread_scores`."""
+    spread = spread_scores(values)
+    return float(spread[truth].min() - spread[~truth].max())
+
+
+def lone_outlier(
+    labels: ArrayLike, scores: ArrayLike, threshold: float, config: VerdictConfig
+) -> tuple[int, float] | None:
+    """(the good image with the highest score, the threshold without it), if that is more than `LONE_STEP` lower."""
+    truth, values = labels_and_scores(labels, scores)
+    highest = int(np.argmax(np.where(truth, -np.inf, values)))
+    others = np.arange(len(values)) != highest
+    if not (~truth[others]).any():
+        return None
+    without, _ = fit_threshold(truth[others], values[others], config)
+    # On one scale, which all scores together choose.
+    spread = spread_scores([*values, threshold, without])
+    return (highest, without) if spread[-2] - spread[-1] > LONE_STEP else None
 
 
 def _best_candidate(truth: BoolArray, values: FloatArray, config: VerdictConfig) -> tuple[float, int]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.console import console
 from dagm_jax.evaluation import evaluate
-from dagm_jax.evaluation.threshold import Thresholds
+from dagm_jax.evaluation.threshold import NOT_LEARNT, Thresholds
 from dagm_jax.experiment.data import Data, describe_data
 from dagm_jax.experiment.pictures import TestPictures
 from dagm_jax.experiment.setup import Setup, forward_gflop
@@ -49,6 +49,7 @@ def write_report(
     report = {
         "model": config.model.name,
         "task": config.task.name,
+        "learnt": rule.has_learnt,
         "test": result.to_report(config.verdict),
         "decision_rule": {
             "threshold": rule.threshold,
@@ -99,7 +100,8 @@ def draw_page(
     left_out = [PageEntry(skip.what, None, None, error=f"left out: {skip.reason}") for skip in skipped]
     title = f"{config.model.name}, {config.task.name}: test images"
     entries = [*left_out, *pictures.entries]
-    write_page(workdir.page, entries, title=title, threshold=rule.threshold, summary=summary)
+    warning = "" if rule.has_learnt else NOT_LEARNT
+    write_page(workdir.page, entries, title=title, threshold=rule.threshold, summary=summary, warning=warning)
 
 
 def draw_figures(
@@ -139,3 +141,10 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     table.add_row("baselines", f"majority accuracy {majority:.4f}, local energy AUROC {energy:.4f}")
     console.print(table)
     console.print(f"report, predictions and figures: {workdir}")
+    if not report.get("learnt", True):
+        training = report["training"]
+        console.print(
+            f"{NOT_LEARNT}. Tried: {training['last_step']} steps in {training['train_time_s'] / 60:.1f} minutes on "
+            f"{report['data']['sides']['train']['images']} images. Look at {workdir.batch}, images and masks as the "
+            "network saw them; try more images of defects, or longer: --config.train.max_minutes=60 in a new workdir"
+        )

@@ -19,7 +19,7 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.predictor import Predictor
-from dagm_jax.evaluation.threshold import Thresholds
+from dagm_jax.evaluation.threshold import Thresholds, lone_outlier
 from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.pictures import PictureMaker, TestPictures
 from dagm_jax.experiment.report import print_report, write_report
@@ -190,6 +190,13 @@ def evaluate_model(setup: Setup, chosen: Chosen, progress: TrainProgress, workdi
     rule = processes.broadcast(
         evaluate.fit_thresholds(chosen.validation, labels, config.verdict, config.task.score_kind)
     )
+    outlier = lone_outlier(labels, [one.score for one in chosen.validation], rule.threshold, config.verdict)
+    if outlier is not None:
+        place, without = outlier
+        console.print(
+            f"threshold {rule.threshold:.4f}: one good validation image sets it, {samples[place].image_id} (score "
+            f"{chosen.validation[place].score:.4f}); without it {without:.4f}: look at this image and its label"
+        )
     rows = [
         (sample.image_id, sample.label, repr(float(one.score)))
         for sample, one in zip(samples, chosen.validation, strict=True)

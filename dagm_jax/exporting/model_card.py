@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dagm_jax.evaluation.threshold import NOT_LEARNT, Thresholds
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting.inference_fn import input_shape
@@ -19,7 +20,7 @@ TRAINING_DATA = ("source", "classes", "split", "sides", "largest_px", "white", "
 METRICS = ("accuracy", "precision", "recall", "specificity", "auroc", "average_precision", "dice_defective")
 CARD = """# {name}
 
-Predicts surface defects in grey images: {model}, {task}, model {model_id}, {format}.
+Predicts surface defects in grey images: {model}, {task}, model {model_id}, {format}.{warning}
 
 ## Training images
 
@@ -123,6 +124,7 @@ def make_card(contract: dict[str, Any], name: str) -> str:
         **contract,
         name=name,
         splits=splits,
+        warning="" if Thresholds.from_values(contract["rule"]).has_learnt else f"\n\n**{NOT_LEARNT}**",
         figures=figures,
         arrays="\n".join(arrays),
         dice=dice,

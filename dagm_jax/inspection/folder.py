@@ -22,6 +22,7 @@ from dagm_jax.data.images.decode import BadImage, read_bytes
 from dagm_jax.data.images.load import in_threads
 from dagm_jax.errors import Interrupted, UserError, printable
 from dagm_jax.evaluation.predictor import NonFiniteOutput
+from dagm_jax.evaluation.threshold import NOT_LEARNT
 from dagm_jax.inspection.drift import WARNING, describe_drift
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.predictions import (
@@ -305,6 +306,7 @@ def write_results(
             "threshold chosen by": rule.calibration if rule == inspector.backend.rule else "--threshold",
             "score drift": describe_drift(summary["drift"]),
         },
+        warning="" if rule.has_learnt else NOT_LEARNT,
     )
     write_json(output / "summary.json", summary)
 

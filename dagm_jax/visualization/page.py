@@ -83,15 +83,16 @@ def write_page(
     title: str,
     threshold: float,
     summary: Mapping[str, str] | None = None,
+    warning: str = "",
 ) -> None:
     """Writes the page of all entries, which may come from a generator; the file appears or is replaced at the end.
 
-    threshold: the calibrated one; score >= threshold is defective. summary: name → text, shown at the top. Raises
-    ValueError unless the threshold is finite.
+    threshold: the calibrated one; score >= threshold is defective. summary: name → text, shown at the top, under a
+    ``warning`` where there is one. Raises ValueError unless the threshold is finite.
     """
     if not math.isfinite(threshold):
         raise ValueError(f"`threshold` (={threshold}) must be finite")
-    head, tail, script = _template(title, summary or {})
+    head, tail, script = _template(title, summary or {}, warning)
     labels: list[int] = []
     scores: list[float] = []
     with replacing(path, encoding="utf-8") as stream:
@@ -131,7 +132,7 @@ def _row(entry: PageEntry) -> list[Any]:
     return [entry.name, entry.label, score, thumbnail, overlay, *pictures, error, text]
 
 
-def _template(title: str, summary: Mapping[str, str]) -> tuple[str, Template, str]:
+def _template(title: str, summary: Mapping[str, str], warning: str) -> tuple[str, Template, str]:
     """(the page before its entries, the template after them with ``$facts`` and ``$script``, the script).
 
     The policy allows style and script by their hashes, so that nothing else in the page is executed.
@@ -149,6 +150,7 @@ def _template(title: str, summary: Mapping[str, str]) -> tuple[str, Template, st
 
     values = {
         "title": escape(title),
+        "warning": f'<p class="warning" role="alert">{escape(warning)}</p>' if warning else "",
         "summary": "".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in summary.items()
         ),
