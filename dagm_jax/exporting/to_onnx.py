@@ -10,18 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting.inference_fn import make_inference_fn, symbolic_images
 from dagm_jax.exporting.runners import INPUT, OPSET, OUTPUTS
-from dagm_jax.models.blocks import add_bias
-from dagm_jax.models.convolution import DIMENSIONS, Map
+from dagm_jax.models.standard_forms import STANDARD
 
 # Version of the file format that came with each opset: runtimes refuse later ones than they know.
 FILE_FORMATS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
@@ -48,7 +44,7 @@ def to_onnx(model: TrainedModel, opset: int = OPSET) -> bytes:
         except ModuleNotFoundError as error:
             raise UserError(f"`--format` (=onnx) needs the package {error.name}: {ONNX_COMMAND}") from error
         converted = jax2onnx.to_onnx(
-            make_inference_fn(replace(model, network=replace(model.network, forms=FORMS))),
+            make_inference_fn(replace(model, network=replace(model.network, forms=STANDARD))),
             [symbolic_images(model, "onnx")],
             opset=opset,
             input_names=[INPUT],
@@ -71,24 +67,6 @@ def to_onnx(model: TrainedModel, opset: int = OPSET) -> bytes:
     written.opset_import.extend(used)
     content: bytes = written.SerializeToString()
     return content
-
-
-def pool_windows(x: Map, factor: int = 2) -> Map:
-    """`models.blocks.max_pool` by flax's pooling."""
-    pooled: Map = nnx.max_pool(x, window_shape=(factor, factor), strides=(factor, factor))  # type: ignore[no-untyped-call]
-    return pooled
-
-
-def expand(x: Map, kernel: Float[Array, "c 2 2 d"], bias: Float[Array, " d"]) -> Map:
-    """`models.blocks.expand` by JAX's transposed convolution, which places the taps of a kernel the other way round."""
-    turned = kernel[:, ::-1, ::-1].transpose(1, 2, 0, 3)
-    y = jax.lax.conv_transpose(x, turned, (2, 2), "VALID", dimension_numbers=DIMENSIONS)
-    return add_bias(y, bias)
-
-
-# Functions for those that layers hold, as operations of ONNX: a sequence of others hinders runtimes, which keep maps in
-# another order between the operations that they know.
-FORMS = (("max_pool", pool_windows), ("expand", expand))
 
 
 def to_int8(content: bytes, images: Iterable[NDArray[np.uint8]]) -> bytes:

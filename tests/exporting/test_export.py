@@ -36,6 +36,7 @@ from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
 from dagm_jax.models.network import Network
+from dagm_jax.models.standard_forms import STANDARD
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
@@ -349,7 +350,7 @@ def test_the_operations_of_onnx_compute_what_the_layers_do(config: Any) -> None:
     def logits(network: Network) -> Any:
         return jax.jit(lambda x: network.apply(params, stats, train=False)[0](x, None).logits)
 
-    plain, of_onnx = logits(network), logits(replace(network, forms=to_onnx.FORMS))
+    plain, of_onnx = logits(network), logits(replace(network, forms=STANDARD))
     np.testing.assert_allclose(of_onnx(x), plain(x), atol=1e-4)
     text = str(jax.make_jaxpr(of_onnx)(x))
     assert text.count("reduce_window_max") == (10 if isinstance(config, UNet3PlusConfig) else 4)
