@@ -32,7 +32,7 @@ SCORE_CLIP = 1e-6
 _TIE_TOLERANCE = 1e-12
 # Limit of the threshold's move on the logit scale by a single good image that needs no words.
 LONE_STEP = 1.0
-# What is said of a model whose `Thresholds.has_learnt` is False.
+# Text about a model whose `Thresholds.has_learnt` is False.
 NOT_LEARNT = (
     "warning: validation has not shown that this model tells defects from good images; its scores, maps and decisions "
     "may be guesses"

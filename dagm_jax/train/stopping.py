@@ -103,7 +103,7 @@ class TrainProgress:
             self,
             validated=True,
             best_quality=max(quality, self.best_quality),
-            # What has not begun to learn is on no plateau, however long its figures go up and down.
+            # A network that has not begun to learn is on no plateau, however long its figures go up and down.
             num_without_rise=0 if has_risen or not has_learnt else self.num_without_rise + 1,
         )
         if counted.end_step is not None or not counted.reason_to_cool_down(config):
