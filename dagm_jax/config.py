@@ -229,12 +229,12 @@ def compose(options: str, model: ModelConfig, segmentation: SegmentationConfig |
     config = for_task(RunConfig(model=model, task=task))
     if "small" not in chosen:
         return config
-    # Minutes on two CPU cores: few images, fewer slices and steps.
+    # Minutes on two CPU cores: few images, fewer slices.
     return replace(
         config,
         data=DataConfig(procedural_defective=50, procedural_good=70),
         slicing=SlicingConfig("auto", num_slices=12),
-        train=replace(config.train, num_steps=300, max_validation_images=10),
+        train=replace(config.train, max_minutes=5.0, max_validation_images=10),
     )
 
 
