@@ -14,7 +14,10 @@ from sklearn import metrics as oracle
 from dagm_jax.evaluation import metrics
 from dagm_jax.evaluation.metrics import (
     ImageCounts,
+    auroc,
+    auroc_bound,
     balanced_dice,
+    balanced_dice_bound,
     best_pixel_threshold,
     dice,
     dice_curve,
@@ -254,3 +257,31 @@ def test_best_threshold_is_the_middle_of_the_longest_plateau() -> None:
     assert best_pixel_threshold(values[None], NO_IMAGES) == 52 / 256
     values[52] -= 1e-13
     assert best_pixel_threshold(values[None], NO_IMAGES) == 52 / 256
+
+
+@pytest.mark.parametrize(("num_good", "num_defective"), [(19, 8), (60, 18)])
+def test_a_guess_is_seldom_above_its_bounds(num_good: int, num_defective: int) -> None:
+    """Would catch: a bound of both sides, a standard error of one group alone, and masks of defects that a map of
+    chance touches taken for found."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(num_good + num_defective) >= num_good
+    above = both = 0
+    for _ in range(1000):
+        scores = rng.normal(size=labels.size)
+        is_above = auroc_bound(labels, scores) > 0.5
+        # Maps of chance that overlap a little with some masks.
+        touched = np.where(scores > 1, rng.uniform(0, 0.1, labels.size), 0.0)
+        curves = np.repeat(np.where(labels, touched, scores <= 1)[:, None], 256, axis=1)
+        above += is_above
+        both += is_above and balanced_dice_bound(curves[labels], curves[~labels]) > 0.5
+    assert 0.03 < above / 1000 < 0.07 and both < 0.7 * above
+
+
+def test_bounds_of_a_detector_lie_below_its_figures_and_above_a_guess() -> None:
+    """Would catch: a bound that no small validation split passes, and one that is the figure itself."""
+    labels, scores = [0] * 6 + [1] * 4, np.arange(10.0)
+    assert auroc(labels, scores) == 1 and 0.5 < auroc_bound(labels, scores) < 1
+    assert auroc_bound([0, 0, 1], [0.1, 0.2, 0.9]) < 0.5 and auroc_bound([0, 0], [0.1, 0.2]) == 0
+    found = np.linspace(0.4, 0.8, 4)[:, None] * np.ones(256)
+    assert 0.5 < balanced_dice_bound(found, np.ones((6, 256))) < 0.8
+    assert balanced_dice_bound(np.zeros((4, 256)), np.ones((6, 256))) == 0.5

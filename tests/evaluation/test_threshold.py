@@ -20,6 +20,7 @@ from dagm_jax.evaluation.metrics import ImageCounts
 from dagm_jax.evaluation.threshold import (
     Thresholds,
     fit_threshold,
+    lone_outlier,
     normals_threshold,
     spread_scores,
 )
@@ -221,3 +222,24 @@ def test_normals_look_at_good_images_alone() -> None:
     assert equal > 0.25
     with pytest.raises(UserError, match=r"`verdict\.max_false_alarm_rate` \(=0\)"):
         VerdictConfig(calibration="normals", max_false_alarm_rate=0)
+
+
+def test_a_good_image_that_sets_the_threshold_alone_is_found() -> None:
+    """Would catch: a threshold beyond all but the surest defects, for one label that is wrong, without a word; a word
+    about every highest good image; and the image with the highest score of all named in place of the good one."""
+    good, defective = [0.001, 0.01, 0.2, 0.981, 0.3], [0.999, 0.9995, 0.9999]
+    labels, scores = [0] * len(good) + [1] * len(defective), [*good, *defective]
+    threshold, fit_stats = fit_threshold(labels, scores, F1)
+    assert fit_stats["margin"] == pytest.approx(math.log(0.999 / 0.001) - math.log(0.981 / 0.019), rel=1e-3)
+    found = lone_outlier(labels, scores, threshold, F1)
+    assert found is not None and found[0] == 3 and found[1] < 0.975 < 0.99 < threshold
+    calm = [0.001, 0.01, 0.2, 0.31, 0.3, *defective]
+    assert lone_outlier(labels, calm, fit_threshold(labels, calm, F1)[0], F1) is None
+    assert lone_outlier([0, 1], [0.9, 0.95], 0.92, F1) is None
+
+
+def test_what_validation_has_not_shown_stays_known() -> None:
+    """Would catch: a rule file that forgets that nothing was learnt, and rules of earlier releases that are doubted."""
+    rule = Thresholds(0.5, 0.5, "f1", {"learnt": False})
+    assert not Thresholds.from_values(json.loads(rule.to_json())).has_learnt
+    assert Thresholds(0.5, 0.5, "f1").has_learnt

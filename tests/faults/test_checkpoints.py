@@ -26,6 +26,7 @@ from shell import REPOSITORY
 
 from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig, to_json
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.distributed.processes import Processes
 from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.experiment.resume import (
@@ -329,12 +330,24 @@ def test_what_may_change_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     check_same_run(config, Workdir(tmp_path))
     out = capsys.readouterr().out
     assert f"{tmp_path} holds a run with train.log_every=5; it goes on with 7\n" in out
-    assert f"{tmp_path} holds a run with train.num_steps=720; it goes on with 1000\n" in out
+    assert f"{tmp_path} holds a run with train.num_steps=0; it goes on with 1000\n" in out
     check_same_run(RunConfig(), Workdir(tmp_path))
     assert capsys.readouterr().out == ""
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(UserError, match=r"train.num_steps=720, not 1000 \(1 fields differ\)"):
+    with pytest.raises(UserError, match=r"train.num_steps=0, not 1000 \(1 fields differ\)"):
         check_same_run(config, Workdir(tmp_path))
+
+
+def test_a_run_keeps_the_slices_that_it_has_found(tmp_path: Path) -> None:
+    """Would catch: a run that goes on with tiles after strips, since an image was added, and one that no command with
+    the mode that it began with continues."""
+    found = SlicingConfig("tiles", slice_px=96, slice_height_px=96)
+    (tmp_path / "config.json").write_text(to_json(RunConfig(slicing=found)))
+    assert check_same_run(RunConfig(), Workdir(tmp_path)).slicing == found
+    with pytest.raises(UserError, match=r"slicing\.mode=tiles, not strips"):
+        check_same_run(RunConfig(slicing=SlicingConfig("strips")), Workdir(tmp_path))
+    with pytest.raises(UserError, match=r"slicing\.num_slices=30, not 12"):
+        check_same_run(RunConfig(slicing=SlicingConfig("auto", num_slices=12)), Workdir(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -362,6 +375,17 @@ def test_a_run_may_become_longer_until_it_cools_down(
     else:
         with pytest.raises(UserError, match=match):
             check_length(config, progress, 720, Workdir(tmp_path))
+
+
+def test_a_bound_in_steps_takes_the_place_of_one_in_minutes_until_the_cool_down(tmp_path: Path) -> None:
+    """Would catch: a bound that the first steps have shown taken for none, so that any other one fits it."""
+    timed = TrainProgress(step=300, num_steps=720)
+    check_length(TrainConfig(), timed, 0, Workdir(tmp_path))
+    check_length(TrainConfig(num_steps=2000), timed, 0, Workdir(tmp_path))
+    with pytest.raises(UserError, match=r"`train.num_steps` \(=600\).* step 300, at or past the 300"):
+        check_length(TrainConfig(num_steps=600), timed, 0, Workdir(tmp_path))
+    with pytest.raises(UserError, match="which can no longer move"):
+        check_length(TrainConfig(), TrainProgress(step=400, end_step=720), 720, Workdir(tmp_path))
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:

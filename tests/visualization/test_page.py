@@ -27,7 +27,7 @@ HOSTILE = '</script><img src=x onerror="document.title=1">\'"&\u2028<!--<script>
 
 
 # Tags whose texts are compared.
-KEPT = ("script", "style", "title", "h1", "dt", "dd")
+KEPT = ("script", "style", "title", "h1", "p", "dt", "dd")
 
 
 class Reader(HTMLParser):
@@ -75,6 +75,13 @@ def written(tmp_path: Path, entries: list[PageEntry], **changes: Any) -> Reader:
 
 def opened(file: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file)))
+
+
+def test_a_warning_stands_at_the_top(tmp_path: Path) -> None:
+    """Would catch: a page of a model without any learning that looks like all others, and a warning on every page."""
+    shown = {"tag": "p", "class": "warning", "role": "alert"}
+    assert (shown, "a <guess>") in written(tmp_path, [], warning="a <guess>").texts
+    assert not any(found == shown for found, _ in written(tmp_path, []).texts)
 
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
