@@ -95,6 +95,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "train.num_steps": (0, 5),
     "train.patience": (10, 3),
     "train.skip_non_finite": (0, 3),
+    "train.target_margin": (2.0, 0.5),
     "train.target_quality": (0.935, 1.0),
     "train.validate_every": (20, 7),
     "verdict.calibration": ("f1", "expected_cost"),

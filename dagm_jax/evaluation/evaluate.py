@@ -21,7 +21,7 @@ from dagm_jax.evaluation import metrics
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import FloatArray, ImageCounts, IntArray, auroc
 from dagm_jax.evaluation.predictor import Prediction, Predictor
-from dagm_jax.evaluation.threshold import Thresholds, fit_threshold
+from dagm_jax.evaluation.threshold import Thresholds, fit_threshold, margin
 from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import Pixels, Sample
 
@@ -71,13 +71,14 @@ def _curves(scored: Sequence[ValidationResult], label: int) -> FloatArray:
 
 
 def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict[str, float]:
-    """Loss, accuracy of the decisions on slices or images, image AUROC, balanced Dice, learnt, and quality.
+    """Loss, accuracy of the decisions on slices or images, image AUROC, margin, balanced Dice, learnt, and quality.
 
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty, at the pixel
     threshold that is best for these images, which calibration finds later.
 
-    Learnt is 1.0 where AUROC and balanced Dice are better than a guess with 95 % confidence, and else 0.0: the lower
-    bounds of both are above 1/2, which any order of the images has, and maps without a defect.
+    The margin is that of `threshold.margin`. Learnt is 1.0 where AUROC and balanced Dice are better than a guess with
+    95 % confidence, and else 0.0: the lower bounds of both are above 1/2, which a random order of the images has, and
+    maps without a defect.
 
     Quality in [0, 1] steers training. It is the mean of AUROC and balanced Dice where pixels are scored, of AUROC and
     accuracy where slices are, and 1/(1 + loss on good images) where the task may not know of defects. Figures without
@@ -90,6 +91,7 @@ def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict
     learnt = False
     if area is not None:
         figures["auroc"] = area
+        figures["margin"] = margin([one.label for one in scored], [one.score for one in scored])
         learnt = metrics.auroc_bound([one.label for one in scored], [one.score for one in scored]) > 0.5
         defective = _curves(scored, 1)
         if len(defective):

@@ -141,13 +141,16 @@ def _fit_stats(truth: BoolArray, values: FloatArray, threshold: float, num_equal
         "num_equally_good": num_equal,
         "highest_good_score": float(values[~truth].max()),
         "lowest_defective_score": float(values[truth].min()) if truth.any() else None,
-        "margin": _margin(truth, values) if truth.any() else None,
+        "margin": margin(truth, values) if truth.any() else None,
     }
 
 
-def _margin(truth: BoolArray, values: FloatArray) -> float:
-    """The lowest score of defective images less the highest of good ones, on the scale of `spread_scores`."""
-    spread = spread_scores(values)
+def margin(labels: ArrayLike, scores: ArrayLike) -> float:
+    """The lowest score of defective images less the highest of good ones, on the scale of `spread_scores`.
+
+    labels: {0, 1} [n], both; scores: [n].
+    """
+    truth, spread = np.asarray(labels, dtype=bool), spread_scores(scores)
     return float(spread[truth].min() - spread[~truth].max())
 
 

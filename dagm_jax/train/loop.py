@@ -160,7 +160,7 @@ class Trainer:
         self._log("validation", progress.step, values)
         config = progress.bounded(self.config)
         before = progress
-        progress = progress.after_validation(values["quality"], bool(values["learnt"]), config)
+        progress = progress.after_validation(values, config)
         if progress.end_step != before.end_step:
             reason = progress.reason_to_cool_down(config)
             console.print(f"training cools down from step {progress.step} to {progress.end_step}: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dagm_jax.errors import require
@@ -22,9 +23,10 @@ class TrainConfig:
     max_minutes: the bound, as the number of steps that take as long as the first `TIMED_STEPS` have shown; 0: 30 on
     CPUs, 10 on accelerators. num_steps: the bound itself where it is not 0.
     Validation takes place every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
-    quality (see ``evaluate.summarise``) has reached ``target_quality``, or has not risen by ``min_rise`` in
-    ``patience`` validations since the network has learnt anything, the learning rate cools down over ``cooldown_share``
-    times the steps so far (at the target, which shows an easy task, ``cooldown_share_at_target``), and training ends.
+    quality (see ``evaluate.summarise``) has reached ``target_quality`` with all defective images ``target_margin``
+    above the good ones on the logit scale, or has not risen by ``min_rise`` in ``patience`` validations since the
+    network has learnt anything, the learning rate cools down over ``cooldown_share`` times the steps so far (at the
+    target, which shows an easy task, ``cooldown_share_at_target``), and training ends.
     accumulate: parts that a batch is split into, computed one after the other to save memory; see ``train.step``.
     balance: half of the slices of a batch hold defects, where the task learns from defects.
     judge_batch_size: images per device in a batch of evaluation.
@@ -43,6 +45,7 @@ class TrainConfig:
     patience: int = 10
     min_rise: float = 0.001
     target_quality: float = 0.935
+    target_margin: float = 2.0
     cooldown_share: float = 1.0
     cooldown_share_at_target: float = 0.25
     log_every: int = 5
@@ -56,6 +59,8 @@ class TrainConfig:
         require(
             "train", self, "num_steps", lambda x: x >= 0, "be at least 0; 0 leaves it to `train.max_minutes`"
         )
+        apart = "be at least 0 and finite; 0 asks for the order alone"
+        require("train", self, "target_margin", lambda x: 0 <= x < math.inf, apart)
         none = "be at least 0; 0 stops at the first such step"
         require("train", self, "skip_non_finite", lambda x: x >= 0, none)
         shares = "target_quality min_rise cooldown_share cooldown_share_at_target"
@@ -77,7 +82,8 @@ class TrainConfig:
 class TrainProgress:
     """Progress of a run, kept in its checkpoint beside the state.
 
-    validated: whether the state of ``step`` has been. num_without_rise: validations since one rose by enough.
+    validated: whether the state of ``step`` has been. is_good: whether a validation has reached the target.
+    num_without_rise: validations since one rose by enough.
     num_steps: the bound, once it is known where the configuration gives minutes. end_step: last step, known once the
     cool-down has begun. unlogged: metrics of the steps since the last line of the log.
     """
@@ -85,6 +91,7 @@ class TrainProgress:
     step: int = 0
     validated: bool = False
     best_quality: float = 0.0
+    is_good: bool = False
     num_without_rise: int = 0
     num_steps: int = 0
     end_step: int | None = None
@@ -96,20 +103,22 @@ class TrainProgress:
         """``config`` with the bound on steps, `UNKNOWN` before it is timed; the other functions take this one."""
         return config if config.num_steps else replace(config, num_steps=self.num_steps or UNKNOWN)
 
-    def after_validation(self, quality: float, has_learnt: bool, config: TrainConfig) -> TrainProgress:
-        """Progress with this validation counted, and with the end set if it is time to cool down."""
+    def after_validation(self, figures: Mapping[str, float], config: TrainConfig) -> TrainProgress:
+        """Progress with this validation's figures counted, and with the end set if it is time to cool down."""
+        quality = figures["quality"]
+        is_good = quality >= config.target_quality and figures.get("margin", math.inf) >= config.target_margin
         has_risen = quality > self.best_quality + config.min_rise
         counted = replace(
             self,
             validated=True,
             best_quality=max(quality, self.best_quality),
+            is_good=self.is_good or is_good,
             # A network that has not begun to learn is on no plateau, however long its figures go up and down.
-            num_without_rise=0 if has_risen or not has_learnt else self.num_without_rise + 1,
+            num_without_rise=0 if has_risen or not figures["learnt"] else self.num_without_rise + 1,
         )
         if counted.end_step is not None or not counted.reason_to_cool_down(config):
             return counted
-        is_good = counted.best_quality >= config.target_quality
-        share = config.cooldown_share_at_target if is_good else config.cooldown_share
+        share = config.cooldown_share_at_target if counted.is_good else config.cooldown_share
         return replace(counted, end_step=min(self.step + math.ceil(share * self.step), config.num_steps))
 
     def is_end(self, config: TrainConfig) -> bool:
@@ -130,7 +139,7 @@ class TrainProgress:
 
     def reason_to_cool_down(self, config: TrainConfig) -> str | None:
         """Text for the terminal; None before it is time."""
-        if self.best_quality >= config.target_quality:
+        if self.is_good:
             return f"validation quality reached {self.best_quality:.3f}, target {config.target_quality}"
         if self.num_without_rise >= config.patience:
             return f"validation quality has not risen in {self.num_without_rise} validations"

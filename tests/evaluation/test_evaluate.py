@@ -192,7 +192,7 @@ def test_defects_without_masks_count_as_images_and_not_as_pixels() -> None:
     images = unmarked_images()
     predictor = brightness_predictor(4, score_kind="slices")
     figures = validate(predictor, Cache(images), range(11))
-    assert set(figures) == {"loss", "accuracy", "auroc", "learnt", "quality"}
+    assert set(figures) == {"loss", "accuracy", "auroc", "margin", "learnt", "quality"}
     assert figures["quality"] == pytest.approx((figures["auroc"] + figures["accuracy"]) / 2)
     labels = [int(mask.any()) for _, mask in images]
     rule = fit(predictor, Cache(images), range(11), labels)

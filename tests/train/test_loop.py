@@ -113,7 +113,9 @@ def after(qualities: list[float], config: TrainConfig, every: int = 10) -> Train
     """Progress after validations with these qualities, every ten steps."""
     progress = TrainProgress()
     for i, quality in enumerate(qualities, start=1):
-        progress = replace(progress, step=i * every, validated=False).after_validation(quality, True, config)
+        progress = replace(progress, step=i * every, validated=False).after_validation(
+            {"quality": quality, "learnt": 1.0}, config
+        )
     return progress
 
 
@@ -175,11 +177,21 @@ def test_what_has_not_learnt_is_on_no_plateau() -> None:
     """Would catch: a run that ends while it still predicts nothing, as its AUROC goes up and down by chance."""
     progress = TrainProgress()
     for step in range(10, 200, 10):
-        progress = replace(progress, step=step).after_validation(0.3, False, FAR)
+        progress = replace(progress, step=step).after_validation({"quality": 0.3, "learnt": 0.0}, FAR)
         assert progress.num_without_rise == 0 and progress.end_step is None
     for step in range(200, 230, 10):
-        progress = replace(progress, step=step).after_validation(0.3, True, FAR)
+        progress = replace(progress, step=step).after_validation({"quality": 0.3, "learnt": 1.0}, FAR)
     assert progress.end_step is not None
+
+
+def test_good_enough_asks_for_a_margin() -> None:
+    """Would catch: an early end where the order is right by a breath, and a margin that outlives its validation."""
+    touching = {"quality": 0.9, "learnt": 1.0, "margin": 1.9}
+    progress = replace(TrainProgress(), step=10).after_validation(touching, FAR)
+    assert progress.end_step is None
+    assert progress.after_validation({"quality": 0.7, "learnt": 1.0, "margin": 3.0}, FAR).end_step is None
+    assert progress.after_validation(touching | {"margin": 2.0}, FAR).end_step == 13
+    assert progress.after_validation(touching, replace(FAR, target_margin=1.0)).end_step == 13
 
 
 @pytest.mark.parametrize(("is_cpu", "minutes"), [(True, 30), (False, 10)])
