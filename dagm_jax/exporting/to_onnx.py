@@ -39,7 +39,6 @@ def to_onnx(model: TrainedModel, opset: int = OPSET) -> bytes:
         warnings.simplefilter("ignore")
         try:
             import jax2onnx
-            import onnx
             import onnxruntime
         except ModuleNotFoundError as error:
             raise UserError(f"`--format` (=onnx) needs the package {error.name}: {ONNX_COMMAND}") from error
@@ -60,9 +59,18 @@ def to_onnx(model: TrainedModel, opset: int = OPSET) -> bytes:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(simplified)
         onnxruntime.InferenceSession(plain, options, providers=["CPUExecutionProvider"])
-        written = onnx.load(simplified)
-    # onnxruntime names all collections of operations that it knows; an older one may know none of that version.
-    used = [collection for collection in written.opset_import if not collection.domain]
+        return _read_standard(simplified)
+
+
+def _read_standard(path: Path) -> bytes:
+    """The model that onnxruntime has written, without the versions of operations that it does not use.
+
+    onnxruntime names those of all domains that it knows, and an older one refuses versions that it does not know.
+    """
+    import onnx
+
+    written = onnx.load(path)
+    used = [opset for opset in written.opset_import if not opset.domain]
     del written.opset_import[:]
     written.opset_import.extend(used)
     content: bytes = written.SerializeToString()
@@ -111,4 +119,4 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.uint8]]) -> bytes:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        return small.read_bytes()
+        return _read_standard(small)
