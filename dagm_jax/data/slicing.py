@@ -222,8 +222,14 @@ def pad(array: np.ndarray, shape: tuple[int, int], mode: PadMode = "symmetric") 
 
 
 def make_slicer(config: SlicingConfig, height_px: int, width_px: int) -> Slicer:
-    """The slicer of ``config`` for images of one size; raises ValueError unless it is its own `padded_shape`."""
+    """The slicer of ``config`` for images of one size.
+
+    Raises ValueError unless that is its own `padded_shape`, and for the mode auto, which `SlicingConfig.for_images` is
+    to find first.
+    """
     shape = (height_px, width_px)
+    if config.mode == "auto":
+        raise ValueError("the mode of slices must be found by the images first")
     if shape != padded_shape(config, *shape):
         raise ValueError(f"images of {shape} px must be padded to {padded_shape(config, *shape)} px")
     if config.mode in ("whole", "squeeze"):

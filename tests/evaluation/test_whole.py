@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagm_jax.config import TASKS, ModelConfig, RunConfig
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.config import EvalConfig, VerdictConfig
@@ -52,7 +54,7 @@ def made(config: RunConfig) -> tuple[Network, Any, Any]:
 def make_predictor(config: RunConfig, shapes: tuple[Shape, ...], batch_size: int) -> Predictor:
     network, params, stats = made(config)
     devices = make_devices(config.parallel)
-    tiling = make_tiling(config, (128, 128), shapes)
+    tiling = make_tiling(replace(config, slicing=SlicingConfig()), (128, 128), shapes)
     weights = devices.replicate((params, stats))
     programs = Programs(network, config.task, tiling, config.verdict, devices, weights, batch_size)
     return Predictor(programs, *weights)
@@ -97,7 +99,9 @@ def test_sizes_that_share_a_program_add_few_pixels() -> None:
 
 def test_one_large_image_makes_no_small_one_pay() -> None:
     """Would catch: images padded to the largest of their set."""
-    tiling = make_tiling(RunConfig(), (3000, 4000), choose_shapes([(256, 256)] * 100 + [(3000, 4000)]))
+    tiling = make_tiling(
+        RunConfig(slicing=SlicingConfig()), (3000, 4000), choose_shapes([(256, 256)] * 100 + [(3000, 4000)])
+    )
     assert tiling.shape_for((256, 256)) == (256, 256)
     assert tiling.shape_for((3000, 4000)) == (3072, 4096)
     assert tiling.shape_for((5000, 100)) == (5120, 128)
@@ -107,7 +111,7 @@ def test_once_enough_programs_are_there_new_sizes_share_them(monkeypatch: pytest
     """Would catch: a folder of parts of many sizes that compiles a program for almost every image."""
     compiled: list[Shape] = []
     monkeypatch.setattr(Programs, "_compile", lambda self, shape: compiled.append(shape))
-    config = RunConfig(model=CustomUNetConfig(base_channels=1))
+    config = RunConfig(slicing=SlicingConfig(), model=CustomUNetConfig(base_channels=1))
     programs = make_predictor(config, ((128, 128),), 1).programs
     sizes = [(128 * height, 128 * width) for height in (1, 2, 3, 4) for width in (1, 2, 3)]
     for _ in range(2):
@@ -118,7 +122,7 @@ def test_once_enough_programs_are_there_new_sizes_share_them(monkeypatch: pytest
     assert len(compiled) == MOST_PROGRAMS
     # Four times as many pixels would cost more than a compilation.
     assert programs.shape_for((128, 4 * 128)) == (128, 4 * 128)
-    pooling = RunConfig(model=CustomUNetConfig(base_channels=1, norm="group"))
+    pooling = RunConfig(slicing=SlicingConfig(), model=CustomUNetConfig(base_channels=1, norm="group"))
     assert not make_tiling(pooling, (128, 128), ()).shares
 
 

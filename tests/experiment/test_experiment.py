@@ -18,6 +18,7 @@ import small_run
 
 from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig
+from dagm_jax.data.config import SlicingConfig
 from dagm_jax.distributed.devices import Devices, make_devices
 from dagm_jax.distributed.processes import ALONE
 from dagm_jax.errors import UserError
@@ -153,7 +154,7 @@ def test_predictors_are_compiled_once_and_before_they_are_needed(
         return SimpleNamespace(out_info={"map": rest[1], "slice_scores": scores})
 
     monkeypatch.setattr(Devices, "compile_eval_step", fake)
-    config = RunConfig(eval=EvalConfig(tiling))
+    config = RunConfig(slicing=SlicingConfig(), eval=EvalConfig(tiling))
     devices = make_devices(config.parallel)
     weights = [devices.replicate(({"w": np.full(3, value)}, {})) for value in (1.0, 2.0)]
     network: Any = SimpleNamespace(for_platform=lambda platform: None)
@@ -233,7 +234,8 @@ def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path:
 def test_slices_show_the_views_that_training_has_shown(flip: bool, rotate90: bool) -> None:
     """Would catch: a slicer of evaluation never crossed, crossed without turns, or mirrored where flips are off."""
     options = [f"--config.augment.flip={flip}", f"--config.augment.rotate90={rotate90}"]
-    config = read_config("configs/custom_unet.py", [*options, "--config.eval.tiling=slices"])
+    options += ["--config.eval.tiling=slices", "--config.slicing.mode=strips"]
+    config = read_config("configs/custom_unet.py", options)
     tiling = make_tiling(config, (512, 512), ())
     assert isinstance(tiling, SlicedImages)
     slicer = tiling.slicer_for((512, 512))

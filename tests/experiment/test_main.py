@@ -273,7 +273,7 @@ def assert_one_error(done: subprocess.CompletedProcess[str], *parts: str) -> Non
     ("arguments", "part"),
     [
         (("--workdir=x",), "`--config` is missing"),
-        ((CONFIG, "--config.train.num_steps=0"), "must be at least 1"),
+        ((CONFIG, "--config.train.batch_size=0"), "must be at least 1"),
     ],
 )
 def test_mistake_on_the_command_line_is_one_line(

@@ -62,7 +62,7 @@ def test_every_cell_is_run_with_its_own_configuration(tmp_path: Path) -> None:
     base, plain, squeeze, no_rotation, no_upsampling = seen
     assert all(c.data.classes == (8,) and c.seed == 3 and c.train.num_steps == 7 for c in seen)
     assert (base.model.extra_skips, plain.model.extra_skips) == ("previous_encoder", "none")
-    assert (base.slicing.mode, squeeze.slicing.mode) == ("strips", "squeeze")
+    assert (base.slicing.mode, squeeze.slicing.mode) == ("auto", "squeeze")
     assert (base.augment.rotate90, no_rotation.augment.rotate90) == (True, False)
     assert (base.train.balance, no_upsampling.train.balance) == (True, False)
 
@@ -71,7 +71,10 @@ def test_no_rotation_says_how_it_is_tested() -> None:
     """Would catch: a variant that is tested in another way than its note in the table says."""
     (variant,) = (variant for variant in ABLATIONS if variant.name == "no_rotation")
     cells = [Cell("segmentation", "custom_unet", 1, 0, one) for one in (BASE, variant)]
-    configs = [cell.read_config(False, ["--config.eval.tiling=slices"]) for cell in cells]
+    configs = [
+        cell.read_config(False, ["--config.eval.tiling=slices", "--config.slicing.mode=strips"])
+        for cell in cells
+    ]
     tilings = [make_tiling(config, DAGM_SHAPE, ()) for config in configs]
     assert all(isinstance(one, SlicedImages) for one in tilings)
     base, upright = (one.slicer_for(DAGM_SHAPE) for one in tilings if isinstance(one, SlicedImages))
