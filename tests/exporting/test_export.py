@@ -357,16 +357,18 @@ def test_the_operations_of_onnx_compute_what_the_layers_do(config: Any) -> None:
     assert text.count("lhs_dilation=(2, 2)") == (0 if isinstance(config, UNet3PlusConfig) else 4)
 
 
-def test_openvino_runs_once_for_all_outputs() -> None:
-    """Catches a program that runs the network anew for each of its outputs, in four times the time."""
+def test_openvino_runs_once_for_all_outputs_of_an_image() -> None:
+    """Catches a program that runs the network anew for each of its outputs, in four times the time, and images in
+    another order."""
     calls = []
 
     def compiled(images: np.ndarray) -> dict[str, np.ndarray]:
         calls.append(images)
-        return {name: np.full(1, place) for place, name in enumerate(runners.OUTPUTS)}
+        return {name: images[:, 0, 0] + place for place, name in enumerate(runners.OUTPUTS)}
 
-    found = runners.openvino_program(compiled)(np.zeros((1, 4, 4), np.uint8))
-    assert [int(value[0]) for value in found] == [0, 1, 2, 3] and len(calls) == 1
+    found = runners.openvino_program(compiled)(np.arange(0, 24, 8, dtype=np.uint8).reshape(3, 1, 1))
+    assert np.transpose(found).tolist() == [[k, k + 1, k + 2, k + 3] for k in (0, 8, 16)]
+    assert [images.shape for images in calls] == [(1, 1, 1)] * 3
 
 
 @pytest.mark.onnx
