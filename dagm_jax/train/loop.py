@@ -128,6 +128,7 @@ class Trainer:
             step=step,
             validated=False,
             train_seconds=progress.train_seconds + elapsed_s,
+            step_seconds=elapsed_s / len(pending),
             num_skipped=num_skipped,
             unlogged=rows if step < end else [],
         )
@@ -144,7 +145,7 @@ class Trainer:
         """Progress with its bound on steps: the same for the whole run, whoever goes on with it."""
         if self.config.num_steps or progress.num_steps:
             return progress
-        step_s, is_cpu = progress.train_seconds / progress.step, self.devices.platform == "cpu"
+        step_s, is_cpu = progress.step_seconds, self.devices.platform == "cpu"
         number = self.config.steps_in_time(step_s, self.steps_a_validation, is_cpu)
         number = self.processes.broadcast(number)
         a_sample = number * self.config.batch_size / self.num_images

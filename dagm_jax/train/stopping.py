@@ -10,7 +10,7 @@ from dagm_jax.errors import require
 
 # Limits of training in minutes, unless the configuration has its own.
 CPU_MINUTES, ACCELERATOR_MINUTES = 30.0, 10.0
-# Steps that are timed; the number of steps in so many minutes is found then, once for the run.
+# Step after which the number of steps in so many minutes is found, once for the run: programs are compiled by then.
 TIMED_STEPS = 20
 # Bound on steps that no run reaches.
 UNKNOWN = 2**30
@@ -20,7 +20,7 @@ UNKNOWN = 2**30
 class TrainConfig:
     """Length and rhythm of training: an upper bound, before which early stopping usually ends it.
 
-    max_minutes: the bound, as the number of steps that take as long as the first `TIMED_STEPS` have shown; 0: 30 on
+    max_minutes: the bound, as the number of steps that fit in by the time of those before step `TIMED_STEPS`; 0: 30 on
     CPUs, 10 on accelerators. num_steps: the bound itself where it is not 0.
     Validation takes place every ``validate_every`` steps on at most ``max_validation_images`` of each label. Once its
     quality (see ``evaluate.summarise``) has reached ``target_quality`` with all defective images ``target_margin``
@@ -83,9 +83,9 @@ class TrainProgress:
     """Progress of a run, kept in its checkpoint beside the state.
 
     validated: whether the state of ``step`` has been. is_good: whether a validation has reached the target.
-    num_without_rise: validations since one rose by enough.
-    num_steps: the bound, once it is known where the configuration gives minutes. end_step: last step, known once the
-    cool-down has begun. unlogged: metrics of the steps since the last line of the log.
+    num_without_rise: validations since one rose by enough. num_steps: the bound, once it is known where the
+    configuration gives minutes. end_step: last step, known once the cool-down has begun. step_seconds: of each of the
+    latest steps. unlogged: metrics of the steps since the last line of the log.
     """
 
     step: int = 0
@@ -96,6 +96,7 @@ class TrainProgress:
     num_steps: int = 0
     end_step: int | None = None
     train_seconds: float = 0.0
+    step_seconds: float = 0.0
     num_skipped: int = 0
     unlogged: list[dict[str, float]] = field(default_factory=list)
 

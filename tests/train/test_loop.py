@@ -326,7 +326,8 @@ def test_resumed_run_takes_the_next_batch_and_does_not_validate_twice(step: int)
     assert progress.validated
     again = world.trainer().fit(state, progress)
     assert world.events == first[first.index(("save", step, 0.1)) + 1 :]
-    assert replace(again, train_seconds=0.0) == replace(whole, train_seconds=0.0)
+    times = dict(train_seconds=0.0, step_seconds=0.0)
+    assert replace(again, **times) == replace(whole, **times)
     assert world.saved[6][1]["config"] == {"seed": 7}
 
 
@@ -349,7 +350,8 @@ def test_signal_saves_and_a_second_loop_goes_on(number: signal.Signals) -> None:
     again = world.trainer().fit(state, progress)
     assert world.of_kind("step") == expected
     assert world.of_kind("validate") == [2, 4, 6]
-    assert replace(again, train_seconds=0.0) == replace(whole, train_seconds=0.0)
+    times = dict(train_seconds=0.0, step_seconds=0.0)
+    assert replace(again, **times) == replace(whole, **times)
     assert world.saved[6][0].params["seen"] == final
 
 
