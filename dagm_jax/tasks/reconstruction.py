@@ -83,13 +83,9 @@ class ReconstructionConfig:
             drawn = jnp.where(hidden, first, second)
         else:
             drawn = drawn_grey(forward(x, None).logits)
+        drawn = _within(drawn, slices)
         # Every pixel was hidden once, or none was.
-        weight = jnp.ones_like(x[..., :1])
-        if slices["valid"] is not None:
-            # Windows at the border see beyond the image, where nothing differs.
-            drawn = jnp.where(slices["valid"], drawn, x[..., :1])
-            weight = slices["valid"].astype(x.dtype)
-        loss = self.slice_loss(drawn, slices, weight)
+        loss = self.slice_loss(drawn, slices, jnp.ones_like(x[..., :1]))
         residual = jnp.clip((1 - _similarity(drawn, slices)) / 2, 0.0, 1.0)
         loss_output = LossOutput(loss, jnp.ones_like(loss), None)
         return SlicePrediction(loss_output, residual, highest(residual, slices))
@@ -97,13 +93,15 @@ class ReconstructionConfig:
     def slice_loss(
         self, drawn: Float[Array, "b h w 1"], slices: Slices, weight: Float[Array, "b h w 1"]
     ) -> Float[Array, " b"]:
-        """The loss of each slice; ``weight`` is that of its pixels."""
+        """The loss of each slice; ``weight`` is that of its pixels, of which those beyond the image have none."""
+        if slices["valid"] is not None:
+            drawn, weight = _within(drawn, slices), weight * slices["valid"]
         difference = drawn - slices["x"][..., :1]
         distance = jnp.abs(difference) if self.pixel_loss == "l1" else difference**2
         per_pixel = self.pixel_weight * distance
         if self.dssim_weight:
             per_pixel += self.dssim_weight * (1 - _similarity(drawn, slices))
-        return (per_pixel * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+        return (per_pixel * weight).sum((1, 2, 3)) / jnp.maximum(weight.sum((1, 2, 3)), 1.0)
 
     def corrupt(
         self, x: Float[Array, "b h w c"], key: PRNGKeyArray, place: Int[Array, " b"]
@@ -129,6 +127,12 @@ def drawn_grey(logits: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
     """The grey that the network draws, in standard deviations: the mean of its channels."""
     grey: Array = logits.mean(axis=-1, keepdims=True)
     return grey
+
+
+def _within(drawn: Float[Array, "b h w 1"], slices: Slices) -> Float[Array, "b h w 1"]:
+    """The drawing within the image, and the image itself beyond, where windows at the border see no difference."""
+    valid = slices["valid"]
+    return drawn if valid is None else jnp.where(valid, drawn, slices["x"][..., :1])
 
 
 def _similarity(drawn: Float[Array, "b h w 1"], slices: Slices) -> Float[Array, "b h w 1"]:

@@ -87,11 +87,11 @@ def test_guidance_loss_by_hand() -> None:
     ids=["segmentation", "classification", "reconstruction", "hidden cells"],
 )
 def test_what_lies_beyond_an_image_counts_nowhere(task: Any, guided: bool) -> None:
-    """Would catch: pixels of the padding in a loss, a score, a decision or the map inside."""
+    """Would catch: pixels of the padding in a loss of training or validation, a score, a decision, the map inside."""
     inside = np.zeros((B, H, W, 1), bool)
     inside[0, :40, :30], inside[1, :, :16], inside[2] = True, True, True
     slices = make_slices() | {"valid": jnp.asarray(inside), "slice_shape": (32, 32)}
-    found = []
+    found, losses = [], []
     for seed in (1, 2):
         # Higher than the logits inside, and another height each time.
         junk = 2 * seed + noise(B, H, W, 1, seed=seed)
@@ -99,9 +99,11 @@ def test_what_lies_beyond_an_image_counts_nowhere(task: Any, guided: bool) -> No
         logits = np.where(inside, noise(B, H, W, 1), junk)
         classes = np.where(inside[:, ::16, ::16], noise(B, H // 16, W // 16, 2), noise(B, 4, 3, 2, seed=seed))
         output = NetworkOutput(jnp.asarray(logits), (), jnp.asarray(classes) if guided else None)
-        found.append(task.predict(saying(output), Slices(**{**slices, "mask": jnp.asarray(mask)})))
+        seen = Slices(**{**slices, "mask": jnp.asarray(mask)})
+        found.append(task.predict(saying(output), seen))
+        losses.append((*found[-1].loss_output, *task.loss(saying(output), seen, KEY)))
     first, second = found
-    for a, b in zip(first.loss_output, second.loss_output, strict=True):
+    for a, b in zip(*losses, strict=True):
         if a is not None:
             np.testing.assert_allclose(a, b, rtol=1e-5)
     np.testing.assert_allclose(first.score, second.score, rtol=1e-6)
