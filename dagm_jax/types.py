@@ -59,7 +59,8 @@ class Stored:
 class Sample:
     """One source image. ``image_id`` is unique in a manifest.
 
-    mask: None for defect-free images, and for defective ones without a marked defect.
+    mask: None for defect-free images, and for defective ones without a marked defect. kind: the name of the defect's
+    kind, empty where it has none.
     """
 
     image_id: str
@@ -68,6 +69,7 @@ class Sample:
     half: Literal["train", "test"] | None
     image: Path | Drawn | Photo | Stored
     mask: Path | Ellipse | Drawn | Photo | Stored | None
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

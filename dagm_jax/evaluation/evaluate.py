@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,7 +150,7 @@ class TestChunk:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """Result of one test image, without its pixels; dice: at the pixel threshold, None without a mask."""
+    """Result of one test image, without its pixels; dice, regions: at the pixel threshold, None without a mask."""
 
     image_id: str
     label: int
@@ -159,6 +159,8 @@ class ImageResult:
     dice: float | None = None
     mask_px: int = 0
     predicted_px: int = 0
+    regions: metrics.Regions | None = None
+    kind: str = ""
 
 
 @dataclass
@@ -188,13 +190,18 @@ class TestResult:
         """Adds the images of a chunk; pixels count as predicted from the rule's pixel threshold on."""
         self.executing_time_s += chunk.seconds
         for sample, one, decision in zip(chunk.samples, chunk.predictions, chunk.decisions, strict=True):
-            overlap: tuple[float | None, int, int] = None, 0, 0
+            image = ImageResult(sample.image_id, sample.label, one.score, decision, kind=sample.kind)
             if is_marked(one.mask):
                 self.pixels += metrics.pixel_histogram(one.map, one.mask)
                 predicted = one.map >= rule.pixel_threshold
-                dice = metrics.dice(predicted, one.mask)
-                overlap = dice, int(one.mask.sum()), int(predicted.sum())
-            self.images.append(ImageResult(sample.image_id, sample.label, one.score, decision, *overlap))
+                image = replace(
+                    image,
+                    dice=metrics.dice(predicted, one.mask),
+                    mask_px=int(one.mask.sum()),
+                    predicted_px=int(predicted.sum()),
+                    regions=metrics.regions(predicted, one.mask),
+                )
+            self.images.append(image)
 
     def gathered(self, processes: Processes) -> TestResult:
         """The result of all processes' shares; the executing time is the longest."""
@@ -233,11 +240,41 @@ class TestResult:
             "nvidia_dice_if_nothing_is_predicted": 1 - sum(self.labels) / len(self.images),
             "pixel_auroc": metrics.auroc_of_counts(positive, negative),
             "pixel_average_precision": metrics.average_precision_of_counts(positive, negative),
+            "regions": _describe_regions(self.images),
+            "kinds": {
+                kind: _describe_kind([image for image in self.images if image.kind == kind])
+                for kind in sorted({image.kind for image in self.images} - {""})
+            },
             "dice_per_defective_image": [
                 {"image": d.image_id, "mask_px": d.mask_px, "predicted_px": d.predicted_px, "dice": dice}
                 for d, dice in sorted(defects, key=lambda defect: defect[0].mask_px)
             ],
         }
+
+
+def _describe_regions(images: Sequence[ImageResult]) -> dict[str, Any]:
+    """Parts of the masks that the maps touch, and false parts of maps an image, as JSON values."""
+    found = [image.regions for image in images if image.regions is not None]
+    num, touched, false = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0, 0)
+    share = metrics.ratio(touched, num)
+    return {
+        "num": num,
+        "touched": touched,
+        "touched_share": share,
+        "false_an_image": metrics.ratio(false, len(found)),
+    }
+
+
+def _describe_kind(images: Sequence[ImageResult]) -> dict[str, Any]:
+    """Recall, Dice and regions of the images with one kind of defect, as JSON values."""
+    num_right = sum(image.decision for image in images)
+    return {
+        "num_images": len(images),
+        "recall": num_right / len(images),
+        "recall_interval_95": list(metrics.wilson_interval(num_right, len(images)) or ()),
+        "dice": _mean(image.dice for image in images if image.dice is not None),
+        "regions": _describe_regions(images),
+    }
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -7,6 +7,7 @@ numbers. Positive means defective. A ratio with a zero denominator is ``None`` (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -243,6 +244,26 @@ def dice(prediction: BoolArray, mask: BoolArray) -> float:
         raise ValueError(f"`prediction` {prediction.shape} must have the shape of `mask` {mask.shape}")
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(mask))
     return 2 * int(np.count_nonzero(prediction & mask)) / total if total else 1.0
+
+
+class Regions(NamedTuple):
+    """Connected parts of a mask, corners touching: of all, those that a prediction touches; its own that touch none."""
+
+    num: int
+    touched: int
+    false: int
+
+
+def regions(prediction: BoolArray, mask: BoolArray) -> Regions:
+    """The parts of ``mask`` and ``prediction``, bool [h w] each."""
+    # Late, because commands that have no masks would wait for it.
+    from scipy import ndimage
+
+    corners = np.ones((3, 3), bool)
+    (true, num), (found, num_found) = (ndimage.label(one, corners) for one in (mask, prediction))
+    # Of the parts' numbers, 0 is what belongs to none.
+    touched, met = (np.unique(parts[mask & prediction]).size for parts in (true, found))
+    return Regions(num, touched, num_found - met)
 
 
 def dice_curve(map_: ArrayLike, mask: ArrayLike) -> FloatArray:

@@ -135,6 +135,16 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     for name in names.split():
         table.add_row(name, share(name))
     table.add_row("tp fp fn tn", " ".join(str(test[name]) for name in ("tp", "fp", "fn", "tn")))
+    found = test.get("regions", {})
+    if found.get("num"):
+        false = f"{found['false_an_image']:.2f} false ones an image"
+        table.add_row("regions touched", f"{found['touched']} of {found['num']}, {false}")
+    for kind, of in test.get("kinds", {}).items():
+        dice = "" if of["dice"] is None else f", Dice {of['dice']:.4f}"
+        shown = (
+            f"{of['recall']:.4f}  ({of['recall_interval_95'][0]:.3f} to {of['recall_interval_95'][1]:.3f})"
+        )
+        table.add_row(f"recall of {kind}", f"{shown}{dice}, {of['num_images']} images")
     table.add_row("threshold", f"{rule['threshold']:.4f} ({rule['calibration']} on validation)")
     table.add_row("executing time", f"{cost['executing_time_s']:.1f} s, {cost['images_per_s']:.1f} images/s")
     majority, energy = (report["baselines"][name] for name in ("majority_accuracy", "local_energy_auroc"))

@@ -116,6 +116,8 @@ def make_card(contract: dict[str, Any], name: str) -> str:
         for item in (contract["input"], *contract["outputs"])
     )
     figures = "\n".join(f"| {key} | {_figure(contract['metrics'], key)} |" for key in METRICS)
+    for kind, of in contract["metrics"].get("kinds", {}).items():
+        figures += f"\n| recall of {kind} | {_figure(of, 'recall')}, {of['num_images']} images |"
     checked, dice = contract["checked"], ""
     if checked["dice_defective_of_run"] is not None:
         ours, run = checked["dice_defective"], checked["dice_defective_of_run"]

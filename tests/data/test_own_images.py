@@ -75,6 +75,8 @@ def test_mvtec(tmp_path: Path) -> None:
         "ground_truth/Bent": "masks without a folder of images of this name",
     }
     assert "6 images (3 defective, 2 of them with masks); 4 skipped" in manifest.description
+    # Good is no kind of defect.
+    assert [sample.kind for sample in manifest.samples] == ["", "", "cut", "", "hole", "hole"]
 
 
 @pytest.mark.parametrize("folder", ["test/Good", "test/GOOD", "train/Good", "test/good "])
@@ -140,12 +142,12 @@ def table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
 def test_csv(tmp_path: Path, newline: str, encoding: str) -> None:
     """Catches columns taken by their place, a byte order mark in the first name, and rows lost to blank lines."""
     lines = [
-        "Label, path ,split,mask",
-        "good,a b.png,train,",
+        "Label, path ,split,mask,Kind",
+        "good,a b.png,train,,",
         "",
-        "1,ü/x.png,test,m/x.png",
-        'DEFECTIVE,"c,d.tif",,',
-        "0,e.png,,",
+        "1,ü/x.png,test,m/x.png,break",
+        'DEFECTIVE,"c,d.tif",,,',
+        "0,e.png,,,",
     ]
     manifest = read_csv(table(tmp_path, newline.join(lines), encoding))
     assert rows(manifest, tmp_path) == [
@@ -154,6 +156,7 @@ def test_csv(tmp_path: Path, newline: str, encoding: str) -> None:
         ("c,d.tif", 1, None, None),
         ("e.png", 0, None, None),
     ]
+    assert [sample.kind for sample in manifest.samples] == ["", "break", "", ""]
     assert not manifest.skipped
 
 
@@ -206,6 +209,11 @@ def test_csv_with_two_masks_of_a_file_is_one_line(tmp_path: Path, masks: tuple[s
         ("path,label\na.png\n", r"line 2: 1 fields, expected 2; correct that line"),
         ("path,label\n,0\n", "line 2: path is empty"),
         ("path,label\na.png,0\na.png,1\n", "line 3: label '1', but line 2 gives that file another"),
+        ("path,label,kind\na.png,good,crack\n", "line 2: kind 'crack' of an image that is good"),
+        (
+            "path,label,kind\na.png,1,crack\na.png,1,fray\n",
+            "line 3: kind 'fray', but line 2 gives that file another",
+        ),
         ("path,label\na\0.png,0\n", "NUL"),
         ('path,label\n"a.png,0\n', "cannot be read as a CSV table in UTF-8"),
         ("path,label\n", "table list.csv, holds no image"),

@@ -392,6 +392,31 @@ def test_report_against_scikit_learn(seed: int) -> None:
         assert 0 <= low <= report[name] <= high <= 1, name
 
 
+def test_kinds_of_defects_have_figures_of_their_own() -> None:
+    """Would catch: a kind's recall over all images, a Dice of images without masks, and good images as a kind."""
+    mask = np.zeros((8, 8), bool)
+    mask[:2, :2] = True
+    result = TestResult()
+    for kind, decision, found in [
+        ("crack", True, mask),
+        ("crack", False, ~mask),
+        ("", True, mask),
+        ("fray", True, mask),
+    ]:
+        marked = np.ones_like(mask) if kind == "fray" else mask
+        prediction = Prediction(marked, marked, found.astype(np.float32), 0.5, 0.0, 0, 0)
+        sample = Sample(f"{kind} {decision}", 1, 1, None, Path(), None, kind)
+        result.add(TestChunk([sample], [prediction], [decision], 1.0), RULE)
+    report = result.to_report(PLAIN)
+    assert list(report["kinds"]) == ["crack", "fray"]
+    crack, fray = report["kinds"].values()
+    assert (crack["num_images"], crack["recall"], crack["dice"]) == (2, 0.5, 0.5)
+    # The map of the second image is the mask's complement: one part of it, which touches nothing.
+    assert crack["regions"] == {"num": 2, "touched": 1, "touched_share": 0.5, "false_an_image": 0.5}
+    assert (fray["recall"], fray["dice"], fray["regions"]["touched_share"]) == (1.0, None, None)
+    assert report["regions"]["num"] == 3 and json.loads(json.dumps(report, allow_nan=False)) == report
+
+
 def test_report_holds_json_values(samples: list[Sample]) -> None:
     """Would catch: numpy numbers, which JSON refuses after an hour of training, and NaN, which is no JSON."""
     report = result_of(brightness_predictor(4), samples).to_report(PLAIN)

@@ -22,6 +22,7 @@ from dagm_jax.evaluation.metrics import (
     dice,
     dice_curve,
     pixel_histogram,
+    regions,
 )
 
 # Scores from few values: every list has heavy ties.
@@ -285,3 +286,15 @@ def test_bounds_of_a_detector_lie_below_its_figures_and_above_a_guess() -> None:
     found = np.linspace(0.4, 0.8, 4)[:, None] * np.ones(256)
     assert 0.5 < balanced_dice_bound(found, np.ones((6, 256))) < 0.8
     assert balanced_dice_bound(np.zeros((4, 256)), np.ones((6, 256))) == 0.5
+
+
+def test_regions_by_hand() -> None:
+    """Would catch: corners that part a thin scratch, parts counted by pixels, a part of the map that touches two masks
+    counted as false, and one that touches none as none."""
+    drawn = ["##...#..", "..#..#..", "........", "#......#", "#......#"]
+    found = ["#.......", ".....##.", "..#.....", "........", "......#."]
+    mask, map_ = (np.array([list(row) for row in rows]) == "#" for rows in (drawn, found))
+    # The two-part scratch at the left is one by a corner; two marks are missed; two parts of the map lie elsewhere.
+    assert regions(map_, mask) == (4, 2, 2)
+    assert regions(map_, np.zeros_like(mask)) == (0, 0, 4) and regions(~mask & False, mask) == (4, 0, 0)
+    assert regions(np.ones_like(mask), mask) == (4, 4, 0)

@@ -2,7 +2,8 @@
 
 MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``.
 Plain: ``good/`` and ``defect/``, and masks ``masks/<stem>`` or ``masks/<stem>_mask`` where there are any.
-CSV: a file with the columns ``path,label`` and, where wanted, ``mask,split``; paths are relative to the file's folder.
+CSV: a file with the columns ``path,label`` and, where wanted, ``mask,split,kind``; paths are relative to the file's
+folder. The kind of a defect is its folder's name in MVTec's convention, and the column's in a table.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dagm_jax.types import Manifest, Photo, Sample, Skip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 GOOD = "good"
-_COLUMNS = ("path", "label", "mask", "split")
+_COLUMNS = ("path", "label", "mask", "split", "kind")
 _LABELS: dict[str, Literal[0, 1]] = {"0": 0, "good": 0, "1": 1, "defective": 1}
 Split = Literal["train", "test"] | None
 _SPLIT_WORDS: dict[str, Split] = {"": None, "train": "train", "test": "test"}
@@ -71,7 +72,7 @@ def read_mvtec(root: Path) -> Manifest:
         if (split, kind) != ("train", GOOD):
             own = masks.get(kind, {})
             used.add(kind)
-        found.add_folder(folder, 0 if kind == GOOD else 1, split, own)
+        found.add_folder(folder, 0 if kind == GOOD else 1, split, own, "" if kind == GOOD else name)
     for kind in sorted(masks.keys() - used):
         found.skips.add(truth / kind, "masks without a folder of images of this name")
     return found.manifest("MVTec layout")
@@ -92,7 +93,8 @@ def read_plain(root: Path) -> Manifest:
 def read_csv(path: Path) -> Manifest:
     """The manifest of a CSV file in the order of its rows.
 
-    label: 0, good, 1 or defective; mask and split may be empty; split: train or test, for ``data.split=official``.
+    label: 0, good, 1 or defective; mask, split and kind may be empty; split: train or test, for
+    ``data.split=official``; kind: any name, of defective images alone.
     A row that repeats an earlier row's file is left out, and reported as leakage where the two splits differ. Raises
     UserError for a table that means nothing, and for two rows of a file that contradict each other.
     """
@@ -109,9 +111,15 @@ def read_csv(path: Path) -> Manifest:
                 )
         if not row["path"]:
             raise _row_error(path, line, "path is empty")
+        if row["kind"] and not _LABELS[label]:
+            raise _row_error(path, line, f"kind {row['kind']!r} of an image that is good")
         image = path.parent / row["path"]
         mask = path.parent / row["mask"] if row["mask"] else None
-        values: dict[str, object] = {"label": _LABELS[label], "mask": mask and os.path.realpath(mask)}
+        values: dict[str, object] = {
+            "label": _LABELS[label],
+            "mask": mask and os.path.realpath(mask),
+            "kind": row["kind"],
+        }
         first, first_values, first_split = seen.setdefault(os.path.realpath(image), (line, values, split))
         for column in values:
             if values[column] != first_values[column]:
@@ -119,7 +127,7 @@ def read_csv(path: Path) -> Manifest:
                     path, line, f"{column} {row[column]!r}, but line {first} gives that file another"
                 )
         if first == line:
-            found.add(row["path"], image, _LABELS[label], _SPLIT_WORDS[split], mask)
+            found.add(row["path"], image, _LABELS[label], _SPLIT_WORDS[split], mask, printable(row["kind"]))
             continue
         reason, leaks = f"same file as line {first}", {first_split, split} == {"train", "test"}
         if leaks:
@@ -135,13 +143,20 @@ class _Found:
         self.samples: list[Sample] = []
         self.skips = Skips(root)
 
-    def add(self, name: str, image: Path, label: Literal[0, 1], split: Split, mask: Path | None) -> None:
+    def add(
+        self, name: str, image: Path, label: Literal[0, 1], split: Split, mask: Path | None, kind: str = ""
+    ) -> None:
         """One image under its name, which is unique."""
         photo, mask_photo = Photo(image), Photo(mask) if mask else None
-        self.samples.append(Sample(printable(name), CLASS_ID, label, split, photo, mask_photo))
+        self.samples.append(Sample(printable(name), CLASS_ID, label, split, photo, mask_photo, kind))
 
     def add_folder(
-        self, folder: Path, label: Literal[0, 1], split: Split, masks: dict[str, list[Path]]
+        self,
+        folder: Path,
+        label: Literal[0, 1],
+        split: Split,
+        masks: dict[str, list[Path]],
+        kind: str = "",
     ) -> None:
         """The images of a folder, each with its mask; notes what is neither an image nor a mask of one."""
         stems = set()
@@ -158,7 +173,7 @@ class _Found:
                 self.skips.add(path, f"has {len(own)} masks: {', '.join(mask.name for mask in own)}")
                 continue
             name = path.relative_to(self.skips.root).as_posix()
-            self.add(name, path, label, split, own[0] if own else None)
+            self.add(name, path, label, split, own[0] if own else None, kind)
         for stem in sorted(masks.keys() - stems):
             for mask in masks[stem]:
                 self.skips.add(mask, "mask without its image")
@@ -207,7 +222,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 columns = ", ".join(map(repr, header)) or "no columns"
                 raise root_error(
                     path,
-                    f" has {columns} in its first line; it must name path, label, and at will mask and split, once",
+                    f" has {columns} in its first line; it must name path, label, and if wanted mask, split, kind",
                 )
             for row in table:
                 if not any(map(str.strip, row)):
