@@ -261,7 +261,7 @@ def regions(prediction: BoolArray, mask: BoolArray) -> Regions:
 
     corners = np.ones((3, 3), bool)
     (true, num), (found, num_found) = (ndimage.label(one, corners) for one in (mask, prediction))
-    # Of the parts' numbers, 0 is what belongs to none.
+    # Part 0 is the rest of the picture, which both masks leave out.
     touched, met = (np.unique(parts[mask & prediction]).size for parts in (true, found))
     return Regions(num, touched, num_found - met)
 
