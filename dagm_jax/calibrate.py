@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         old = workdir.read_rule()
         threshold, fit_stats = fit_rule(labels, scores, request.rule, request.target, verdict)
         # A threshold teaches a model nothing.
-        fit_stats["learnt"] = old.has_learnt
+        fit_stats |= {name: value for name, value in old.fit_stats.items() if name == "learnt"}
         new = replace(old, threshold=threshold, calibration=request.rule, fit_stats=fit_stats)
         if new != old:
             path = request.model / HISTORY

@@ -44,7 +44,13 @@ def own_run(factory: pytest.TempPathFactory) -> Path:
         root = write_own(folder.parent / "own", num_good=16, num_defective=12)
         config = read_config(
             "configs/smoke.py",
-            (*SMALL[:2], *SMALL[4:], f"--config.data.root={root}", "--config.slicing.slice_px=16"),
+            (
+                *SMALL[:2],
+                *SMALL[4:],
+                f"--config.data.root={root}",
+                "--config.slicing.mode=strips",
+                "--config.slicing.slice_px=16",
+            ),
         )
         run(config, folder)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
-from dagm_jax.errors import check_choices, require
+from dagm_jax.errors import UserError, check_choices, require
 
 SplitRule = Literal["random80_20", "official"]
 SliceMode = Literal["auto", "strips", "two_orientations", "tiles", "squeeze", "whole"]
@@ -95,11 +95,20 @@ class SlicingConfig:
         require("slicing", self, "overlap_px", lambda x: 0 <= x < edge, inside)
 
     def for_images(self, shapes: Sequence[tuple[int, int]], are_own: bool) -> SlicingConfig:
-        """The options with a mode that is not auto, for a set of images of these (h, w); are_own: not DAGM's."""
+        """The options with a mode that is not auto, for images of these (h, w).
+
+        are_own: whether they are a user's. Raises UserError for the size of a tile, which auto finds.
+        """
         if self.mode != "auto":
             return self
         if not are_own:
             return replace(self, mode="strips")
+        for name in ("slice_px", "slice_height_px"):
+            if (value := getattr(self, name)) != getattr(SlicingConfig, name):
+                raise UserError(
+                    f"`slicing.{name}` (={value}): slicing.mode=auto sizes tiles by the images; set slicing.mode to "
+                    "tiles or strips, or leave it out"
+                )
         least, most = TILE_PX
         edge = int(min(max(median(min(shape) for shape in shapes), least), most)) // MULTIPLE_PX * MULTIPLE_PX
         return replace(self, mode="tiles", slice_px=edge, slice_height_px=edge)

@@ -101,7 +101,10 @@ class Slicer:
         if self.is_strips:
             return self.held_by_strips(mask.sum(0, dtype=np.int32), mask.sum(1, dtype=np.int32), xp)
         # Sums over rectangles are differences of one table of sums from the corner.
-        until = xp.pad(xp.cumsum(xp.cumsum(mask, axis=0, dtype=np.int32), axis=1), ((1, 0), (1, 0)))
+        until = xp.cumsum(xp.cumsum(mask, axis=0, dtype=np.int32), axis=1)
+        # A pad of any number of images has no operation in ONNX.
+        until = xp.concatenate([xp.zeros_like(until[:1]), until])
+        until = xp.concatenate([xp.zeros_like(until[:, :1]), until], axis=1)
         top, left = np.array(self.row_edges)[:, None], np.array(self.vertical_edges)[None, :]
         bottom, right = top + self.slice_shape[0], left + self.slice_px
         held = until[bottom, right] - until[top, right] - until[bottom, left] + until[top, left]
@@ -178,7 +181,7 @@ def slicer_for(config: SlicingConfig, largest: tuple[int, int], size: tuple[int,
     if config.mode == "tiles":
         return make_slicer(config, *padded_shape(config, *size))
     slicer = make_slicer(config, *padded_shape(config, *largest))
-    if not slicer.is_strips or size == largest:
+    if not slicer.is_strips or size == (slicer.height_px, slicer.width_px):
         return slicer
     number = len(slicer.vertical_edges)
     across, down = (even_edges(max(length, config.slice_px), config.slice_px, number) for length in size)

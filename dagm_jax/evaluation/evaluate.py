@@ -78,7 +78,7 @@ def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict
 
     The margin is that of `threshold.margin`. Learnt is 1.0 where AUROC and balanced Dice are better than a guess with
     95 % confidence, and else 0.0: the lower bounds of both are above 1/2, which a random order of the images has, and
-    maps without a defect.
+    maps without a defect. It is left out where there are too few images to tell.
 
     Quality in [0, 1] steers training. It is the mean of AUROC and balanced Dice where pixels are scored, of AUROC and
     accuracy where slices are, and 1/(1 + loss on good images) where the task may not know of defects. Figures without
@@ -88,11 +88,11 @@ def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict
     if counted := sum(one.num_counted for one in scored):
         figures["accuracy"] = sum(one.num_right for one in scored) / counted
     area = auroc([one.label for one in scored], [one.score for one in scored])
-    learnt = False
+    bound = metrics.auroc_bound([one.label for one in scored], [one.score for one in scored])
+    learnt = bound is not None and bound > 0.5
     if area is not None:
         figures["auroc"] = area
         figures["margin"] = margin([one.label for one in scored], [one.score for one in scored])
-        learnt = metrics.auroc_bound([one.label for one in scored], [one.score for one in scored]) > 0.5
         defective = _curves(scored, 1)
         if len(defective):
             balanced = metrics.balanced_dice(defective, _curves(scored, 0))
@@ -100,7 +100,8 @@ def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict
             figures["dice_defective"] = float(defective.mean(axis=0)[best])
             figures["balanced_dice"] = float(balanced[best])
             learnt &= metrics.balanced_dice_bound(defective, _curves(scored, 0)) > 0.5
-    figures["learnt"] = float(learnt)
+    if bound is not None:
+        figures["learnt"] = float(learnt)
     if score_kind == "deviation":
         loss_of_good = float(np.mean([one.loss for one in scored if not one.label]))
         return figures | {"quality": 1 / (1 + loss_of_good)}
@@ -125,8 +126,9 @@ def fit_thresholds(
         pixel_threshold = metrics.best_pixel_threshold(defective, _curves(scored, 0))
     elif score_kind == "probability":
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
-    fit_stats["learnt"] = bool(summarise(scored, score_kind)["learnt"])
-    return Thresholds(threshold, pixel_threshold, verdict.calibration, fit_stats)
+    figures = summarise(scored, score_kind)
+    learnt = {"learnt": bool(figures["learnt"])} if "learnt" in figures else {}
+    return Thresholds(threshold, pixel_threshold, verdict.calibration, fit_stats | learnt)
 
 
 def is_marked(mask: np.ndarray) -> bool:

@@ -162,8 +162,8 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     return auroc_of_counts(*counts_per_score(labels, scores)[:2])
 
 
-def auroc_bound(labels: ArrayLike, scores: ArrayLike) -> float:
-    """The one-sided 95 % lower bound on `auroc`, against a guess; 0 where a class is missing.
+def auroc_bound(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """The one-sided 95 % lower bound on `auroc`, against a guess; None where so few images show nothing in any order.
 
     AUROC - 1.645·sqrt((m + n + 1) / 12mn), the standard error of m defective and n good images in a random order (Mann
     and Whitney 1947).
@@ -173,9 +173,9 @@ def auroc_bound(labels: ArrayLike, scores: ArrayLike) -> float:
         np.bincount(_binary(labels, "labels"), minlength=2),
     )
     if area is None:
-        return 0.0
-    error = np.sqrt((num_defective + num_good + 1) / (12 * num_defective * num_good))
-    return float(area - ONE_SIDED_95 * error)
+        return None
+    error = ONE_SIDED_95 * np.sqrt((num_defective + num_good + 1) / (12 * num_defective * num_good))
+    return float(area - error) if error < 0.5 else None
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:

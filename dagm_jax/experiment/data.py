@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dagm_jax.config import RunConfig, to_json
+from dagm_jax.config import RunConfig
 from dagm_jax.console import console, show
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.config import SlicingConfig
@@ -81,7 +81,6 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
             lambda: build_cache(found, directory, shape, on_image, masks_for, processes.heartbeat)
         )
     ids = [[sample.image_id, sample.label] for sample in manifest.samples]
-    processes.check_same("the configuration", to_json(config))
     processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
     padded = choose_shapes(cache.shapes)
     check_sizes([cache.largest, *(padded if config.eval.tiling == "whole" else ())], config)

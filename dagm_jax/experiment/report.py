@@ -49,7 +49,7 @@ def write_report(
     report = {
         "model": config.model.name,
         "task": config.task.name,
-        "learnt": rule.has_learnt,
+        "learnt": rule.fit_stats.get("learnt"),
         "test": result.to_report(config.verdict),
         "decision_rule": {
             "threshold": rule.threshold,
@@ -122,6 +122,7 @@ def draw_figures(
 def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     """The main figures as a short table on the terminal."""
     test, rule, cost = report["test"], report["decision_rule"], report["cost_of_running"]
+    training, asked = report["training"], report["config"]["train"]
 
     def share(name: str) -> str:
         value, interval = test[name], test.get(f"{name}_interval_95")
@@ -151,10 +152,10 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     table.add_row("baselines", f"majority accuracy {majority:.4f}, local energy AUROC {energy:.4f}")
     console.print(table)
     console.print(f"report, predictions and figures: {workdir}")
-    if not report.get("learnt", True):
-        training = report["training"]
+    if report.get("learnt") is False:
+        length = f"num_steps={2 * asked['num_steps']}" if asked["num_steps"] else "max_minutes=60"
         console.print(
             f"{NOT_LEARNT}. Tried: {training['last_step']} steps in {training['train_time_s'] / 60:.1f} minutes on "
             f"{report['data']['sides']['train']['images']} images. Look at {workdir.batch}, images and masks as the "
-            "network saw them; try more images of defects, or longer: --config.train.max_minutes=60 in a new workdir"
+            f"network saw them; try more images of defects, or longer: --config.train.{length} in a new workdir"
         )

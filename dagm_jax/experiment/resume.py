@@ -30,17 +30,23 @@ LENGTH = "train.num_steps"
 
 
 def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
-    """The configuration, with the mode of slices that the workdir's run has found where it asks for any.
+    """The configuration, with what the workdir's run has found where it leaves that open.
+
+    That are slices, and the bound on steps of earlier releases, which had no minutes.
 
     Raises UserError where that run has another configuration; prints free fields that differ.
     """
     if not workdir.config.exists():
         return config
     stored = workdir.read_config()
-    if config.slicing.mode == "auto":
-        found = stored.slicing
+    found = stored.slicing
+    if config.slicing.mode == "auto" and found.mode in ("strips", "tiles"):
         edges = dict(slice_px=found.slice_px, slice_height_px=found.slice_height_px)
-        config = replace(config, slicing=replace(config.slicing, mode=found.mode, **edges))
+        changes = edges if found.mode == "tiles" else {}
+        config = replace(config, slicing=replace(config.slicing, mode=found.mode, **changes))
+    if "max_minutes" not in workdir.read_json(workdir.config).get("train", {}):
+        length = config.train.num_steps or stored.train.num_steps
+        config = replace(config, train=replace(config.train, num_steps=length, max_minutes=0.0))
     changed = differences(stored, config)
     free = FREE_FIELDS if workdir.is_finished else FREE_FIELDS | {LENGTH}
     # Names first: another network or task differs in many fields.
@@ -87,12 +93,11 @@ def read_progress(meta: dict[str, Any], data: Data, config: TrainConfig, workdir
 def check_length(config: TrainConfig, progress: TrainProgress, num_steps: int, workdir: Workdir) -> None:
     """Raises UserError where a run with the bound ``num_steps`` would have differed so far with that of ``config``.
 
-    Before the cool-down, a run with another bound has taken the same steps, unless it would cool down by now. A bound
-    of 0 is the one that its first steps have shown.
+    Before the cool-down, a run with another bound has taken the same steps, unless it would cool down by now. 0 asks
+    for the bound that the run has.
     """
-    if config.num_steps == num_steps:
+    if config.num_steps in (0, num_steps or progress.num_steps):
         return
-    config, num_steps = progress.bounded(config), num_steps or progress.num_steps
     what = f"at step {progress.step}, at or past the {config.last_cooldown_begin} at which so short a one cools down"
     if progress.end_step is not None:
         what = f"that cools down towards its end at step {progress.end_step}, which can no longer move"

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from dagm_jax.config import RunConfig, to_dict, to_json
 from dagm_jax.console import console, show
-from dagm_jax.data.config import SlicingConfig
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
@@ -54,13 +53,13 @@ def run(
     # Process 0 alone holds the lock, but all processes write: each its part of a checkpoint.
     with plain_disk_errors(path, workdir.option), ExitStack() as holding:
 
-        def open_workdir() -> tuple[SlicingConfig, dict[str, Any] | None]:
+        def open_workdir() -> tuple[RunConfig, dict[str, Any] | None]:
             holding.enter_context(workdir.locked())
-            slicing = check_same_run(config, workdir).slicing
-            return slicing, workdir.read_report() if workdir.is_finished else None
+            same = check_same_run(config, workdir)
+            return same, workdir.read_report() if workdir.is_finished else None
 
-        slicing, report = processes.on_process_0(open_workdir)
-        config = replace(config, slicing=slicing)
+        processes.check_same("the configuration", to_json(config))
+        config, report = processes.on_process_0(open_workdir)
         if report is not None:
             console.print(f"{workdir} holds a finished run; its report:")
         else:
@@ -96,7 +95,9 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
     if restored is not None:
         step, state, meta = restored
         progress = read_progress(meta, data, config.train, workdir)
-        check_length(config.train, progress, meta["config"]["train"]["num_steps"], workdir)
+        stored = meta["config"]["train"]["num_steps"]
+        check_length(config.train, progress, stored, workdir)
+        progress = replace(progress, num_steps=progress.num_steps or stored)
         console.print(f"resuming from the checkpoint of step {step}")
     # Only now does the workdir belong to this run: after a mistake up to here the same one may be named again.
     setup.processes.on_process_0(lambda: write_atomically(workdir.config, to_json(config) + "\n"))
@@ -106,7 +107,7 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
     setup.begin_to_compile_predictors()
     with setup.timings.stage("compilation of the step"):
         step_function = setup.compile_step(state, stream[0])
-        setup.processes.on_process_0(lambda: draw_batch(stream[progress.step], workdir))
+        setup.processes.on_process_0(lambda: draw_batch(stream[0], workdir))
     logger = MetricLogger(workdir.path, progress.step) if setup.processes.is_first else None
     with closing(logger) if logger else nullcontext():
         trainer = Trainer(

@@ -27,7 +27,7 @@ from dagm_jax.errors import Interrupted, UserError
 from dagm_jax.train.checkpoint import Checkpoints
 from dagm_jax.train.history import MetricLogger
 from dagm_jax.train.step import Carry, TrainState
-from dagm_jax.train.stopping import UNKNOWN, TrainConfig, TrainProgress
+from dagm_jax.train.stopping import TIMED_STEPS, UNKNOWN, TrainConfig, TrainProgress
 
 
 class NonFinite(UserError):
@@ -143,7 +143,7 @@ class Trainer:
 
     def _find_bound(self, progress: TrainProgress) -> TrainProgress:
         """Progress with its bound on steps: the same for the whole run, whoever goes on with it."""
-        if self.config.num_steps or progress.num_steps:
+        if self.config.num_steps or progress.num_steps or progress.step < TIMED_STEPS:
             return progress
         step_s, is_cpu = progress.step_seconds, self.devices.platform == "cpu"
         number = self.config.steps_in_time(step_s, self.steps_a_validation, is_cpu)

@@ -115,7 +115,7 @@ class TrainProgress:
             best_quality=max(quality, self.best_quality),
             is_good=self.is_good or is_good,
             # A network that has not begun to learn is on no plateau, however long its figures go up and down.
-            num_without_rise=0 if has_risen or not figures["learnt"] else self.num_without_rise + 1,
+            num_without_rise=0 if has_risen or not figures.get("learnt", True) else self.num_without_rise + 1,
         )
         if counted.end_step is not None or not counted.reason_to_cool_down(config):
             return counted
@@ -124,7 +124,7 @@ class TrainProgress:
 
     def is_end(self, config: TrainConfig) -> bool:
         """Whether all steps are done and the last one is validated."""
-        return self.validated and self.step == self.last_step(config)
+        return self.validated and self.step >= self.last_step(config)
 
     def last_step(self, config: TrainConfig) -> int:
         """The step at which training ends, or its upper bound."""
@@ -133,9 +133,8 @@ class TrainProgress:
     def next_validation(self, config: TrainConfig) -> int:
         """The step after which the next validation is due: the regular one, or one that the schedule needs."""
         regular = (self.step // config.validate_every + 1) * config.validate_every
-        fixed = [config.last_cooldown_begin, self.last_step(config)]
-        if config.num_steps == UNKNOWN:
-            fixed = [TIMED_STEPS]
+        begin = TIMED_STEPS if config.num_steps == UNKNOWN else config.last_cooldown_begin
+        fixed = (begin, self.last_step(config))
         return min([regular, *(step for step in fixed if step > self.step)])
 
     def reason_to_cool_down(self, config: TrainConfig) -> str | None:

@@ -393,20 +393,24 @@ def make_cache(folder: Path, images: list[np.ndarray], masks: list[np.ndarray]) 
         (SlicingConfig("whole"), (48, 48)),
     ],
 )
+@pytest.mark.parametrize("num", [1, 4])
 @pytest.mark.parametrize("augment", [OFF, AugmentConfig(), AugmentConfig(max_angle_deg=10)])
 def test_small_images_are_continued_by_their_edge_which_is_told(
-    slicing: SlicingConfig, size: tuple[int, int], augment: AugmentConfig, tmp_path: Path
+    slicing: SlicingConfig, size: tuple[int, int], augment: AugmentConfig, num: int, tmp_path: Path
 ) -> None:
     """Would catch: mirror images of a part with its defect, and added pixels that the loss takes for the part's own.
 
     Values of an image differ, so that those of another place, or of one that is there twice, show.
     """
     rng = np.random.default_rng(1)
-    images = [rng.permutation(h * w).reshape(h, w) % 251 for h, w in ((40, 24), (16, 20), (33, 48))]
+    shapes = [(40, 24), (16, 20), (33, 48), (48, 48)][:num]
+    if num == 1 and slicing.mode == "whole":
+        size = 48, 32
+    images = [rng.permutation(h * w).reshape(h, w) % 251 for h, w in shapes]
     images = [image.astype(np.uint8) for image in images]
     cache = make_cache(tmp_path, images, [image > 200 for image in images])
     options: Any = dict(batch_size=4, num_batches=20, balance=False, seed=0)
-    for batch in make_training_stream(cache, [0, 1, 2], [], slicing, augment, **options):
+    for batch in make_training_stream(cache, list(range(num)), [], slicing, augment, **options):
         assert batch["inside"].shape == batch["image"].shape == (4, *size, 1)
         marked = batch["mask"] == 1
         assert not marked[~batch["inside"]].any()

@@ -284,7 +284,10 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     """Would catch: a healthy process 0 that its watchdog ends, at every try, while it looks for the white level of
     large images or scores them by the baselines."""
     root = small_run.write_own(tmp_path / "own", num_good=10, num_defective=10)
-    config = read_config("configs/smoke.py", [f"--config.data.root={root}", "--config.slicing.slice_px=16"])
+    config = read_config(
+        "configs/smoke.py",
+        [f"--config.data.root={root}", "--config.slicing.mode=strips", "--config.slicing.slice_px=16"],
+    )
     processes = CountingProcesses()
     data = prepare_data(config, Workdir(tmp_path), processes)
     # For each image: its white level, and its pixels.

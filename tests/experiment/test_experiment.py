@@ -218,7 +218,7 @@ def test_the_step_is_given_the_decay_of_the_moving_average(monkeypatch: pytest.M
 def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path: Path) -> None:
     """Would catch: greys of validation and test images, or of defects that the task may not know, in the network."""
     root = small_run.write_own(tmp_path / "own", num_good=16, num_defective=12)
-    overrides = [f"--config.data.root={root}", "--config.slicing.slice_px=16"]
+    overrides = [f"--config.data.root={root}", "--config.slicing.mode=strips", "--config.slicing.slice_px=16"]
     if task == "reconstruction":
         overrides.append("--config.task.cell_px=8")
     config = read_config(f"configs/smoke.py:{task}", overrides)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -338,12 +338,36 @@ def test_what_may_change_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         check_same_run(config, Workdir(tmp_path))
 
 
+@pytest.mark.parametrize("asked", [TrainConfig(), TrainConfig(max_minutes=5.0)])
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_runs_of_releases_without_minutes_keep_their_bound(
+    asked: TrainConfig, is_finished: bool, tmp_path: Path
+) -> None:
+    """Would catch: a run that this command began with an earlier release, which it finds no more."""
+    values = json.loads(to_json(RunConfig(train=TrainConfig(num_steps=720))))
+    for name in ("max_minutes", "target_margin"):
+        del values["train"][name]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    if is_finished:
+        (tmp_path / "report.json").write_text("{}")
+    train = check_same_run(RunConfig(train=asked), Workdir(tmp_path)).train
+    assert (train.num_steps, train.max_minutes) == (720, 0.0)
+
+
 def test_a_run_keeps_the_slices_that_it_has_found(tmp_path: Path) -> None:
     """Would catch: a run that goes on with tiles after strips, since an image was added, and one that no command with
     the mode that it began with continues."""
     found = SlicingConfig("tiles", slice_px=96, slice_height_px=96)
     (tmp_path / "config.json").write_text(to_json(RunConfig(slicing=found)))
     assert check_same_run(RunConfig(), Workdir(tmp_path)).slicing == found
+    strips = RunConfig(slicing=SlicingConfig("auto", slice_px=32))
+    (tmp_path / "config.json").write_text(to_json(RunConfig(slicing=SlicingConfig())))
+    with pytest.raises(UserError, match=r"slicing\.slice_px=64, not 32"):
+        check_same_run(strips, Workdir(tmp_path))
+    (tmp_path / "config.json").write_text(to_json(RunConfig(slicing=SlicingConfig("whole"))))
+    with pytest.raises(UserError, match=r"slicing\.mode=whole, not auto"):
+        check_same_run(RunConfig(), Workdir(tmp_path))
+    (tmp_path / "config.json").write_text(to_json(RunConfig(slicing=found)))
     with pytest.raises(UserError, match=r"slicing\.mode=tiles, not strips"):
         check_same_run(RunConfig(slicing=SlicingConfig("strips")), Workdir(tmp_path))
     with pytest.raises(UserError, match=r"slicing\.num_slices=30, not 12"):
@@ -384,8 +408,12 @@ def test_a_bound_in_steps_takes_the_place_of_one_in_minutes_until_the_cool_down(
     check_length(TrainConfig(num_steps=2000), timed, 0, Workdir(tmp_path))
     with pytest.raises(UserError, match=r"`train.num_steps` \(=600\).* step 300, at or past the 300"):
         check_length(TrainConfig(num_steps=600), timed, 0, Workdir(tmp_path))
-    with pytest.raises(UserError, match="which can no longer move"):
-        check_length(TrainConfig(), TrainProgress(step=400, end_step=720), 720, Workdir(tmp_path))
+    for stored, progress in ((0, timed), (720, TrainProgress(step=400, end_step=720))):
+        check_length(TrainConfig(), progress, stored, Workdir(tmp_path))
+        check_length(TrainConfig(num_steps=720), progress, stored, Workdir(tmp_path))
+    cooling = replace(timed, step=400, end_step=720)
+    with pytest.raises(UserError, match=r"which can no longer move; use 0, or another workdir"):
+        check_length(TrainConfig(num_steps=800), cooling, 0, Workdir(tmp_path))
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:

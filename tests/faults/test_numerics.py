@@ -58,7 +58,13 @@ def test_a_run_stops_at_nan_and_goes_on_by_skipping_it(
     train = {"num_steps": 4, "validate_every": 3, "log_every": 4, "cooldown_share": 0.0}
     overrides = [f"--config.train.{name}={value}" for name, value in train.items()]
     config = read_config(
-        "configs/smoke.py", (f"--config.data.root={root}", "--config.slicing.slice_px=16", *overrides)
+        "configs/smoke.py",
+        (
+            f"--config.data.root={root}",
+            "--config.slicing.mode=strips",
+            "--config.slicing.slice_px=16",
+            *overrides,
+        ),
     )
     workdir = tmp_path / "run"
     with pytest.raises(

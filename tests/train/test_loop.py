@@ -280,6 +280,13 @@ def test_the_bound_is_found_once_and_saved_before_the_next_step(monkeypatch: pyt
     world = World(replace(config, num_steps=40), quality=lambda step: 0.1)
     assert world.trainer(stream=stream).fit(start(), TrainProgress()).step == 39
     assert world.of_kind("validate") == [26, 39]
+    # However often it is validated, the bound is found at step 20; a run that is good before has its end.
+    monkeypatch.setattr(TrainConfig, "steps_in_time", lambda *arguments: number)
+    often = World(replace(config, validate_every=6), quality=lambda step: 0.1)
+    often.trainer(stream=stream).fit(start(), TrainProgress())
+    assert [often.resume(step)[1].num_steps for step in (6, 12, 18, 20)] == [0, 0, 0, number]
+    good = World(replace(config, validate_every=6, **AT_TARGET), quality=lambda step: 0.6)
+    assert good.trainer(stream=stream).fit(start(), TrainProgress()).step == 9
 
 
 def test_the_step_is_told_where_the_cool_down_lies() -> None:
