@@ -47,7 +47,8 @@ def test_runtimes_of_a_run_agree_and_those_that_are_absent_say_so(
             continue
         assert "not_measured" not in row, (name, row)
         assert 0 < row["p50_s"] <= row["p95_s"], name
-        if name not in (trained.NETWORK, "onnxruntime, 8 bits", "OpenVINO, bfloat16"):
+        # Fewer bits round the map.
+        if name != trained.NETWORK and not name.endswith(("8 bits", "bfloat16")):
             assert row["map_difference"] < 1e-4, name
     assert rows[trained.XLA]["map_difference"] == 0 and "| XLA |" in text
 
