@@ -55,12 +55,22 @@ class Stored:
     index: int
 
 
+class Box(NamedTuple):
+    """A rectangle around a defect: px from the image's left and upper edges, right and bottom excluded."""
+
+    kind: str
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One source image. ``image_id`` is unique in a manifest.
 
     mask: None for defect-free images, and for defective ones without a marked defect. kind: the name of the defect's
-    kind, empty where it has none.
+    kind, empty where it has none. boxes: around its defects, where they are given.
     """
 
     image_id: str
@@ -70,6 +80,7 @@ class Sample:
     image: Path | Drawn | Photo | Stored
     mask: Path | Ellipse | Drawn | Photo | Stored | None
     kind: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "augment.max_angle_deg": (0.0, 7.5),
     "augment.max_shift_px": (0.0, 12.0),
     "augment.rotate90": (True, False),
+    "data.boxes": ("", "boxes.csv"),
     "data.cache_dir": ("", "/somewhere"),
     "data.classes": ((1,), (8, 1)),
     "data.num_workers": (0, 2),

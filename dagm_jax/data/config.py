@@ -30,7 +30,8 @@ class DataConfig:
     ``own_images``); empty: built-in procedural images, ``procedural_defective`` and ``procedural_good`` of each class.
     classes: of DAGM and of the built-in images; one model is trained on all of them together. validation_share: of
     each label of the train split. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
-    are kept; empty: in the workdir until the run is finished.
+    are kept; empty: in the workdir until the run is finished. boxes: a CSV table of boxes around defects (see
+    ``formats.boxes``), which the report counts; empty: none.
     """
 
     root: str = ""
@@ -41,6 +42,7 @@ class DataConfig:
     procedural_good: int = 125
     num_workers: int = 0
     cache_dir: str = ""
+    boxes: str = ""
 
     def __post_init__(self) -> None:
         check_choices("data", self)

@@ -152,7 +152,10 @@ class TestChunk:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """Result of one test image, without its pixels; dice, regions: at the pixel threshold, None without a mask."""
+    """Result of one test image, without its pixels; dice, regions: at the pixel threshold, None without a mask.
+
+    boxes: the kind of each, and whether the map touches it. false_parts: parts of the map that touch none of them.
+    """
 
     image_id: str
     label: int
@@ -163,6 +166,8 @@ class ImageResult:
     predicted_px: int = 0
     regions: metrics.Regions | None = None
     kind: str = ""
+    boxes: tuple[tuple[str, bool], ...] = ()
+    false_parts: int = 0
 
 
 @dataclass
@@ -193,9 +198,9 @@ class TestResult:
         self.executing_time_s += chunk.seconds
         for sample, one, decision in zip(chunk.samples, chunk.predictions, chunk.decisions, strict=True):
             image = ImageResult(sample.image_id, sample.label, one.score, decision, kind=sample.kind)
+            predicted = one.map >= rule.pixel_threshold
             if is_marked(one.mask):
                 self.pixels += metrics.pixel_histogram(one.map, one.mask)
-                predicted = one.map >= rule.pixel_threshold
                 image = replace(
                     image,
                     dice=metrics.dice(predicted, one.mask),
@@ -203,7 +208,11 @@ class TestResult:
                     predicted_px=int(predicted.sum()),
                     regions=metrics.regions(predicted, one.mask),
                 )
-            self.images.append(image)
+            touched, false = metrics.boxes_touched(predicted, sample.boxes)
+            kinds = [box.kind for box in sample.boxes]
+            self.images.append(
+                replace(image, boxes=tuple(zip(kinds, touched, strict=True)), false_parts=false)
+            )
 
     def gathered(self, processes: Processes) -> TestResult:
         """The result of all processes' shares; the executing time is the longest."""
@@ -243,6 +252,7 @@ class TestResult:
             "pixel_auroc": metrics.auroc_of_counts(positive, negative),
             "pixel_average_precision": metrics.average_precision_of_counts(positive, negative),
             "regions": _describe_regions(self.images),
+            "boxes": _describe_boxes(self.images),
             "kinds": {
                 kind: _describe_kind([image for image in self.images if image.kind == kind])
                 for kind in sorted({image.kind for image in self.images} - {""})
@@ -258,12 +268,32 @@ def _describe_regions(images: Sequence[ImageResult]) -> dict[str, Any]:
     """Parts of the masks that the maps touch, and false parts of maps an image, as JSON values."""
     found = [image.regions for image in images if image.regions is not None]
     num, touched, false = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0, 0)
-    share = metrics.ratio(touched, num)
-    return {
-        "num": num,
-        "touched": touched,
-        "touched_share": share,
-        "false_an_image": metrics.ratio(false, len(found)),
+    return _describe_touched(num, touched) | {"false_an_image": metrics.ratio(false, len(found))}
+
+
+def _describe_touched(num: int, touched: int) -> dict[str, Any]:
+    return {"num": num, "touched": touched, "touched_share": metrics.ratio(touched, num)}
+
+
+def _describe_boxes(images: Sequence[ImageResult]) -> dict[str, Any]:
+    """`_describe_regions` by boxes in place of masks, and of each kind of box; empty without boxes.
+
+    Defective images without a box may have defects that nobody has boxed, and count no false parts.
+    """
+    boxes = [box for image in images for box in image.boxes]
+    if not boxes:
+        return {}
+    false = [image.false_parts for image in images if image.boxes or not image.label]
+
+    def describe(touched: list[bool]) -> dict[str, Any]:
+        return _describe_touched(len(touched), sum(touched))
+
+    return describe([is_touched for _, is_touched in boxes]) | {
+        "false_an_image": metrics.ratio(sum(false), len(false)),
+        "kinds": {
+            kind: describe([is_touched for other, is_touched in boxes if other == kind])
+            for kind in sorted({kind for kind, _ in boxes} - {""})
+        },
     }
 
 

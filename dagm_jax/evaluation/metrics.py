@@ -6,11 +6,14 @@ numbers. Positive means defective. A ratio with a zero denominator is ``None`` (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from dagm_jax.types import Box
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -264,6 +267,16 @@ def regions(prediction: BoolArray, mask: BoolArray) -> Regions:
     # Part 0 is the rest of the picture, which both masks leave out.
     touched, met = (np.unique(parts[mask & prediction]).size for parts in (true, found))
     return Regions(num, touched, num_found - met)
+
+
+def boxes_touched(prediction: BoolArray, boxes: Sequence[Box]) -> tuple[list[bool], int]:
+    """(whether the prediction, bool [h w], touches each box, its parts that touch none)."""
+    touched, inside = [], np.zeros_like(prediction)
+    for box in boxes:
+        place = slice(box.top, box.bottom), slice(box.left, box.right)
+        touched.append(bool(prediction[place].any()))
+        inside[place] = True
+    return touched, regions(prediction, inside).false
 
 
 def dice_curve(map_: ArrayLike, mask: ArrayLike) -> FloatArray:

@@ -78,7 +78,7 @@ class PictureMaker:
         mask = prediction.mask if is_marked(prediction.mask) else None
         draw = partial(draw_layers, prediction.image, prediction.map, self._rule.pixel_threshold, mask)
         thumbnail = draw_pictures(*draw(side_px=THUMBNAIL_SIDE_PX))
-        entry = PageEntry(sample.image_id, sample.label, prediction.score, thumbnail)
+        entry = PageEntry(sample.image_id, sample.label, prediction.score, thumbnail, kind=sample.kind)
         if name is None:
             return entry
         pictures = draw_pictures(*draw(side_px=PICTURE_SIDE_PX), PICTURE_QUALITY)

@@ -136,10 +136,10 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     for name in names.split():
         table.add_row(name, share(name))
     table.add_row("tp fp fn tn", " ".join(str(test[name]) for name in ("tp", "fp", "fn", "tn")))
-    found = test.get("regions", {})
-    if found.get("num"):
-        false = f"{found['false_an_image']:.2f} false ones an image"
-        table.add_row("regions touched", f"{found['touched']} of {found['num']}, {false}")
+    for name in ("regions", "boxes"):
+        if (found := test.get(name, {})).get("num"):
+            false = f"{found['false_an_image']:.2f} false ones an image"
+            table.add_row(f"{name} touched", f"{found['touched']} of {found['num']}, {false}")
     for kind, of in test.get("kinds", {}).items():
         dice = "" if of["dice"] is None else f", Dice {of['dice']:.4f}"
         shown = (

@@ -54,7 +54,7 @@ class PageEntry:
 
     label: 1 defective, 0 good, None unknown. score: None, NaN and infinities are no score: the image is listed with its
     ``error`` and counts nowhere. picture, picture_overlay: the full picture and its overlay, as paths relative to the
-    page (any characters; an overlay only with a picture).
+    page (any characters; an overlay only with a picture). kind: of the defect, empty where it is not known.
     """
 
     name: str
@@ -64,6 +64,7 @@ class PageEntry:
     picture: str | None = None
     picture_overlay: str | None = None
     error: str = ""
+    kind: str = ""
 
 
 def draw_pictures(under: UInt8, layer: UInt8, quality: int = THUMBNAIL_QUALITY) -> Pictures:
@@ -129,7 +130,7 @@ def _row(entry: PageEntry) -> list[Any]:
     pictures = [relative_url(entry.picture), relative_url(entry.picture_overlay)]
     # Enough digits to differ from 0, 1 and its neighbours.
     text = "" if score is None else f"{score:.{7 if 0.99 < score < 1 else 4}g}"
-    return [entry.name, entry.label, score, thumbnail, overlay, *pictures, error, text]
+    return [entry.name, entry.label, score, thumbnail, overlay, *pictures, error, text, entry.kind]
 
 
 def _template(title: str, summary: Mapping[str, str], warning: str) -> tuple[str, Template, str]:

@@ -34,7 +34,7 @@ from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.storage import finite_or_none
 from dagm_jax.tasks.base import ScoreKind
-from dagm_jax.types import MAX_GALLERY_ITEMS, Sample
+from dagm_jax.types import MAX_GALLERY_ITEMS, Box, Sample
 
 # Classes of the package, no tests.
 TestResult.__test__ = TestChunk.__test__ = TestPictures.__test__ = False  # type: ignore[attr-defined]
@@ -415,6 +415,22 @@ def test_kinds_of_defects_have_figures_of_their_own() -> None:
     assert crack["regions"] == {"num": 2, "touched": 1, "touched_share": 0.5, "false_an_image": 0.5}
     assert (fray["recall"], fray["dice"], fray["regions"]["touched_share"]) == (1.0, None, None)
     assert report["regions"]["num"] == 3 and json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_boxes_have_figures_of_their_own() -> None:
+    """Would catch: boxes of one kind counted as another's, and false parts of images that nobody has boxed."""
+    found, result = np.zeros((8, 8), bool), TestResult()
+    found[:2, :2] = True
+    crack, fray = Box("crack", 0, 0, 4, 4), Box("fray", 4, 4, 8, 8)
+    for label, boxes in ((1, (crack, fray)), (1, (fray,)), (1, ()), (0, ())):
+        prediction = Prediction(found, found & bool(label), found.astype(np.float32), 0.5, 0.0, 0, 0)
+        sample = Sample(f"{label}{len(boxes)}", 1, label, None, Path(), None, "", boxes)
+        result.add(TestChunk([sample], [prediction], [True], 1.0), RULE)
+        if len(result.images) == 3:
+            assert result.to_report(PLAIN)["boxes"]["false_an_image"] == 0.5
+    report = result.to_report(PLAIN)["boxes"]
+    assert (report["num"], report["touched"], report["false_an_image"]) == (3, 1, 2 / 3)
+    assert {kind: of["touched_share"] for kind, of in report["kinds"].items()} == {"crack": 1.0, "fray": 0.0}
 
 
 def test_report_holds_json_values(samples: list[Sample]) -> None:

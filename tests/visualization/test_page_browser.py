@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,22 @@ def test_orders(open_entries: Opener) -> None:
     found = {entry.name: entry.score or 0 for entry in entries}
     distances = [abs(found[name] - 0.5) for name in page.names()]
     assert distances == pytest.approx(sorted(distances))
+
+
+def test_kinds_are_a_filter_where_there_are_any(open_entries: Opener) -> None:
+    """Would catch: a kind that ends the page's script or is told as another, and a filter of nothing."""
+    assert not open_entries(labelled()).is_seen("kind")
+    kinds = ["crack", HOSTILE, ""]
+    entries = [replace(entry, kind=kinds[k % 3]) for k, entry in enumerate(labelled())]
+    page = open_entries(entries)
+    choice = Select(page["kind"])
+    assert [option.text for option in choice.options] == ["all", *sorted([HOSTILE, "crack"])]
+    for kind in kinds[:2]:
+        choice.select_by_visible_text(kind)
+        kept = [entry.name for entry in entries if entry.kind == kind]
+        assert sorted(page.names()) == sorted(kept)
+        assert f"label {kind}" in page["gallery"].find_element(By.TAG_NAME, "button").text
+    assert page.script("return window.pwned") is None
 
 
 def test_filters(open_entries: Opener) -> None:

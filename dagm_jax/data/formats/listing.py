@@ -1,9 +1,10 @@
-"""Parts that readers of image sets share: entries of a folder, files left out, errors, a manifest's description."""
+"""Parts that readers of image sets share: entries of a folder, tables, files left out, a manifest's description."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -40,9 +41,49 @@ def make_dagm_manifest(
     return Manifest(tuple(samples), tuple(skipped), description)
 
 
-def root_error(root: Path, text: str) -> UserError:
-    """The error of a data root that cannot be used; ``text`` follows the argument's name and value."""
-    return UserError(f"`data.root` (={printable(root)}){text}")
+def root_error(root: Path, text: str, field: str = "root") -> UserError:
+    """The error of a data root that cannot be used; ``text`` follows the argument's name and value.
+
+    field: of `DataConfig`, that named the file.
+    """
+    return UserError(f"`data.{field}` (={printable(root)}){text}")
+
+
+def row_error(path: Path, line: int, what: str, field: str = "root") -> UserError:
+    """The error of a table's line that means nothing."""
+    return root_error(path, f", line {line}: {printable(what)}; correct that line", field)
+
+
+def read_table(
+    path: Path, needed: Sequence[str], others: Sequence[str], field: str = "root"
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, column → text without surrounding blanks) of each row of a CSV file with a header.
+
+    Columns of ``others`` that are not there are empty. Raises UserError for another table.
+    """
+    known = (*needed, *others)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.reader(stream, strict=True)
+            header = [name.strip().lower() for name in next(table, [])]
+            if not set(needed) <= set(header) <= set(known) or len(set(header)) < len(header):
+                columns = ", ".join(map(repr, header)) or "no columns"
+                wanted = f"{', '.join(needed)}, and if wanted {', '.join(others)}"
+                raise root_error(path, f" has {columns} in its first line; it must name {wanted}", field)
+            for row in table:
+                if not any(map(str.strip, row)):
+                    continue
+                if len(row) != len(header):
+                    raise row_error(path, table.line_num, f"{len(row)} fields, expected {len(header)}", field)
+                values = dict.fromkeys(known, "") | dict(zip(header, map(str.strip, row), strict=True))
+                if any("\0" in value for value in values.values()):
+                    raise row_error(path, table.line_num, "holds a NUL character", field)
+                yield table.line_num, values
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise root_error(
+            path, f" cannot be read as a CSV table in UTF-8 ({reason}); save it anew", field
+        ) from error
 
 
 def list_folder(folder: Path) -> list[Path]:

@@ -8,20 +8,18 @@ folder. The kind of a defect is its folder's name in MVTec's convention, and the
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from os.path import isdir, isfile
 from pathlib import Path
 from typing import Literal
 
-from dagm_jax.data.formats.listing import SPLITS, Skips, list_folder, root_error
-from dagm_jax.errors import UserError, nearest, printable
+from dagm_jax.data.formats.listing import SPLITS, Skips, list_folder, read_table, root_error, row_error
+from dagm_jax.errors import nearest, printable
 from dagm_jax.types import Manifest, Photo, Sample, Skip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 GOOD = "good"
-_COLUMNS = ("path", "label", "mask", "split", "kind")
 _LABELS: dict[str, Literal[0, 1]] = {"0": 0, "good": 0, "1": 1, "defective": 1}
 Split = Literal["train", "test"] | None
 _SPLIT_WORDS: dict[str, Split] = {"": None, "train": "train", "test": "test"}
@@ -101,18 +99,18 @@ def read_csv(path: Path) -> Manifest:
     found = _Found(path.parent)
     # Real path -> its first row: two names of one file could each bring a label of its own.
     seen: dict[str, tuple[int, dict[str, object], str]] = {}
-    for line, row in _rows(path):
+    for line, row in read_table(path, ("path", "label"), ("mask", "split", "kind")):
         label, split = row["label"].lower(), row["split"].lower()
         for column, value, known in (("label", label, _LABELS), ("split", split, _SPLIT_WORDS)):
             if value not in known:
                 choices = ", ".join(filter(None, known))
-                raise _row_error(
+                raise row_error(
                     path, line, f"{column} {row[column]!r} must be of {choices}{nearest(value, known)}"
                 )
         if not row["path"]:
-            raise _row_error(path, line, "path is empty")
+            raise row_error(path, line, "path is empty")
         if row["kind"] and not _LABELS[label]:
-            raise _row_error(path, line, f"kind {row['kind']!r} of an image that is good")
+            raise row_error(path, line, f"kind {row['kind']!r} of an image that is good")
         image = path.parent / row["path"]
         mask = path.parent / row["mask"] if row["mask"] else None
         values: dict[str, object] = {
@@ -123,7 +121,7 @@ def read_csv(path: Path) -> Manifest:
         first, first_values, first_split = seen.setdefault(os.path.realpath(image), (line, values, split))
         for column in values:
             if values[column] != first_values[column]:
-                raise _row_error(
+                raise row_error(
                     path, line, f"{column} {row[column]!r}, but line {first} gives that file another"
                 )
         if first == line:
@@ -210,33 +208,3 @@ def _list_masks(folder: Path) -> dict[str, list[Path]]:
         if isfile(path) and path.suffix.lower() in SUFFIXES:
             masks.setdefault(path.stem.removesuffix("_mask"), []).append(path)
     return masks
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, column → text without surrounding blanks) of each row; raises UserError for another table."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            table = csv.reader(stream, strict=True)
-            header = [name.strip().lower() for name in next(table, [])]
-            if not {"path", "label"} <= set(header) <= set(_COLUMNS) or len(set(header)) < len(header):
-                columns = ", ".join(map(repr, header)) or "no columns"
-                raise root_error(
-                    path,
-                    f" has {columns} in its first line; it must name path, label, and if wanted mask, split, kind",
-                )
-            for row in table:
-                if not any(map(str.strip, row)):
-                    continue
-                if len(row) != len(header):
-                    raise _row_error(path, table.line_num, f"{len(row)} fields, expected {len(header)}")
-                values = dict.fromkeys(_COLUMNS, "") | dict(zip(header, map(str.strip, row), strict=True))
-                if any("\0" in value for value in values.values()):
-                    raise _row_error(path, table.line_num, "holds a NUL character")
-                yield table.line_num, values
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise root_error(path, f" cannot be read as a CSV table in UTF-8 ({reason}); save it anew") from error
-
-
-def _row_error(path: Path, line: int, what: str) -> UserError:
-    return root_error(path, f", line {line}: {printable(what)}; correct that line")

@@ -10,8 +10,8 @@
 
   /** An image of the page; a row is what `_row` of page.py writes. */
   function readEntry(row, index) {
-    const [name, label, score, thumbnail, overlay, picture, pictureOverlay, error, text] = row;
-    return { index, name, label, score, thumbnail, overlay, picture, pictureOverlay, error, text };
+    const [name, label, score, thumbnail, overlay, picture, pictureOverlay, error, text, kind] = row;
+    return { index, name, label, score, thumbnail, overlay, picture, pictureOverlay, error, text, kind };
   }
 
   function readEntries() {
@@ -32,6 +32,7 @@
   const last = scores.length;
   const isLabelled = below.defective[last] + below.good[last] > 0;
   const hasUnlabelled = below.unknown[last] > 0;
+  const kinds = [...new Set(scored.map((entry) => entry.kind))].filter(Boolean).sort(collator.compare);
 
   // --- decisions ----------------------------------------------------------------------------------------------
 
@@ -59,7 +60,8 @@
   // --- text ---------------------------------------------------------------------------------------------------
 
   const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 2 : 1)} %`;
-  const labelText = (entry) => (entry.label === null ? "no label" : `label ${entry.label ? "defective" : "good"}`);
+  const labelText = (entry) =>
+    (entry.label === null ? "no label" : `label ${entry.kind || (entry.label ? "defective" : "good")}`);
 
   /** The words for an entry's prediction, and the class that colours it. */
   function predictionOf(entry) {
@@ -265,17 +267,18 @@
 
   function isShown(entry, chosen) {
     const called = isCalled(entry), isError = (entry.label === 1) !== called;
-    const kinds = entry.label === null ? [] : isError ? ["errors", called ? "overkills" : "escapes"] : ["correct"];
+    const errors = entry.label === null ? [] : isError ? ["errors", called ? "overkills" : "escapes"] : ["correct"];
     return (chosen.label === "" || String(entry.label ?? "unknown") === chosen.label)
       && (chosen.prediction === "" || called === (chosen.prediction === "1"))
-      && (chosen.errors === "" || kinds.includes(chosen.errors))
+      && (chosen.errors === "" || errors.includes(chosen.errors))
+      && (chosen.kind === "" || entry.kind === chosen.kind)
       && entry.name.toLowerCase().includes(chosen.name);
   }
 
   function chosenFilters() {
     const { label, prediction, errors } = filters.elements;
     const name = byId("search").value.trim().toLowerCase();
-    return { label: label.value, prediction: prediction.value, errors: errors.value, name };
+    return { label: label.value, prediction: prediction.value, errors: errors.value, kind: byId("kind").value, name };
   }
 
   /** Brings the gallery up to date with threshold, filters and order. */
@@ -497,7 +500,9 @@
     byId("failed-heading").textContent = `Without a prediction: ${failed.length}`;
     byId("failed-list").replaceChildren(...failed.map((entry) =>
       element("li", {}, [element("b", { textContent: entry.name }), ` ${entry.error}`])));
+    byId("kind").append(...kinds.map((kind) => element("option", { value: kind, textContent: kind })));
     const isMissing = { ".labelled": !isLabelled, ".unlabelled": isLabelled, ".unknown": !hasUnlabelled,
+      ".kinds": !kinds.length,
       "#scores": !histogram, "#curves": !facts.areas };
     for (const [selector, hidden] of Object.entries(isMissing)) {
       for (const part of document.querySelectorAll(selector)) part.hidden = hidden;
