@@ -13,7 +13,6 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -24,7 +23,7 @@ from dagm_jax.data.augment import Move, draw_moves
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.sampling import BalancedSampler, Epochs, SampleSpec, pick_slice
-from dagm_jax.data.slicing import pad, random_tile, slice_labels, slicer_for
+from dagm_jax.data.slicing import PadMode, pad, random_tile, slice_labels, slicer_for
 from dagm_jax.errors import ProcessLost, UserError
 from dagm_jax.types import Batch
 
@@ -77,32 +76,39 @@ class MakeBatch(grain.transforms.RandomMap):
             image = move.turn(image)
         else:
             image, mask = move(image, self.cache.mask(spec.image_index))
-        slicer = slicer_for(self.slicing, self.cache.largest, (image.shape[0], image.shape[1]))
+        own = image.shape[0], image.shape[1]
+        slicer = slicer_for(self.slicing, self.cache.largest, own)
         shape = slicer.height_px, slicer.width_px
-        if mask is None and sums.total and not (slicer.is_strips and image.shape == shape):
+        if mask is None and sums.total and not (slicer.is_strips and own == shape):
             mask = move.turn(self.cache.mask(spec.image_index))
-        marked = np.broadcast_to(False, shape) if mask is None else pad(mask, shape, "constant")
-        if self.slicing.mode == "tiles":
+        if slicer.mode == "tiles":
+            marked = np.broadcast_to(False, own) if mask is None else mask
             rng = np.random.default_rng(int(u * 2**53))
-            cut, label = random_tile(marked, slicer.slice_shape, sums.total, spec.kind, rng)
+            place, label = random_tile(marked, slicer.slice_shape, sums.total, spec.kind, rng)
         else:
             held = np.zeros(slicer.num_slices, np.int32)
             if mask is not None:
-                held = slicer.held(marked)
+                held = slicer.held(pad(mask, shape, "constant"))
             elif sums.total:
                 # The usual case: kept sums tell what slices hold, so that only pixels of the chosen one are read.
                 held = slicer.held_by_strips(*move.line_sums(sums.down, sums.across))
             # The total is the image's own, also where a move has pushed a part of the defect beyond the border.
             labels = slice_labels(held, sums.total)
             k = pick_slice(labels, spec.kind, u)
-            cut, label = partial(slicer.cut_one, index=k), int(labels[k])
+            label = int(labels[k])
+
+        def cut(array: np.ndarray, mode: PadMode) -> np.ndarray:
+            if slicer.mode == "tiles":
+                return pad(array[place], slicer.slice_shape, mode)[:, :, None]
+            return slicer.cut_one(pad(array, shape, mode)[:, :, None], k)  # type: ignore[no-any-return]
+
         batch["label"][row] = label
-        batch["image"][row] = cut(pad(image, shape, "edge")[:, :, None])
+        batch["image"][row] = cut(image, "edge")
         if label:
-            marked = move.turn(self.cache.mask(spec.image_index)) if mask is None else marked
-            batch["mask"][row] = cut(marked[:, :, None])
+            marked = move.turn(self.cache.mask(spec.image_index)) if mask is None else mask
+            batch["mask"][row] = cut(marked, "constant")
         if "inside" in batch:
-            batch["inside"][row] = cut(pad(np.ones(image.shape, bool), shape, "constant")[:, :, None])
+            batch["inside"][row] = cut(np.broadcast_to(True, own), "constant")
 
 
 def make_training_stream(
@@ -136,8 +142,9 @@ def make_training_stream(
     index, count = part
     size = batch_size // count
     rows = slice(index * size, (index + 1) * size)
-    slicers = {shape: slicer_for(slicing, cache.largest, shape) for shape in set(cache.shapes)}
-    continues = any((one.height_px, one.width_px) != shape for shape, one in slicers.items())
+    slicers = [(shape, slicer_for(slicing, cache.largest, shape)) for shape in set(cache.shapes)]
+    # Tiles may reach over an image's edge.
+    continues = slicing.mode == "tiles" or any((s.height_px, s.width_px) != shape for shape, s in slicers)
     make_batch = MakeBatch(cache, slicing, augment_config, continues, rows)
     return grain.MapDataset.source(sampler).seed(seed + 2).random_map(make_batch)
 

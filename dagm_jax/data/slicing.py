@@ -6,7 +6,6 @@ compiled code share it. Arrays are ``[h w c]`` images and ``[n h w c]`` slices; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
@@ -26,6 +25,8 @@ POSITIVE_MASK_SHARE = 0.25
 POSITIVE_MASK_PX = 500
 # Limit of tiles that are tried before one of another kind is taken.
 TILE_TRIES = 10
+# Share of tiles that may reach over the image's edge, by up to half a tile: judged images are continued by theirs.
+REACHING_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -190,14 +191,16 @@ def slicer_for(config: SlicingConfig, largest: tuple[int, int], size: tuple[int,
 
 def random_tile(
     mask: NDArray[np.bool_], tile: tuple[int, int], mask_px: int, kind: SliceKind, rng: np.random.Generator
-) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
-    """(a function that cuts a tile (h, w), its label), of an image with this mask; of any kind where none is found.
+) -> tuple[tuple[slice, slice], int]:
+    """(rows and columns of a tile (h, w), its label), of an image with this mask; of any kind where none is found.
 
-    A positive tile shows a random pixel of the mask, at a random place within the tile.
+    A positive tile shows a random pixel of the mask, at a random place within the tile. Tiles may reach over the
+    image's lower and right edge.
     """
     marked = np.flatnonzero(mask if kind is SliceKind.POSITIVE else [])
-    spans = [length - edge for length, edge in zip(mask.shape, tile, strict=True)]
     for _ in range(TILE_TRIES):
+        reach = 2 if rng.random() < REACHING_SHARE else 1
+        spans = [max(0, length - edge // reach) for length, edge in zip(mask.shape, tile, strict=True)]
         if len(marked):
             pixel = divmod(int(marked[rng.integers(len(marked))]), mask.shape[1])
             low = [max(0, p - edge + 1) for p, edge in zip(pixel, tile, strict=True)]
@@ -205,11 +208,12 @@ def random_tile(
         else:
             low, high = [0, 0], spans
         top, left = (int(rng.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
-        held = np.count_nonzero(mask[top : top + tile[0], left : left + tile[1]])
+        place = slice(top, top + tile[0]), slice(left, left + tile[1])
+        held = np.count_nonzero(mask[place])
         label = int(slice_labels(held, mask_px))
         if kind is SliceKind.ANY or (label == 1) == (kind is SliceKind.POSITIVE):
             break
-    return (lambda array: array[top : top + tile[0], left : left + tile[1]]), label
+    return place, label
 
 
 def pad(array: np.ndarray, shape: tuple[int, int], mode: PadMode = "symmetric") -> np.ndarray:

@@ -76,6 +76,11 @@ def stream(images: tuple[Manifest, ImageCache]) -> Callable[..., Stream]:
     return make
 
 
+def bright(batch: Any) -> np.ndarray:
+    """The pixels of the mask as the images show them."""
+    return np.asarray((batch["image"] > 150) & batch.get("inside", True))
+
+
 def check_equal(a: Any, b: Any) -> None:
     assert a.keys() == b.keys()
     for key in a:
@@ -212,7 +217,7 @@ def test_labels_images_and_masks_belong_together(
     seen = Counter[int]()
     for balance in (True, False):
         for batch in stream(slicing=SlicingConfig(mode, 12, 16, 16), balance=balance, num_batches=15):
-            np.testing.assert_array_equal(batch["mask"] == 1, batch["image"] > 150)
+            np.testing.assert_array_equal(batch["mask"] == 1, bright(batch))
             held = batch["mask"].sum(axis=(1, 2, 3))
             whole = np.array([np.count_nonzero(images[1][int(i)][1]) for i in batch["image_index"]])
             assert batch["label"].tolist() == slice_labels(held, whole).tolist()
@@ -436,7 +441,18 @@ def test_images_as_large_as_their_slices_tell_nothing_of_what_is_inside(
 ) -> None:
     """Would catch: a training step on DAGM that computes the mask of added pixels which there are none of."""
     assert "inside" not in stream()[0]
-    assert "inside" not in stream(slicing=SlicingConfig("tiles", slice_px=32, slice_height_px=16))[0]
+
+
+def test_some_tiles_reach_over_the_edge_as_judged_images_are_continued(
+    stream: Callable[..., Stream],
+) -> None:
+    """Would catch: a network that has never seen the edge by which images are continued, and calls it a defect."""
+    slicing, shown = SlicingConfig("tiles", slice_px=16, slice_height_px=32), []
+    for batch in stream(slicing=slicing, num_batches=60):
+        shown += [(one.any((1, 2)).sum(), one.any((0, 2)).sum()) for one in batch["inside"]]
+    rows, columns = np.transpose(shown)
+    assert 16 <= rows.min() < 24 and 8 <= columns.min() < 15
+    assert 0.05 < np.mean((rows < 32) | (columns < 16)) < 0.25
 
 
 def test_tiles_lie_anywhere_and_hold_the_defect_where_asked(stream: Callable[..., Stream]) -> None:
@@ -444,7 +460,7 @@ def test_tiles_lie_anywhere_and_hold_the_defect_where_asked(stream: Callable[...
     slicing = SlicingConfig("tiles", slice_px=16, slice_height_px=16)
     middles, labels = set(), []
     for batch in stream(slicing=slicing, num_batches=40):
-        np.testing.assert_array_equal(batch["mask"] == 1, batch["image"] > 150)
+        np.testing.assert_array_equal(batch["mask"] == 1, bright(batch))
         labels += batch["label"].tolist()
         for mask, label in zip(batch["mask"], batch["label"], strict=True):
             if label == 1:
