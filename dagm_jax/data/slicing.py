@@ -93,23 +93,12 @@ class Slicer:
         return one[:: -1 if index % 4 >= 2 else 1, :: -1 if index % 2 else 1]
 
     def held(self, mask: Any, xp: ModuleType = np) -> Any:
-        """Pixels of the bool ``mask [h w]`` in each slice: int32 ``[n]``; one pass, no slice is cut.
-
-        Pixels of the image, also where ``squeeze`` shows the network fewer.
-        """
-        if self.mode in ("squeeze", "whole"):
+        """Pixels of the bool ``mask [h w]`` in each slice, also those that ``squeeze`` averages: int32 ``[n]``."""
+        if self.mode == "squeeze":
             return mask.sum(dtype=np.int32)[None]
         if self.is_strips:
             return self.held_by_strips(mask.sum(0, dtype=np.int32), mask.sum(1, dtype=np.int32), xp)
-        # Sums over rectangles are differences of one table of sums from the corner.
-        until = xp.cumsum(xp.cumsum(mask, axis=0, dtype=np.int32), axis=1)
-        # A pad of any number of images has no operation in ONNX.
-        until = xp.concatenate([xp.zeros_like(until[:1]), until])
-        until = xp.concatenate([xp.zeros_like(until[:, :1]), until], axis=1)
-        top, left = np.array(self.row_edges)[:, None], np.array(self.vertical_edges)[None, :]
-        bottom, right = top + self.slice_shape[0], left + self.slice_px
-        held = until[bottom, right] - until[top, right] - until[bottom, left] + until[top, left]
-        return held.reshape(-1)
+        return self.cut(mask[..., None], xp).sum((1, 2, 3), dtype=np.int32)
 
     @property
     def is_strips(self) -> bool:
