@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from dagm_jax.data.config import MULTIPLE_PX
 from dagm_jax.models.config import NormKind
 from dagm_jax.models.convolution import Map, Result, convolve
 from dagm_jax.models.initial import Initializer, he_normal, lecun_normal
@@ -34,11 +35,11 @@ def parameter_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def check_multiple(x: Array, multiple: int) -> None:
-    """Raises ValueError unless height and width of ``x`` ``[b h w c]`` are multiples of the network's down-sampling."""
-    if x.shape[1] % multiple or x.shape[2] % multiple:
+def check_multiple(x: Array) -> None:
+    """Raises ValueError unless height and width of ``x`` ``[b h w c]`` are multiples of the networks' down-sampling."""
+    if x.shape[1] % MULTIPLE_PX or x.shape[2] % MULTIPLE_PX:
         raise ValueError(
-            f"`x` (of shape {x.shape}) must have a height and a width that are multiples of {multiple}: "
+            f"`x` (of shape {x.shape}) must have a height and a width that are multiples of {MULTIPLE_PX}: "
             "the network down-samples by as much; pad or crop the slices"
         )
 

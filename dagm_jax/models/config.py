@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from dagm_jax.errors import check_choices, require
 from dagm_jax.types import ComputeDtype
-
-if TYPE_CHECKING:
-    from flax import nnx
 
 NormKind = Literal["batch", "group", "none"]
 UpKind = Literal["conv_transpose", "bilinear"]
@@ -20,12 +17,12 @@ ExtraSkips = Literal["previous_encoder", "none", "next_encoder", "both", "all_sh
 class NetworkConfig:
     """Checks and construction that the shapes of all networks share.
 
-    name: of the module in this folder, by which the command line selects the network; network: its class there.
-    halo_px: how far the input of an output pixel reaches at most, rounded up to a multiple of 16.
+    name: of the module in this folder, by which the command line selects the network; its class there has the name of
+    the configuration's, less "Config". halo_px: how far the input of an output pixel reaches at most, rounded up to a
+    multiple of 16.
     """
 
     name: ClassVar[str]
-    network: ClassVar[str]
     halo_px: ClassVar[int]
 
     def __post_init__(self) -> None:
@@ -33,14 +30,10 @@ class NetworkConfig:
         widths = (field.name for field in fields(self) if field.name.endswith("_channels"))  # type: ignore[arg-type]
         require("model", self, " ".join(widths), lambda x: x >= 1, "be at least 1")
 
-    def build(
-        self, *, in_channels: int, out_channels: int, axis_name: str | None = None, rngs: nnx.Rngs
-    ) -> Any:
-        """The network of this shape, freshly initialised."""
-        network = getattr(importlib.import_module(f"dagm_jax.models.{self.name}"), self.network)
-        return network(
-            self, in_channels=in_channels, out_channels=out_channels, axis_name=axis_name, rngs=rngs
-        )
+    def build(self, **arguments: Any) -> Any:
+        """The network of this shape, freshly initialised; arguments: in_channels, out_channels, axis_name, rngs."""
+        module = importlib.import_module(f"dagm_jax.models.{self.name}")
+        return getattr(module, type(self).__name__.removesuffix("Config"))(self, **arguments)
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,6 @@ class CustomUNetConfig(NetworkConfig):
     compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "custom_unet"
-    network: ClassVar[str] = "CustomUNet"
     halo_px: ClassVar[int] = 144
 
 
@@ -68,7 +60,6 @@ class ConvAutoencoderConfig(NetworkConfig):
     compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "conv_autoencoder"
-    network: ClassVar[str] = "ConvAutoencoder"
     halo_px: ClassVar[int] = 80
 
 
@@ -86,5 +77,4 @@ class UNet3PlusConfig(NetworkConfig):
     compute_dtype: ComputeDtype = "float32"
 
     name: ClassVar[str] = "unet3plus"
-    network: ClassVar[str] = "UNet3Plus"
     halo_px: ClassVar[int] = 128

@@ -15,7 +15,6 @@ from dagm_jax.models.convolution import Map
 from dagm_jax.types import NetworkOutput, at_least_float32
 
 NUM_LEVELS = 4
-DOWNSAMPLING = 2**NUM_LEVELS
 
 
 class ConvAutoencoder(nnx.Module):
@@ -58,7 +57,7 @@ class ConvAutoencoder(nnx.Module):
 
     def encode(self, x: Map, *, train: bool) -> Float[Array, "b h/16 w/16 z"]:
         """The bottleneck."""
-        check_multiple(x, DOWNSAMPLING)
+        check_multiple(x)
         x = x.astype(self.dtype)
         for stage in self.encoder:
             x = self.max_pool(stage(x, train=train))

@@ -24,7 +24,6 @@ from dagm_jax.models.convolution import Map
 from dagm_jax.types import NetworkOutput, at_least_float32
 
 NUM_LEVELS = 5
-DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
 
 
 class CustomUNet(nnx.Module):
@@ -62,7 +61,7 @@ class CustomUNet(nnx.Module):
     def __call__(self, x: Map, *, train: bool, key: PRNGKeyArray | None = None) -> NetworkOutput:
         """The output; ``key`` belongs to every network's signature, and this one draws nothing."""
         del key
-        check_multiple(x, DOWNSAMPLING)
+        check_multiple(x)
         encoded: list[Array] = []
         pooled: list[Array] = []
         x = x.astype(self.dtype)

@@ -31,7 +31,11 @@ def scaled_normal(gain: float) -> Initializer:
         result = jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
 
         def on_host(words: Array) -> np.ndarray:
-            return (std * _cut_normal(np.asarray(words), shape)).astype(result.dtype)
+            rng = np.random.default_rng(np.asarray(words))
+            values = rng.standard_normal(shape)
+            while (outside := np.abs(values) > 2).any():
+                values[outside] = rng.standard_normal(outside.sum())
+            return (std * values).astype(result.dtype)
 
         words = jax.random.key_data(key)
         # Traced: a module is built under jit, or only its shapes are asked for.
@@ -47,12 +51,3 @@ def scaled_normal(gain: float) -> Initializer:
 
 he_normal = scaled_normal(2.0)
 lecun_normal = scaled_normal(1.0)
-
-
-def _cut_normal(words: np.ndarray, shape: Shape) -> np.ndarray:
-    """Standard normal float64 values, those outside [-2, 2] drawn again; ``words``: the key's uint32 words."""
-    rng = np.random.default_rng(words)
-    values = rng.standard_normal(shape)
-    while (outside := np.abs(values) > 2).any():
-        values[outside] = rng.standard_normal(outside.sum())
-    return values

@@ -31,7 +31,6 @@ from dagm_jax.models.initial import he_normal
 from dagm_jax.types import NetworkOutput, at_least_float32
 
 NUM_LEVELS = 5
-DOWNSAMPLING = 2 ** (NUM_LEVELS - 1)
 DROPOUT_RATE = 0.5
 
 
@@ -154,12 +153,23 @@ class UNet3Plus(nnx.Module):
 
         Under jit, side and class logits that the caller leaves unused are not computed.
         """
-        check_multiple(x, DOWNSAMPLING)
+        check_multiple(x)
         # E1…E5.
         encoded = [self.encoder[0](x.astype(self.dtype), train=train)]
         for stage in list(self.encoder)[1:]:
             encoded.append(stage(self.max_pool(encoded[-1]), train=train))
-        class_logits = None if self.classifier is None else self._classify(encoded[-1], train=train, key=key)
+        class_logits = None
+        if self.classifier is not None:
+            seen = encoded[-1]
+            if train:
+                if key is None:
+                    raise ValueError(
+                        "`key` (=None) must be given to train a network with `classification_guided`: its dropout "
+                        "draws from it; pass a key folded with the step"
+                    )
+                seen = dropout(seen, DROPOUT_RATE, key, self.axis_name)
+            # `tasks.base` takes the maxima of both.
+            class_logits = at_least_float32(self.classifier(seen))
         # D1…D5.
         features = list(encoded)
         for i in reversed(range(NUM_LEVELS - 1)):
@@ -170,19 +180,6 @@ class UNet3Plus(nnx.Module):
             for i, (head, f) in enumerate(zip(self.heads, features, strict=False))
         ]
         return NetworkOutput(logits[0], tuple(logits[1:]), class_logits)
-
-    def _classify(self, x: Array, *, train: bool, key: PRNGKeyArray | None) -> Float[Array, "b _ _ 2"]:
-        """The classification-guided module: dropout, 1x1 convolution to two logits; `tasks.base` takes their maxima."""
-        assert self.classifier is not None
-        if train:
-            if key is None:
-                raise ValueError(
-                    "`key` (=None) must be given to train a network with `classification_guided`: its dropout draws "
-                    "from it; pass a key folded with the step"
-                )
-            x = dropout(x, DROPOUT_RATE, key, self.axis_name)
-        logits: Array = at_least_float32(self.classifier(x))
-        return logits
 
 
 def dropout(x: Map, rate: float, key: PRNGKeyArray, axis_name: str | None = None) -> Map:
