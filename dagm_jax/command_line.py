@@ -45,10 +45,8 @@ def flag(
     A flag without a default is required; ``example`` is the value that the error message suggests. least: lower bound
     of numbers. choices: the words allowed; a default of None or "" is allowed beside them.
     """
-    return field(
-        default=default,
-        metadata={"meaning": meaning, "example": example, "least": least, "choices": tuple(choices)},
-    )
+    how = {"meaning": meaning, "example": example, "least": least, "choices": tuple(choices)}
+    return field(default=default, metadata=how)
 
 
 def parse_request(request: type[T], argv: Sequence[str], text: str | None) -> T:
@@ -185,11 +183,11 @@ def leave(error: BaseException, processes: Processes) -> NoReturn:
 
     An orderly end would wait for the other processes, which may be waiting for this one; jax aborts where one is lost.
     """
-    from dagm_jax.distributed.processes import speaks_of_a_lost_process
+    from dagm_jax.distributed.processes import SIGNS_OF_LOSS
 
     if (known := explain(error)) is not None:
         line, status = known
-    elif speaks_of_a_lost_process(error):
+    elif SIGNS_OF_LOSS.search(str(error)):
         lost = f"another process of the job is gone ({(str(error).splitlines() or [''])[0]})"
         line, status = f"stopped: {lost}; the same command goes on from what was saved last", EXIT_PEER_LOST
     else:

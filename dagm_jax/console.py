@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 # Seconds between two lines of a piece of work where no terminal shows the bar.
 PLAIN_LINE_EVERY_S = 15.0
@@ -42,12 +42,7 @@ class Bar:
 @contextmanager
 def show(name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
     """A bar of ``total`` items, None while that is unknown, for the length of a with-block, with the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[figures]}")
+    is_off = not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=is_off) as progress:
         yield Bar(progress, name, total, done)

@@ -6,7 +6,6 @@ import csv
 import errno
 import importlib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,18 +65,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Any) -> Any:
     """Writes JSON values by `replacing`, NaN and infinities as null; the values as they will be read."""
-    text = json.dumps(finite_or_none(values), indent=2, allow_nan=False)
-    write_atomically(path, text + "\n")
-    return json.loads(text)
+    read = finite_or_none(values)
+    write_atomically(path, json.dumps(read, indent=2) + "\n")
+    return read
 
 
 def finite_or_none(value: Any) -> Any:
-    """JSON values with NaN and infinities replaced by null, which JSON has."""
-    if isinstance(value, dict):
-        return {key: finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_or_none(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """JSON values as they will be read, NaN and infinities replaced by null, which JSON has."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

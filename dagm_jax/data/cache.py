@@ -128,7 +128,7 @@ def build_cache(
     have, None for any. masks_for: the task that needs the masks of defective images, so that those without one are left
     out. on_image is called after each image that is decoded, heartbeat after each file that is opened for its white
     level. A cache of the same files (path, size, time of change) is taken as it is, and nothing is opened. A file
-    appears under its name only when it is whole. Raises UserError where the disk is full or read-only.
+    appears under its name only when it is whole. Raises UserError for a class without images, a full or read-only disk.
     """
     stem = directory / fingerprint(manifest, shape, masks_for)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
@@ -146,7 +146,13 @@ def build_cache(
             write_atomically(index, json.dumps({"sha256": _checksum(listing), "listing": listing}))
     kept = with_white([manifest.samples[i] for i in listing["kept"]], listing["white"])
     skipped = tuple(Skip(**skip) for skip in listing["skipped"])
-    _check_classes(manifest, kept, skipped)
+    class_of = {sample.image_id: sample.class_id for sample in manifest.samples}
+    for lacking in sorted(set(class_of.values()) - {sample.class_id for sample in kept}):
+        own = [skip for skip in skipped if class_of[skip.what] == lacking]
+        raise UserError(
+            f"`data.classes`: no image of class {lacking} could be read; the first of {len(own)}: "
+            f"{own[0].what}: {own[0].reason}"
+        )
     whole = replace(manifest, samples=kept, skipped=manifest.skipped + skipped)
     shapes = tuple((height, width) for height, width in listing["shapes"])
     return whole, ImageCache(pixels, shapes, tuple(listing["offsets"]))
@@ -165,16 +171,6 @@ def _read_listing(pixels: Path, index: Path) -> dict[str, Any] | None:
 
 def _checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _check_classes(manifest: Manifest, kept: Sequence[Sample], skipped: Sequence[Skip]) -> None:
-    class_of = {sample.image_id: sample.class_id for sample in manifest.samples}
-    for lacking in sorted(set(class_of.values()) - {sample.class_id for sample in kept}):
-        own = [skip for skip in skipped if class_of[skip.what] == lacking]
-        raise UserError(
-            f"`data.classes`: no image of class {lacking} could be read; the first of {len(own)}: "
-            f"{own[0].what}: {own[0].reason}"
-        )
 
 
 def fingerprint(manifest: Manifest, shape: tuple[int, int] | None, masks_for: str = "") -> str:

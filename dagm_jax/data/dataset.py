@@ -12,7 +12,7 @@ from dagm_jax.data.config import DataConfig
 from dagm_jax.data.formats import own_images
 from dagm_jax.data.formats.boxes import add_boxes
 from dagm_jax.data.formats.dagm_layouts import read_tree
-from dagm_jax.data.formats.tfds_reader import is_prepared, read_prepared
+from dagm_jax.data.formats.tfds_reader import prepared_versions, read_prepared
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import DAGM_SHAPE, Drawn, Manifest, Sample
 
@@ -40,7 +40,7 @@ def _find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, in
         ) from error
     if read_own is None:
         # A NUL would raise in the first look; read_tree says so in words.
-        read = read_prepared if "\0" not in config.root and is_prepared(root) else read_tree
+        read = read_prepared if "\0" not in config.root and prepared_versions(root) else read_tree
         return read(root, config.classes), DAGM_SHAPE
     if config.classes != (own_images.CLASS_ID,):
         raise UserError(

@@ -60,12 +60,12 @@ def split_samples(
             # A stable sort: images of one size, such as all good ones, stay in random order.
             by_size.sort(key=lambda place: mask_px[place])
         if rule == "official":
-            tested = [place for place in by_size if samples[place].half == "test"]
+            tested = {place for place in by_size if samples[place].half == "test"}
         else:
-            tested = pick_evenly(by_size, round(TEST_SHARE * len(by_size)), rng)
-        rest = without(by_size, tested)
-        validated = pick_evenly(rest, round(validation_share * len(rest)), rng)
-        chosen = {"test": tested, "validation": validated, "train": without(rest, validated)}
+            tested = set(pick_evenly(by_size, round(TEST_SHARE * len(by_size)), rng))
+        rest = [place for place in by_size if place not in tested]
+        validated = set(pick_evenly(rest, round(validation_share * len(rest)), rng))
+        chosen = {"test": tested, "validation": validated, "train": {*rest} - validated}
         for name, members in chosen.items():
             is_needed = name == "test" or label == 0 or trains_on_defects
             if not members and is_needed:
@@ -84,9 +84,3 @@ def pick_evenly(ordered: Sequence[int], count: int, rng: np.random.Generator) ->
         return []
     edges = [k * len(ordered) // count for k in range(count + 1)]
     return [ordered[int(rng.integers(low, high))] for low, high in pairwise(edges)]
-
-
-def without(members: Sequence[int], taken: Sequence[int]) -> list[int]:
-    """``members`` in their order, less ``taken``."""
-    is_taken = set(taken)
-    return [member for member in members if member not in is_taken]

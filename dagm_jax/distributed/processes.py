@@ -223,11 +223,6 @@ def connect(
     return Processes(jax.process_index(), jax.process_count(), watchdog)
 
 
-def speaks_of_a_lost_process(error: BaseException) -> bool:
-    """Whether an error of jax says that another process of the job is gone."""
-    return SIGNS_OF_LOSS.search(str(error)) is not None
-
-
 def interleave(parts: Sequence[Sequence[Any]]) -> list[Any]:
     """Items in their order, from their `Processes.share` parts."""
     count, total = len(parts), sum(map(len, parts))

@@ -171,13 +171,10 @@ def auroc_bound(labels: ArrayLike, scores: ArrayLike) -> float | None:
     AUROC - 1.645·sqrt((m + n + 1) / 12mn), the standard error of m defective and n good images in a random order (Mann
     and Whitney 1947).
     """
-    area, (num_good, num_defective) = (
-        auroc(labels, scores),
-        np.bincount(_binary(labels, "labels"), minlength=2),
-    )
+    area, counts = auroc(labels, scores), np.bincount(_binary(labels, "labels"), minlength=2)
     if area is None:
         return None
-    error = ONE_SIDED_95 * np.sqrt((num_defective + num_good + 1) / (12 * num_defective * num_good))
+    error = ONE_SIDED_95 * np.sqrt((counts.sum() + 1) / (12 * counts.prod()))
     return float(area - error) if error < 0.5 else None
 
 

@@ -145,6 +145,7 @@ class Program:
     seconds: float
 
 
+@dataclass(eq=False)
 class Programs:
     """The evaluation steps of a network, compiled in another thread as sizes come; the latest `MOST_PROGRAMS` are kept.
 
@@ -152,20 +153,16 @@ class Programs:
     scores_alone: the steps return maps and scores, and compute no losses or decisions on slices.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        task: Task,
-        tiling: Tiling,
-        verdict: VerdictConfig,
-        devices: Devices,
-        like: tuple[Any, Any],
-        batch_size: int,
-        scores_alone: bool = False,
-    ) -> None:
-        self.task, self.tiling, self.verdict, self.devices = task, tiling, verdict, devices
-        self.batch_size, self._scores_alone = batch_size, scores_alone
-        self._network, self._like = network, like
+    network: Network
+    task: Task
+    tiling: Tiling
+    verdict: VerdictConfig
+    devices: Devices
+    like: tuple[Any, Any]
+    batch_size: int
+    scores_alone: bool = False
+
+    def __post_init__(self) -> None:
         self._found: OrderedDict[Shape, Future[Program]] = OrderedDict()
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
 
@@ -204,7 +201,7 @@ class Programs:
         devices, platform, num = self.devices, self.devices.platform, self.devices.num_devices
         is_alone = self.tiling.images_per_call(shape, platform) == 1
         batch_size = num if is_alone else -(-self.batch_size // num) * num
-        network = self._network.for_platform(platform)
+        network = self.network.for_platform(platform)
         step = self.tiling.make_step(network, self.task, shape, platform, batch_size // num)
         pixels = (batch_size, *shape)
         counts, sizes = np.zeros(batch_size, np.int32), np.ones((batch_size, 2), np.int32)
@@ -212,11 +209,9 @@ class Programs:
 
         def chosen(*arguments: Any) -> dict[str, Any]:
             outputs = step(*arguments)
-            return (
-                {name: outputs[name] for name in ("map", "slice_scores")} if self._scores_alone else outputs
-            )
+            return {name: outputs[name] for name in ("map", "slice_scores")} if self.scores_alone else outputs
 
-        compiled = devices.compile_eval_step(chosen, *self._like, *devices.shard_batch(empty))
+        compiled = devices.compile_eval_step(chosen, *self.like, *devices.shard_batch(empty))
         # Called once, so that the first batch does not wait for its compilation.
         outputs = (np.zeros(compiled.out_info[k].shape, np.float32) for k in ("map", "slice_scores"))
         postprocess(*devices.shard_batch((*outputs, sizes)), self.verdict, self.task.score_kind)

@@ -32,9 +32,8 @@ LENGTH = "train.num_steps"
 def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
     """The configuration, with what the workdir's run has found where it leaves that open.
 
-    That are slices, and the bound on steps of earlier releases, which had no minutes.
-
-    Raises UserError where that run has another configuration; prints free fields that differ.
+    That are slices, and the bound on steps of earlier releases, which had no minutes. Raises UserError where that run
+    has another configuration; prints free fields that differ.
     """
     if not workdir.config.exists():
         return config

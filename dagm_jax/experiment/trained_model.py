@@ -92,7 +92,14 @@ def load_trained_model(path: Path) -> TrainedModel:
     averaged = config.optim.average_decay > 0
     initial = partial(make_state, optimizer=make_optimizer(config.optim), averaged=averaged)
     shapes = jax.eval_shape(initial, params, stats)
-    _check_size(workdir, shapes)
+    # A stranger's configuration could ask for any amount of memory.
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    there = sum(path.lstat().st_size for path in workdir.checkpoints.rglob("*"))
+    if needed > MOST_PACKED * there + (64 << 20):
+        raise UserError(
+            f"`model` (={workdir}): the network of config.json takes {needed} bytes, and its checkpoints hold {there}; "
+            "restore both from a copy"
+        )
     padded = tuple((int(h), int(w)) for h, w in report["data"].get("padded_px", []))
     most_px = config.train.judge_batch_size * max(h * w for h, w in [(height, width), *padded])
     if most_px > MOST_BATCH_PIXELS:
@@ -121,17 +128,6 @@ def load_trained_model(path: Path) -> TrainedModel:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     shape, white, model_id = (height, width), report["data"]["white"], digest.hexdigest()[:12]
     return TrainedModel(config, network, params, stats, shape, padded, white, rule, model_id)
-
-
-def _check_size(workdir: Workdir, shapes: Any) -> None:
-    """Raises UserError where the state would take far more memory than its checkpoints do on the disk."""
-    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    there = sum(path.lstat().st_size for path in workdir.checkpoints.rglob("*"))
-    if needed > MOST_PACKED * there + (64 << 20):
-        raise UserError(
-            f"`model` (={workdir}): the network of config.json takes {needed} bytes, and its checkpoints hold {there}; "
-            "restore both from a copy"
-        )
 
 
 def build_network(

@@ -17,7 +17,7 @@ from dagm_jax.data.cache import build_cache, fingerprint
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.formats.tfds_reader import is_prepared, read_example
+from dagm_jax.data.formats.tfds_reader import prepared_versions, read_example
 from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.load import load
 from dagm_jax.data.verify import read_truth
@@ -131,7 +131,7 @@ def test_other_folders_are_not_taken_for_prepared_sets(tmp_path: Path, source: P
     """Would catch: plain folders, perhaps named dagm2007, that no longer work as data.root."""
     (tmp_path / "dagm2007").symlink_to(source)
     for root in (tmp_path, tmp_path / "dagm2007", source / "Class8", tmp_path / "nowhere"):
-        assert not is_prepared(root)
+        assert not prepared_versions(root)
 
 
 def edit_info(folder: Path, **values: object) -> None:
@@ -173,8 +173,6 @@ EXPECTED = "not dagm2007 1.0.0 array_record"
         (lambda f: (f / "dataset_info.json").unlink(), "dataset_info.json"),
         (lambda f: (f / "dataset_info.json").write_text("{"), "is damaged or foreign: "),
         (lambda f: (f / "dataset_info.json").write_text("[" * 200_000), "is damaged or foreign: "),
-        (lambda f: (f / "dataset_info.json").write_bytes(b'{"name": "\xff"}'), "is damaged or foreign: "),
-        (lambda f: (f / "dataset_info.json").write_text("[]"), "is damaged or foreign: "),
         (lambda f: (f / "features.json").unlink(), "is damaged or foreign: "),
         (lambda f: (f / SHARD).unlink(), SHARD),
         (cut, "is damaged or foreign: "),

@@ -125,13 +125,9 @@ def box_of(mask: np.ndarray) -> tfds.features.BBox:
     """
     (rows, cols), (height, width) = mask.nonzero(), mask.shape
     if not rows.size:
-        return tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=0.0, xmax=0.0)
-    return tfds.features.BBox(
-        ymin=float(rows.min() / height),
-        xmin=float(cols.min() / width),
-        ymax=float((rows.max() + 1) / height),
-        xmax=float((cols.max() + 1) / width),
-    )
+        return tfds.features.BBox(0.0, 0.0, 0.0, 0.0)
+    edges = rows.min() / height, cols.min() / width, (rows.max() + 1) / height, (cols.max() + 1) / width
+    return tfds.features.BBox(*map(float, edges))
 
 
 def _png(pixels: np.ndarray, source: object) -> bytes:

@@ -29,9 +29,7 @@ _LABEL_ROW = re.compile(
 )
 # A decimal number: float() also takes "1_0" for 10, digits of other scripts, and words such as nan.
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
-_PICTURE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".npy"}
-)
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".npy")
 # Limits of an ellipse's values: far beyond any image, and near enough that no formula overflows.
 _SMALLEST_AXIS_PX, _LARGEST_PX = 1e-3, 1e6
 

@@ -29,11 +29,6 @@ _SHARDS = "*.array_record-*"
 _VERSIONS = "*.[0-9]*.[0-9]*"
 
 
-def is_prepared(root: Path) -> bool:
-    """Whether ``root`` is a TFDS data folder with prepared sets, whole or not."""
-    return bool(_versions(root))
-
-
 def read_prepared(root: Path, classes: tuple[int, ...]) -> Manifest:
     """The manifest of the classes in the TFDS data folder ``root``: images, ids, labels, splits and order as
     ``read_tree`` gives them for layout A.
@@ -52,8 +47,8 @@ def read_prepared(root: Path, classes: tuple[int, ...]) -> Manifest:
     return make_dagm_manifest("prepared TFDS set", root, samples, ())
 
 
-def _versions(root: Path) -> dict[str, list[str]]:
-    """Configuration -> names of its versions, half-written ones among them; only configurations that have any."""
+def prepared_versions(root: Path) -> dict[str, list[str]]:
+    """Configuration -> names of its versions, half-written ones among them, of those that ``root`` holds prepared."""
     folders = {name: (root / DATASET_NAME / name).glob(_VERSIONS) for name in CONFIGS}
     found = {name: sorted(folder.name for folder in below) for name, below in folders.items()}
     return {name: versions for name, versions in found.items() if versions}
@@ -61,7 +56,7 @@ def _versions(root: Path) -> dict[str, list[str]]:
 
 def _find_set(root: Path, class_id: int) -> Path:
     """The folder of the version that the class is read from; raises UserError where there is none."""
-    found = _versions(root)
+    found = prepared_versions(root)
     for name in (f"class{class_id}", "all"):
         if name in found:
             folder = root / DATASET_NAME / name

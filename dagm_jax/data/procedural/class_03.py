@@ -7,7 +7,14 @@ from functools import lru_cache
 import numpy as np
 import scipy.ndimage
 
-from dagm_jax.data.procedural.fields import cloud_gain, frequencies, shared_field, spline_row, wave_noise
+from dagm_jax.data.procedural.fields import (
+    cloud_gain,
+    frequencies,
+    kept,
+    shared_field,
+    spline_row,
+    wave_noise,
+)
 from dagm_jax.data.procedural.marks import around, bump, damage, ramp, semi_axes, spot
 from dagm_jax.types import Ellipse
 
@@ -47,9 +54,7 @@ def _shading(seed: int, size_px: int) -> np.ndarray:
     fall = np.linspace(3**0.5, -(3**0.5), size_px, dtype=np.float32)
     waves = shared_field(seed, 3, np.sqrt(along * across), sd=1.0)
     waves = waves - (waves * fall).mean() * fall
-    shading: np.ndarray = np.float32(18) * fall + np.float32(16.5) / waves.std() * waves
-    shading.setflags(write=False)
-    return shading
+    return kept(np.float32(18) * fall + np.float32(16.5) / waves.std() * waves)
 
 
 def _smudge(rng: np.random.Generator, image: np.ndarray) -> None:

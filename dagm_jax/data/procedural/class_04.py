@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import scipy.ndimage
 
-from dagm_jax.data.procedural.fields import smooth_noise, wave_noise
+from dagm_jax.data.procedural.fields import kept, smooth_noise, wave_noise
 from dagm_jax.data.procedural.marks import around, bump, damage, off_arc, ramp, semi_axes
 from dagm_jax.data.procedural.relief import add_frame, engrave, ground_gain, shade
 from dagm_jax.types import Ellipse
@@ -75,9 +75,7 @@ def _slow_light(size_px: int) -> np.ndarray:
     rows, cols = (line - np.float32(share * size_px) for share in _STAR)
     beyond = np.maximum(np.hypot(rows[:, None], cols[None, :]) - 10, 0)
     across = np.linspace(-4, 4, size_px, dtype=np.float32)
-    light: np.ndarray = np.add.outer(across, across) - 60 * np.exp(-beyond / 12) - 10 * np.exp(-beyond / 75)
-    light.setflags(write=False)
-    return light
+    return kept(np.add.outer(across, across) - 60 * np.exp(-beyond / 12) - 10 * np.exp(-beyond / 75))
 
 
 def defect(rng: np.random.Generator, clean: np.ndarray) -> tuple[np.ndarray, Ellipse]:

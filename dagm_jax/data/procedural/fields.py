@@ -8,6 +8,13 @@ import numpy as np
 import scipy.fft
 
 
+def kept(values: np.ndarray) -> np.ndarray:
+    """The values as float32, read-only, so that a cache may hand them out."""
+    field: np.ndarray = values.astype(np.float32)
+    field.setflags(write=False)
+    return field
+
+
 @lru_cache(maxsize=64)
 def _blending(size_px: int, cell_px: float) -> np.ndarray:
     """Weights float32 [size_px, knots] that turn a coarse row of knots, one each ``cell_px``, into a smooth row.
@@ -19,9 +26,7 @@ def _blending(size_px: int, cell_px: float) -> np.ndarray:
     place = (np.arange(size_px) + 0.5) / size_px * cells
     d = np.abs(place[:, None] - (np.arange(cells + 4)[None, :] - 1.5))
     weights = np.where(d < 1, (4 - 6 * d**2 + 3 * d**3) / 6, np.maximum(2 - d, 0) ** 3 / 6)
-    blend: np.ndarray = weights.astype(np.float32)
-    blend.setflags(write=False)
-    return blend
+    return kept(weights)
 
 
 def smooth_noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
@@ -51,9 +56,7 @@ def gain_of(power: np.ndarray, sd: float, white: float = 0.0) -> np.ndarray:
     # Half the plane stands for both halves, hence the weight 2.
     scaled = power * ((1 - white) / (2 * power.sum()))
     scaled += white / (2 * scaled.size)
-    gain: np.ndarray = (sd * power.shape[0] ** 2 * np.sqrt(scaled / 2)).astype(np.float32)
-    gain.setflags(write=False)
-    return gain
+    return kept(sd * power.shape[0] ** 2 * np.sqrt(scaled / 2))
 
 
 @lru_cache(maxsize=8)
@@ -88,9 +91,7 @@ def shared_field(seed: int, class_id: int, amplitude: np.ndarray, sd: float) -> 
     rng = np.random.default_rng(np.random.SeedSequence([seed, class_id, 0, 2]))
     phases = rng.uniform(0, 2 * np.pi, amplitude.shape)
     field: np.ndarray = scipy.fft.irfft2(amplitude * np.exp(1j * phases), s=(amplitude.shape[0],) * 2)
-    field = ((field - field.mean()) * (sd / field.std())).astype(np.float32)
-    field.setflags(write=False)
-    return field
+    return kept((field - field.mean()) * (sd / field.std()))
 
 
 @lru_cache(maxsize=8)

@@ -9,8 +9,6 @@ import scipy.ndimage
 
 from dagm_jax.data.procedural.fields import frequencies, gain_of
 
-FRAME_PX = 1
-
 
 def engrave(rows: np.ndarray, cols: np.ndarray, heights: np.ndarray, size_px: int) -> np.ndarray:
     """Height map float32 [h w]: each point's height shared out among its four pixels; points outside are dropped.
@@ -58,7 +56,7 @@ def ground_gain(
 
 
 def add_frame(rng: np.random.Generator, image: np.ndarray, mean: float, sd: float) -> None:
-    """Draw the dark frame of ``FRAME_PX`` into the image float32 [h w], in place; black corners."""
+    """Draw the dark frame of one pixel into the image float32 [h w], in place; black corners."""
     size_px = image.shape[0]
     sides = np.float32(mean) + np.float32(sd) * rng.standard_normal((4, size_px), np.float32)
     image[0], image[-1], image[:, 0], image[:, -1] = sides
@@ -67,5 +65,5 @@ def add_frame(rng: np.random.Generator, image: np.ndarray, mean: float, sd: floa
 
 def keep_frame(damaged: np.ndarray, clean: np.ndarray) -> None:
     """Put the clean image's frame back over a defect that reaches it, in place."""
-    for line in (np.s_[:FRAME_PX], np.s_[-FRAME_PX:], np.s_[:, :FRAME_PX], np.s_[:, -FRAME_PX:]):
+    for line in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         damaged[line] = clean[line]
