@@ -37,13 +37,12 @@ class EvalConfig:
 class VerdictConfig:
     """How an image is scored and how the threshold on the score is chosen.
 
-    calibration: "f1" (highest F1), "expected_cost" (least fp_cost·FP + fn_cost·FN), "false_alarm_rate"
-    (at most the share max_false_alarm_rate of good images called defective), or "normals" (the score that
-    good images exceed with probability max_false_alarm_rate, extrapolated; looks at good images alone). score:
-    "max" pixel of the map, or "top_mean", the mean of its highest top_fraction of pixels; where slices are
-    scored, as classification does with eval.tiling=slices, the highest slice, or the mean of the top_slices
-    highest. smoothing_px: sigma of the Gaussian that smooths the map before, 0 = off. Raises UserError, naming
-    the field, its value and the rule.
+    calibration: "f1" (highest F1), "expected_cost" (least fp_cost·FP + fn_cost·FN), "false_alarm_rate" (at most the
+    share max_false_alarm_rate of good images called defective), or "normals" (the score that good images exceed with
+    probability max_false_alarm_rate, extrapolated; looks at good images alone). score: "max" pixel of the map, or
+    "top_mean", the mean of its highest top_fraction of pixels; where slices are scored, as classification does with
+    eval.tiling=slices, the highest slice, or the mean of the top_slices highest. smoothing_px: sigma of the Gaussian
+    that smooths the map before, 0 = off.
     """
 
     calibration: Literal["f1", "false_alarm_rate", "expected_cost", "normals"] = "f1"
