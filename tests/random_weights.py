@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 
 
-def numbers(*shape: int, seed: int = 0) -> np.ndarray:
-    """Float32 standard normal numbers of the given shape."""
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+def numbers(*shape: int, seed: int = 0, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
+    """Float32 normal numbers of the given shape."""
+    return np.random.default_rng(seed).normal(mean, std, shape).astype(np.float32)
 
 
 def randomised(abstract: nnx.Module) -> tuple[Any, dict[str, Any], dict[str, Any]]:

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import second_writing
 from flax import nnx
+from random_weights import numbers
+from second_writing import pool
 
 from dagm_jax.models.blocks import (
     BatchNorm,
@@ -31,26 +34,16 @@ LAYERS = {
 }
 
 
-def numbers(*shape: int, seed: int = 0, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
-    """Float32 normal numbers of the given shape."""
-    return np.random.default_rng(seed).normal(mean, std, shape).astype(np.float32)
-
-
 def distinct(*shape: int) -> np.ndarray:
     """Float32 numbers of which no two are equal, in random order."""
     return np.random.default_rng(1).permutation(np.prod(shape)).reshape(shape).astype(np.float32)
-
-
-def windowed_max(x: jax.Array, factor: int) -> jax.Array:
-    window = (1, factor, factor, 1)
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_max_pool_is_the_maximum_of_disjoint_windows(factor: int) -> None:
     """Would catch: mixed-up axes in the reshape: windows that run along one direction only, or overlap."""
     x = distinct(2, 16, 8, 3)
-    expected = windowed_max(x, factor)
+    expected = pool(x, factor)
     np.testing.assert_array_equal(max_pool(x, factor), expected)
 
 
@@ -58,7 +51,7 @@ def test_max_pool_sends_the_gradient_to_the_maximum() -> None:
     """Would catch: a gradient that is spread over the window or lands on another pixel."""
     x, cotangent = distinct(2, 8, 4, 3), numbers(2, 4, 2, 3)
     gradient = jax.grad(lambda v: (max_pool(v) * cotangent).sum())(x)
-    expected = jax.grad(lambda v: (windowed_max(v, 2) * cotangent).sum())(x)
+    expected = jax.grad(lambda v: (pool(v, 2) * cotangent).sum())(x)
     np.testing.assert_array_equal(gradient, expected)
     assert np.count_nonzero(gradient) == cotangent.size
 
@@ -86,11 +79,7 @@ def test_conv_transpose_and_its_gradients_are_those_of_the_general_one() -> None
         return (nnx.merge(graphdef, params)(x) * cotangent).sum()
 
     def general(kernel: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
-        # lax correlates over the dilated input, which turns the taps by 180 degrees.
-        turned = kernel.transpose(1, 2, 0, 3)[::-1, ::-1]
-        numbers = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_transpose(x, turned, (2, 2), "VALID", dimension_numbers=numbers) + bias
-        return (y * cotangent).sum()
+        return (second_writing.up(x, {"kernel": kernel, "bias": bias}) * cotangent).sum()
 
     value, (got, got_x) = jax.value_and_grad(ours, (0, 1))(params, x)
     expected_value, expected = jax.value_and_grad(general, (0, 1, 2))(up.kernel[...], up.bias[...], x)

@@ -95,22 +95,11 @@ def test_bfloat16_compute_gives_float32_logits_near_the_float32_ones(name: str) 
         assert 0 < error.mean() < 0.1 * np.asarray(theirs).std()
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        (
-            "conv_autoencoder",
-            {"bottleneck_channels": -1},
-            r"`model.bottleneck_channels` \(=-1\) must be at least 1",
-        ),
-        ("unet3plus", {"base_channels": 0}, r"`model.base_channels` \(=0\) must be at least 1"),
-        ("unet3plus", {"compute_dtype": "float16"}, r"`model.compute_dtype` \(=float16\) must be one of"),
-    ],
-)
-def test_wrong_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("name", ["base_channels", "bottleneck_channels"])
+def test_wrong_options_are_refused(name: str) -> None:
     """Would catch: an option that is silently taken for another; those of the default network are in `test_config`."""
-    with pytest.raises(UserError, match=message):
-        CONFIGS[name](**options)
+    with pytest.raises(UserError, match=rf"`model.{name}` \(=-1\) must be at least 1"):
+        ConvAutoencoderConfig(**{name: -1})
 
 
 def test_a_training_split_of_one_grey_level() -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from random_weights import numbers, randomised
+from second_writing import conv, count, norm_relu, pool, resize
 
 from dagm_jax.models.blocks import upsample
 from dagm_jax.models.config import UNet3PlusConfig
 from dagm_jax.models.unet3plus import UNet3Plus, dropout, upsampled_conv3x3
-from dagm_jax.types import NetworkOutput
 
 BASE = 2
 SIZE = (32, 48)
@@ -37,22 +37,10 @@ def network() -> tuple[Any, dict[str, Any], dict[str, Any]]:
 
 @cache
 def make_apply(train: bool) -> Any:
-    """Compiled (parameters, statistics, input, key) -> (output, new statistics) of the full network, shared below."""
+    """Compiled (parameters, statistics, input, key) -> output of the full network, shared below."""
     graphdef, _, _ = network()
-
-    @jax.jit
-    def apply(params: Any, stats: Any, x: Any, key: Any) -> tuple[NetworkOutput, Any]:
-        model = nnx.merge(graphdef, params, stats, copy=True)
-        output = model(x, train=train, key=key)
-        return output, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-
-    return apply
-
-
-def evaluate(params: dict[str, Any], x: Any) -> NetworkOutput:
-    """The output in evaluation mode, arrays of numpy."""
-    _, _, stats = network()
-    return jax.tree.map(np.asarray, make_apply(False)(params, stats, x, None)[0])
+    build = partial(nnx.merge, graphdef, copy=True)
+    return jax.jit(lambda params, stats, x, key: build(params, stats)(x, train=train, key=key))
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +49,6 @@ def x() -> np.ndarray:
 
 
 # --- resampling ---------------------------------------------------------------------------------------------
-
-
-def resize(x: Any, factor: int) -> jax.Array:
-    b, h, w, c = x.shape
-    return jax.image.resize(x, (b, h * factor, w * factor, c), "linear", antialias=False)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8, 16])
@@ -104,34 +87,23 @@ def test_convolution_before_upsampling_is_the_convolution_after_it(
 # --- parameters ---------------------------------------------------------------------------------------------
 
 
+PLAIN = {"deep_supervision": False, "classification_guided": False}
+
+
 @pytest.mark.parametrize(
-    ("base_channels", "out_channels", "deep_supervision", "classification_guided", "expected"),
+    ("options", "expected"),
     [
-        (16, 3, False, False, 1_691_715),
-        (32, 3, False, False, 6_751_875),
-        (64, 3, False, False, 26_977_539),
-        (64, 1, False, False, 26_971_777),
-        (64, 1, True, False, 26_989_637),
-        (64, 1, True, True, 26_991_687),
+        ({"base_channels": 16, "out_channels": 3, **PLAIN}, 1_691_715),
+        ({"base_channels": 32, "out_channels": 3, **PLAIN}, 6_751_875),
+        ({"base_channels": 64, "out_channels": 3, **PLAIN}, 26_977_539),
+        ({"base_channels": 64, **PLAIN}, 26_971_777),
+        ({"base_channels": 64, "classification_guided": False}, 26_989_637),
+        ({"base_channels": 64}, 26_991_687),
     ],
 )
-def test_parameter_counts_of_the_paper(
-    base_channels: int,
-    out_channels: int,
-    deep_supervision: bool,
-    classification_guided: bool,
-    expected: int,
-) -> None:
+def test_parameter_counts_of_the_paper(options: dict[str, Any], expected: int) -> None:
     """Would catch: any layer too many or too wide: lost biases, a missing branch, 1x1 heads."""
-    model = abstract(
-        base_channels=base_channels,
-        in_channels=3,
-        out_channels=out_channels,
-        deep_supervision=deep_supervision,
-        classification_guided=classification_guided,
-    )
-    sizes = [int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(model, nnx.Param))]
-    assert sum(sizes) == expected
+    assert count(abstract(in_channels=3, **options)) == expected
 
 
 def test_a_network_is_parameters_and_norm_statistics_alone() -> None:
@@ -139,33 +111,7 @@ def test_a_network_is_parameters_and_norm_statistics_alone() -> None:
     nnx.split(abstract(), nnx.Param, nnx.BatchStat)
 
 
-def test_initialisation_keeps_the_spread() -> None:
-    """Would catch: a fan-in of the wrong dimensions."""
-    first = nnx.to_pure_dict(nnx.state(build(0, base_channels=4), nnx.Param))
-    kernel = np.asarray(first["encoder"][4]["second"]["kernel"])
-    assert kernel.std() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
-
-
 # --- a second writing ---------------------------------------------------------------------------------------
-
-
-def conv(x: Any, layer: dict[str, Any]) -> jax.Array:
-    dims = ("NHWC", "HWIO", "NHWC")
-    return (
-        jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=dims)
-        + layer["bias"]
-    )
-
-
-def conv_norm_relu(x: Any, layer: dict[str, Any], stats: dict[str, Any]) -> jax.Array:
-    norm, running = layer["norm"], stats["norm"]
-    x = (conv(x, layer) - running["mean"]) / jnp.sqrt(running["var"] + 1e-5) * norm["scale"] + norm["bias"]
-    return jnp.maximum(x, 0)
-
-
-def pool(x: Any, factor: int) -> jax.Array:
-    window = (1, factor, factor, 1)
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 
 
 @jax.jit
@@ -175,16 +121,17 @@ def reference(params: Any, stats: Any, x: Any) -> tuple[list[jax.Array], jax.Arr
     for level in range(5):
         x = pool(x, 2) if level else x
         for name in ("first", "second"):
-            x = conv_norm_relu(x, params["encoder"][level][name], stats["encoder"][level][name])
+            layer = params["encoder"][level][name]
+            x = norm_relu(conv(x, layer), layer["norm"], stats["encoder"][level][name]["norm"])
         e.append(x)
     d = dict(enumerate(e))
     for i in (3, 2, 1, 0):
         stage, running = params["decoder"][i], stats["decoder"][i]
         seen = [pool(e[j], 2 ** (i - j)) if j < i else resize(d[j], 2 ** (j - i)) for j in range(5)]
-        branches = [
-            conv_norm_relu(s, stage["branches"][j], running["branches"][j]) for j, s in enumerate(seen)
-        ]
-        d[i] = conv_norm_relu(jnp.concatenate(branches, -1), stage["fusion"], running["fusion"])
+        layers = zip(seen, stage["branches"].values(), running["branches"].values(), strict=True)
+        branches = [norm_relu(conv(x, layer), layer["norm"], own["norm"]) for x, layer, own in layers]
+        fused = conv(jnp.concatenate(branches, -1), stage["fusion"])
+        d[i] = norm_relu(fused, stage["fusion"]["norm"], running["fusion"]["norm"])
     logits = [resize(conv(d[i], params["heads"][i]), 2**i) for i in range(5)]
     return logits, conv(e[4], params["classifier"]).max((1, 2))
 
@@ -200,7 +147,7 @@ def test_forward_pass_is_that_of_the_description(x: np.ndarray) -> None:
     """Catches branches in another order, one that is not used, a wrong source, a stage pooled once too often, a lost
     bias or statistic, heads that are exchanged, shared, or put on one stage."""
     _, params, stats = network()
-    output = evaluate(params, x)
+    output = make_apply(False)(params, stats, x, None)
     logits, class_logits = reference(params, stats, x)
     for ours, theirs in zip([output.logits, *output.side_logits], logits, strict=True):
         assert_near(ours, theirs)
@@ -270,7 +217,7 @@ def test_the_classifier_learns_from_the_class_logits_alone(x: np.ndarray) -> Non
 def test_parts_that_are_switched_off_are_not_there() -> None:
     """Would catch: an option that is read nowhere."""
     x = jax.ShapeDtypeStruct((2, *SIZE, 1), jnp.float32)
-    plain = abstract(deep_supervision=False, classification_guided=False)
+    plain = abstract(**PLAIN)
     # No key: nothing draws.
     output = nnx.eval_shape(lambda m, x: m(x, train=True), plain, x)
     assert output.logits.shape == (2, *SIZE, 1)
@@ -289,7 +236,7 @@ def test_outputs_that_are_not_used_cost_nothing_under_jit() -> None:
         return signature.count("%arg")
 
     # jax leaves out of a compiled function the arguments that its result does not need.
-    assert num_arguments() == num_arguments(deep_supervision=False, classification_guided=False)
+    assert num_arguments() == num_arguments(**PLAIN)
 
 
 # --- modes, dropout, types, sizes ---------------------------------------------------------------------------
@@ -299,11 +246,11 @@ def test_dropout_draws_in_training_only_and_from_the_key_alone(x: np.ndarray) ->
     """Catches a mask that is the same in every step, drawn in evaluation, or laid on the decoder's input too."""
     _, params, stats = network()
     apply = make_apply(True)
-    first, again, other = (apply(params, stats, x, jax.random.key(k))[0] for k in (1, 1, 2))
+    first, again, other = (apply(params, stats, x, jax.random.key(k)) for k in (1, 1, 2))
     np.testing.assert_array_equal(first.class_logits, again.class_logits)
     assert np.abs(first.class_logits - other.class_logits).max() > 1e-3
     np.testing.assert_array_equal(first.logits, other.logits)
-    with_key, without = (make_apply(False)(params, stats, x, k)[0] for k in (jax.random.key(1), None))
+    with_key, without = (make_apply(False)(params, stats, x, k) for k in (jax.random.key(1), None))
     np.testing.assert_array_equal(with_key.class_logits, without.class_logits)
 
 
