@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.console import console
     from dagm_jax.experiment.trained_model import load_trained_model
     from dagm_jax.exporting.check import calibration_images, check
+    from dagm_jax.exporting.inference_fn import to_stablehlo
     from dagm_jax.exporting.to_onnx import to_int8, to_onnx
-    from dagm_jax.exporting.to_stablehlo import to_stablehlo
 
     model = load_trained_model(request.model)
     console.print(f"model {model.model_id}: writing {request.format}")
@@ -95,12 +95,12 @@ def write_beside(request: Request, model: TrainedModel, checked: dict[str, Any],
     """Writes the contract and the model card of the file ``request.output``, which will have this content."""
     from dagm_jax.experiment.workdir import Workdir
     from dagm_jax.exporting.exported_model import contract_path
+    from dagm_jax.exporting.inference_fn import PLATFORMS
     from dagm_jax.exporting.model_card import make_card, make_contract
-    from dagm_jax.exporting.to_stablehlo import PLATFORMS
     from dagm_jax.storage import write_atomically, write_json
 
     workdir = Workdir(request.model, "model")
-    report = workdir.read_report("finish the run first")
+    report = workdir.read_report()
     of_onnx = {"opset": request.opset, "int8": request.int8}
     contract = {
         "format": request.format,

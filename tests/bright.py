@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images.image_reader import ImageReader
+from dagm_jax.data.images.decode import ImageReader
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.inspection.inspector import Inspector
 

@@ -55,3 +55,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """Commands in processes of their own, which share one cache of compiled programs."""
     return make_shell(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of `small_run.own_run`."""
+    import small_run
+
+    return small_run.own_run(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def built_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of `small_run.built_in_run`."""
+    import small_run
+
+    return small_run.built_in_run(tmp_path_factory)

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.types import Ellipse
 
 DUMMY_DATA = Path(__file__).parents[1] / "dagm_jax" / "data" / "dagm2007" / "dummy_data"
@@ -62,7 +61,7 @@ def ellipse_of(number: int) -> Ellipse:
 
 
 def mask_of(number: int) -> np.ndarray:
-    return rasterise(ellipse_of(number), (512, 512))
+    return ellipse_of(number).rasterise((512, 512))
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -99,3 +101,17 @@ def write_own(root: Path, num_good: int, num_defective: int, first_seed: int = 0
             values[0, 0] = 0
             Image.fromarray(mask_of(values)).save(root / "masks" / f"{i:04d}.png")
     return root
+
+
+def write_contract(path: Path, white: int | None = None) -> None:
+    """Writes a contract that fits an exported file of that suffix for images of 16x16 px."""
+    contract = {
+        "format": path.suffix[1:],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "model_id": "0123456789ab",
+        "input": {"name": "image", "shape": ["b", 16, 16], "white": white},
+        "outputs": [{"name": name} for name in ("score", "defective", "map", "mask")],
+        "rule": {"threshold": 0.5, "pixel_threshold": 0.5, "calibration": "f1", "evidence": {}},
+        "validation_normal_scores": [0.1],
+    }
+    path.with_name(f"{path.name}.json").write_text(json.dumps(contract))

@@ -161,7 +161,7 @@ def test_the_rules_see_imports_inside_functions() -> None:
         ("main cli predict calibrate export", {*HEAVY, "grain", "rich"}),
         ("config", {"flax", "grain", "orbax"}),
         ("data.config", {*WITHOUT_JAX, "scipy", "PIL"}),
-        ("data.images.image_reader data.slicing", {*WITHOUT_JAX, "scipy"}),
+        ("data.images.decode data.slicing", {*WITHOUT_JAX, "scipy"}),
         ("data.cache data.dataset data.sampling data.augment data.split", WITHOUT_JAX),
         ("data.pipeline", {"tensorflow_datasets", "tensorflow"}),
         ("visualization.page visualization.overlay visualization.figures", {*HEAVY, "grain"}),
@@ -218,7 +218,7 @@ KNOWLEDGE = {
     ),
     "flags": (under("absl.flags", "absl.app", "ml_collections.config_flags"), COMMANDS),
     # Without the names of source files in a written program.
-    "jax settings": (under("jax.config"), {"main", "exporting/to_stablehlo"}),
+    "jax settings": (under("jax.config"), {"main", "exporting/inference_fn"}),
     "jax processes": (
         under("jax.distributed", "jax.process_index", "jax.process_count"),
         {"distributed"},

@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from dagm_jax.console import show
+from dagm_jax.data.formats.tfds_reader import LABELS
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.files import read_image
-from dagm_jax.data.images.load import in_threads, load
+from dagm_jax.data.images.load import in_threads, load, read_image
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import DAGM_SHAPE, Manifest, Sample
 
 _TABLE = Path(__file__).parent / "dagm2007" / "truth.json"
 # Names of one kind of difference in a message.
 _MAX_NAMED = 5
-_WORDS = ("good", "defective")
 
 # Class number -> id of each image, train before test, rising -> its label, 0 or 1.
 Truth = Mapping[int, Mapping[str, int]]
@@ -57,7 +56,7 @@ def check_whole(manifest: Manifest, class_id: int, truth: Truth) -> tuple[Sample
     labels, found = truth[class_id], {sample.image_id: sample for sample in manifest.samples}
     differences = {
         "labelled otherwise": [
-            f"{name} (is {_WORDS[found[name].label]}, should be {_WORDS[label]})"
+            f"{name} (is {LABELS[found[name].label]}, should be {LABELS[label]})"
             for name, label in labels.items()
             if name in found and found[name].label != label
         ],

@@ -10,39 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images.image_reader import ImageReader
+from dagm_jax import schema
+from dagm_jax.data.images.decode import ImageReader
 from dagm_jax.data.slicing import pad
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import THRESHOLDS_SCHEMA, Thresholds
 from dagm_jax.exporting.runners import FORMATS, OUTPUTS, RUNTIMES, RUNTIMES_OF, Program
-from dagm_jax.schema import (
-    BATCH_SHAPE,
-    FINITE_LIST,
-    MODEL_ID,
-    PAD_MODE,
-    SHA256,
-    WHITE_LEVEL,
-    Rule,
-    Schema,
-    find_fault,
-)
 from dagm_jax.storage import load_json
 from dagm_jax.types import DAGM_SHAPE, MAX_PIXELS
 from dagm_jax.versions import written_by
 
-CONTRACT_SCHEMA: Schema = {
-    "format": Rule(f"one of {', '.join(FORMATS)}", lambda x: isinstance(x, str) and x in FORMATS),
-    "sha256": SHA256,
-    "model_id": MODEL_ID,
-    "input": {"shape": BATCH_SHAPE, "white": WHITE_LEVEL},
-    "outputs": Rule(
+CONTRACT_SCHEMA: schema.Schema = {
+    "format": schema.Rule(f"one of {', '.join(FORMATS)}", lambda x: isinstance(x, str) and x in FORMATS),
+    "sha256": schema.SHA256,
+    "model_id": schema.MODEL_ID,
+    "input": {"shape": schema.BATCH_SHAPE, "white": schema.WHITE_LEVEL},
+    "outputs": schema.Rule(
         f"a list of {', '.join(OUTPUTS)}",
         lambda x: (
             isinstance(x, list) and [one.get("name") for one in x if isinstance(one, dict)] == list(OUTPUTS)
         ),
     ),
     "rule": THRESHOLDS_SCHEMA,
-    "validation_normal_scores": FINITE_LIST,
+    "validation_normal_scores": schema.FINITE_LIST,
 }
 
 
@@ -135,11 +125,11 @@ def read_contract(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise UserError(f"`model` (={path}): {beside.name} is not JSON ({error}); export again") from error
-    fault = find_fault(contract, CONTRACT_SCHEMA)
+    fault = schema.find_fault(contract, CONTRACT_SCHEMA)
     if not fault:
         # Files of earlier releases say no mode.
         contract["input"].setdefault("padding", "symmetric")
-        fault = find_fault(contract, {"input": {"padding": PAD_MODE}})
+        fault = schema.find_fault(contract, {"input": {"padding": schema.PAD_MODE}})
     if fault:
         raise UserError(
             f"`model` (={path}): {beside.name} is no contract of an exported file: {fault}; export again"

@@ -1,4 +1,4 @@
-"""A trained model as one pure function from images to scores and decisions, which exported files hold."""
+"""A trained model as one pure function from images to scores and decisions, and that function as StableHLO."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, UInt8
 
 from dagm_jax.data.slicing import PadMode
 from dagm_jax.evaluation.postprocess import postprocess, reflected
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.trained_model import TrainedModel
+
+# Devices that a StableHLO program is written for.
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def input_shape(model: TrainedModel, format: str) -> tuple[int, int] | None:
@@ -35,12 +38,7 @@ def symbolic_images(model: TrainedModel, format: str) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(export.symbolic_shape(f"b, {height}, {width}"), jnp.uint8)
 
 
-def make_inference_fn(
-    model: TrainedModel,
-) -> Callable[
-    [UInt8[Array, "b h w"]],
-    tuple[Float[Array, " b"], Bool[Array, " b"], Float[Array, "b h w"], Bool[Array, "b h w"]],
-]:
+def make_inference_fn(model: TrainedModel) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
     """``infer(image uint8 [b h w])``: (score float32 [b], defective bool [b], map float32, mask bool [b h w]).
 
     h, w: the model's shape, or any (see `input_shape`); they and b may be symbolic. The weights are constants inside.
@@ -84,3 +82,19 @@ def float32_at_least(value: float) -> np.float32:
     """The least float32 number that is not below ``value``: a float32 score reaches both or neither."""
     nearest = np.float32(value)
     return nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))
+
+
+def to_stablehlo(model: TrainedModel) -> bytes:
+    """The program as serialised StableHLO for CPUs, NVIDIA GPUs and TPUs, for any number of images of any size.
+
+    Of the model's size alone where the function needs it, see `input_shape`.
+    """
+    limit = "jax_traceback_in_locations_limit"
+    before = jax.config.values[limit]
+    # JAX then names no source files, and the program holds no path of the machine that exported it.
+    jax.config.update(limit, 0)
+    try:
+        traced = export.export(jax.jit(make_inference_fn(model)), platforms=PLATFORMS)
+        return bytes(traced(symbolic_images(model, "stablehlo")).serialize())
+    finally:
+        jax.config.update(limit, before)

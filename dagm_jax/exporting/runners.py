@@ -56,11 +56,6 @@ def open_onnx(path: Path) -> Program:
     return lambda images: tuple(session.run(list(OUTPUTS), {INPUT: images}))
 
 
-def open_openvino(path: Path) -> Program:
-    """The program in an ONNX file, run by OpenVINO on the CPU."""
-    return openvino_program(compile_openvino(path))
-
-
 def compile_openvino(path: Path, precision: str = "f32") -> Any:
     """The file compiled for one image at a time by OpenVINO.
 
@@ -88,7 +83,7 @@ def openvino_program(compiled: Any) -> Program:
 RUNTIMES: dict[str, Callable[[Path], Program]] = {
     "jax": open_stablehlo,
     "onnxruntime": open_onnx,
-    "openvino": open_openvino,
+    "openvino": lambda path: openvino_program(compile_openvino(path)),
 }
 # The runtimes that execute a file of each format; the first where none is asked for.
 RUNTIMES_OF = {"stablehlo": ("jax",), "onnx": ("onnxruntime", "openvino")}

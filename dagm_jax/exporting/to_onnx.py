@@ -17,7 +17,7 @@ from dagm_jax.errors import UserError
 from dagm_jax.experiment.trained_model import TrainedModel
 from dagm_jax.exporting.inference_fn import make_inference_fn, symbolic_images
 from dagm_jax.exporting.runners import INPUT, OPSET, OUTPUTS
-from dagm_jax.models.standard_forms import STANDARD
+from dagm_jax.models.network import STANDARD
 
 # Version of the file format that came with each opset: runtimes refuse later ones than they know.
 FILE_FORMATS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}

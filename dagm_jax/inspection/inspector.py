@@ -17,7 +17,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images.image_reader import ImageReader
+from dagm_jax.data.images.decode import ImageReader
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.exporting.exported_model import load_exported_model

@@ -12,7 +12,7 @@ from typing import Literal
 
 from dagm_jax.data.formats import own_images
 from dagm_jax.data.formats.dagm_layouts import class_numbers, read_tree
-from dagm_jax.data.formats.listing import is_litter
+from dagm_jax.data.formats.listing import SPLITS, is_litter
 from dagm_jax.errors import UserError, printable
 from dagm_jax.types import Manifest
 
@@ -20,7 +20,6 @@ Label = Literal[0, 1] | None
 Parts = tuple[str, ...]
 Stamp = tuple[int, int]
 Reader = Callable[[Path], Manifest]
-_HALVES = ("train", "test")
 # Files by which a folder of predictions is recognised: its origin, and one line per prediction.
 ORIGIN, LINES = "origin.json", "predictions.jsonl"
 # Folder of masks, and description, of each convention that labels files by their folders.
@@ -173,7 +172,7 @@ def _label_of(parts: Parts, reader: Reader | None) -> Label:
     labels: dict[str, Label] = {own_images.GOOD: 0, "defect": 1}
     if reader is own_images.read_plain and len(parts) > 1:
         return labels.get(parts[0])
-    if reader is own_images.read_mvtec and len(parts) > 2 and parts[0] in _HALVES:
+    if reader is own_images.read_mvtec and len(parts) > 2 and parts[0] in SPLITS:
         # "Good" is no kind of defect, and training refuses it.
         return labels.get(parts[1], None if parts[1].strip().lower() == own_images.GOOD else 1)
     return None
@@ -181,7 +180,7 @@ def _label_of(parts: Parts, reader: Reader | None) -> Label:
 
 def _table(root: Path) -> tuple[Mapping[Path, Label], str]:
     """(labels by path, where they come from) of a folder in one of DAGM's layouts; no labels for another."""
-    base = root.parent if root.name.lower() in _HALVES else root
+    base = root.parent if root.name.lower() in SPLITS else root
     try:
         numbers = class_numbers(base)
         samples = read_tree(base, numbers).samples if numbers else ()

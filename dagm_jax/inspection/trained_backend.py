@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.images.decode import Largest
-from dagm_jax.data.images.image_reader import ImageReader
+from dagm_jax.data.images.decode import ImageReader, Largest
 from dagm_jax.distributed.devices import Devices, make_devices
 from dagm_jax.experiment.trained_model import TrainedModel, load_trained_model
 from dagm_jax.experiment.workdir import Workdir

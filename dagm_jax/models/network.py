@@ -1,4 +1,4 @@
-"""A network without its arrays: input, structure, and its application to parameters."""
+"""A network without its arrays: input, structure, its application to parameters, and forms of its layers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from dagm_jax.models.convolution import convolve_on_cpu
+from dagm_jax.models.blocks import add_bias
+from dagm_jax.models.convolution import DIMENSIONS, Map, convolve_on_cpu
 from dagm_jax.tasks.base import Forward, Slices
 from dagm_jax.types import NetworkOutput
 
@@ -89,3 +91,21 @@ def make_network(
     graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     # A training split of one grey level has no spread; 1 leaves it finite.
     return Network(graphdef, in_channels, mean, std if std > 0 else 1.0), params, stats
+
+
+def pool_windows(x: Map, factor: int = 2) -> Map:
+    """`models.blocks.max_pool` by flax's pooling."""
+    pooled: Map = nnx.max_pool(x, window_shape=(factor, factor), strides=(factor, factor))  # type: ignore[no-untyped-call]
+    return pooled
+
+
+def expand(x: Map, kernel: Float[Array, "c 2 2 d"], bias: Float[Array, " d"]) -> Map:
+    """`models.blocks.expand` by JAX's transposed convolution, which places the taps of a kernel the other way round."""
+    turned = kernel[:, ::-1, ::-1].transpose(1, 2, 0, 3)
+    y = jax.lax.conv_transpose(x, turned, (2, 2), "VALID", dimension_numbers=DIMENSIONS)
+    return add_bias(y, bias)
+
+
+# `Network.forms` that are operations of formats such as ONNX: a sequence of others in their place hinders runtimes,
+# which keep maps in an order of their own between operations that they know. XLA is faster on CPUs with the others.
+STANDARD = (("max_pool", pool_windows), ("expand", expand))

@@ -15,7 +15,6 @@ from PIL import Image
 
 from dagm_jax.data import cache as cache_module
 from dagm_jax.data.cache import build_cache
-from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.errors import UserError
 from dagm_jax.types import Drawn, Ellipse, Manifest, Photo, Sample
 
@@ -166,7 +165,7 @@ def test_other_records_and_shapes_have_their_own_cache(tmp_path: Path, decoded: 
     ]
     caches = [build_cache(manifest_of(r), tmp_path, (px, px))[1] for r, px in variants]
     assert len({cache.path for cache in caches}) == len(decoded) == len(variants)
-    np.testing.assert_array_equal(caches[5][0][1], rasterise(ellipses[1], (128, 128)))
+    np.testing.assert_array_equal(caches[5][0][1], ellipses[1].rasterise((128, 128)))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import zlib
 import numpy as np
 import pytest
 
-from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.procedural.drawing import CLASSES, draw
 
 
@@ -96,4 +95,4 @@ def test_mask_follows_label(class_id: int, size_px: int) -> None:
         assert drawn.image.shape == drawn.mask.shape == (size_px, size_px)
     assert good.ellipse is None and not good.mask.any()
     assert bad.ellipse is not None and bad.mask.any()
-    np.testing.assert_array_equal(bad.mask, rasterise(bad.ellipse, (size_px, size_px)))
+    np.testing.assert_array_equal(bad.mask, bad.ellipse.rasterise((size_px, size_px)))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.procedural.drawing import CLASSES, draw
 from dagm_jax.types import Ellipse
 
@@ -230,7 +229,7 @@ def test_defect_stays_inside_its_ellipse(album: Album) -> None:
     """Catches a centre off by one, swapped coordinates, a flipped angle, too tight an ellipse, a missing defect."""
     shares = []
     for bad, twin, ellipse in zip(album.bad, album.twins, album.ellipses, strict=True):
-        changed, mask = bad != twin, rasterise(ellipse, bad.shape)
+        changed, mask = bad != twin, ellipse.rasterise(bad.shape)
         assert changed.sum() >= 15
         assert not (changed & ~mask).any()
         shares.append(changed.sum() / mask.sum())
@@ -299,13 +298,13 @@ def test_ellipse_sizes(album: Album) -> None:
         assert sizes.min() >= 0.98 * least
         assert sizes.max() <= 1.1 * most
         assert np.median(sizes) == pytest.approx(median, rel=0.2)
-    areas = [rasterise(e, album.bad.shape[1:]).sum() for e in album.ellipses]
+    areas = [e.rasterise(album.bad.shape[1:]).sum() for e in album.ellipses]
     assert np.mean(areas) == pytest.approx(album.look.area, rel=0.25)
 
 
 @pytest.mark.parametrize("album", [8], indirect=True)
 def test_class_8_areas(album: Album) -> None:
     """Catches masks out of the real range: 2 px to 7 % of the image, median 0.35 %."""
-    areas = np.array([rasterise(e, album.bad.shape[1:]).mean() for e in album.ellipses])
+    areas = np.array([e.rasterise(album.bad.shape[1:]).mean() for e in album.ellipses])
     assert areas.max() < 0.07
     assert np.median(areas) == pytest.approx(0.0035, rel=0.4)

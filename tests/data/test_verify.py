@@ -15,7 +15,6 @@ from PIL import Image
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
-from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.verify import Truth, check_pixels, check_whole, read_truth
 from dagm_jax.errors import UserError
 from dagm_jax.types import Ellipse, Sample
@@ -55,20 +54,13 @@ def whole(root: Path, truth: Truth, class_id: int = 1) -> tuple[Sample, ...]:
 def test_the_shipped_table_has_the_published_counts() -> None:
     """Would catch: a table with a class swapped, cut off, or its splits exchanged (Test is the LOW half)."""
     table = read_truth()
-    found = {}
-    for class_id, labels in table.items():
-        numbers: dict[str, list[int]] = {"Train": [], "Test": []}
-        defective = {"Train": 0, "Test": 0}
-        for image_id, label in labels.items():
-            folder, split, number = image_id.split("/")
-            assert folder == f"Class{class_id}"
-            numbers[split].append(int(number))
-            defective[split] += label
-        num_train, num_test = len(numbers["Train"]), len(numbers["Test"])
-        found[class_id] = (num_train, defective["Train"], num_test, defective["Test"])
-        assert numbers["Test"] == list(range(1, num_test + 1))
-        assert numbers["Train"] == list(range(num_test + 1, num_test + num_train + 1))
-    assert found == COUNTS
+    assert table.keys() == COUNTS.keys()
+    for class_id, (num_train, train_defective, num_test, test_defective) in COUNTS.items():
+        halves = (("Train", num_test + 1, num_train, train_defective), ("Test", 1, num_test, test_defective))
+        for half, first, number, defective in halves:
+            labels = {name: label for name, label in table[class_id].items() if f"/{half}/" in name}
+            assert list(labels) == [f"Class{class_id}/{half}/{n:04d}" for n in range(first, first + number)]
+            assert sum(labels.values()) == defective
     assert sum(len(images) for images in table.values()) == 16_100
 
 
@@ -205,6 +197,6 @@ def test_real_masks_are_the_ellipses_of_the_same_rank_in_layout_b(real: Path) ->
         for mask in (real / "samples" / f"Class{class_id}").rglob("*_label.PNG"):
             name = sorted(ellipses)[defective.index(int(mask.name[:4]))]
             ellipse = Ellipse(*(float(value) for value in ellipses[name]))
-            np.testing.assert_array_equal(rasterise(ellipse, (512, 512)), np.asarray(Image.open(mask)) > 0)
+            np.testing.assert_array_equal(ellipse.rasterise((512, 512)), np.asarray(Image.open(mask)) > 0)
             compared += 1
     assert compared >= 5

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import pytest
-import small_run
 from reading_devices import ReadingDevices
 
 from dagm_jax.command_line import read_config
@@ -20,15 +19,10 @@ from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_
 from dagm_jax.exporting.inference_fn import make_inference_fn
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run.built_in_run(tmp_path_factory)
-
-
-def test_the_predictor_takes_the_form_of_its_devices(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_predictor_takes_the_form_of_its_devices(built_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: all slices at once where caches are small, the forms of CPUs on accelerators or exported."""
     monkeypatch.setattr("dagm_jax.evaluation.step.CPU_PART_PX", 1)
-    detector, mesh = load_trained_model(workdir), make_devices(ParallelConfig()).mesh
+    detector, mesh = load_trained_model(built_in), make_devices(ParallelConfig()).mesh
     sliced = replace(detector, config=replace(detector.config, eval=EvalConfig("slices")))
 
     def text(model: TrainedModel, platform: str) -> str:
@@ -44,12 +38,12 @@ def test_the_predictor_takes_the_form_of_its_devices(workdir: Path, monkeypatch:
     assert not any("scan[" in text for text in (cpu, gpu, sliced_gpu))
 
 
-def test_any_other_rule_gives_another_id(workdir: Path, tmp_path: Path) -> None:
+def test_any_other_rule_gives_another_id(built_in: Path, tmp_path: Path) -> None:
     """Would catch: decisions that cannot be traced to the threshold that they were made with."""
     copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
+    shutil.copytree(built_in, copy)
     before = load_trained_model(copy).model_id
-    assert before == load_trained_model(workdir).model_id
+    assert before == load_trained_model(built_in).model_id
     rule = json.loads((copy / "decision_rule.json").read_text())
     (copy / "decision_rule.json").write_text(json.dumps(rule | {"threshold": rule["threshold"] + 0.01}))
     assert load_trained_model(copy).model_id != before
@@ -64,10 +58,10 @@ def test_any_other_rule_gives_another_id(workdir: Path, tmp_path: Path) -> None:
     ],
     ids=["unfinished", "no rule", "no checkpoints"],
 )
-def test_what_is_missing_is_named(workdir: Path, tmp_path: Path, damage, named: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_missing_is_named(built_in: Path, tmp_path: Path, damage, named: str) -> None:  # type: ignore[no-untyped-def]
     """Would catch: a traceback, or a detector put together from what is left."""
     copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
+    shutil.copytree(built_in, copy)
     damage(copy)
     with pytest.raises(UserError, match=named):
         load_trained_model(copy)

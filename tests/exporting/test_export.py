@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_run
 from flax import nnx
 from jax import export as jax_export
 from PIL import Image
@@ -31,12 +30,11 @@ from dagm_jax.errors import UserError
 from dagm_jax.evaluation.config import EvalConfig
 from dagm_jax.evaluation.threshold import Thresholds
 from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_trained_model
-from dagm_jax.exporting import check, inference_fn, runners, to_onnx, to_stablehlo
+from dagm_jax.exporting import check, inference_fn, runners, to_onnx
 from dagm_jax.exporting.exported_model import contract_path, load_exported_model
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
-from dagm_jax.models.network import Network
-from dagm_jax.models.standard_forms import STANDARD
+from dagm_jax.models.network import STANDARD, Network
 from dagm_jax.tasks.classification import ClassificationConfig
 from dagm_jax.tasks.reconstruction import ReconstructionConfig
 from dagm_jax.tasks.segmentation import SegmentationConfig
@@ -51,13 +49,8 @@ needs_onnx = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run.built_in_run(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def stablehlo(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(workdir, tmp_path_factory.mktemp("exported") / "inspector.stablehlo")
+def stablehlo(built_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(built_in, tmp_path_factory.mktemp("exported") / "inspector.stablehlo")
 
 
 def write(workdir: Path, file: Path, format: str = "stablehlo", *flags: str) -> Path:
@@ -113,7 +106,7 @@ def test_the_program_judges_as_the_run_does_from_any_batch(task: str, tiling: An
     """Would catch: another padding, another cut, a map where slices count, a batch size that is fixed, one platform."""
     detector, scores, their_maps = untrained(task, (60, 75) if task == "segmentation" else (128, 128), tiling)
     images = noise(detector.shape)
-    exported = jax_export.deserialize(bytearray(to_stablehlo.to_stablehlo(detector)))
+    exported = jax_export.deserialize(bytearray(inference_fn.to_stablehlo(detector)))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     outputs = [exported.call(batch) for batch in (images[:1], images[1:3], images[3:])]
     score, defective, maps, mask = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
@@ -124,10 +117,10 @@ def test_the_program_judges_as_the_run_does_from_any_batch(task: str, tiling: An
     np.testing.assert_array_equal(mask, maps >= detector.rule.pixel_threshold)
 
 
-def test_the_file_is_an_inspector_like_its_run(workdir: Path, stablehlo: Path) -> None:
+def test_the_file_is_an_inspector_like_its_run(built_in: Path, stablehlo: Path) -> None:
     """Would catch: other verdicts or another id from the file, thresholds lost on the way, images of another size
     padded otherwise or in the score, and verdicts in the order of their sizes."""
-    run, file = Inspector.load(workdir), Inspector.load(stablehlo)
+    run, file = Inspector.load(built_in), Inspector.load(stablehlo)
     assert (file.model_id, file.rule) == (run.model_id, run.rule)
     images = [noise((512, 512))[0], noise((130, 200))[1], noise((512, 512))[2], noise((130, 200))[3]]
     found = [run.predict(images, 4), file.predict(images, 4)]
@@ -139,7 +132,7 @@ def test_the_file_is_an_inspector_like_its_run(workdir: Path, stablehlo: Path) -
     assert list(file.backend.normal_scores) == list(run.backend.normal_scores) != []
 
 
-def test_the_contract_says_what_the_file_takes_and_gives(workdir: Path, stablehlo: Path) -> None:
+def test_the_contract_says_what_the_file_takes_and_gives(built_in: Path, stablehlo: Path) -> None:
     """Would catch: a contract that other programs cannot follow, or that speaks of another file."""
     contract = json.loads(contract_path(stablehlo).read_text())
     file = load_exported_model(stablehlo)
@@ -150,7 +143,7 @@ def test_the_contract_says_what_the_file_takes_and_gives(workdir: Path, stablehl
         array = out[told["name"]]
         assert str(array.dtype) == told["dtype"]
         assert list(array.shape) == [lengths[length] for length in told["shape"]]
-    assert contract["threshold"] == load_trained_model(workdir).rule.threshold
+    assert contract["threshold"] == load_trained_model(built_in).rule.threshold
     assert contract["checked"]["num_images"] == 3
     assert contract["licence"]["training_images"].startswith("Apache-2.0")
     card = stablehlo.with_name("inspector.stablehlo.md").read_text()
@@ -191,17 +184,17 @@ def test_a_file_that_is_not_the_contracts_is_refused(stablehlo: Path, tmp_path: 
 
 @pytest.mark.parametrize("wrong", ["threshold", "broken"])
 def test_a_file_that_judges_otherwise_is_not_kept(
-    wrong: str, workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrong: str, built_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: success reported for a file with another threshold, or for one that does not run."""
     if wrong == "broken":
-        monkeypatch.setattr(to_stablehlo, "to_stablehlo", lambda detector: b"nothing")
+        monkeypatch.setattr(inference_fn, "to_stablehlo", lambda detector: b"nothing")
     else:
         monkeypatch.setattr(
             inference_fn, "float32_at_least", lambda value: np.float32(2.0 if value < 0.5 else 0.0)
         )
     with pytest.raises(UserError, match={"threshold": "decides", "broken": "does not run"}[wrong]):
-        write(workdir, tmp_path / "inspector.stablehlo")
+        write(built_in, tmp_path / "inspector.stablehlo")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -217,11 +210,11 @@ def test_a_file_that_judges_otherwise_is_not_kept(
     ids=["no number", "a shift", "decisions", "mask", "rounding"],
 )
 def test_the_check_sees_every_output(
-    change: Any, named: str | None, workdir: Path, monkeypatch: pytest.MonkeyPatch
+    change: Any, named: str | None, built_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: a NaN or a difference that the comparison lets pass, or rounding taken for one."""
-    model = load_trained_model(workdir)
-    run = check.expected(model, workdir, 4, None)
+    model = load_trained_model(built_in)
+    run = check.expected(model, built_in, 4, None)
     maps = np.zeros((len(run.images), *run.images[0].shape), np.float32)
     right = {
         "score": run.scores.astype(np.float32),
@@ -232,7 +225,7 @@ def test_the_check_sees_every_output(
     monkeypatch.setattr(
         check, "run_apart", lambda *_: ({name: list(array) for name, array in change(right).items()}, 0.1)
     )
-    arguments = (model, workdir, "stablehlo", Path("unused"), 4)
+    arguments = (model, built_in, "stablehlo", Path("unused"), 4)
     if named is None:
         assert check.check(*arguments)["num_images"] == 4
         return
@@ -250,10 +243,10 @@ def test_the_check_sees_every_output(
     ids=["other scores", "worse outlines", "a decision"],
 )
 def test_a_file_of_8_bits_decides_alike_and_outlines_as_well(
-    shift: float, extra: int, named: str | None, workdir: Path, monkeypatch: pytest.MonkeyPatch
+    shift: float, extra: int, named: str | None, built_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: 8 bits that cost a decision or the outlines, written as if nothing had happened."""
-    model = load_trained_model(workdir)
+    model = load_trained_model(built_in)
     mask = np.zeros((64, 64), bool)
     mask[:20, :20] = True
     predicted = [mask, np.zeros_like(mask)]
@@ -269,7 +262,7 @@ def test_a_file_of_8_bits_decides_alike_and_outlines_as_well(
     }
     monkeypatch.setattr(check, "expected", lambda *_, **__: run)
     monkeypatch.setattr(check, "run_apart", lambda *_: (out, 0.1))
-    arguments = (model, workdir, "onnx", Path("unused"), 2, True)
+    arguments = (model, built_in, "onnx", Path("unused"), 2, True)
     if named is None:
         found = check.check(*arguments)
         assert found["dice_defective"] == found["dice_defective_of_run"] == 1.0
@@ -280,7 +273,7 @@ def test_a_file_of_8_bits_decides_alike_and_outlines_as_well(
 
 
 def test_ranges_of_8_bits_are_those_of_validation_images_of_both_labels(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
+    built_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: test images that a file is fitted to, or good ones alone, whose maps are empty."""
     monkeypatch.setattr(check, "NUM_CALIBRATION", 2)
@@ -292,9 +285,9 @@ def test_ranges_of_8_bits_are_those_of_validation_images_of_both_labels(
         return read(model, workdir, names)
 
     monkeypatch.setattr(check, "_read_images", note)
-    (first, _) = check.calibration_images(load_trained_model(workdir), workdir)
+    (first, _) = check.calibration_images(load_trained_model(built_in), built_in)
     assert first.shape == (512, 512)
-    with (workdir / "validation_scores.csv").open(newline="") as stream:
+    with (built_in / "validation_scores.csv").open(newline="") as stream:
         labels = {row["image"]: row["label"] for row in csv.DictReader(stream)}
     assert {labels[name] for name in chosen} == {"0", "1"}
 
@@ -302,39 +295,23 @@ def test_ranges_of_8_bits_are_those_of_validation_images_of_both_labels(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ((), "--model"),
-        (("--model={workdir}", "--format=onx"), "did you mean onnx"),
-        (("--model={workdir}", "--format=onnx"), "--output"),
-        (("--model={workdir}", "--format=onnx", "--output={tmp}/none/file"), "no folder"),
-        (("--model={workdir}", "--format=onnx", "--output={tmp}"), "is a folder"),
+        (("--model={built_in}", "--format=onnx", "--output={tmp}/none/file"), "no folder"),
+        (("--model={built_in}", "--format=onnx", "--output={tmp}"), "is a folder"),
         (("--model={tmp}", "--format=stablehlo", "--output={tmp}/file"), "report.json"),
-        (("--model={workdir}", "--format=onnx", "--output={tmp}/file", "--num_checked=0"), "num_checked"),
-        (("--model={workdir}", "--format=onnx", "--output={tmp}/file", "--opset=99"), "at most 23"),
+        (("--model={built_in}", "--format=onnx", "--output={tmp}/file", "--opset=99"), "at most 23"),
         (
-            ("--model={workdir}", "--format=stablehlo", "--output={tmp}/file", "--int8"),
+            ("--model={built_in}", "--format=stablehlo", "--output={tmp}/file", "--int8"),
             "holds with --format=onnx",
         ),
         (
-            ("--model={workdir}", "--format=stablehlo", "--output={tmp}/file", "--opset=21"),
+            ("--model={built_in}", "--format=stablehlo", "--output={tmp}/file", "--opset=21"),
             r"`--opset` \(=21\) is of --format=onnx",
         ),
     ],
-    ids=[
-        "nothing",
-        "format",
-        "output",
-        "folder",
-        "a folder",
-        "no run",
-        "no check",
-        "opset",
-        "8 bits",
-        "no opset",
-    ],
 )
-def test_mistakes_are_named(arguments: tuple[str, ...], named: str, workdir: Path, tmp_path: Path) -> None:
+def test_mistakes_are_named(arguments: tuple[str, ...], named: str, built_in: Path, tmp_path: Path) -> None:
     """Would catch: a traceback, or an hour's export that ends at a folder which is not there."""
-    argv = [argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments]
+    argv = [argument.format(built_in=built_in, tmp=tmp_path) for argument in arguments]
     with pytest.raises(UserError, match=named):
         command.main(["export", *argv])
 
@@ -377,15 +354,11 @@ def test_openvino_runs_once_for_all_outputs_of_an_image() -> None:
 @pytest.mark.parametrize("task", [*TASKS, GUIDED])
 def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_path: Path) -> None:
     """Would catch: an operation that is converted to another, a batch size that is fixed."""
-    from dagm_jax.exporting.runners import open_onnx, open_openvino
-
     detector, scores, their_maps = untrained(task, (60, 75) if task == "segmentation" else (128, 128))
     images = noise(detector.shape)
     (tmp_path / "file").write_bytes(to_onnx.to_onnx(detector))
-    runtimes = [open_onnx(tmp_path / "file")]
-    if importlib.util.find_spec("openvino"):
-        runtimes.append(open_openvino(tmp_path / "file"))
-    for run in runtimes:
+    for name in filter(importlib.util.find_spec, runners.RUNTIMES_OF["onnx"]):
+        run = runners.RUNTIMES[name](tmp_path / "file")
         outputs = [run(batch) for batch in (images[:1], images[1:3], images[3:])]
         score, defective, maps, _ = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         np.testing.assert_allclose(score, scores, atol=1e-5)
@@ -395,10 +368,10 @@ def test_the_onnx_program_judges_as_the_run_does_from_any_batch(task: str, tmp_p
 
 @pytest.mark.onnx
 @needs_onnx
-def test_the_onnx_file_is_an_inspector_like_its_run(workdir: Path, tmp_path: Path) -> None:
+def test_the_onnx_file_is_an_inspector_like_its_run(built_in: Path, tmp_path: Path) -> None:
     """Would catch: an ONNX file that the command refuses, or that the inspector or an older runtime cannot load."""
-    written = write(workdir, tmp_path / "inspector.onnx", "onnx")
-    small = write(workdir, tmp_path / "small.onnx", "onnx", "--int8")
+    written = write(built_in, tmp_path / "inspector.onnx", "onnx")
+    small = write(built_in, tmp_path / "small.onnx", "onnx", "--int8")
     assert small.stat().st_size != written.stat().st_size
     content = small.read_bytes()
     assert b"QuantizeLinear" in content and not of_this_machine(content)
@@ -419,7 +392,7 @@ def test_the_onnx_file_is_an_inspector_like_its_run(workdir: Path, tmp_path: Pat
     for one, verdict in zip(told, inspector.inspect(images), strict=False):
         assert one["score"] == pytest.approx(verdict.score, rel=1e-5)
         assert one["defective"] == verdict.defective and (one["box"] is not None) == verdict.mask.any()
-    for ours, theirs in zip(Inspector.load(workdir).inspect(images), inspector.inspect(images), strict=True):
+    for ours, theirs in zip(Inspector.load(built_in).inspect(images), inspector.inspect(images), strict=True):
         assert theirs.score == pytest.approx(ours.score, rel=1e-4)
         assert theirs.defective == ours.defective
 

@@ -29,7 +29,7 @@ from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.files import read_image, read_mask
+from dagm_jax.data.images.load import read_image, read_mask
 from dagm_jax.errors import UserError
 from dagm_jax.types import Ellipse, Manifest, Photo
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import struct
@@ -22,6 +21,7 @@ import pytest
 from jax import export
 from PIL import Image
 from png_files import chunk
+from small_run import write_contract
 
 from dagm_jax import console
 from dagm_jax.config import RunConfig, to_dict
@@ -121,10 +121,14 @@ def test_a_workdir_whose_json_is_none_is_one_line(tmp_path: Path, name: str) -> 
 
 
 def test_validation_scores_that_are_none_are_one_line(tmp_path: Path) -> None:
-    """Would catch: a NaN among the scores that a threshold is chosen from, a field beyond csv's limit."""
-    for row in ("2,0.5", "1,nan", "1,inf", "x,1", "1", "1," + "1" * 200_000):
-        (tmp_path / "validation_scores.csv").write_text(f"image,label,score\na,{row}\n")
-        one_line(lambda: Workdir(tmp_path, "model").read_validation_scores(), "is damaged")
+    """Would catch: a NaN among the scores that a threshold is chosen from, a field beyond csv's limit, half a table; a
+    traceback at a run of an older version."""
+    read = Workdir(tmp_path, "model").read_validation_scores
+    one_line(read, "lacks validation_scores.csv")
+    rows = ("2,0.5", "1,nan", "1,inf", "x,1", "1,x", "1", "1," + "1" * 200_000)
+    for text in ("image,label\na,1\n", *(f"image,label,score\na,{row}\n" for row in rows)):
+        (tmp_path / "validation_scores.csv").write_text(text)
+        one_line(read, "is damaged")
 
 
 def test_json_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,19 +216,6 @@ def exported_of(folder: Path, function: Callable[[Any], Any]) -> Path:
     path.write_bytes(bytes(export.export(jax.jit(function))(shape).serialize()))
     write_contract(path)
     return path
-
-
-def write_contract(path: Path) -> None:
-    contract = {
-        "format": "stablehlo",
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "model_id": "0123456789ab",
-        "input": {"name": "image", "shape": ["b", 16, 16], "white": None},
-        "outputs": [{"name": name} for name in ("score", "defective", "map", "mask")],
-        "rule": {"threshold": 0.5, "pixel_threshold": 0.5, "calibration": "f1", "evidence": {}},
-        "validation_normal_scores": [0.1],
-    }
-    contract_path(path).write_text(json.dumps(contract))
 
 
 def harmless(images: Any, draw: Callable[[Any], Any] = jnp.negative) -> Any:
@@ -329,7 +320,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1536 << 20, 1536 << 20))
 from pathlib import Path
 from dagm_jax.data.images.decode import BadImage
-from dagm_jax.data.images.files import read_image
+from dagm_jax.data.images.load import read_image
 from dagm_jax.data.images.load import find_white
 from dagm_jax.types import Photo
 for path in sorted(Path(sys.argv[1]).iterdir()):

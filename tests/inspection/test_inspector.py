@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import subprocess
 import sys
@@ -38,25 +37,17 @@ from dagm_jax.inspection.trained_backend import TrainedModelBackend
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run.own_run(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def inspector(own: Path) -> Inspector:
     return Inspector.load(own)
 
 
-def test_strict_files_get_the_scores_of_their_run(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
-) -> None:
+def test_strict_files_get_the_scores_of_their_run(built_in: Path, tmp_path: Path) -> None:
     """Would catch: images of a fixed size read as photos are, and a model of them that takes other sizes or depths; the
     last weights in place of the tested ones, another cut, another mean, a rule not read back."""
-    workdir = small_run.built_in_run(tmp_path_factory)
-    config = from_config_dict(json.loads((workdir / "config.json").read_text()))
+    config = from_config_dict(json.loads((built_in / "config.json").read_text()))
     samples = {sample.image_id: sample for sample in find_images(config.data, config.seed)[0].samples}
-    inspector = Inspector.load(workdir)
-    rows = list(csv.DictReader((workdir / "predictions.csv").read_text().splitlines()))
+    inspector = Inspector.load(built_in)
+    rows = list(csv.DictReader((built_in / "predictions.csv").read_text().splitlines()))
     for row in rows:
         image, _ = load(samples[row["image"]], (512, 512))
         Image.fromarray(image).save(tmp_path / "a.png")
@@ -281,16 +272,7 @@ assert not {name for name in sys.modules if name.startswith("dagm_jax.data.proce
 def test_an_onnx_file_needs_no_jax(tmp_path: Path) -> None:
     """Would catch: an import of jax, absl, rich, grain or the textures at the top of anything the inspector needs."""
     (tmp_path / "a.onnx").write_bytes(b"x")
-    contract = {
-        "format": "onnx",
-        "sha256": hashlib.sha256(b"x").hexdigest(),
-        "model_id": "0123456789ab",
-        "input": {"name": "image", "shape": ["b", 16, 16], "white": 255},
-        "outputs": [{"name": name} for name in ("score", "defective", "map", "mask")],
-        "rule": {"threshold": 0.5, "pixel_threshold": 0.5, "calibration": "f1", "evidence": {}},
-        "validation_normal_scores": [],
-    }
-    (tmp_path / "a.onnx.json").write_text(json.dumps(contract))
+    small_run.write_contract(tmp_path / "a.onnx", white=255)
     Image.fromarray(np.full((16, 16), 204, np.uint8)).save(tmp_path / "a.png")
     command = [sys.executable, "-c", INSPECT_WITHOUT_JAX, ",".join(ALLOWED)]
     done = subprocess.run(

@@ -20,7 +20,6 @@ import numpy as np
 import png_files
 import pytest
 import small_dagm
-import small_run
 from PIL import Image
 from shell import Shell
 
@@ -40,11 +39,6 @@ def engine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> N
     """No network is loaded, but in tests that ask for a run of one."""
     if "own" not in request.fixturenames:
         monkeypatch.setattr(Inspector, "load", staticmethod(bright.load))
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run.own_run(tmp_path_factory)
 
 
 def save(path: Path, level: int, shape: tuple[int, int] = (20, 30)) -> Path:
@@ -509,8 +503,6 @@ def test_figures_of_a_summary() -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ("--images=a --output=b", "`--model` is missing; such as --model=runs/mine"),
-        ("--model=a --images=b --output=c --batch_size=0", "--batch_size=0"),
         ("--model=a --images=b --output=c --poll_s=2", "`--poll_s` holds with --watch alone"),
         ("--model=a --images=b --output=c --watch --poll_s=nan", r"`--poll_s` \(=nan\) must be"),
         ("--model=a --images=b --output=c --watch --idle_exit_s=0", r"`--idle_exit_s` \(=0.0\) must be"),

@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import own_run
 
 from dagm_jax.errors import UserError
 from launch import benchmark
 from launch.bench import session, timing, trained
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return own_run(tmp_path_factory)
 
 
 def measured(output: Path, workdir: Path, what: str) -> tuple[dict[str, Any], str]:
@@ -31,12 +25,12 @@ def measured(output: Path, workdir: Path, what: str) -> tuple[dict[str, Any], st
 
 @pytest.mark.filterwarnings("ignore:os.fork", "ignore:Exception ignored in")
 def test_runtimes_of_a_run_agree_and_those_that_are_absent_say_so(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: a runtime with other weights, padding or smoothing than the run's, one that is dropped in silence,
     a row that is timed and not of the image."""
     monkeypatch.setattr(timing, "LEAST_BLOCK_S", 1e-3)
-    values, text = measured(tmp_path, workdir, "latency")
+    values, text = measured(tmp_path, own, "latency")
     rows = values["rows"]
     assert list(rows) == list(trained.RUNTIMES)
     needed = {"onnxruntime": ["jax2onnx"], "OpenVINO": ["jax2onnx", "openvino"], "PyTorch": ["torch"]}
@@ -53,10 +47,10 @@ def test_runtimes_of_a_run_agree_and_those_that_are_absent_say_so(
     assert rows[trained.XLA]["map_difference"] == 0 and "| XLA |" in text
 
 
-def test_ways_of_judging_are_compared_on_the_run_s_test_images(workdir: Path, tmp_path: Path) -> None:
+def test_ways_of_judging_are_compared_on_the_run_s_test_images(own: Path, tmp_path: Path) -> None:
     """Would catch: one way under another's name, images left out at the end of a turn."""
-    values, text = measured(tmp_path, workdir, "tiling")
-    report = json.loads((workdir / "report.json").read_text())["test"]
+    values, text = measured(tmp_path, own, "tiling")
+    report = json.loads((own / "report.json").read_text())["test"]
     assert values["num_images"] == report["num_images"]
     whole = values["rows"]["whole"]
     assert whole["auroc"] == pytest.approx(report["auroc"])

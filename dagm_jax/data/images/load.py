@@ -1,4 +1,7 @@
-"""Image and mask of a sample, or the reason why its files cannot be used; the white level of 16-bit images."""
+"""Image and mask of a sample, or the reason why its files cannot be used; the white level of 16-bit images.
+
+DAGM's files are PNGs of 8-bit grey, a user's own of several formats.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagm_jax.data import procedural
-from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.formats.tfds_reader import read_example
-from dagm_jax.data.images.decode import MODES_16, WHITE_16, BadImage, open_header, read_bytes, read_grey
-from dagm_jax.data.images.files import decode_image, decode_mask, read_image, read_mask
+from dagm_jax.data.images.decode import (
+    MODES_16,
+    SIZE_OF_IMAGE,
+    SIZE_OF_SET,
+    WHITE_16,
+    BadImage,
+    open_header,
+    read_bytes,
+    read_grey,
+    to_8_bits,
+)
 from dagm_jax.errors import printable
 from dagm_jax.types import DAGM_SHAPE, Drawn, Ellipse, Photo, Pixels, Sample, Stored
 
 DECODE_THREADS = 4
-_MaskOfSize = Callable[[tuple[int, int]], NDArray[np.bool_]]
+# Grey value above which a pixel of DAGM's masks is defective.
+_HALF = 127
+# Largest value from which a user's mask holds grey values; below it, numbers of classes.
+_LEAST_MASK_WHITE = 32
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -41,7 +55,7 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
     The mask of a good image without one is all False; that of a defective image without one all True: the defect may
     be anywhere. Raises BadImage; BadMask where the image alone can be read, or label and mask contradict each other.
     """
-    own_mask: _MaskOfSize = partial(np.full, fill_value=sample.label == 1)
+    own_mask: Callable[[tuple[int, int]], NDArray[np.bool_]] = partial(np.full, fill_value=sample.label == 1)
     match sample.image:
         case Drawn(seed, class_id, index):
             size_px = (shape or DAGM_SHAPE)[0]
@@ -57,7 +71,14 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
         case _:
             image = read_image(sample.image, shape)
     try:
-        mask = _read_mask(sample, (image.shape[0], image.shape[1]), own_mask)
+        size = (image.shape[0], image.shape[1])
+        match sample.mask:
+            case Path() | Photo():
+                mask = read_mask(sample.mask, size)
+            case Ellipse():
+                mask = sample.mask.rasterise(size)
+            case _:
+                mask = own_mask(size)
         if sample.label == 1 and not mask.any():
             raise BadImage(
                 printable(f"{sample.image_id}: labelled defective, but mask is empty ({sample.mask})")
@@ -70,17 +91,6 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
     return image, mask
 
 
-def _read_mask(sample: Sample, size: tuple[int, int], own_mask: _MaskOfSize) -> NDArray[np.bool_]:
-    """The mask bool [h w] of the sample, ``own_mask`` where its image comes with it; raises BadImage."""
-    match sample.mask:
-        case Path() | Photo():
-            return read_mask(sample.mask, size)
-        case Ellipse():
-            return rasterise(sample.mask, size)
-        case _:
-            return own_mask(size)
-
-
 def _read_record(stored: Stored, image_id: str, name: str) -> tuple[bytes, bytes]:
     """Image and mask of a record of a prepared set, as PNG; raises BadImage, also if it holds another image."""
     try:
@@ -90,6 +100,46 @@ def _read_record(stored: Stored, image_id: str, name: str) -> tuple[bytes, bytes
     if found.image_id != image_id:
         raise BadImage(printable(f"{name}: record {stored.index} holds {found.image_id}"))
     return image, mask
+
+
+def read_image(source: Path | Photo, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """The image in DAGM's or a user's file, uint8 [h w] in [0, 255], maybe read-only.
+
+    shape: the (h, w) that it must have, None for any. DAGM's are as `decode_image` takes them. A user's are PNG, JPEG,
+    BMP, TIFF of one picture: colours by their luma (ITU-R 601), 16 bits as 255 · value / white, rounded. Raises
+    BadImage.
+    """
+    if isinstance(source, Path):
+        return decode_image(read_bytes(source), source, shape)
+    values = read_grey(read_bytes(source.path), source.path, shape, SIZE_OF_SET, "luma")
+    return to_8_bits(values, source.white)
+
+
+def read_mask(source: Path | Photo, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask bool [h w] in DAGM's or a user's file: True above half of 255, or of the file's largest value.
+
+    A user's largest value below 32 says that the values are numbers of classes: True for all but 0. In colours the
+    strongest channel counts. Raises BadImage.
+    """
+    if isinstance(source, Path):
+        return decode_mask(read_bytes(source), source, shape)
+    values = read_grey(read_bytes(source.path), source.path, shape, SIZE_OF_IMAGE, "strongest")
+    largest = int(values.max())
+    return values > (largest / 2 if largest >= _LEAST_MASK_WHITE else 0)
+
+
+def decode_image(data: bytes, path: Path | str, shape: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """The image in the bytes of a file of DAGM's, which messages call ``path``; raises BadImage.
+
+    PNGs that are 8-bit grey, maybe in effect: fewer bits, equal colour channels, a palette of greys, an opaque alpha
+    channel.
+    """
+    return to_8_bits(read_grey(data, path, shape, SIZE_OF_SET, "refused"), None)
+
+
+def decode_mask(data: bytes, path: Path | str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask in the bytes of a file of DAGM's, which messages call ``path``; raises BadImage."""
+    return read_grey(data, path, shape, SIZE_OF_IMAGE, "refused") > _HALF
 
 
 def load_all(samples: Sequence[Sample], shape: tuple[int, int] | None) -> Iterator[Pixels | BadImage]:

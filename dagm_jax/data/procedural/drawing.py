@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dagm_jax.data.formats.ellipse import rasterise
 from dagm_jax.data.procedural import (
     class_01,
     class_02,
@@ -94,7 +93,7 @@ def draw(class_id: int, index: int, *, seed: int, defective: bool, size_px: int 
     damaged, ellipse = recipe.defect(rng, clean)
     if recipe.framed:
         keep_frame(damaged, clean)
-    return Drawing(_to_uint8(damaged), rasterise(ellipse, twin.shape), ellipse, twin)
+    return Drawing(_to_uint8(damaged), ellipse.rasterise(twin.shape), ellipse, twin)
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
