@@ -87,7 +87,6 @@ def test_a_file_of_ones_own_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
         ("smoke:segmentaton", [], r"the task must be of .*did you mean segmentation\?"),
         ("smoke", ["--config.train.num_step=1"], r"`config\.train\.num_step` is not a field.*num_steps\?"),
         ("smoke", ["--config.train.num_steps=x"], r"command line: .*num_steps"),
-        ("smoke", ["more"], r"'more' is not a flag"),
         ("smoke", ["--workdri=x"], "workdri"),
     ],
 )

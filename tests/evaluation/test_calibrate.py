@@ -202,8 +202,6 @@ def test_a_refused_target_changes_nothing(model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ("--model=a", "`--rule` is missing; such as --rule=f1"),
-        ("--model=a --rule=escape", "did you mean escape_rate"),
         ("--model=a --rule=f1 --target=0.1", r"`--target` \(=0.1\) means nothing to --rule=f1"),
         ("--model=a --rule=escape_rate", "`--target` is missing"),
         ("--model=/nowhere --rule=f1", r"`model` \(=/nowhere\) has no report\.json"),
@@ -214,21 +212,3 @@ def test_mistakes_are_one_line(arguments: str, match: str) -> None:
     with pytest.raises(UserError, match=match):
         calibrate.main(["calibrate", *arguments.split()])
     assert not Path("/nowhere").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        (None, "lacks validation_scores.csv"),
-        ("image,label\na,1\n", "is damaged"),
-        ("image,label,score\na,1,x\n", "damaged"),
-    ],
-)
-def test_missing_or_damaged_scores_are_refused(model: Path, text: str | None, match: str) -> None:
-    """Would catch: a traceback at a run of an older version, a rule made from half a table."""
-    path = model / "validation_scores.csv"
-    path.unlink()
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match=match):
-        run(model, "--rule=f1")

@@ -134,15 +134,6 @@ def test_threshold_decides_alike_in_float32() -> None:
             assert float(np.float32(threshold)) == threshold and pair[0] < threshold <= pair[1]
 
 
-def test_no_false_alarm_allowed_lies_above_all_good_images() -> None:
-    """Would catch: a rule that cannot pass a saturated good image: the threshold must exceed 1."""
-    config = VerdictConfig(calibration="false_alarm_rate", max_false_alarm_rate=0.0)
-    threshold, fit_stats = fit_threshold([0, 0, 0], [0.1, 0.4, 1.0], config)
-    assert threshold > 1.0 and fit_stats["fp"] == 0 and fit_stats["lowest_defective_score"] is None
-    assert fit_threshold([0, 0], [2.0, 7.0], config)[0] > 7.0
-    Thresholds(threshold, 0.5, "false_alarm_rate", fit_stats).to_json()
-
-
 def test_false_alarm_rate_on_whole_counts() -> None:
     """Would catch: floating point at the limit: 1 of 100 good images may alarm at 0.01, 29 at 0.29."""
     scores = np.arange(100) / 128

@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,21 +160,26 @@ def test_a_disk_that_becomes_read_only_is_one_line(disk: Disk) -> None:
         write()
 
 
-def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
-    """Would catch: a traceback where a quota, not the disk, says no. (Where nothing can be mounted, this is left.)"""
+@contextmanager
+def small_files() -> Iterator[None]:
+    """Within the block no file may have more than 64 KiB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN
-
-    def write() -> None:
-        with locked(tmp_path, "workdir"):
-            write_atomically(tmp_path / "report.json", "x" * 10**6)
-
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
     try:
-        with pytest.raises(DiskError, match=r"cannot be written \(File too large\); make room"):
-            write()
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
+    """Would catch: a traceback where a quota, not the disk, says no. (Where nothing can be mounted, this is left.)"""
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN
+    with (
+        small_files(),
+        pytest.raises(DiskError, match=r"cannot be written \(File too large\); make room"),
+        locked(tmp_path, "workdir"),
+    ):
+        write_atomically(tmp_path / "report.json", "x" * 10**6)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
@@ -200,13 +205,8 @@ def test_a_file_that_does_not_fit_leaves_nothing(write: Callable[[Path], None], 
         # A cache that is whole is not written again.
         path.write_bytes(b"")
         before[path.name] = b""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
-    try:
-        with pytest.raises((OSError, UserError), match="File too large"):
-            write(folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with small_files(), pytest.raises((OSError, UserError), match="File too large"):
+        write(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

@@ -139,14 +139,12 @@ def test_cells_of_another_configuration_are_refused_first(tmp_path: Path) -> Non
     ("argument", "message"),
     [
         ("--models=unet3plus,unet3pls", r"`--models` \(=unet3pls\) must be of .*; did you mean unet3plus\?"),
-        ("--tasks=segmentaton", r"`--tasks` \(=segmentaton\) must be of .*; did you mean segmentation\?"),
         ("--classes=8,0", r"`--classes` \(=8,0\) must be whole numbers from 1 on"),
         ("--seeds=-1", r"`--seeds` \(=-1\) must be whole numbers from 0 on"),
         ("--classes=1,8,01", r"`--classes` \(=1,8,1\) must name at least one value, and each once"),
         ("--ablation --models=unet3plus", r"`--ablation` varies custom_unet, which `--models`"),
         ("--config.seed=4", r"`--config.seed` differs from cell to cell; set it with `--seeds`"),
         ("--config.data.classes=(1,)", r"`--config.data.classes` differs .* `--classes`"),
-        ("--modles=unet3plus", r"command line: Unknown command line flag 'modles'"),
     ],
 )
 def test_mistakes_in_the_command_line(tmp_path: Path, argument: str, message: str) -> None:
