@@ -117,8 +117,7 @@ def fit_thresholds(
     """The thresholds fitted to the validation images.
 
     The fit statistics say whether the network has learnt (see `summarise`). The image threshold is found as configured,
-    the pixel threshold by best Dice. Where the task may not know of
-    defects, or only which slices hold them, the image threshold, which is on the same scale, is that of the pixels too.
+    the pixel threshold by best Dice; where no map of probabilities is compared with masks, it is the image threshold.
     """
     threshold, fit_stats = fit_threshold(labels, [one.score for one in scored], verdict)
     pixel_threshold, defective = threshold, _curves(scored, 1)
@@ -267,12 +266,14 @@ class TestResult:
 def _describe_regions(images: Sequence[ImageResult]) -> dict[str, Any]:
     """Parts of the masks that the maps touch, and false parts of maps an image, as JSON values."""
     found = [image.regions for image in images if image.regions is not None]
-    num, touched, false = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0, 0)
-    return _describe_touched(num, touched) | {"false_an_image": metrics.ratio(false, len(found))}
+    touched = [k < regions.touched for regions in found for k in range(regions.num)]
+    false = metrics.ratio(sum(regions.false for regions in found), len(found))
+    return _describe_touched(touched) | {"false_an_image": false}
 
 
-def _describe_touched(num: int, touched: int) -> dict[str, Any]:
-    return {"num": num, "touched": touched, "touched_share": metrics.ratio(touched, num)}
+def _describe_touched(touched: Sequence[bool]) -> dict[str, Any]:
+    num = len(touched)
+    return {"num": num, "touched": sum(touched), "touched_share": metrics.ratio(sum(touched), num)}
 
 
 def _describe_boxes(images: Sequence[ImageResult]) -> dict[str, Any]:
@@ -285,16 +286,12 @@ def _describe_boxes(images: Sequence[ImageResult]) -> dict[str, Any]:
         return {}
     false = [image.false_parts for image in images if image.boxes or not image.label]
 
-    def describe(touched: list[bool]) -> dict[str, Any]:
-        return _describe_touched(len(touched), sum(touched))
-
-    return describe([is_touched for _, is_touched in boxes]) | {
-        "false_an_image": metrics.ratio(sum(false), len(false)),
-        "kinds": {
-            kind: describe([is_touched for other, is_touched in boxes if other == kind])
-            for kind in sorted({kind for kind, _ in boxes} - {""})
-        },
+    kinds = {
+        kind: _describe_touched([is_touched for other, is_touched in boxes if other == kind])
+        for kind in sorted({kind for kind, _ in boxes} - {""})
     }
+    figures = {"false_an_image": metrics.ratio(sum(false), len(false)), "kinds": kinds}
+    return _describe_touched([is_touched for _, is_touched in boxes]) | figures
 
 
 def _describe_kind(images: Sequence[ImageResult]) -> dict[str, Any]:

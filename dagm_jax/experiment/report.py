@@ -124,8 +124,8 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     test, rule, cost = report["test"], report["decision_rule"], report["cost_of_running"]
     training, asked = report["training"], report["config"]["train"]
 
-    def share(name: str) -> str:
-        value, interval = test[name], test.get(f"{name}_interval_95")
+    def share(name: str, figures: dict[str, Any] = test) -> str:
+        value, interval = figures[name], figures.get(f"{name}_interval_95")
         if value is None:
             return "undefined"
         return f"{value:.4f}" + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
@@ -142,10 +142,7 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
             table.add_row(f"{name} touched", f"{found['touched']} of {found['num']}, {false}")
     for kind, of in test.get("kinds", {}).items():
         dice = "" if of["dice"] is None else f", Dice {of['dice']:.4f}"
-        shown = (
-            f"{of['recall']:.4f}  ({of['recall_interval_95'][0]:.3f} to {of['recall_interval_95'][1]:.3f})"
-        )
-        table.add_row(f"recall of {kind}", f"{shown}{dice}, {of['num_images']} images")
+        table.add_row(f"recall of {kind}", f"{share('recall', of)}{dice}, {of['num_images']} images")
     table.add_row("threshold", f"{rule['threshold']:.4f} ({rule['calibration']} on validation)")
     table.add_row("executing time", f"{cost['executing_time_s']:.1f} s, {cost['images_per_s']:.1f} images/s")
     majority, energy = (report["baselines"][name] for name in ("majority_accuracy", "local_energy_auroc"))

@@ -42,10 +42,7 @@ def make_dagm_manifest(
 
 
 def root_error(root: Path, text: str, field: str = "root") -> UserError:
-    """The error of a data root that cannot be used; ``text`` follows the argument's name and value.
-
-    field: of `DataConfig`, that named the file.
-    """
+    """The error of what ``data.<field>`` names; ``text`` follows the argument's name and value."""
     return UserError(f"`data.{field}` (={printable(root)}){text}")
 
 
