@@ -175,7 +175,8 @@ def _checksum(content: Any) -> str:
 
 def fingerprint(manifest: Manifest, shape: tuple[int, int] | None, masks_for: str = "") -> str:
     """A name that changes whenever a file of the manifest, its label, its half, the wanted shape or task does."""
-    samples = [asdict(sample) for sample in manifest.samples]
+    # Boxes are added to samples later, and are no part of them here.
+    samples = [asdict(sample) | {"boxes": None} for sample in manifest.samples]
     content = [FORMAT, procedural.VERSION, shape, masks_for, samples]
     return hashlib.sha256(json.dumps(content, default=cache(_stamps)).encode()).hexdigest()[:20]
 

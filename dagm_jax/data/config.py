@@ -68,8 +68,8 @@ class SlicingConfig:
     edges, at most `TILE_PX`.
     strips: full-height strips of ``slice_px`` columns, evenly spaced.
     two_orientations: half of them vertical, half horizontal and turned by 90°.
-    tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns: in training from anywhere in the image, in
-    evaluation as many as it takes, evenly spaced both ways.
+    tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns: in training from anywhere in the image and, one
+    in four, over its edge, in evaluation as many as it takes, evenly spaced both ways.
     squeeze: the image averaged across to ``slice_px`` columns, one slice (an ablation; does not keep the pixels).
     whole: the image itself, one slice.
 

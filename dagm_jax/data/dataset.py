@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from dagm_jax.data import procedural
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.formats import own_images
-from dagm_jax.data.formats.boxes import add_boxes
 from dagm_jax.data.formats.dagm_layouts import read_tree
 from dagm_jax.data.formats.tfds_reader import prepared_versions, read_prepared
 from dagm_jax.errors import UserError, printable
@@ -22,13 +20,6 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
 
     No image is opened: what cannot be read is found when it is decoded, and so is the white level of 16-bit images.
     """
-    manifest, shape = _find_images(config, seed)
-    if config.boxes:
-        manifest = replace(manifest, samples=add_boxes(manifest.samples, Path(config.boxes).expanduser()))
-    return manifest, shape
-
-
-def _find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int] | None]:
     if not config.root:
         return draw_manifest(config, seed), DAGM_SHAPE
     root = Path(config.root).expanduser()

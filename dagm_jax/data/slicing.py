@@ -25,7 +25,7 @@ POSITIVE_MASK_SHARE = 0.25
 POSITIVE_MASK_PX = 500
 # Limit of tiles that are tried before one of another kind is taken.
 TILE_TRIES = 10
-# Share of tiles that may reach over the image's edge, by up to half a tile: judged images are continued by theirs.
+# Share of tiles that reach over the image's edge, by up to half a tile: judged images are continued by theirs.
 REACHING_SHARE = 0.25
 
 
@@ -166,7 +166,7 @@ def slicer_for(config: SlicingConfig, largest: tuple[int, int], size: tuple[int,
     """The slicer in training for images of (h, w) px ``size`` in a set whose largest is ``largest``.
 
     Images smaller than it are continued by their edge. Strips are as long as the largest image and lie side by side in
-    the image itself, as tiles do; other slices hold all of it. Their edges are those of the set.
+    the image itself; tiles lie as `random_tile` draws them; other slices hold all of it.
     """
     if config.mode == "tiles":
         return make_slicer(config, *padded_shape(config, *size))
@@ -183,19 +183,22 @@ def random_tile(
 ) -> tuple[tuple[slice, slice], int]:
     """(rows and columns of a tile (h, w), its label), of an image with this mask; of any kind where none is found.
 
-    A positive tile shows a random pixel of the mask, at a random place within the tile. Tiles may reach over the
-    image's lower and right edge.
+    A positive tile shows a random pixel of the mask, at a random place within the tile. A share of tiles reach over the
+    image's lower or right edge, if that pixel is near enough.
     """
     marked = np.flatnonzero(mask if kind is SliceKind.POSITIVE else [])
+    spans = [max(0, length - edge) for length, edge in zip(mask.shape, tile, strict=True)]
     for _ in range(TILE_TRIES):
-        reach = 2 if rng.random() < REACHING_SHARE else 1
-        spans = [max(0, length - edge // reach) for length, edge in zip(mask.shape, tile, strict=True)]
         if len(marked):
             pixel = divmod(int(marked[rng.integers(len(marked))]), mask.shape[1])
             low = [max(0, p - edge + 1) for p, edge in zip(pixel, tile, strict=True)]
             high = [min(p, span) for p, span in zip(pixel, spans, strict=True)]
         else:
-            low, high = [0, 0], spans
+            pixel, low, high = mask.shape, [0, 0], [*spans]
+        axis = int(rng.integers(2))
+        beyond = min(pixel[axis], max(0, mask.shape[axis] - tile[axis] // 2))
+        if rng.random() < REACHING_SHARE and beyond >= spans[axis]:
+            low[axis], high[axis] = max(low[axis], spans[axis]), beyond
         top, left = (int(rng.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
         place = slice(top, top + tile[0]), slice(left, left + tile[1])
         held = np.count_nonzero(mask[place])

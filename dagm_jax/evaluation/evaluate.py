@@ -207,11 +207,11 @@ class TestResult:
                     predicted_px=int(predicted.sum()),
                     regions=metrics.regions(predicted, one.mask),
                 )
-            touched, false = metrics.boxes_touched(predicted, sample.boxes)
-            kinds = [box.kind for box in sample.boxes]
-            self.images.append(
-                replace(image, boxes=tuple(zip(kinds, touched, strict=True)), false_parts=false)
-            )
+            if sample.boxes:
+                touched, false = metrics.boxes_touched(predicted, sample.boxes)
+                boxes = tuple((box.kind, hit) for box, hit in zip(sample.boxes, touched, strict=True))
+                image = replace(image, boxes=boxes, false_parts=false)
+            self.images.append(image)
 
     def gathered(self, processes: Processes) -> TestResult:
         """The result of all processes' shares; the executing time is the longest."""
@@ -284,7 +284,8 @@ def _describe_boxes(images: Sequence[ImageResult]) -> dict[str, Any]:
     boxes = [box for image in images for box in image.boxes]
     if not boxes:
         return {}
-    false = [image.false_parts for image in images if image.boxes or not image.label]
+    good = [image.regions.false for image in images if image.regions is not None and not image.label]
+    false = [*good, *(image.false_parts for image in images if image.boxes)]
 
     kinds = {
         kind: _describe_touched([is_touched for other, is_touched in boxes if other == kind])

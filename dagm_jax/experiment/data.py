@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dagm_jax.console import console, show
 from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.config import SlicingConfig
 from dagm_jax.data.dataset import find_images
+from dagm_jax.data.formats.boxes import read_boxes
 from dagm_jax.data.slicing import Slicer, slicer_for
 from dagm_jax.data.split import Split, split_samples
 from dagm_jax.distributed.processes import ALONE, Processes
@@ -80,7 +81,9 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
         manifest, cache = processes.in_turns(
             lambda: build_cache(found, directory, shape, on_image, masks_for, processes.heartbeat)
         )
-    ids = [[sample.image_id, sample.label] for sample in manifest.samples]
+    if config.data.boxes:
+        manifest = add_boxes(manifest, found, cache, Path(config.data.boxes).expanduser())
+    ids = [[sample.image_id, sample.label, sample.boxes] for sample in manifest.samples]
     processes.check_same("the images in `data.root`", json.dumps([ids, cache.shapes]))
     padded = choose_shapes(cache.shapes)
     check_sizes([cache.largest, *(padded if config.eval.tiling == "whole" else ())], config)
@@ -100,6 +103,16 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     data = Data(manifest, cache, split, slicing, padded, mean, std)
     check_split(data, config)
     return data
+
+
+def add_boxes(manifest: Manifest, found: Manifest, cache: ImageCache, table: Path) -> Manifest:
+    """The ``manifest`` of the images in the cache with the boxes of the table, which may name all that were found."""
+    shapes = {sample.image_id: shape for sample, shape in zip(manifest.samples, cache.shapes, strict=True)}
+    boxes = read_boxes(table, found.samples, shapes)
+    samples = tuple(replace(one, boxes=boxes.get(one.image_id, ())) for one in manifest.samples)
+    num, num_kept = (sum(map(len, all_)) for all_ in (boxes.values(), [one.boxes for one in samples]))
+    console.print(f"data: {num} boxes, {num - num_kept} of them on images that are left out")
+    return replace(manifest, samples=samples)
 
 
 def print_skipped(manifest: Manifest) -> None:

@@ -27,6 +27,8 @@ FREE_FIELDS = {
 }
 # Field that may change until the cool-down begins, whose place and length follow from it; see `check_length`.
 LENGTH = "train.num_steps"
+# Fields that may change until the run is finished; the report alone reads boxes.
+UNTIL_FINISHED = {"data.boxes", LENGTH}
 
 
 def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
@@ -47,7 +49,7 @@ def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
         length = config.train.num_steps or stored.train.num_steps
         config = replace(config, train=replace(config.train, num_steps=length, max_minutes=0.0))
     changed = differences(stored, config)
-    free = FREE_FIELDS if workdir.is_finished else FREE_FIELDS | {LENGTH}
+    free = FREE_FIELDS if workdir.is_finished else FREE_FIELDS | UNTIL_FINISHED
     # Names first: another network or task differs in many fields.
     refused = sorted(changed.keys() - free, key=lambda name: (not name.endswith(".name"), name))
     if refused:

@@ -87,7 +87,7 @@ def float32_at_least(value: float) -> np.float32:
 def to_stablehlo(model: TrainedModel) -> bytes:
     """The program as serialised StableHLO for CPUs, NVIDIA GPUs and TPUs, for any number of images of any size.
 
-    Of the model's size alone where the function needs it, see `input_shape`.
+    The size is the model's own where the function needs it, see `input_shape`.
     """
     limit = "jax_traceback_in_locations_limit"
     before = jax.config.values[limit]

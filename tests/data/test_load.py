@@ -114,7 +114,7 @@ def test_flipped_bit_in_the_pixels(tmp_path: Path) -> None:
     refused(written(tmp_path / "a.png", bytes(data)), r"corrupt, .*checksum in b'IDAT'")
 
 
-# What Pillow makes SyntaxError, struct.error, and zlib.error of; `faults/test_fuzz.py` has others.
+# Damage of which Pillow makes SyntaxError, struct.error, and zlib.error; `faults/test_fuzz.py` has others.
 NONSENSE = {
     "depth": png(8, 8, 5, 0, b"\0" * 72),
     "short": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"abc") + chunk(b"IEND", b""),

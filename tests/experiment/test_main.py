@@ -392,7 +392,12 @@ OWN = (
 def test_own_images_of_many_sizes_and_depths_make_a_detector(shell: Shell, tmp_path: Path) -> None:
     """Would catch: images of one's own that the command cannot cut, score, draw or report, unlike DAGM's."""
     write_own_images(tmp_path / "data", with_masks=True)
-    done = finished(shell.run(*SMALL, *WITHOUT_NORM, *OWN, cwd=tmp_path), tmp_path / "run")
+    rows = [f"{i:03d},hole,0,0,64,64\n" for i in range(12, 20)]
+    (tmp_path / "boxes.csv").write_text("image,kind,left,top,right,bottom\n" + "".join(rows))
+    command = (*SMALL, *WITHOUT_NORM, *OWN, "--config.data.boxes=boxes.csv")
+    done = finished(shell.run(*command, cwd=tmp_path), tmp_path / "run")
+    assert "data: 8 boxes, 0 of them on images that are left out" in done.output
+    assert done.report["test"]["boxes"]["kinds"]["hole"]["num"] == done.report["test"]["num_defective"]
     data = done.report["data"]
     assert "own images, MVTec layout" in data["source"]
     assert [skip["what"] for skip in data["skipped"]] == ["train/good/damaged.png"]

@@ -43,6 +43,12 @@ def make_apply(train: bool) -> Any:
     return jax.jit(lambda params, stats, x, key: build(params, stats)(x, train=train, key=key))
 
 
+def test_kernels_are_drawn_by_hes_rule() -> None:
+    """Would catch: layers that name no initialiser, and a fan-in of the wrong dimensions."""
+    kernel = nnx.to_pure_dict(nnx.state(build(base_channels=4), nnx.Param))["encoder"][4]["second"]["kernel"]
+    assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+
+
 @pytest.fixture(scope="module")
 def x() -> np.ndarray:
     return numbers(2, *SIZE, 1)

@@ -270,7 +270,7 @@ def test_kinds_are_a_filter_where_there_are_any(open_entries: Opener) -> None:
         choice.select_by_visible_text(kind)
         kept = [entry.name for entry in entries if entry.kind == kind]
         assert sorted(page.names()) == sorted(kept)
-        assert f"label {kind}" in page["gallery"].find_element(By.TAG_NAME, "button").text
+        assert f", {kind}" in page["gallery"].find_element(By.TAG_NAME, "button").text
     assert page.script("return window.pwned") is None
 
 

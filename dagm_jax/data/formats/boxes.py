@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from dagm_jax.data.formats.listing import read_table, root_error, row_error
@@ -11,34 +11,43 @@ from dagm_jax.errors import nearest, printable
 from dagm_jax.types import Box, Sample
 
 EDGES = ("left", "top", "right", "bottom")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def add_boxes(samples: Sequence[Sample], path: Path) -> tuple[Sample, ...]:
-    """The samples with the boxes of the table ``path``.
+def read_boxes(
+    path: Path, samples: Sequence[Sample], shapes: Mapping[str, tuple[int, int]]
+) -> dict[str, tuple[Box, ...]]:
+    """Id of a defective sample -> its boxes in the table ``path``.
 
-    Columns: image, left, top, right, bottom and, where wanted, kind. image: the name of a defective image in the data
-    set, or its file's name with or without the ending. Edges are whole px, right and bottom excluded. Raises UserError
-    for a row that means nothing, that names no defective image or more than one.
+    Columns: image, left, top, right, bottom and, where wanted, kind. image: the sample's id, also without its ending,
+    its folder or both. Edges are whole px, right and bottom excluded. shapes: id -> (h, w) in px, of those samples that
+    could be read. Raises UserError for a row that means nothing, that names no defective sample or more than one, and
+    for a box that is not inside its image.
     """
-    named: dict[str, list[Sample]] = {}
-    for sample in (one for one in samples if one.label):
-        file = PurePosixPath(sample.image_id)
-        for name in {sample.image_id, file.name, file.stem}:
-            named.setdefault(name, []).append(sample)
-    found: dict[str, list[Box]] = {}
+    defective = [sample.image_id for sample in samples if sample.label]
+    named: dict[str, set[str]] = {}
+    for image_id in defective:
+        file = PurePosixPath(image_id)
+        for name in (file.name, file.stem, str(file.with_suffix(""))):
+            named.setdefault(name, set()).add(image_id)
+    named |= {image_id: {image_id} for image_id in defective}
+    found: dict[str, tuple[Box, ...]] = {}
     for line, row in read_table(path, ("image", *EDGES), ("kind",), "boxes"):
         name = printable(row["image"])
-        samples_named = named.get(name, [])
-        if len(samples_named) != 1:
-            hint = nearest(name, named) if not samples_named else "; name its folder too"
-            what = f"image {name!r} is the name of {len(samples_named)} defective images{hint}"
+        ids = sorted(named.get(name, ()))
+        if len(ids) != 1:
+            hint = f", such as {ids[0]} and {ids[1]}" if ids else nearest(name, named)
+            what = f"image {name!r} is the name of {len(ids)} defective images{hint}"
             raise row_error(path, line, what, "boxes")
-        if not all(row[edge].isdecimal() for edge in EDGES):
+        if not all(_WHOLE_NUMBER.fullmatch(row[edge]) for edge in EDGES):
             raise row_error(path, line, "edges must be whole numbers of px, at least 0", "boxes")
         box = Box(printable(row["kind"]), *(int(row[edge]) for edge in EDGES))
-        if box.right <= box.left or box.bottom <= box.top:
-            raise row_error(path, line, "right and bottom must lie beyond left and top", "boxes")
-        found.setdefault(samples_named[0].image_id, []).append(box)
+        height, width = shapes.get(ids[0], (box.bottom, box.right))
+        if not (box.left < box.right <= width and box.top < box.bottom <= height):
+            edges = f"({', '.join(row[edge] for edge in EDGES)})"
+            what = f"box {edges} is not inside the image of {width}x{height} px, right and bottom beyond left and top"
+            raise row_error(path, line, what, "boxes")
+        found[ids[0]] = (*found.get(ids[0], ()), box)
     if not found:
         raise root_error(path, " holds no boxes; leave it out, or name another table", "boxes")
-    return tuple(replace(one, boxes=tuple(found.get(one.image_id, ()))) for one in samples)
+    return found

@@ -76,7 +76,7 @@ def read_table(
                 if any("\0" in value for value in values.values()):
                     raise row_error(path, table.line_num, "holds a NUL character", field)
                 yield table.line_num, values
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise root_error(
             path, f" cannot be read as a CSV table in UTF-8 ({reason}); save it anew", field

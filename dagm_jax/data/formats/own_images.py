@@ -109,8 +109,8 @@ def read_csv(path: Path) -> Manifest:
                 )
         if not row["path"]:
             raise row_error(path, line, "path is empty")
-        if row["kind"] and not _LABELS[label]:
-            raise row_error(path, line, f"kind {row['kind']!r} of an image that is good")
+        if row["kind"] and (not _LABELS[label] or row["kind"].lower() == GOOD):
+            raise row_error(path, line, f"kind {row['kind']!r} of an image that is {row['label']}")
         image = path.parent / row["path"]
         mask = path.parent / row["mask"] if row["mask"] else None
         values: dict[str, object] = {

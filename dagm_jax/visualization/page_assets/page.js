@@ -61,7 +61,7 @@
 
   const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 2 : 1)} %`;
   const labelText = (entry) =>
-    (entry.label === null ? "no label" : `label ${entry.kind || (entry.label ? "defective" : "good")}`);
+    (entry.label === null ? "no label" : `label ${entry.label ? "defective" : "good"}`) + (entry.kind && `, ${entry.kind}`);
 
   /** The words for an entry's prediction, and the class that colours it. */
   function predictionOf(entry) {
@@ -550,6 +550,7 @@
   function chooseCell(cell) {
     const wasChosen = cell.getAttribute("aria-pressed") === "true";
     const chosen = { ...(wasChosen ? { label: "", prediction: "" } : cell.dataset), errors: "" };
+    byId("kind").value = "";
     for (const one of filters.querySelectorAll("input[type=radio]")) one.checked = one.value === chosen[one.name];
     refresh();
   }
