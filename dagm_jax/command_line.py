@@ -152,10 +152,8 @@ def parse_config_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLA
         # config_flags looks an overridden field up in the locked ConfigDict.
         from dagm_jax.config import describe_unknown
 
-        overridden = (
-            a.removeprefix("--config.").partition("=")[0] for a in argv if a.startswith("--config.")
-        )
-        problem = next(filter(None, map(describe_unknown, overridden)), one_line(error))
+        paths = (a.removeprefix("--config.").partition("=")[0] for a in argv if a.startswith("--config."))
+        problem = next(filter(None, map(describe_unknown, paths)), one_line(error))
         raise UserError(f"command line: {problem}") from error
     if values["config"].value is None:
         raise UserError("`--config` is missing; --config=configs/custom_unet.py is the usual one")

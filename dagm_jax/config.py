@@ -65,9 +65,7 @@ class RunConfig:
         if not 0 <= self.seed < 2**31:
             raise UserError(f"`seed` (={self.seed}) must lie in [0, 2^31), the range of every generator")
         if self.in_channels < 1:
-            raise UserError(
-                f"`in_channels` (={self.in_channels}) must be at least 1; the paper's networks see 3"
-            )
+            raise UserError(f"`in_channels` (={self.in_channels}) must be at least 1; the paper has 3")
         if self.is_guided and not self.task.learns_from_defects:
             raise UserError(
                 f"`model.classification_guided` (=True) needs labels of slices, and {self.task.name} has none; "

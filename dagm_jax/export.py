@@ -36,9 +36,7 @@ class Request:
     model: Path = flag("The workdir of a finished run.", example="runs/mine")
     format: str = flag("The runtime that executes the file.", example="stablehlo", choices=FORMATS)
     output: Path = flag("The file to write.", example="inspector.stablehlo")
-    opset: int = flag(
-        "Version of ONNX operators; the lowest runs in the oldest runtimes.", OPSET, least=OPSET
-    )
+    opset: int = flag("Version of ONNX operators; the lowest runs in most runtimes.", OPSET, least=OPSET)
     int8: bool = flag("Convolutions of an ONNX file in 8 bits, if no decision changes.", False)
     num_checked: int = flag("Test images that the file must score as the run did.", 32, least=1)
 

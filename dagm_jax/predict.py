@@ -36,9 +36,7 @@ class Request:
     images: str = flag("A folder with all folders in it, a file, or a glob in quotes.", example="parts")
     output: Path = flag("Where the predictions are written.", example="verdicts")
     batch_size: int | None = flag("Images per batch; default: the run's own, 1 with --watch.", None, least=1)
-    threshold: float | None = flag(
-        "Score from which an image is defective; default: the run's decision rule.", None
-    )
+    threshold: float | None = flag("Score from which an image is defective; default: the run's rule.", None)
     runtime: str | None = flag(
         "Runtime of an ONNX file; default: onnxruntime.", None, choices=("onnxruntime", "openvino")
     )

@@ -85,10 +85,8 @@ class SlicingConfig:
 
     def __post_init__(self) -> None:
         check_choices("slicing", self)
-        multiple = f"be a positive multiple of {MULTIPLE_PX}: the networks halve it four times"
-        require(
-            "slicing", self, "slice_px slice_height_px", lambda x: x > 0 and not x % MULTIPLE_PX, multiple
-        )
+        rule = f"be a positive multiple of {MULTIPLE_PX}: the networks halve it four times"
+        require("slicing", self, "slice_px slice_height_px", lambda x: x > 0 and not x % MULTIPLE_PX, rule)
         divisor = 2 if self.mode == "two_orientations" else 1
         even = "be at least 2, and even for two_orientations"
         require("slicing", self, "num_slices", lambda x: x >= 2 and not x % divisor, even)

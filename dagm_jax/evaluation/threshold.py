@@ -250,9 +250,7 @@ def fit_escape_rate(labels: ArrayLike, scores: ArrayLike, target: float) -> tupl
     images promise no such rate even if none is missed, and names how many would.
     """
     if not 0 < target < 1:
-        raise UserError(
-            f"`target` (={target!r}) must lie between 0 and 1; 0.05 lets one defect in twenty pass"
-        )
+        raise UserError(f"`target` (={target!r}) must lie between 0 and 1; 0.05 lets one defect in 20 pass")
     truth, values = _checked_validation(labels, scores, "escape_rate")
     num_defective = int(truth.sum())
     num_allowed = sum(escape_bound(missed, num_defective) <= target for missed in range(num_defective))

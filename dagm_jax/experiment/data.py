@@ -97,9 +97,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     slicing = config.slicing.for_images(cache.shapes, are_own)
     if len(padded) > 1 and config.eval.tiling == "whole":
         shown = ", ".join(f"{height}x{width}" for height, width in padded)
-        console.print(
-            f"data: images are judged in {len(padded)} sizes, padded to {shown} px (height x width)"
-        )
+        console.print(f"data: images are judged in {len(padded)} sizes, padded to {shown} px (h x w)")
     data = Data(manifest, cache, split, slicing, padded, mean, std)
     check_split(data, config)
     return data

@@ -55,9 +55,7 @@ def check(
     dices = [_mean_dice(maps, run.masks) for maps in (masks, run.predicted)]
     problem = ""
     if not differences[worst] <= (1.0 if int8 else TOLERANCE):
-        problem = (
-            f"scores {found['score'][worst]:.7g} for {run.names[worst]}, the run {run.scores[worst]:.7g}"
-        )
+        problem = f"scores {found['score'][worst]:.7g} for {run.names[worst]}, run {run.scores[worst]:.7g}"
     elif wrong.size:
         decided = bool(found["defective"][wrong[0]])
         problem = (

@@ -89,9 +89,7 @@ class FolderPredictor:
             new = (one for one in loaded if not self.predictions.has_content(one.file, one.sha256, one.error))
             wanted = (one for one in new if one.image is not None or is_final(one.file))
             while batch := list(islice(wanted, self.batch_size)):
-                verdicts = self._verdicts(
-                    {one.file.name: one.image for one in batch if one.image is not None}
-                )
+                verdicts = self._verdicts({r.file.name: r.image for r in batch if r.image is not None})
                 now_s = time.perf_counter()
                 for one in batch:
                     verdict = verdicts.get(one.file.name)

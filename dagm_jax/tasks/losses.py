@@ -37,10 +37,8 @@ def pixel_mean(values: Map, valid: Valid) -> PerExample:
 
 def binary_cross_entropy(logits: Map, targets: Map, valid: Valid = None) -> PerExample:
     """Mean over pixels of -t·log σ(z) - (1 - t)·log(1 - σ(z)), per example, in nats."""
-    loss: Array = optax.losses.sigmoid_binary_cross_entropy(
-        at_least_float32(logits), at_least_float32(targets)
-    )
-    return pixel_mean(loss, valid)
+    wide = at_least_float32(logits), at_least_float32(targets)
+    return pixel_mean(optax.losses.sigmoid_binary_cross_entropy(*wide), valid)
 
 
 def soft_dice(logits: Map, targets: Map, valid: Valid = None) -> PerExample:

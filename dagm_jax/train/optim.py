@@ -39,7 +39,5 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 
     Gradients are clipped by their global norm; the decay leaves biases and norm parameters (vectors) alone.
     """
-    decay = optax.add_decayed_weights(
-        config.weight_decay, lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)
-    )
+    decay = optax.add_decayed_weights(config.weight_decay, lambda t: jax.tree.map(lambda p: p.ndim > 1, t))
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam(), decay)

@@ -56,9 +56,7 @@ class TrainConfig:
         require("train", self, f"{counts} patience log_every", lambda x: x >= 1, "be at least 1")
         minutes = "be at least 0 and finite; 0 leaves it to the device"
         require("train", self, "max_minutes", lambda x: 0 <= x < math.inf, minutes)
-        require(
-            "train", self, "num_steps", lambda x: x >= 0, "be at least 0; 0 leaves it to `train.max_minutes`"
-        )
+        require("train", self, "num_steps", lambda x: x >= 0, "be at least 0; 0 leaves it to `max_minutes`")
         apart = "be at least 0 and finite; 0 asks for the order alone"
         require("train", self, "target_margin", lambda x: 0 <= x < math.inf, apart)
         none = "be at least 0; 0 stops at the first such step"

@@ -188,7 +188,7 @@ def test_csv_with_two_masks_of_a_file_is_one_line(tmp_path: Path, masks: tuple[s
     """Would catch: the mask of whichever row comes first, where two rows contradict each other."""
     table = touch(tmp_path, "a.png", "m.png", "n.png") / "list.csv"
     table.write_text("path,label,mask\n" + "".join(f"a.png,1,{mask}\n" for mask in masks))
-    match = rf"line 3: mask '{masks[1]}', but line 2 gives that file another; correct that line"
+    match = rf"line 3: mask '{masks[1]}', but line 2 gives it another; correct that line"
     with pytest.raises(UserError, match=match):
         read_csv(table)
     # One mask under two names is no contradiction.
@@ -208,11 +208,11 @@ def test_csv_with_two_masks_of_a_file_is_one_line(tmp_path: Path, masks: tuple[s
         ("path,label,split\na.png,0,val\n", r"line 2: split 'val' must be of train, test"),
         ("path,label\na.png\n", r"line 2: 1 fields, expected 2; correct that line"),
         ("path,label\n,0\n", "line 2: path is empty"),
-        ("path,label\na.png,0\na.png,1\n", "line 3: label '1', but line 2 gives that file another"),
+        ("path,label\na.png,0\na.png,1\n", "line 3: label '1', but line 2 gives it another"),
         ("path,label,kind\na.png,good,crack\n", "line 2: kind 'crack' of an image that is good"),
         (
             "path,label,kind\na.png,1,crack\na.png,1,fray\n",
-            "line 3: kind 'fray', but line 2 gives that file another",
+            "line 3: kind 'fray', but line 2 gives it another",
         ),
         ("path,label\na\0.png,0\n", "NUL"),
         ('path,label\n"a.png,0\n', "cannot be read as a CSV table in UTF-8"),

@@ -121,9 +121,7 @@ def read_csv(path: Path) -> Manifest:
         first, first_values, first_split = seen.setdefault(os.path.realpath(image), (line, values, split))
         for column in values:
             if values[column] != first_values[column]:
-                raise row_error(
-                    path, line, f"{column} {row[column]!r}, but line {first} gives that file another"
-                )
+                raise row_error(path, line, f"{column} {row[column]!r}, but line {first} gives it another")
         if first == line:
             found.add(row["path"], image, _LABELS[label], _SPLIT_WORDS[split], mask, printable(row["kind"]))
             continue
