@@ -115,8 +115,10 @@ def test_map_and_contour_lie_where_the_mask_is(tmp_path: Path) -> None:
 
 
 def test_gallery_errors() -> None:
-    """Would catch: items dropped silently."""
+    """Would catch: items dropped silently, and a map of another size stretched over its image."""
     item = _item(side_px=64)
+    with pytest.raises(ValueError, match=r"the map \(32, 32\) must have the size of its image"):
+        plot_gallery([replace(item, map=np.zeros((32, 32), np.float32))], path="never.png")
     for items in ([], [item] * 9):
         with pytest.raises(ValueError, match=rf"`items` \({len(items)}\) must be 1 to 8 images"):
             plot_gallery(items, path="never.png")
