@@ -20,6 +20,8 @@ MULTIPLE_PX = 16
 # Limits of the edge of tiles that are sized from the images: one shows what is around a defect, a batch of larger ones
 # takes seconds on a CPU.
 TILE_PX = (64, 256)
+# Limit from which on tiles are shown at half of the resolution, which four times as many images an hour are worth.
+HALVED_PX = 128
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class SlicingConfig:
     """How an image becomes slices.
 
     auto: strips of DAGM's and of built-in images; of users' own images square tiles of the median of their shorter
-    edges, at most `TILE_PX`.
+    edges, at most `TILE_PX`, and half of the resolution for tiles of `HALVED_PX` or more.
     strips: full-height strips of ``slice_px`` columns, evenly spaced.
     two_orientations: half of them vertical, half horizontal and turned by 90°.
     tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns: in training from anywhere in the image and, one
@@ -74,7 +76,8 @@ class SlicingConfig:
     whole: the image itself, one slice.
 
     num_slices: of strips and two_orientations; more where so few would not cover the image. overlap_px: how far
-    neighbouring strips or tiles reach into one another at least.
+    neighbouring strips or tiles reach into one another at least. downscale: the network sees means of as many px each
+    way, and its map is up-sampled by as much.
     """
 
     mode: SliceMode = "strips"
@@ -82,11 +85,15 @@ class SlicingConfig:
     slice_px: int = 64
     slice_height_px: int = 64
     overlap_px: int = 0
+    downscale: int = 1
 
     def __post_init__(self) -> None:
         check_choices("slicing", self)
-        rule = f"be a positive multiple of {MULTIPLE_PX}: the networks halve it four times"
-        require("slicing", self, "slice_px slice_height_px", lambda x: x > 0 and not x % MULTIPLE_PX, rule)
+        require("slicing", self, "downscale", lambda x: x in (1, 2, 4), "be 1, 2 or 4")
+        rule = f"be a positive multiple of {self.multiple_px}: the networks halve it four times"
+        if self.downscale > 1:
+            rule += ", after slicing.downscale"
+        require("slicing", self, "slice_px slice_height_px", lambda x: x > 0 and not x % self.multiple_px, rule)
         divisor = 2 if self.mode == "two_orientations" else 1
         even = "be at least 2, and even for two_orientations"
         require("slicing", self, "num_slices", lambda x: x >= 2 and not x % divisor, even)
@@ -94,7 +101,9 @@ class SlicingConfig:
         inside = f"lie in [0, {edge}), less than a slice's edge"
         require("slicing", self, "overlap_px", lambda x: 0 <= x < edge, inside)
 
-    def for_images(self, shapes: Sequence[tuple[int, int]], are_own: bool) -> SlicingConfig:
+    def for_images(
+        self, shapes: Sequence[tuple[int, int]], are_own: bool, may_downscale: bool
+    ) -> SlicingConfig:
         """The options with a mode that is not auto, for images of these (h, w).
 
         are_own: whether they are a user's. Raises UserError for the size of a tile, which auto finds.
@@ -103,15 +112,23 @@ class SlicingConfig:
             return self
         if not are_own:
             return replace(self, mode="strips")
-        for name in ("slice_px", "slice_height_px"):
+        for name in ("slice_px", "slice_height_px", "downscale"):
             if (value := getattr(self, name)) != getattr(SlicingConfig, name):
                 raise UserError(
                     f"`slicing.{name}` (={value}): slicing.mode=auto sizes tiles by the images; set slicing.mode to "
                     "tiles or strips, or leave it out"
                 )
         least, most = TILE_PX
-        edge = int(min(max(median(min(shape) for shape in shapes), least), most)) // MULTIPLE_PX * MULTIPLE_PX
-        return replace(self, mode="tiles", slice_px=edge, slice_height_px=edge)
+        edge = int(min(max(median(min(shape) for shape in shapes), least), most))
+        downscale = 2 if may_downscale and edge >= HALVED_PX else 1
+        multiple_px = MULTIPLE_PX * downscale
+        edge = edge // multiple_px * multiple_px
+        return replace(self, mode="tiles", slice_px=edge, slice_height_px=edge, downscale=downscale)
+
+    @property
+    def multiple_px(self) -> int:
+        """The number of px that edges of slices are multiples of."""
+        return MULTIPLE_PX * self.downscale
 
     @property
     def has_square_tiles(self) -> bool:

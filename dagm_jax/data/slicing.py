@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.config import MULTIPLE_PX, SliceMode, SlicingConfig
+from dagm_jax.data.config import SliceMode, SlicingConfig
 from dagm_jax.data.sampling import SliceKind
 
 # Continuation of an image: by its own mirror images, or by its edge; that of a mask by nothing.
@@ -156,9 +156,10 @@ def padded_shape(config: SlicingConfig, height_px: int, width_px: int) -> tuple[
         return max(height_px, config.slice_height_px), max(width_px, config.slice_px)
     if config.mode == "two_orientations":
         height_px = width_px = max(height_px, width_px, config.slice_px)
-    width_multiple = {"strips": 1, "squeeze": config.slice_px}.get(config.mode, MULTIPLE_PX)
+    multiple_px = config.multiple_px
+    width_multiple = {"strips": 1, "squeeze": config.slice_px}.get(config.mode, multiple_px)
     least_width = config.slice_px if config.mode == "strips" else 0
-    return up_to(height_px, MULTIPLE_PX), max(up_to(width_px, width_multiple), least_width)
+    return up_to(height_px, multiple_px), max(up_to(width_px, width_multiple), least_width)
 
 
 @lru_cache

@@ -94,7 +94,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     seen = [i for i in split.train if learns or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
     are_own = any(isinstance(sample.image, Photo) for sample in manifest.samples)
-    slicing = config.slicing.for_images(cache.shapes, are_own)
+    slicing = config.slicing.for_images(cache.shapes, are_own, config.task.out_channels == 1)
     if len(padded) > 1 and config.eval.tiling == "whole":
         shown = ", ".join(f"{height}x{width}" for height, width in padded)
         console.print(f"data: images are judged in {len(padded)} sizes, padded to {shown} px (h x w)")

@@ -149,10 +149,17 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     table.add_row("baselines", f"majority accuracy {majority:.4f}, local energy AUROC {energy:.4f}")
     console.print(table)
     console.print(f"report, predictions and figures: {workdir}")
+    sides = report["data"]["sides"]
+    if report.get("learnt", True) is None:
+        number, defective = (sides["validation"][name] for name in ("images", "defective_images"))
+        console.print(
+            f"warning: the {number} validation images, {defective} of them defective, are too few to tell whether "
+            "anything was learnt; more images of each label do"
+        )
     if report.get("learnt") is False:
         length = f"num_steps={2 * asked['num_steps']}" if asked["num_steps"] else "max_minutes=60"
         console.print(
             f"{NOT_LEARNT}. Tried: {training['last_step']} steps in {training['train_time_s'] / 60:.1f} minutes on "
-            f"{report['data']['sides']['train']['images']} images. Look at {workdir.batch}, images and masks as the "
+            f"{sides['train']['images']} images. Look at {workdir.batch}, images and masks as the "
             f"network saw them; try more images of defects, or longer: --config.train.{length} in a new workdir"
         )

@@ -21,7 +21,8 @@ def make_tiling(config: RunConfig, largest: Shape, shapes: Sequence[Shape], quic
     can = config.slicing.mode != "squeeze" and not config.pools
     if config.eval.tiling == "whole" or (quick and can):
         slice_shape = slicer_for(config.slicing, largest, largest).slice_shape
-        return WholeImages(tuple(shapes), slice_shape, config.model.halo_px, config.pools, config.eval)
+        halo_px = config.model.halo_px * config.slicing.downscale
+        return WholeImages(tuple(shapes), slice_shape, halo_px, config.pools, config.eval)
 
     return SlicedImages(largest, lru_cache(partial(_eval_slicer, config, largest)))
 

@@ -146,6 +146,7 @@ def build_network(
     channels, out_channels = config.in_channels, config.task.out_channels or config.in_channels
     build = partial(config.model.build, in_channels=channels, out_channels=out_channels, axis_name=axis_name)
     seed = config.seed
-    return make_network(
+    network, params, stats = make_network(
         lambda rngs: build(rngs=rngs), seed=seed, in_channels=channels, mean=mean, std=std, drawn=drawn
     )
+    return replace(network, downscale=config.slicing.downscale), params, stats

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from dagm_jax.models.blocks import add_bias
+from dagm_jax.models.blocks import add_bias, upsample
 from dagm_jax.models.convolution import DIMENSIONS, Map, convolve_on_cpu
 from dagm_jax.tasks.base import Forward, Slices
 from dagm_jax.types import NetworkOutput
@@ -23,6 +23,7 @@ class Network:
 
     ``mean`` and ``std`` normalise grey values in [0, 255]; they come from the training split. forms: functions that
     take the place of those which layers hold as attributes, such as ``convolve``: the same operation, faster elsewhere.
+    downscale: input is averaged over as many px each way, and logits are up-sampled to the input's size.
     """
 
     graphdef: nnx.GraphDef[Any]
@@ -30,6 +31,7 @@ class Network:
     mean: float
     std: float
     forms: tuple[tuple[str, Callable[..., Array]], ...] = ()
+    downscale: int = 1
 
     def preprocess(
         self,
@@ -68,8 +70,14 @@ class Network:
         model.set_attributes(**dict(self.forms), raise_if_not_found=False)
 
         def forward(x: Array, key: Array | None) -> NetworkOutput:
-            output: NetworkOutput = model(x, train=train, key=key)
-            return output
+            factor = self.downscale
+            if factor == 1:
+                return model(x, train=train, key=key)  # type: ignore[no-any-return]
+            # Sums of shifted maps, which every runtime has.
+            parts = [x[:, i::factor, k::factor] for i in range(factor) for k in range(factor)]
+            output: NetworkOutput = model(sum(parts[1:], parts[0]) / factor**2, train=train, key=key)
+            logits, *side_logits = (upsample(z, factor) for z in (output.logits, *output.side_logits))
+            return NetworkOutput(logits, tuple(side_logits), output.class_logits)
 
         return forward, lambda: nnx.state(model, nnx.BatchStat)
 

@@ -42,9 +42,14 @@ def binary_cross_entropy(logits: Map, targets: Map, valid: Valid = None) -> PerE
 
 
 def soft_dice(logits: Map, targets: Map, valid: Valid = None) -> PerExample:
-    """1 - (2·Σpt + 1) / (Σp + Σt + 1), p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed)."""
+    """1 - (2·Σpt + 1) / (Σp + Σt + 1), p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed).
+
+    0 of an empty target, which has no Dice: 1 - 1 / (Σp + 1) would stay near 1, and without a gradient, until less than
+    a pixel's worth of probability is left.
+    """
     overlap, total = _overlap(logits, targets, valid)
-    return 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING)
+    counted = targets if valid is None else targets * valid
+    return jnp.where(counted.any((1, 2, 3)), 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING), 0.0)
 
 
 def focal(logits: Map, targets: Map, valid: Valid = None, gamma: float = 2.0) -> PerExample:

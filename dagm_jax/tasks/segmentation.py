@@ -41,11 +41,12 @@ class SegmentationConfig:
     """Weights of the terms of the loss; a term of weight 0 is not computed.
 
     Terms on every output of the network: BCE, soft Dice, focal loss, 1 - SSIM of probability and mask, soft IoU.
+    Half of the slices of a balanced batch have no mask and so no Dice, which weighs twice as much for it.
     ``class_weight`` is that of a classification-guided module's own cross-entropy, where the network has one.
     """
 
     bce_weight: float = 1.0
-    dice_weight: float = 1.0
+    dice_weight: float = 2.0
     focal_weight: float = 0.0
     ssim_weight: float = 0.0
     iou_weight: float = 0.0

@@ -39,7 +39,7 @@ class TrainConfig:
     max_minutes: float = 0.0
     num_steps: int = 0
     balance: bool = True
-    validate_every: int = 20
+    validate_every: int = 40
     max_validation_images: int = 20
     judge_batch_size: int = 2
     patience: int = 10

@@ -56,6 +56,8 @@ def pixel_loss(task: SegmentationConfig, logits: Tensor, targets: Tensor, ssim: 
         overlap, total = (p * targets).sum(dims), p.sum(dims) + targets.sum(dims)
         dice = 1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
         iou = 1 - (overlap + IOU_SMOOTHING) / (total - overlap + IOU_SMOOTHING)
+        # Slices without a mask have no Dice.
+        dice = dice * (targets.amax(dims) > 0)
         loss = loss + task.dice_weight * dice.mean() + task.iou_weight * iou.mean()
     return loss
 
@@ -83,6 +85,7 @@ class Twin:
     in_channels: int
     mean: float
     std: float
+    downscale: int
     device: torch.device
     ssim: SSIM
 
@@ -92,14 +95,26 @@ class Twin:
         x = x.expand(-1, self.in_channels, -1, -1)
         return x.contiguous(memory_format=torch.channels_last)
 
+    def forward(self, image: Tensor) -> NetworkOutput:
+        """The network's output for slices, which it sees as small as ours."""
+        x = self.preprocess(image)
+        if self.downscale == 1:
+            return self.module(x)  # type: ignore[no-any-return]
+        output = self.module(functional.avg_pool2d(x, self.downscale))
+        logits, *side_logits = (
+            functional.interpolate(z, scale_factor=self.downscale, mode="bilinear")
+            for z in (output.logits, *output.side_logits)
+        )
+        return NetworkOutput(logits, tuple(side_logits), output.class_logits)
+
     def loss(self, image: Tensor, mask: Tensor, label: Tensor) -> Tensor:
         """The loss of a batch on the device."""
         targets = mask.permute(0, 3, 1, 2).float()
-        return batch_loss(self.task, self.module(self.preprocess(image)), targets, label, self.ssim)
+        return batch_loss(self.task, self.forward(image), targets, label, self.ssim)
 
     def predict(self, image: Tensor) -> Tensor:
         """Defect probabilities ``[b 1 h w]``, gated where the network guides itself."""
-        output = self.module(self.preprocess(image))
+        output = self.forward(image)
         maps: Tensor = torch.sigmoid(output.logits)
         if output.class_logits is None:
             return maps
@@ -130,7 +145,8 @@ def make_twin(config: RunConfig, network: Network, params: Any, stats: Any) -> T
     ssim.win = ssim.win.to(place)
     # The spread is 0 where all training images have one grey level.
     mean, std = network.mean, network.std or 1.0
-    return Twin(module, task, config.optim, config.in_channels, mean, std, place, ssim)
+    downscale = config.slicing.downscale
+    return Twin(module, task, config.optim, config.in_channels, mean, std, downscale, place, ssim)
 
 
 def compile_anew(function: F) -> F:

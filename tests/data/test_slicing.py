@@ -282,6 +282,7 @@ def test_config_refuses(values: dict[str, Any], match: str) -> None:
         (SlicingConfig("two_orientations"), (20, 30), (64, 64)),
         (SlicingConfig("tiles", slice_height_px=128), (100, 1000), (128, 1000)),
         (SlicingConfig("tiles", slice_height_px=128), (131, 33), (131, 64)),
+        (SlicingConfig("whole", downscale=2), (500, 33), (512, 64)),
     ],
 )
 def test_images_are_padded_as_little_as_their_slices_need(
@@ -335,3 +336,28 @@ def test_strips_that_would_leave_columns_out_become_more() -> None:
     assert slicer_of("strips", 30, 64, 512, 4096).num_slices == 64
     overlapping = make_slicer(SlicingConfig(num_slices=2, overlap_px=32), 512, 512)
     assert overlapping.vertical_edges == tuple(range(0, 449, 32))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "may_downscale", "found"),
+    [
+        ([(300, 40), (50, 60), (90, 900)], True, (64, 1)),
+        ([(127, 127)], True, (112, 1)),
+        ([(200, 230), (3000, 4000), (190, 500)], True, (192, 2)),
+        ([(200, 230), (3000, 4000), (190, 500)], False, (192, 1)),
+        ([(3000, 4000)], True, (256, 2)),
+    ],
+)
+def test_tiles_are_sized_by_the_images(
+    shapes: list[tuple[int, int]], may_downscale: bool, found: tuple[int, int]
+) -> None:
+    """Would catch: tiles of the largest image's size, of one that the network cannot halve, and small ones that get
+    smaller still."""
+    config = SlicingConfig("auto").for_images(shapes, True, may_downscale)
+    assert (config.mode, config.slice_px, config.slice_height_px, config.downscale) == (
+        "tiles",
+        found[0],
+        found[0],
+        found[1],
+    )
+    assert SlicingConfig("auto").for_images(shapes, False, may_downscale) == SlicingConfig()

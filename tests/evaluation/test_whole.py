@@ -210,29 +210,29 @@ def test_the_halo_holds_the_receptive_field(model: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "task"),
+    ("model", "task", "downscale"),
     [
-        (ConvAutoencoderConfig(base_channels=1, bottleneck_channels=1), "reconstruction"),
-        (UNet3PlusConfig(base_channels=1, deep_supervision=False), "segmentation"),
+        (ConvAutoencoderConfig(base_channels=1, bottleneck_channels=1), "reconstruction", 1),
+        (UNet3PlusConfig(base_channels=1, deep_supervision=False), "segmentation", 1),
+        (CustomUNetConfig(base_channels=1), "segmentation", 2),
     ],
     ids=lambda one: getattr(one, "name", one),
 )
-def test_tiles_give_the_map_of_the_whole_image(model: ModelConfig, task: str) -> None:
+def test_tiles_give_the_map_of_the_whole_image(model: ModelConfig, task: str, downscale: int) -> None:
     """Would catch: a tile at the wrong place, a halo cut off at a border that is not the image's, a last tile beyond
-    it; a guided module or a score that knows its own tile alone."""
-    config = RunConfig(model=model, task=TASKS[task])
+    it; a guided module or a score that knows its own tile alone; a halo of the network's pixels, not the image's."""
+    config = RunConfig(model=model, task=TASKS[task], slicing=SlicingConfig(downscale=downscale))
     network, params, stats = made(config)
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (1, 384, 512), dtype=np.uint8)
+    image = rng.integers(0, 256, (1, 384, 384 + 128 * downscale), dtype=np.uint8)
     # Contrast that changes over the image, so that tiles differ.
     image[:, :, 300:] //= 3
     mask = image > 250
     pixels = (image, mask, mask.sum((1, 2)), np.array([[380, 500]], np.int32))
+    halo_px = make_tiling(config, image.shape[1:], [image.shape[1:]]).halo_px
     whole, tiled = (
         jax.device_get(
-            jax.jit(make_whole_step(network, config.task, (384, 64), False, tile, model.halo_px))(
-                params, stats, *pixels
-            )
+            jax.jit(make_whole_step(network, config.task, (384, 64), False, tile, halo_px))(params, stats, *pixels)
         )
         for tile in (None, 128)
     )

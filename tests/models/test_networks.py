@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,8 @@ from flax import nnx
 
 from dagm_jax.errors import UserError
 from dagm_jax.models.config import ConvAutoencoderConfig, CustomUNetConfig, UNet3PlusConfig
-from dagm_jax.models.network import make_network
+from dagm_jax.models.network import Network, make_network
+from dagm_jax.types import NetworkOutput
 
 CONFIGS = {
     "custom_unet": CustomUNetConfig,
@@ -100,6 +102,27 @@ def test_wrong_options_are_refused(name: str) -> None:
     """Would catch: an option that is silently taken for another; those of the default network are in `test_config`."""
     with pytest.raises(UserError, match=rf"`model.{name}` \(=-1\) must be at least 1"):
         ConvAutoencoderConfig(**{name: -1})
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_network_that_sees_less_resolution(factor: int) -> None:
+    """Would catch: input that is decimated, a map that is moved by half a pixel or blocky, side outputs left small."""
+    build = lambda rngs: UNet3PlusConfig(1).build(in_channels=1, out_channels=1, rngs=rngs)  # noqa: E731
+    found, params, stats = make_network(build, seed=0, in_channels=1, mean=0.0, std=1.0)
+    x = np.random.default_rng(0).normal(0, 1, (1, 64, 128, 1)).astype(np.float32)
+
+    def run(network: Network, x: Any) -> NetworkOutput:
+        return jax.jit(lambda x: network.apply(params, stats, train=False)[0](x, None))(x)
+
+    small = run(found, x.reshape(1, 64 // factor, factor, 128 // factor, factor, 1).mean((2, 4)))
+    large = run(replace(found, downscale=factor), x)
+    np.testing.assert_allclose(large.class_logits, small.class_logits, rtol=1e-4, atol=1e-5)
+    for theirs, ours in zip(
+        (small.logits, *small.side_logits), (large.logits, *large.side_logits), strict=True
+    ):
+        np.testing.assert_allclose(
+            ours, jax.image.resize(theirs, (1, 64, 128, 1), "bilinear"), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_training_split_of_one_grey_level() -> None:
