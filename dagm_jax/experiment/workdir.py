@@ -51,8 +51,10 @@ class Workdir:
         """The run's configuration; raises UserError where it is missing, damaged or of an unknown release."""
         values = self.read_json(self.config)
         if isinstance(values, dict):
-            # Earlier releases had no such choice.
+            # Earlier releases had no such choices.
             values.setdefault("eval", {"tiling": "slices"})
+            if isinstance(optim := values.get("optim"), dict):
+                optim.setdefault("optimizer", "adamw")
         try:
             return from_config_dict(values)
         except UserError as error:

@@ -196,8 +196,9 @@ class Subjects:
 
     def of(self, cell: Cell) -> Subject:
         """The cell's subject. Raises UserError where its options do not go together."""
-        # Cells of other kinds share programs.
-        key = replace(cell, kind="")
+        # PyTorch's side has AdamW; other kinds of cells share programs.
+        has_peer = cell.kind.startswith("peer_")
+        key = replace(cell, kind="peer_" if has_peer else "")
         if self._last is None or self._last[0] != key:
             # Compiled programs hold memory.
             self._last = None
@@ -207,6 +208,7 @@ class Subjects:
                 model=replace(config.model, compute_dtype=cell.precision),  # type: ignore[arg-type]
                 parallel=replace(config.parallel, mode=cell.mode),  # type: ignore[arg-type]
                 train=replace(config.train, batch_size=cell.batch_size, num_steps=NUM_STEPS),
+                optim=replace(config.optim, optimizer="adamw") if has_peer else config.optim,
             )
             images = (config.data, config.slicing, config.task, config.augment, config.seed)
             if images not in self._data:

@@ -69,7 +69,7 @@ def narrow(name: str) -> RunConfig:
     """A shipped configuration with a narrow network and gradients that are not clipped."""
     config = read_config(f"configs/{name}.py")
     return replace(
-        config, model=replace(config.model, base_channels=2), optim=OptimConfig(clip_norm=1e9, warmup_steps=0)
+        config, model=replace(config.model, base_channels=2), optim=OptimConfig("adamw", clip_norm=1e9, warmup_steps=0)
     )
 
 
@@ -146,7 +146,7 @@ def test_loss_of_all_outputs_and_its_gradient_are_ours(task: SegmentationConfig)
 def test_adamw_is_ours_with_its_clip_decay_and_warm_up() -> None:
     """Would catch: decay of vectors or of none, decay that is clipped or not decoupled, a clip left out, a constant
     learning rate."""
-    config = OptimConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.3, clip_norm=0.5)
+    config = OptimConfig("adamw", 0.1, warmup_steps=2, weight_decay=0.3, clip_norm=0.5)
     rng = np.random.default_rng(0)
     start = {"weight": numbers(3, 4), "bias": numbers(3)}
     gradients = [

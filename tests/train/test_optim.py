@@ -26,7 +26,7 @@ def test_warm_up_and_plateau() -> None:
     by zero without warm-up."""
     expected = [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]
     assert [rate(step) for step in range(6)] == pytest.approx(expected)
-    assert rate(100_000) == rate(0, config=OptimConfig(0.1, warmup_steps=0)) == pytest.approx(0.1)
+    assert rate(100_000) == rate(0, config=OptimConfig(learning_rate=0.1, warmup_steps=0)) == pytest.approx(0.1)
 
 
 def test_cool_down_is_a_half_cosine_to_one_percent() -> None:
@@ -66,7 +66,7 @@ def test_directions_by_hand(weight_decay: float) -> None:
     params = [rng.normal(0, 1, shape) for shape in [(3, 4), (4,), (2, 2, 3, 3)]]
     # Norms below and far above the limit: Adam alone would not show one clipped step.
     gradients = [[rng.normal(0, scale, p.shape) for p in params] for scale in (0.05, 100.0, 0.02)]
-    config = OptimConfig(clip_norm=0.7, weight_decay=weight_decay)
+    config = OptimConfig("adamw", clip_norm=0.7, weight_decay=weight_decay)
     optimizer = make_optimizer(config)
     update, tree = jax.jit(optimizer.update), [jnp.asarray(p, jnp.float32) for p in params]
     state = optimizer.init(tree)
@@ -74,3 +74,25 @@ def test_directions_by_hand(weight_decay: float) -> None:
         directions, state = update([jnp.asarray(g, jnp.float32) for g in gradient], state, tree)
     for got, expected in zip(directions, adamw(params, gradients, config), strict=True):
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-6)
+
+
+def test_muon_makes_kernels_orthogonal() -> None:
+    """Would catch: a kernel that is cut into matrices along other axes, directions of another size than Adam's, decay
+    of vectors, clipping left out, and vectors that Adam does not move."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv": (3, 3, 4, 8), "transposed": (16, 2, 2, 3), "bias": (5,)}
+    params = {name: jnp.asarray(rng.normal(0, 1, shape), jnp.float32) for name, shape in shapes.items()}
+    gradient = {name: rng.normal(0, 1, shape) for name, shape in shapes.items()}
+    optimizer = make_optimizer(OptimConfig(weight_decay=0.3))
+    update = jax.jit(optimizer.update)
+    found, _ = update(jax.tree.map(jnp.float32, gradient), optimizer.init(params), params)
+    for name, matrix in (("conv", (36, 8)), ("transposed", (16, 12))):
+        left, _, right = np.linalg.svd(gradient[name].reshape(matrix), full_matrices=False)
+        direction = np.asarray(found[name] - 0.3 * params[name]).reshape(matrix)
+        # Five steps of Newton and Schulz leave singular values around 1; the scale is Liu et al. 2025's.
+        singular = np.diag(left.T @ direction @ right.T) / (0.2 * math.sqrt(max(matrix)))
+        assert ((singular > 0.6) & (singular < 1.3)).all()
+        rest = direction - (left * np.diag(left.T @ direction @ right.T)) @ right
+        assert np.abs(rest).max() < 1e-3 * np.abs(direction).max()
+    # Adam's first step with Nesterov's momentum, b = 0.9: b / (1 + b) + 1 times the sign.
+    np.testing.assert_allclose(found["bias"], np.sign(gradient["bias"]) * (1 + 0.9 / 1.9), rtol=1e-3)
