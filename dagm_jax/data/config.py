@@ -70,8 +70,8 @@ class SlicingConfig:
     edges, at most `TILE_PX`, and half of the resolution for tiles of `HALVED_PX` or more.
     strips: full-height strips of ``slice_px`` columns, evenly spaced.
     two_orientations: half of them vertical, half horizontal and turned by 90°.
-    tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns: in training from anywhere in the image and, one
-    in four, over its edge, in evaluation as many as it takes, evenly spaced both ways.
+    tiles: pieces of ``slice_height_px`` rows and ``slice_px`` columns: in training from anywhere in the image and
+    over its lower and right edge, in evaluation as many as it takes, evenly spaced both ways.
     squeeze: the image averaged across to ``slice_px`` columns, one slice (an ablation; does not keep the pixels).
     whole: the image itself, one slice.
 
@@ -93,7 +93,9 @@ class SlicingConfig:
         rule = f"be a positive multiple of {self.multiple_px}: the networks halve it four times"
         if self.downscale > 1:
             rule += ", after slicing.downscale"
-        require("slicing", self, "slice_px slice_height_px", lambda x: x > 0 and not x % self.multiple_px, rule)
+        require(
+            "slicing", self, "slice_px slice_height_px", lambda x: x > 0 and not x % self.multiple_px, rule
+        )
         divisor = 2 if self.mode == "two_orientations" else 1
         even = "be at least 2, and even for two_orientations"
         require("slicing", self, "num_slices", lambda x: x >= 2 and not x % divisor, even)

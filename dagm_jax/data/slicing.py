@@ -25,8 +25,8 @@ POSITIVE_MASK_SHARE = 0.25
 POSITIVE_MASK_PX = 500
 # Limit of tiles that are tried before one of another kind is taken.
 TILE_TRIES = 10
-# Share of tiles that reach over the image's edge, by up to half a tile: judged images are continued by theirs.
-REACHING_SHARE = 0.25
+# Limit of the px by which tiles reach over an image's edge: judged images are continued to multiples of as many.
+MOST_ADDED_PX = 128
 
 
 @dataclass(frozen=True)
@@ -184,29 +184,25 @@ def random_tile(
 ) -> tuple[tuple[slice, slice], int]:
     """(rows and columns of a tile (h, w), its label), of an image with this mask; of any kind where none is found.
 
-    A positive tile shows a random pixel of the mask, at a random place within the tile. A share of tiles reach over the
-    image's lower or right edge, if that pixel is near enough.
+    A tile lies at random around a random pixel, of the mask for a positive one, and is moved back into the image, so
+    that edges are seen as often as the rest. It may reach over the lower and the right edge as far as judged images are
+    continued there.
     """
     marked = np.flatnonzero(mask if kind is SliceKind.POSITIVE else [])
-    spans = [max(0, length - edge) for length, edge in zip(mask.shape, tile, strict=True)]
     for _ in range(TILE_TRIES):
         if len(marked):
             pixel = divmod(int(marked[rng.integers(len(marked))]), mask.shape[1])
-            low = [max(0, p - edge + 1) for p, edge in zip(pixel, tile, strict=True)]
-            high = [min(p, span) for p, span in zip(pixel, spans, strict=True)]
         else:
-            pixel, low, high = mask.shape, [0, 0], [*spans]
-        axis = int(rng.integers(2))
-        beyond = min(pixel[axis], max(0, mask.shape[axis] - tile[axis] // 2))
-        if rng.random() < REACHING_SHARE and beyond >= spans[axis]:
-            low[axis], high[axis] = max(low[axis], spans[axis]), beyond
-        top, left = (int(rng.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
-        place = slice(top, top + tile[0]), slice(left, left + tile[1])
-        held = np.count_nonzero(mask[place])
-        label = int(slice_labels(held, mask_px))
+            pixel = int(rng.integers(mask.shape[0])), int(rng.integers(mask.shape[1]))
+        start = []
+        for place, edge, length in zip(pixel, tile, mask.shape, strict=True):
+            more = min(int(rng.integers(MOST_ADDED_PX)), edge // 2)
+            start.append(min(max(0, place - int(rng.integers(edge))), max(0, length + more - edge)))
+        rows, columns = (slice(at, at + edge) for at, edge in zip(start, tile, strict=True))
+        label = int(slice_labels(np.count_nonzero(mask[rows, columns]), mask_px))
         if kind is SliceKind.ANY or (label == 1) == (kind is SliceKind.POSITIVE):
             break
-    return place, label
+    return (rows, columns), label
 
 
 def pad(array: np.ndarray, shape: tuple[int, int], mode: PadMode = "symmetric") -> np.ndarray:

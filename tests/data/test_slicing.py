@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.sampling import SliceKind
 from dagm_jax.data.slicing import (
     Slicer,
     cover_weight,
     edge_weights,
     make_slicer,
     padded_shape,
+    random_tile,
     slice_labels,
 )
 from dagm_jax.errors import UserError
@@ -361,3 +363,15 @@ def test_tiles_are_sized_by_the_images(
         found[1],
     )
     assert SlicingConfig("auto").for_images(shapes, False, may_downscale) == SlicingConfig()
+
+
+def test_the_edges_of_an_image_are_seen_as_often_as_the_rest() -> None:
+    """Would catch: tiles at uniform places, of which one in a hundred shows the image's last row: a network then calls
+    edges defects."""
+    rng, seen = np.random.default_rng(0), np.zeros((120, 200))
+    for _ in range(2000):
+        place, _ = random_tile(np.zeros(seen.shape, bool), (64, 64), 0, SliceKind.NOT_POSITIVE, rng)
+        seen[place] += 1
+    seen /= seen.mean()
+    for edge in (seen[0], seen[-1], seen[:, 0], seen[:, -1]):
+        assert 0.4 < edge.mean() < 1

@@ -232,7 +232,9 @@ def test_tiles_give_the_map_of_the_whole_image(model: ModelConfig, task: str, do
     halo_px = make_tiling(config, image.shape[1:], [image.shape[1:]]).halo_px
     whole, tiled = (
         jax.device_get(
-            jax.jit(make_whole_step(network, config.task, (384, 64), False, tile, halo_px))(params, stats, *pixels)
+            jax.jit(make_whole_step(network, config.task, (384, 64), False, tile, halo_px))(
+                params, stats, *pixels
+            )
         )
         for tile in (None, 128)
     )

@@ -69,7 +69,9 @@ def narrow(name: str) -> RunConfig:
     """A shipped configuration with a narrow network and gradients that are not clipped."""
     config = read_config(f"configs/{name}.py")
     return replace(
-        config, model=replace(config.model, base_channels=2), optim=OptimConfig("adamw", clip_norm=1e9, warmup_steps=0)
+        config,
+        model=replace(config.model, base_channels=2),
+        optim=OptimConfig("adamw", clip_norm=1e9, warmup_steps=0),
     )
 
 

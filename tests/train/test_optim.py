@@ -26,7 +26,9 @@ def test_warm_up_and_plateau() -> None:
     by zero without warm-up."""
     expected = [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]
     assert [rate(step) for step in range(6)] == pytest.approx(expected)
-    assert rate(100_000) == rate(0, config=OptimConfig(learning_rate=0.1, warmup_steps=0)) == pytest.approx(0.1)
+    assert (
+        rate(100_000) == rate(0, config=OptimConfig(learning_rate=0.1, warmup_steps=0)) == pytest.approx(0.1)
+    )
 
 
 def test_cool_down_is_a_half_cosine_to_one_percent() -> None:
