@@ -54,9 +54,10 @@ def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
     refused = sorted(changed.keys() - free, key=lambda name: (not name.endswith(".name"), name))
     if refused:
         old, new = changed[refused[0]]
+        flags = " ".join(f"--config.{name}={changed[name][0]}" for name in refused)
         raise UserError(
             f"`workdir` (={workdir}) holds a run with {refused[0]}={old}, not {new} ({len(refused)} fields differ); "
-            "use its configuration or another workdir"
+            f"use its configuration ({flags}) or another workdir"
         )
     for name, (old, new) in changed.items():
         console.print(f"{workdir} holds a run with {name}={old}; it goes on with {new}")

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from dagm_jax.errors import UserError
 from dagm_jax.evaluation.config import EvalConfig
 from dagm_jax.experiment.run import run
 from dagm_jax.inspection.inspector import Inspector
+from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.history import read_history
+from dagm_jax.train.optim import OptimConfig
 
 RELEASES = sorted(path.name for path in RELEASED.iterdir())
 MOST_BYTES = 350_000
@@ -77,10 +80,20 @@ def test_a_release_s_unfinished_run_is_finished(
     shutil.unpack_archive(RELEASED / release / UNFINISHED, "run")
     tiny.write_images(Path("data"))
     config = read_config("configs/conv_autoencoder.py", UNFINISHED_OVERRIDES)
-    # The default of now is another; the run's own has no name for it.
-    with pytest.raises(UserError, match=r"eval\.tiling=slices, not whole"):
+    # Defaults have changed; the run's own have no names for some.
+    with pytest.raises(UserError, match=r"eval\.tiling=slices, not whole") as refusal:
         run(config, Path("run"))
-    report = run(replace(config, eval=EvalConfig("slices")), Path("run"))
+    flags = str(refusal.value).partition("(--config.")[2].partition(")")[0].replace("--config.", "").split()
+    assert dict(flag.split("=") for flag in flags) == {
+        "eval.tiling": "slices",
+        "optim.learning_rate": "0.002",
+        "optim.optimizer": "adamw",
+        "task.dice_weight": "1.0",
+    }
+    own: Any = dict(
+        eval=EvalConfig("slices"), optim=OptimConfig("adamw", 0.002), task=SegmentationConfig(dice_weight=1.0)
+    )
+    report = run(replace(config, **own), Path("run"))
     assert "resuming from the checkpoint of step 2" in capsys.readouterr().out
     assert report["training"]["last_step"] == 4
     rows = [row["step"] for row in read_history(Path("run/metrics.jsonl")) if row["kind"] == "train"]
