@@ -23,7 +23,6 @@ from dagm_jax.experiment.run import run
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.history import read_history
-from dagm_jax.train.optim import OptimConfig
 
 RELEASES = sorted(path.name for path in RELEASED.iterdir())
 MOST_BYTES = 350_000
@@ -91,7 +90,9 @@ def test_a_release_s_unfinished_run_is_finished(
         "task.dice_weight": "1.0",
     }
     own: Any = dict(
-        eval=EvalConfig("slices"), optim=OptimConfig("adamw", 0.002), task=SegmentationConfig(dice_weight=1.0)
+        eval=EvalConfig("slices"),
+        optim=replace(config.optim, optimizer="adamw", learning_rate=0.002),
+        task=SegmentationConfig(dice_weight=1.0),
     )
     report = run(replace(config, **own), Path("run"))
     assert "resuming from the checkpoint of step 2" in capsys.readouterr().out
