@@ -244,7 +244,7 @@ def for_task(config: RunConfig) -> RunConfig:
         # Quality is made of AUROC and accuracy here, which end higher than Dice against loose ellipses.
         return replace(config, train=replace(config.train, target_quality=0.995))
     # Quality is 1/(1 + loss) here: no value of it shows that the network is good enough. The threshold may not be
-    # fitted to defects either. Residuals are noisier than probabilities and need a wider window.
+    # fitted to defects either. Residuals are noisier than probabilities and need to be smoothed.
     return replace(
         config,
         train=replace(config.train, target_quality=1.0),

@@ -106,7 +106,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "verdict.fp_cost": (1.0, 2.0),
     "verdict.max_false_alarm_rate": (0.01, 0.1),
     "verdict.score": ("max", "top_mean"),
-    "verdict.smoothing_px": (2.0, 0.0),
+    "verdict.smoothing_px": (0.0, 1.5),
     "verdict.top_fraction": (0.001, 0.01),
     "verdict.top_slices": (3, 2),
 }

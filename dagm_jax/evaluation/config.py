@@ -52,7 +52,7 @@ class VerdictConfig:
     score: Literal["max", "top_mean"] = "max"
     top_fraction: float = 0.001
     top_slices: int = 3
-    smoothing_px: float = 2.0
+    smoothing_px: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices("verdict", self)

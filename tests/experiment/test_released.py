@@ -18,7 +18,7 @@ from make_released import EXPECTED, IMAGES, PROGRAM, RELEASED, RUN, UNFINISHED, 
 from dagm_jax import calibrate
 from dagm_jax.command_line import read_config
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import EvalConfig
+from dagm_jax.evaluation.config import EvalConfig, VerdictConfig
 from dagm_jax.experiment.run import run
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.tasks.segmentation import SegmentationConfig
@@ -88,11 +88,13 @@ def test_a_release_s_unfinished_run_is_finished(
         "optim.learning_rate": "0.002",
         "optim.optimizer": "adamw",
         "task.dice_weight": "1.0",
+        "verdict.smoothing_px": "2.0",
     }
     own: Any = dict(
         eval=EvalConfig("slices"),
         optim=replace(config.optim, optimizer="adamw", learning_rate=0.002),
         task=SegmentationConfig(dice_weight=1.0),
+        verdict=VerdictConfig(smoothing_px=2.0),
     )
     report = run(replace(config, **own), Path("run"))
     assert "resuming from the checkpoint of step 2" in capsys.readouterr().out
