@@ -32,7 +32,8 @@ class DataConfig:
     ``own_images``); empty: built-in procedural images, ``procedural_defective`` and ``procedural_good`` of each class.
     classes: of DAGM and of the built-in images; one model is trained on all of them together. validation_share: of
     each label of the train split. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
-    are kept; empty: in the workdir until the run is finished. boxes: a CSV table of boxes around defects (see
+    are kept; empty: in the workdir until the run is finished. synthetic_share: of the
+    slices of good images, those with a synthetic defect. boxes: a CSV table of boxes around defects (see
     ``formats.boxes``), which the report counts; empty: none.
     """
 
@@ -45,6 +46,7 @@ class DataConfig:
     num_workers: int = 0
     cache_dir: str = ""
     boxes: str = ""
+    synthetic_share: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices("data", self)
@@ -60,6 +62,7 @@ class DataConfig:
         least = "be at least 5, so that each part of the split gets one"
         require("data", self, "procedural_defective procedural_good", lambda x: x >= 5, least)
         require("data", self, "num_workers", lambda x: x >= 0, "be at least 0; 0 means threads")
+        require("data", self, "synthetic_share", lambda x: 0 <= x <= 1, "lie in [0, 1]; 0 draws none")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.sampling import BalancedSampler, Epochs, SampleSpec, pick_slice
 from dagm_jax.data.slicing import PadMode, pad, random_tile, slice_labels, slicer_for
+from dagm_jax.data.synthetic.draw import add_defect
 from dagm_jax.errors import ProcessLost, UserError
 from dagm_jax.types import Batch
 
@@ -46,6 +47,8 @@ class MakeBatch(grain.transforms.RandomMap):
     augment: AugmentConfig
     continues: bool
     rows: slice
+    good: tuple[int, ...] = ()
+    synthetic_share: float = 0.0
 
     def random_map(self, element: list[SampleSpec], rng: np.random.Generator) -> Batch:
         moves = draw_moves(self.augment, rng, len(element))
@@ -109,6 +112,26 @@ class MakeBatch(grain.transforms.RandomMap):
             batch["mask"][row] = cut(marked, "constant")
         if "inside" in batch:
             batch["inside"][row] = cut(np.broadcast_to(True, own), "constant")
+        if self.synthetic_share and not sums.total:
+            rng = np.random.default_rng((int(u * 2**53), 1))
+            if rng.random() < self.synthetic_share:
+                self._add_defect(batch, row, rng)
+
+    def _add_defect(self, batch: Batch, row: int, rng: np.random.Generator) -> None:
+        """Draws a synthetic defect into a slice of a good image."""
+        image = batch["image"][row, :, :, 0]
+        other = self.cache.image(self.good[rng.integers(len(self.good))])
+        spans = [max(0, length - edge) for length, edge in zip(other.shape, image.shape, strict=True)]
+        top, left = (int(rng.integers(span + 1)) for span in spans)
+        other = other[top : top + image.shape[0], left : left + image.shape[1]]
+        drawn = add_defect(image, pad(other, image.shape), rng)
+        if drawn is None:
+            return
+        mask = drawn[1]
+        if "inside" in batch:
+            mask &= batch["inside"][row, :, :, 0]
+        if mask.any():
+            batch["image"][row, :, :, 0], batch["mask"][row, :, :, 0], batch["label"][row] = drawn[0], mask, 1
 
 
 def make_training_stream(
@@ -123,6 +146,7 @@ def make_training_stream(
     balance: bool,
     seed: int,
     part: tuple[int, int] = (0, 1),
+    synthetic_share: float = 0.0,
 ) -> grain.MapDataset:
     """A dataset of ``num_batches`` training batches of the images ``defective`` and ``good``.
 
@@ -145,7 +169,7 @@ def make_training_stream(
     slicers = [(shape, slicer_for(slicing, cache.largest, shape)) for shape in set(cache.shapes)]
     # Tiles may reach over an image's edge.
     continues = slicing.mode == "tiles" or any((s.height_px, s.width_px) != shape for shape, s in slicers)
-    make_batch = MakeBatch(cache, slicing, augment_config, continues, rows)
+    make_batch = MakeBatch(cache, slicing, augment_config, continues, rows, tuple(good), synthetic_share)
     return grain.MapDataset.source(sampler).seed(seed + 2).random_map(make_batch)
 
 

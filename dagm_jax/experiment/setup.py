@@ -84,6 +84,7 @@ class Setup:
             balance=config.train.balance and learns,
             seed=config.seed,
             part=(self.processes.index, self.processes.count),
+            synthetic_share=config.data.synthetic_share,
         )
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:

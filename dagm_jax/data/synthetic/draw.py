@@ -1,0 +1,45 @@
+"""A synthetic defect: a shape, filled with a content, in a good image, and the mask of what can be seen of it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dagm_jax.data.synthetic.contents import CONTENTS
+from dagm_jax.data.synthetic.shapes import SHAPES
+
+# Limits of the change that is a defect: its mean over the mask, and its area in px; less is not asked for.
+LEAST_CHANGE, LEAST_PX = 0.6, 8
+# Limit of drawings that are tried for one that can be seen.
+TRIES = 4
+# Sigma in px of the window over which the image's contrast is measured.
+WINDOW_PX = 8.0
+# Least contrast in grey levels: on flat images any change is compared with it.
+LEAST_CONTRAST = 2.0
+
+
+def add_defect(
+    image: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
+    """(the image with a defect, its mask), both [h w]; None where no drawing could be seen.
+
+    other: another good image of the same size. The mask is where the change, over the image's local contrast, exceeds
+    1/2 (NSA, Schlüter et al. 2022, labels by such a difference).
+    """
+    grey, source = image.astype(np.float32), other.astype(np.float32)
+    mean = ndimage.gaussian_filter(grey, WINDOW_PX)
+    variance = ndimage.gaussian_filter(grey**2, WINDOW_PX) - mean**2
+    contrast = np.maximum(np.sqrt(np.maximum(variance, 0)), LEAST_CONTRAST)
+    for _ in range(TRIES):
+        opacity = SHAPES[rng.integers(len(SHAPES))](image.shape, rng)
+        if rng.random() < 0.5:
+            opacity = ndimage.gaussian_filter(opacity, rng.uniform(0.5, 2))
+        content = CONTENTS[rng.integers(len(CONTENTS))](grey, source, rng)
+        drawn = grey + rng.uniform(0.4, 1) * opacity * (content - grey)
+        drawn = np.clip(np.rint(drawn), 0, 255)
+        change = ndimage.gaussian_filter(np.abs(drawn - grey), 1.0) / contrast
+        mask = (change > 0.5) & (opacity > 0.05)
+        if mask.sum() >= LEAST_PX and change[opacity > 0.5].mean() >= LEAST_CHANGE:
+            return drawn.astype(np.uint8), mask
+    return None
