@@ -65,7 +65,8 @@ def warp(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
     return ndimage.map_coordinates(image, (rows + waves[1], columns + waves[0]), order=1, mode="mirror")
 
 
-CONTENTS: tuple[Callable[[Grey, Grey, np.random.Generator], Grey], ...] = (
+ContentFunction = Callable[[Grey, Grey, np.random.Generator], Grey]
+CONTENTS: tuple[ContentFunction, ...] = (
     level,
     shift,
     noise,

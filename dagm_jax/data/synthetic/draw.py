@@ -40,6 +40,6 @@ def add_defect(
         drawn = np.clip(np.rint(drawn), 0, 255)
         change = ndimage.gaussian_filter(np.abs(drawn - grey), 1.0) / contrast
         mask = (change > 0.5) & (opacity > 0.05)
-        if mask.sum() >= LEAST_PX and change[opacity > 0.5].mean() >= LEAST_CHANGE:
+        if mask.sum() >= LEAST_PX and np.average(change, weights=opacity) >= LEAST_CHANGE:
             return drawn.astype(np.uint8), mask
     return None

@@ -64,7 +64,8 @@ def blob(shape: Shape, rng: np.random.Generator) -> Opacity:
     return _soft(coarse * (1 - distance + rng.uniform(0.2, 0.6) * noise))
 
 
-SHAPES: tuple[Callable[[Shape, np.random.Generator], Opacity], ...] = (stroke, specks, ring, hatching, blob)
+ShapeFunction = Callable[[Shape, np.random.Generator], Opacity]
+SHAPES: tuple[ShapeFunction, ...] = (stroke, specks, ring, hatching, blob)
 
 
 def _around(points: NDArray[np.float64], radius: float, shape: Shape) -> Opacity:
