@@ -20,7 +20,7 @@ def shift(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
     """The image brighter or darker, with more or less contrast."""
     mean = image.mean()
     moved = rng.choice([-1, 1]) * rng.uniform(0.7, 3) * image.std()
-    return mean + moved + np.exp(rng.uniform(-1, 0.7)) * (image - mean)
+    return mean + moved + np.exp(rng.uniform(-1, 0.7)) * (image - mean)  # type: ignore[no-any-return]
 
 
 def noise(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
@@ -29,7 +29,7 @@ def noise(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
     phases = np.fft.rfft2(rng.normal(size=image.shape))
     drawn = np.fft.irfft2(spectrum * phases / np.maximum(np.abs(phases), 1e-9), image.shape)
     scale = rng.uniform(1, 3) * image.std() / max(float(drawn.std()), 1e-6)
-    return (image.mean() + scale * drawn).astype(np.float32)
+    return (image.mean() + scale * drawn).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def patch(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
@@ -52,7 +52,7 @@ def shuffle(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
 def wipe(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
     """The image without its fine texture, maybe along one axis alone."""
     sigmas = rng.uniform(2, 8) * np.array([(1, 1), (1, 0.1), (0.1, 1)])[rng.integers(3)]
-    return ndimage.gaussian_filter(image, sigmas)
+    return ndimage.gaussian_filter(image, sigmas)  # type: ignore[no-any-return]
 
 
 def warp(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
@@ -62,7 +62,7 @@ def warp(image: Grey, other: Grey, rng: np.random.Generator) -> Grey:
         rng.uniform(4, 12) * np.sin(2 * np.pi * place / rng.uniform(24, 80) + rng.uniform(0, 6))
         for place in (rows, columns)
     ]
-    return ndimage.map_coordinates(image, (rows + waves[1], columns + waves[0]), order=1, mode="mirror")
+    return ndimage.map_coordinates(image, (rows + waves[1], columns + waves[0]), order=1, mode="mirror")  # type: ignore[no-any-return]
 
 
 ContentFunction = Callable[[Grey, Grey, np.random.Generator], Grey]

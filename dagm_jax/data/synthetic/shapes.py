@@ -91,4 +91,4 @@ def _ellipse(shape: Shape, rng: np.random.Generator) -> tuple[NDArray[np.float32
 
 def _soft(inside_px: NDArray[np.floating]) -> Opacity:
     """Opacity by the distance inside of an outline: 1/2 on it, 0 and 1 half a px to either side."""
-    return np.clip(inside_px + 0.5, 0, 1).astype(np.float32)
+    return np.clip(inside_px + 0.5, 0, 1).astype(np.float32)  # type: ignore[no-any-return]
