@@ -53,6 +53,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "data.procedural_good": (125, 11),
     "data.root": ("", "/images"),
     "data.split": ("random80_20", "official"),
+    "data.synthetic_share": (0.5, 0.0),
     "data.validation_share": (0.15, 0.25),
     "eval.flips": (False, True),
     "eval.max_px": (2**21, 2**20),

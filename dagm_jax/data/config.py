@@ -17,6 +17,8 @@ SplitRule = Literal["random80_20", "official"]
 SliceMode = Literal["auto", "strips", "two_orientations", "tiles", "squeeze", "whole"]
 # Edges of a slice are multiples of it: the networks halve a slice four times.
 MULTIPLE_PX = 16
+# Limit of defective images up to which synthetic defects are drawn into the whole `DataConfig.synthetic_share`.
+FEW_DEFECTIVE = 50
 # Limits of the edge of tiles that are sized from the images: one shows what is around a defect, a batch of larger ones
 # takes seconds on a CPU.
 TILE_PX = (64, 256)
@@ -32,9 +34,9 @@ class DataConfig:
     ``own_images``); empty: built-in procedural images, ``procedural_defective`` and ``procedural_good`` of each class.
     classes: of DAGM and of the built-in images; one model is trained on all of them together. validation_share: of
     each label of the train split. num_workers: grain's worker processes, 0 = threads. cache_dir: where decoded images
-    are kept; empty: in the workdir until the run is finished. synthetic_share: of the
-    slices of good images, those with a synthetic defect. boxes: a CSV table of boxes around defects (see
-    ``formats.boxes``), which the report counts; empty: none.
+    are kept; empty: in the workdir until the run is finished. boxes: a CSV table of boxes around defects (see
+    ``formats.boxes``), which the report counts; empty: none. synthetic_share: of the slices of good images, those with
+    a synthetic defect, where masks are learnt from; less with more than `FEW_DEFECTIVE` of them, as their number grows.
     """
 
     root: str = ""
@@ -46,7 +48,7 @@ class DataConfig:
     num_workers: int = 0
     cache_dir: str = ""
     boxes: str = ""
-    synthetic_share: float = 0.0
+    synthetic_share: float = 0.5
 
     def __post_init__(self) -> None:
         check_choices("data", self)

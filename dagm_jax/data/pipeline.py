@@ -38,7 +38,8 @@ class MakeBatch(grain.transforms.RandomMap):
 
     The view (rotation, flip) is drawn first, then one of *its* slices of that kind. continues: whether there are images
     that are continued to a slice, so that batches tell which pixels are theirs. rows: those of the batch that are made;
-    what is drawn for them does not depend on which they are. A batch at a time, because calls for single slices,
+    what is drawn for them does not depend on which they are. good: images that are shown in synthetic defects, which
+    ``synthetic_share`` of the slices of good images get. A batch at a time, because calls for single slices,
     grain's and numpy's, take longer than copying their pixels.
     """
 
@@ -152,6 +153,7 @@ def make_training_stream(
 
     balance: as `BalancedSampler` has it; raises UserError where it has no defective image to draw from.
     part (i, n): block i of n of each batch, where n divides ``batch_size``; the blocks side by side are the batch.
+    synthetic_share: of the slices of good images, those with a synthetic defect.
     """
     if balance and not defective:
         raise UserError(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dagm_jax.config import RunConfig
+from dagm_jax.data.config import FEW_DEFECTIVE
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.distributed.devices import Devices, count_flop
 from dagm_jax.distributed.processes import ALONE, Processes
@@ -84,8 +85,15 @@ class Setup:
             balance=config.train.balance and learns,
             seed=config.seed,
             part=(self.processes.index, self.processes.count),
-            synthetic_share=config.data.synthetic_share,
+            synthetic_share=self.synthetic_share,
         )
+
+    @property
+    def synthetic_share(self) -> float:
+        """The share of good slices with a synthetic defect."""
+        number = len(self.data.of_label(self.data.split.train, 1))
+        share = self.config.data.synthetic_share * min(1.0, FEW_DEFECTIVE / max(number, 1))
+        return share if self.config.task.learns_from_masks else 0.0
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
         """The step from `step.Carry` to `step.Carry`, compiled for the shapes of the state and the host batch."""

@@ -13,8 +13,8 @@ from dagm_jax.data.synthetic.shapes import SHAPES
 LEAST_CHANGE, LEAST_PX = 0.6, 8
 # Limit of drawings that are tried for one that can be seen.
 TRIES = 4
-# Sigma in px of the window over which the image's contrast is measured.
-WINDOW_PX = 8.0
+# Edge in px of the window over which the image's contrast is measured.
+WINDOW_PX = 25
 # Least contrast in grey levels: on flat images any change is compared with it.
 LEAST_CONTRAST = 2.0
 
@@ -28,8 +28,9 @@ def add_defect(
     1/2 (NSA, Schlüter et al. 2022, labels by such a difference).
     """
     grey, source = image.astype(np.float32), other.astype(np.float32)
-    mean = ndimage.gaussian_filter(grey, WINDOW_PX)
-    variance = ndimage.gaussian_filter(grey**2, WINDOW_PX) - mean**2
+    # A box: its cost does not grow with the window.
+    mean = ndimage.uniform_filter(grey, WINDOW_PX)
+    variance = ndimage.uniform_filter(grey**2, WINDOW_PX) - mean**2
     contrast = np.maximum(np.sqrt(np.maximum(variance, 0)), LEAST_CONTRAST)
     for _ in range(TRIES):
         opacity = SHAPES[rng.integers(len(SHAPES))](image.shape, rng)
