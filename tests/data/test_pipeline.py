@@ -16,7 +16,7 @@ from absl import flags
 from PIL import Image
 
 from dagm_jax.data.cache import ImageCache, build_cache
-from dagm_jax.data.config import AugmentConfig, SlicingConfig
+from dagm_jax.data.config import AugmentConfig, DataConfig, SlicingConfig
 from dagm_jax.data.pipeline import iterate, make_training_stream
 from dagm_jax.data.slicing import make_slicer, slice_labels
 from dagm_jax.data.split import split_samples
@@ -363,17 +363,31 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
 
     manifest, cache = images
     split = split_samples(manifest.samples, "random80_20", 0.15, 0)
-    for seed, balance in ((0, True), (3, False)):
+    for seed, balance, share in ((0, True, 0.5), (3, False, 0.0)):
         train = TrainConfig(batch_size=8, num_steps=12, balance=balance)
-        config = RunConfig(train=train, augment=augment, seed=seed)
+        config = RunConfig(train=train, augment=augment, seed=seed, data=DataConfig(synthetic_share=share))
         data = Data(manifest, cache, split, SLICING, ((SIZE_PX, SIZE_PX),), 50.0, 30.0)
         made = Setup(config, data, make_devices(config.parallel)).stream()
         defective, good = ([i for i in split.train if manifest.samples[i].label == label] for label in (1, 0))
-        options: Any = dict(batch_size=8, num_batches=12, balance=balance, seed=seed)
+        options: Any = dict(batch_size=8, num_batches=12, balance=balance, seed=seed, synthetic_share=share)
         expected = make_training_stream(cache, defective, good, SLICING, augment, **options)
         assert len(made) == 12
         for step in range(12):
             check_equal(made[step], expected[step])
+
+
+def test_synthetic_defects_are_drawn_into_slices_of_good_images_alone(stream: Callable[..., Stream]) -> None:
+    """Would catch: a real defect that is drawn over, a label without its mask, and a share that draws none or all."""
+    num_drawn = num_good = 0
+    for plain, half in zip(stream(num_batches=60), stream(num_batches=60, synthetic_share=0.5), strict=True):
+        drawn = (plain["image"] != half["image"]).any((1, 2, 3))
+        is_good = plain["image_index"] >= NUM_DEFECTIVE
+        assert not (drawn & ~is_good).any()
+        for name in plain:
+            np.testing.assert_array_equal(half[name][~drawn], plain[name][~drawn])
+        assert (half["label"][drawn] == 1).all() and half["mask"][drawn].any((1, 2, 3)).all()
+        num_drawn, num_good = num_drawn + drawn.sum(), num_good + is_good.sum()
+    assert 0.2 < num_drawn / num_good < 0.6
 
 
 # --- images of many sizes ---

@@ -1,4 +1,4 @@
-"""What synthetic defects show: images float32 [h w], of which those places are taken that a shape marks."""
+"""Contents of synthetic defects: images float32 [h w], of which those places are taken that a shape marks."""
 
 from __future__ import annotations
 
