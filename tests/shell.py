@@ -79,6 +79,12 @@ class Shell:
             process.wait()
 
 
+def run_python(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Python on these arguments, in the repository, with these variables in its environment besides."""
+    command, environment = [sys.executable, *map(str, arguments)], os.environ | variables
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+
+
 def await_end_of_session(pid: int) -> None:
     """Until nothing of the session runs any more: no worker of grain's, and not what clears shared memory up."""
     end_s = time.monotonic() + LEAVE_S

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shell import run_python
 
 import dagm_jax
 
@@ -62,11 +62,6 @@ TFDS_MODULES = {"data/dagm2007/dagm2007_dataset_builder", "data/formats/tfds_rea
 COMMANDS = {"main", "command_line"}
 # What no extra can name, because its pins contradict ours; docs/export.md has the command.
 UNDECLARABLE = {"jax2onnx"}
-# Modules of evaluation that read and decide without a network.
-NUMPY_ALONE = {
-    "evaluation/threshold",
-    "evaluation/metrics",
-}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets"}
 WITHOUT_JAX = {*HEAVY, "grain", "absl", "rich", "ml_collections", "jaxtyping"}
 
@@ -178,8 +173,8 @@ def test_imports_are_cheap(modules: str, absent: set[str]) -> None:
     command line, by reading a configuration or an image; TFDS's, figures' and statistics' by every job and command."""
     imports = ", ".join(f"dagm_jax.{name}" for name in modules.split())
     code = f"import sys, {imports}; print(*(name for name in {sorted(absent)} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.split() == []
+    done = run_python("-c", code)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -17,6 +15,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from shell import run_python
 
 from dagm_jax.data.dagm2007.dagm2007_dataset_builder import Builder, box_of
 from dagm_jax.data.verify import read_truth
@@ -122,7 +121,7 @@ data = tfds.data_source("dagm2007/class1", data_dir={str(tmp_path / "out")!r}, s
 assert data[1]["label"] == 1 and data[1]["image"].shape == (512, 512, 1)
 assert builder.info.redistribution_info.license == "CC BY 4.0" and "Wieler" in builder.info.citation
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -1,12 +1,11 @@
 """The procedural look-alikes: reproducible, rightly labelled, of any size; what they look like is tested beside."""
 
 import hashlib
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
+from shell import run_python
 
 from dagm_jax.data.procedural.drawing import CLASSES, draw
 
@@ -22,7 +21,8 @@ def test_same_pixels_in_a_fresh_process() -> None:
         "    print(c, zlib.crc32(d.image.tobytes() + d.mask.tobytes()))\n"
         "assert 'jax' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
     there = {int(c): int(crc) for c, crc in map(str.split, done.stdout.splitlines())}
     for class_id in CLASSES:
         draw(class_id, 4, seed=6, defective=True)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import quick
+from shell import REPOSITORY, run_python
 
-TESTS = Path(__file__).resolve().parents[1]
 # Name of the network that needs the least compilation, test_step.Shallow.
 SHALLOW = "shallow"
 
@@ -152,20 +149,9 @@ print("equal")
 
 def run_on_devices(script: str, *arguments: str, number: int = 4, **more: str) -> None:
     """Runs the script in a process that sees that many devices; it ends by printing that all is equal."""
-    environment = os.environ | {
-        "XLA_FLAGS": quick.xla_flags(number),
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": "64",
-        "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "train"))),
-        **more,
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    more |= {"XLA_FLAGS": quick.xla_flags(number), "JAX_PLATFORMS": "cpu", "NPROC": "64"}
+    paths = os.pathsep.join(str(REPOSITORY / name) for name in ("", "tests", "tests/train"))
+    done = run_python("-c", script, *arguments, PYTHONPATH=paths, **more)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("equal")
 

@@ -10,7 +10,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import small_dagm
 from PIL import Image
-from shell import REPOSITORY, Shell
+from shell import Shell, run_python
 from sklearn import metrics as sk
 from tiny import assert_same
 
@@ -313,7 +312,7 @@ def test_every_command_imports_without_fcntl() -> None:
         "from dagm_jax.storage import locked\n"
         "with locked(pathlib.Path(tempfile.mkdtemp()), 'workdir'): assert calls == [(2, 1)]\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    done = run_python("-c", code)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -6,7 +6,6 @@ import csv
 import importlib.util
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -21,6 +20,7 @@ from flax import nnx
 from jax import export as jax_export
 from PIL import Image
 from random_weights import numbers, randomised
+from shell import run_python
 
 from dagm_jax import export as command
 from dagm_jax.config import RunConfig
@@ -388,7 +388,7 @@ def test_the_onnx_file_is_an_inspector_like_its_run(built_in: Path, tmp_path: Pa
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     script = Path(__file__).parents[2] / "docs" / "run_onnx.py"
     named = [str(tmp_path / name) for name in ("inspector.onnx", "0.png", "1.png", "none.png")]
-    done = subprocess.run([sys.executable, "-I", script, *named], capture_output=True, text=True, check=False)
+    done = run_python("-I", script, *named)
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 2 and "none.png" in told[2]["error"]
     for one, verdict in zip(told, inspector.inspect(images), strict=False):

@@ -9,8 +9,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import quick
-from shell import REPOSITORY
+from shell import run_python
 
 from dagm_jax.command_line import read_config
 from dagm_jax.config import RunConfig, to_json
@@ -524,13 +522,6 @@ def test_a_checkpoint_restored_onto_other_devices_takes_the_same_step(tmp_path: 
     """Would catch: a state that fits only the devices that it was saved on, or is split where it was whole."""
     # NPROC: fewer threads than devices could deadlock in a sum over them.
     more = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick.xla_flags(8), "NPROC": "64"}
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES, str(tmp_path / "checkpoints")],
-        cwd=REPOSITORY,
-        env=os.environ | more,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_python("-c", DEVICES, tmp_path / "checkpoints", **more)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "1\n2\n4\n8\n"

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 import victim
-from shell import REPOSITORY, Shell, await_end_of_session, make_shell
+from shell import Shell, await_end_of_session, make_shell, run_python
 from tiny import assert_same
 
 from dagm_jax.train.history import read_history
@@ -93,11 +92,7 @@ def test_checkpoints_that_a_kill_leaves_are_whole(num_kills: int, tmp_path: Path
 
     Each child reads what the one before it has left, and checks it against the arrays that it must hold.
     """
-    command = [sys.executable, "-c", SAVER, str(tmp_path / "checkpoints"), str(num_kills)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = run_python("-c", SAVER, tmp_path / "checkpoints", str(num_kills), JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr[-3000:]
     reached = list(map(int, done.stdout.split()))
     assert len(reached) == num_kills
@@ -122,8 +117,7 @@ write_atomically(Path(sys.argv[2], "report.json"), "new" * 1000)
 def test_a_kill_while_a_file_is_written_leaves_the_old_one(tmp_path: Path) -> None:
     """Would catch: half a report where the old one was; a victim that is killed beside the code that writes."""
     (tmp_path / "report.json").write_text("old")
-    command = [sys.executable, "-c", WRITER, str(Path(victim.__file__).parent), str(tmp_path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    done = run_python("-c", WRITER, Path(victim.__file__).parent, tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert (tmp_path / "report.json").read_text() == "old"
     assert (tmp_path / "other.json").read_text() == "whole"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,6 +19,7 @@ import pytest
 from jax import export
 from PIL import Image
 from png_files import chunk
+from shell import run_python
 from small_run import write_contract
 
 from dagm_jax import console
@@ -341,14 +340,7 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     assert sum(map(len, files.values())) < 20_000_000
-    done = subprocess.run(
-        [sys.executable, "-c", READ_ALL, str(tmp_path)],
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_python("-c", READ_ALL, tmp_path, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-2000:]
     assert dict(line.split() for line in done.stdout.splitlines()) == dict.fromkeys(files, "2")
 

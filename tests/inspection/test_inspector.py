@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import small_run
 from bright import Bright
 from numpy.typing import NDArray
 from PIL import Image
+from shell import run_python
 
 import dagm_jax
 from dagm_jax.config import from_config_dict
@@ -274,10 +273,7 @@ def test_an_onnx_file_needs_no_jax(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"x")
     small_run.write_contract(tmp_path / "a.onnx", white=255)
     Image.fromarray(np.full((16, 16), 204, np.uint8)).save(tmp_path / "a.png")
-    command = [sys.executable, "-c", INSPECT_WITHOUT_JAX, ",".join(ALLOWED)]
-    done = subprocess.run(
-        [*command, tmp_path / "a.onnx", tmp_path / "a.png"], check=False, capture_output=True, text=True
-    )
+    done = run_python("-c", INSPECT_WITHOUT_JAX, ",".join(ALLOWED), tmp_path / "a.onnx", tmp_path / "a.png")
     assert done.returncode == 0, done.stderr
     score, defective = done.stdout.split()
     assert float(score) == pytest.approx(0.8) and defective == "True"

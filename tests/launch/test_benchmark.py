@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from reading_devices import ReadingDevices
+from shell import run_python
 
 from dagm_jax.errors import UserError
 from dagm_jax.experiment.setup import forward_gflop
@@ -27,8 +26,6 @@ from launch.bench import hardware, session, subject, timing
 from launch.bench.measure import all_reduce_bytes
 from launch.bench.plan import TINY_UNET, Cell, Request
 from launch.bench.report import State, as_json, column, markdown
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def test_all_reduces_are_counted_once_in_bytes_of_their_types() -> None:
@@ -260,8 +257,7 @@ def test_the_commands_print_help_without_jax(name: str) -> None:
         finally:
             assert not {{"jax", "flax", "matplotlib"}} & set(sys.modules)
     """
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    done = run_python("-c", code)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"python -m launch.{name} --" in done.stdout
 
@@ -402,11 +398,12 @@ def test_figures_of_a_batch_in_parts_are_of_all_parts(
 def test_steps_on_two_devices_in_both_modes(tmp_path: Path) -> None:
     """Would catch: devices that are named and not used, scaling without its measure, all-reduces not found."""
     command = [
-        *(sys.executable, "-m", "launch.benchmark", "--what=step,whole", "--modes=jit,pmap", "--devices=1,2"),
+        *("-m", "launch.benchmark", "--what=step,whole", "--modes=jit,pmap", "--devices=1,2"),
         *("--batch_sizes=4", "--repetitions=1", "--profile", f"--output={tmp_path}", *TINY),
     ]
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "64", "PATH": ""}
-    subprocess.run(command, capture_output=True, cwd=REPOSITORY, env=environment, check=True)
+    flags = "--xla_force_host_platform_device_count=2"
+    done = run_python(*command, XLA_FLAGS=flags, NPROC="64")
+    assert done.returncode == 0, done.stderr
     cells = json.loads((tmp_path / "benchmark.json").read_text())["cells"]
     assert [cell["status"] for cell in cells] == ["measured"] * 8
     for cell in cells:

@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import signal
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import small_dagm
 from PIL import Image
+from shell import run_python
 
 from dagm_jax import cli, console
 from dagm_jax.data import prepare, procedural
@@ -29,8 +29,6 @@ from dagm_jax.types import Sample
 from launch.prepare.contact_sheet import CELL_PX, choose, draw_sheet
 from launch.prepare.procedural_images import Recipe, number_splits, write_class
 from launch.prepare_data import main, parse_flags
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -136,8 +134,7 @@ sys.exit(prepare_data.main(prepare_data.parse_flags(["prepare_data", *arguments]
 
 
 def run_killed(where: str, tmp_path: Path, *arguments: str, url: str = "") -> int:
-    command = [sys.executable, "-c", KILLED, where, str(tmp_path / "truth.json"), url, *arguments]
-    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
+    return run_python("-c", KILLED, where, tmp_path / "truth.json", url, *arguments).returncode
 
 
 @pytest.mark.parametrize("where", ["check", "write", "describe"])
@@ -262,19 +259,6 @@ def test_a_full_disk_is_told(
     with pytest.raises(UserError, match=r"`--output` .*No space left on device\); make room"):
         run(*where, f"--output={tmp_path / 'out'}", "--classes=1")
     assert not list((tmp_path / "out").rglob("1.0.0")) and not (tmp_path / "out/Class1").exists()
-
-
-@pytest.mark.parametrize(
-    "command", [["launch.prepare_data"], ["dagm_jax.cli", "prepare"]], ids=["launch", "cli"]
-)
-def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, command: list[str]) -> None:
-    """Would catch: a traceback, or a shell script that goes on because the status was 0."""
-    arguments = ("--source=nowhere", "--classes=1", f"--output={tmp_path / 'out'}")
-    done = subprocess.run(
-        [sys.executable, "-m", *command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: `--source` (=nowhere)") and done.stderr.count("\n") == 1
 
 
 def test_the_verb_prepares_without_launch(

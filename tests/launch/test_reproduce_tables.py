@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from launch.paper.pages import group_by_model, plot_confusions, plot_curves, sho
 from launch.paper.reproduce import reproduce, time_left_s
 from launch.reproduce_tables import parse_flags
 
-ROOT = Path(__file__).resolve().parents[2]
 TWO_BY_TWO = ("--models=custom_unet,conv_autoencoder", "--classes=1,8", "--seeds=0")
 
 
@@ -167,14 +164,6 @@ def test_mistakes_in_the_overrides_end_the_grid_at_once(tmp_path: Path, argument
     with pytest.raises(UserError, match=message):
         reproduce(request(tmp_path, "--models=custom_unet", "--ablation", argument), runs)
     assert runs.calls == [] and list(tmp_path.iterdir()) == []
-
-
-def test_the_command_itself() -> None:
-    """Would catch: mistakes that are tracebacks."""
-    command = [sys.executable, "-m", "launch.reproduce_tables", "--models=unet3pls"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: `--models` (=unet3pls)") and done.stderr.count("\n") == 1
 
 
 def files(folder: Path) -> set[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -12,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
-from shell import REPOSITORY
+from shell import run_python
 
 from dagm_jax.models import moments as module
 from dagm_jax.models.moments import channel_sums, moments, scale_and_shift
@@ -87,14 +84,6 @@ print("gathered" if "all-gather" in hlo else all_reduce_bytes(hlo))
 
 def test_what_devices_exchange_are_sums_of_channels() -> None:
     """Catches sums of a batch that is spread over devices for which maps are gathered, or runs of pixels sent."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick.xla_flags(2)}
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", TWO_DEVICES, JAX_PLATFORMS="cpu", XLA_FLAGS=quick.xla_flags(2))
     # Two sums of eight float32.
     assert done.stdout.strip() == "64", done.stderr
