@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -55,6 +56,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """Commands in processes of their own, which share one cache of compiled programs."""
     return make_shell(tmp_path_factory)
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """What has been compiled since."""
+    seen: list[str] = []
+
+    def note(event: str, duration: float, **_: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of the real images."""
+    if not os.environ.get("DAGM_ROOT"):
+        pytest.skip("DAGM_ROOT is not set: no real images here")
+    return Path(os.environ["DAGM_ROOT"])
 
 
 @pytest.fixture(scope="session")

@@ -61,17 +61,21 @@ class Shell:
     def run(self, *arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
         return self.finish(self.start(*arguments, cwd=cwd))
 
+    def wait_for(self, process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+        """Until the condition holds, while the process runs."""
+        end_s = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert process.poll() is None, f"ended too early: {self.finish(process)}"
+            assert time.monotonic() < end_s, "the moment never came"
+            time.sleep(0.005)
+
     def run_until(
-        self, number: signal.Signals, condition: Callable[[], bool], *arguments: str
+        self, number: signal.Signals, condition: Callable[[], object], *arguments: str
     ) -> subprocess.CompletedProcess[str]:
         """The command, which gets the signal as soon as the condition holds."""
         process = self.start(*arguments)
         try:
-            end_s = time.monotonic() + TIMEOUT_S
-            while not condition():
-                assert process.poll() is None, f"ended too early: {self.finish(process)}"
-                assert time.monotonic() < end_s, "the moment to interrupt never came"
-                time.sleep(0.005)
+            self.wait_for(process, condition)
             process.send_signal(number)
             return self.finish(process)
         finally:

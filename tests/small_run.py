@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dagm_jax.command_line import read_config
+from dagm_jax.config import RunConfig
 from dagm_jax.experiment.run import run
 
 SMALL = (
@@ -44,19 +45,15 @@ def own_run(factory: pytest.TempPathFactory) -> Path:
 
     def train(folder: Path) -> None:
         root = write_own(folder.parent / "own", num_good=16, num_defective=12)
-        config = read_config(
-            "configs/smoke.py",
-            (
-                *SMALL[:2],
-                *SMALL[4:],
-                f"--config.data.root={root}",
-                "--config.slicing.mode=strips",
-                "--config.slicing.slice_px=16",
-            ),
-        )
-        run(config, folder)
+        run(own_config(root, *SMALL[:2], *SMALL[4:]), folder)
 
     return _once(factory, "own_run", train)
+
+
+def own_config(root: Path, *more: str, task: str = "segmentation") -> RunConfig:
+    """The configuration of a run on the own images in ``root``, cut into narrow strips."""
+    slicing = ("--config.slicing.mode=strips", "--config.slicing.slice_px=16")
+    return read_config(f"configs/smoke.py:{task}", (f"--config.data.root={root}", *slicing, *more))
 
 
 def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path], None]) -> Path:

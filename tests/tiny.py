@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
@@ -55,19 +56,26 @@ def command(root: Path, workdir: Path, *more: str) -> tuple[str, ...]:
     return (*ARGUMENTS, f"--config.data.root={root}", f"--workdir={workdir}", *more)
 
 
-def arrays(workdir: Path) -> list[bytes]:
-    """The arrays of the last checkpoint, read by orbax alone."""
-    folder = workdir / "checkpoints"
+def visible_steps(workdir: Path) -> list[int]:
+    """The steps of the checkpoints, as a user sees them."""
+    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
+
+
+def arrays(workdir: Path) -> list[np.ndarray]:
+    """The arrays of the last checkpoint, read by orbax alone, as one process sees them."""
     last = json.loads((workdir / "report.json").read_text())["training"]["last_step"]
-    assert last == max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    assert last == visible_steps(workdir)[-1]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        state = checkpointer.restore((folder / str(last) / "state").absolute())
-    return [np.asarray(leaf).tobytes() for leaf in ocp.tree.to_flat_dict(state).values()]
+        folder = (workdir / "checkpoints" / str(last) / "state").absolute()
+        state = checkpointer.restore(folder, args=ocp.args.StandardRestore(fallback_sharding=here))
+    return [np.asarray(leaf) for leaf in ocp.tree.to_flat_dict(state).values()]
 
 
 def assert_same(workdir: Path, whole: Path) -> None:
     """Bit for bit the same last state, scores and rule, the same history, and nothing half-written."""
-    assert arrays(workdir) == arrays(whole)
+    state, expected_state = ([one.tobytes() for one in arrays(folder)] for folder in (workdir, whole))
+    assert state == expected_state
     for name in ("predictions.csv", "validation_scores.csv", "decision_rule.json"):
         assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
     # Without what a clock measured.

@@ -25,24 +25,18 @@ def picture(path: Path, value: int = 100) -> None:
     Image.new("L", (8, 8), value).save(path, format="PNG")
 
 
-def label_text(first: int, count: int, defective: tuple[int, ...], eol: str = "\r\n") -> str:
-    rows = ["1"]
-    for n in range(first, first + count):
-        mask = f"{n:04d}_label.PNG" if n in defective else "0\t"
-        rows.append(f"{n}\t{int(n in defective)}\t{n:04d}.PNG\t0\t{mask}")
-    return eol.join(rows) + eol
-
-
 def layout_a(root: Path, class_id: int = 1) -> Path:
     """A small layout A as the official archives have it; returns ``root``."""
     for split, (first, count, defective) in SPLITS.items():
-        folder = root / f"Class{class_id}" / split
+        folder, rows = root / f"Class{class_id}" / split, ["1"]
         for n in range(first, first + count):
             picture(folder / f"{n:04d}.PNG")
+            mask = f"{n:04d}_label.PNG" if n in defective else "0\t"
+            rows.append(f"{n}\t{int(n in defective)}\t{n:04d}.PNG\t0\t{mask}")
         for n in defective:
             picture(folder / "Label" / f"{n:04d}_label.PNG", 255)
         (folder / "Label" / "Thumbs.db").write_bytes(b"\xd0\xcf")
-        (folder / "Label" / "Labels.txt").write_bytes(label_text(first, count, defective).encode())
+        (folder / "Label" / "Labels.txt").write_bytes("".join(f"{row}\r\n" for row in rows).encode())
     return root
 
 
@@ -463,13 +457,10 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 # --- the real images ---
 
 
-def test_real_class_8() -> None:
+def test_real_class_8(real: Path) -> None:
     """Would catch: a reader that fits the small trees of these tests but not the official files."""
-    root = os.environ.get("DAGM_ROOT")
-    if not root:
-        pytest.skip("DAGM_ROOT is not set: no real images here")
-    manifest = read_tree(Path(root), (8,))
-    truth = json.loads((Path(root) / "defective_index.json").read_text())["Class8"]["train_defective"]
+    manifest = read_tree(real, (8,))
+    truth = json.loads((real / "defective_index.json").read_text())["Class8"]["train_defective"]
     defective = {int(r.image_id[-4:]): r for r in manifest.samples if r.label == 1}
     assert sorted(defective) == truth
     assert all(r.half == "train" for r in manifest.samples)

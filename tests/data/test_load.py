@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import warnings
 import zlib
@@ -219,12 +218,9 @@ def test_load_refuses_an_empty_mask_of_a_defective_image(tmp_path: Path) -> None
             load(Sample("x/1", 1, 1, None, image, mask), SIZE)
 
 
-def test_real_class_8() -> None:
+def test_real_class_8(real: Path) -> None:
     """Would catch: official files refused (checksums, sizes), and defective images with an empty mask."""
-    root = os.environ.get("DAGM_ROOT")
-    if not root:
-        pytest.skip("DAGM_ROOT is not set: no real images here")
-    manifest = read_tree(Path(root), (8,))
+    manifest = read_tree(real, (8,))
     area = {}
     for sample in manifest.samples:
         image, mask = load(sample, (512, 512))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,14 +36,6 @@ COUNTS = {
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
     return read_truth(small_dagm.write_truth(tmp_path_factory.mktemp("truth") / "truth.json"))
-
-
-@pytest.fixture(scope="module")
-def real() -> Path:
-    root = os.environ.get("DAGM_ROOT")
-    if not root:
-        pytest.skip("DAGM_ROOT is not set; no real images")
-    return Path(root)
 
 
 def whole(root: Path, truth: Truth, class_id: int = 1) -> tuple[Sample, ...]:

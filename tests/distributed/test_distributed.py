@@ -10,25 +10,20 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-import quick
 import tiny
+from shell import Shell
+from tiny import arrays, visible_steps
 
 from dagm_jax.train.history import read_history
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-# Far above what a job needs on a machine that does nothing else.
-TIMEOUT_S = 600
 pytestmark = pytest.mark.timeout(1200)
 # Validation after 3 and 6 steps; 4 test images.
 SMALL = (
@@ -46,7 +41,7 @@ class Place:
     """A folder with the images, where a job is run over ``run``."""
 
     folder: Path
-    environment: dict[str, str]
+    shell: Shell
 
     @property
     def workdir(self) -> Path:
@@ -56,25 +51,20 @@ class Place:
         """The job with its images, as ``count`` processes or as the command alone."""
         if not (self.folder / "data").exists():
             tiny.write_images(self.folder / "data")
-        launcher = ("launch.local_processes", f"--num_processes={count}", "--")
-        program = launcher if count > 1 else ("dagm_jax.main",)
-        return subprocess.Popen(
-            [sys.executable, "-m", *program, *SMALL, *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        launcher = replace(
+            self.shell, program=("-m", "launch.local_processes", f"--num_processes={count}", "--")
         )
+        return (launcher if count > 1 else self.shell).start(*SMALL, *arguments, cwd=self.folder)
 
     def finish(self, job: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
         """(exit status, stdout, lines of stderr)."""
-        try:
-            out, err = job.communicate(timeout=TIMEOUT_S)
-        finally:
-            job.terminate()
+        done = self.shell.finish(job)
         # Gloo, which carries messages between CPUs, greets.
-        return job.returncode, out, [line for line in err.splitlines() if "[Gloo]" not in line]
+        return (
+            done.returncode,
+            done.stdout,
+            [line for line in done.stderr.splitlines() if "[Gloo]" not in line],
+        )
 
     def run(self, count: int, *arguments: str) -> str:
         """Stdout of a job that finishes."""
@@ -82,18 +72,6 @@ class Place:
         assert status == 0, err
         assert err == []
         return out
-
-    def wait_for(self, job: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-        end_s = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert job.poll() is None, f"ended too early: {self.finish(job)}"
-            assert time.monotonic() < end_s, "the moment never came"
-            time.sleep(0.01)
-
-    def steps(self) -> list[int]:
-        """The steps of the checkpoints that are visible."""
-        folder = self.workdir / "checkpoints"
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
 
     def read(self, name: str) -> Any:
         return json.loads((self.workdir / name).read_text())
@@ -117,18 +95,9 @@ def process_of(launcher: subprocess.Popen[str], index: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def make_place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Place]:
-    environment = os.environ | {
-        "XLA_FLAGS": quick.XLA_FLAGS,
-        "PYTHONPATH": str(REPOSITORY),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_X64": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "COLUMNS": "120",
-    }
-    return lambda: Place(tmp_path_factory.mktemp("place"), environment)
+def make_place(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Place]:
+    double = replace(shell, environment=shell.environment | {"JAX_ENABLE_X64": "1"})
+    return lambda: Place(tmp_path_factory.mktemp("place"), double)
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +108,11 @@ def whole(make_place: Callable[[], Place]) -> Place:
     return place
 
 
-def arrays_of(place: Place, step: int) -> list[np.ndarray]:
-    """The arrays of a checkpoint as one process sees them."""
-    folder = (place.workdir / "checkpoints" / str(step) / "state").absolute()
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        state = checkpointer.restore(folder, args=ocp.args.StandardRestore(fallback_sharding=here))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-
-
 def assert_same_run(place: Place, whole: Place, num_processes: int) -> None:
     """Parameters, history, thresholds, scores and report of the run of one process, up to the order of sums."""
-    assert place.steps() == whole.steps()
+    assert visible_steps(place.workdir) == visible_steps(whole.workdir)
     with jax.enable_x64(True):
-        for a, b in zip(arrays_of(place, 6), arrays_of(whole, 6), strict=True):
+        for a, b in zip(arrays(place.workdir), arrays(whole.workdir), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
     scores, expected = place.scores(), whole.scores()
     assert list(scores) == list(expected)
@@ -191,7 +151,7 @@ def test_two_processes_one_killed_and_started_again_make_the_detector_of_one(
     """Would catch: a job that outlives a part of it, and checkpoints that only a whole job could use."""
     place = make_place()
     job = place.start(2)
-    place.wait_for(job, lambda: bool(place.steps()))
+    place.shell.wait_for(job, lambda: visible_steps(place.workdir))
     os.kill(process_of(job, 1), signal.SIGKILL)
     status, _, err = place.finish(job)
     assert status == 128 + signal.SIGKILL
@@ -211,17 +171,17 @@ def test_four_processes_stop_together_and_go_on(make_place: Callable[[], Place],
     place = make_place()
     history = place.workdir / "metrics.jsonl"
     job = place.start(4)
-    place.wait_for(job, lambda: bool(read_history(history)))
+    place.shell.wait_for(job, lambda: read_history(history))
     os.kill(process_of(job, 2), signal.SIGTERM)
     status, _, err = place.finish(job)
     assert status == 130, err
     stops = {line.partition("stopped: ")[2] for line in err}
     assert len(err) == 4 and len(stops) == 1, err
-    (saved,) = place.steps()
+    (saved,) = visible_steps(place.workdir)
     assert stops == {f"at step {saved}; the same command goes on from there"}
 
     job = place.start(4, "--peer_timeout_s=90")
-    place.wait_for(job, lambda: len(read_history(history)) > saved)
+    place.shell.wait_for(job, lambda: len(read_history(history)) > saved)
     os.kill(process_of(job, 3), signal.SIGSTOP)
     status, _, err = place.finish(job)
     assert status == 75, err

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import small_run
 from fake_processes import CountingProcesses, run_as_processes
+from shell import REPOSITORY
 
-from dagm_jax.command_line import read_config
 from dagm_jax.distributed.devices import make_devices
 from dagm_jax.distributed.processes import (
     ALONE,
@@ -37,7 +37,6 @@ from dagm_jax.storage import plain_disk_errors
 from dagm_jax.train.stopping import TrainProgress
 from launch.local_processes import free_port
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
 TestResult.__test__ = False  # type: ignore[attr-defined]  # a class of the package, no tests
 
@@ -284,10 +283,7 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     """Would catch: a healthy process 0 that its watchdog ends, at every try, while it looks for the white level of
     large images or scores them by the baselines."""
     root = small_run.write_own(tmp_path / "own", num_good=10, num_defective=10)
-    config = read_config(
-        "configs/smoke.py",
-        [f"--config.data.root={root}", "--config.slicing.mode=strips", "--config.slicing.slice_px=16"],
-    )
+    config = small_run.own_config(root)
     processes = CountingProcesses()
     data = prepare_data(config, Workdir(tmp_path), processes)
     # For each image: its white level, and its pixels.

@@ -54,6 +54,12 @@ def make_data(**more: Any) -> Any:
     return SimpleNamespace(**(vars(fake) | more))
 
 
+def make_setup(**more: Any) -> Any:
+    """A run on `make_data` as far as its last stages ask."""
+    fake = SimpleNamespace(data=make_data(), config=RunConfig(), processes=ALONE, timings=Timings())
+    return SimpleNamespace(**(vars(fake) | more))
+
+
 def test_the_threshold_is_fitted_on_the_validation_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,16 +79,9 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     monkeypatch.setattr(run.evaluate, "fit_thresholds", calibrate)
     monkeypatch.setattr(run, "evaluate_test_split", evaluate_test_split)
     monkeypatch.setattr(run, "write_report", lambda *_: {})
-    fake = SimpleNamespace(
-        data=make_data(),
-        config=RunConfig(),
-        processes=ALONE,
-        timings=Timings(),
-        make_predictor=lambda state: None,
-    )
-    workdir = Workdir(tmp_path)
+    fake, workdir = make_setup(make_predictor=lambda state: None), Workdir(tmp_path)
     scored: Any = [SimpleNamespace(score=0.5) for _ in VALIDATION]
-    run.evaluate_model(cast(Any, fake), run.Chosen(4, cast(Any, None), scored), TrainProgress(), workdir)
+    run.evaluate_model(fake, run.Chosen(4, cast(Any, None), scored), TrainProgress(), workdir)
     assert asked == [(scored, [i % 2 for i in VALIDATION])]
     assert tested == [workdir.read_rule()] and tested[0].threshold == 0.25
     with workdir.validation_scores.open(newline="") as stream:
@@ -115,12 +114,8 @@ def test_the_better_of_the_best_and_the_last_whole_checkpoint_is_tested(
         return (step, {}) if step in whole else None
 
     checkpoints: Any = SimpleNamespace(best_step=lambda: 4, restore_or_warn=restore_or_warn)
-    fake: Any = SimpleNamespace(
-        data=make_data(),
-        config=RunConfig(),
+    fake = make_setup(
         initial_state=lambda: None,
-        processes=ALONE,
-        timings=Timings(),
         last_results=[],
         make_predictor=lambda state: SimpleNamespace(state=state),
     )
@@ -218,10 +213,8 @@ def test_the_step_is_given_the_decay_of_the_moving_average(monkeypatch: pytest.M
 def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path: Path) -> None:
     """Would catch: greys of validation and test images, or of defects that the task may not know, in the network."""
     root = small_run.write_own(tmp_path / "own", num_good=16, num_defective=12)
-    overrides = [f"--config.data.root={root}", "--config.slicing.mode=strips", "--config.slicing.slice_px=16"]
-    if task == "reconstruction":
-        overrides.append("--config.task.cell_px=8")
-    config = read_config(f"configs/smoke.py:{task}", overrides)
+    more = ["--config.task.cell_px=8"] if task == "reconstruction" else []
+    config = small_run.own_config(root, *more, task=task)
     data = run_data.prepare_data(config, Workdir(tmp_path / "run"))
     seen = [i for i in data.split.train if task == "segmentation" or not data.labels[i]]
     assert 0 < len(seen) < len(data.labels)
@@ -257,13 +250,11 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
     config = replace(config, verdict=replace(config.verdict, fp_cost=2.0, fn_cost=30.0))
     decisions = [(0, True), (0, True), (0, False), (1, False), (1, True)]
     images = [ImageResult(str(i), label, 0.5, called) for i, (label, called) in enumerate(decisions)]
-    fake: Any = SimpleNamespace(
+    fake = make_setup(
         config=config,
         data=make_data(slicer=None),
         devices=SimpleNamespace(kind="none"),
-        processes=ALONE,
         compile_seconds=lambda: 0.0,
-        timings=Timings(),
     )
     state: Any = SimpleNamespace(params={})
     written = report.write_report(

@@ -20,7 +20,7 @@ import small_dagm
 from PIL import Image
 from shell import Shell, run_python
 from sklearn import metrics as sk
-from tiny import assert_same
+from tiny import assert_same, visible_steps
 
 from dagm_jax.command_line import read_config
 from dagm_jax.errors import UserError
@@ -199,11 +199,6 @@ def test_second_call_prints_the_report_and_changes_nothing(shell: Shell, whole: 
 
 
 # --- interrupted runs ---------------------------------------------------------------------------------------
-
-
-def visible_steps(workdir: Path) -> list[int]:
-    folder = workdir / "checkpoints"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
 
 
 def test_killed_and_terminated_run_ends_like_a_whole_one(shell: Shell, whole: Run, tmp_path: Path) -> None:

@@ -18,9 +18,6 @@ from tiny import assert_same
 
 from dagm_jax.train.history import read_history
 
-# Kills at random moments that follow the kill at a named moment.
-NUM_MORE_KILLS = 2
-
 # Forks children that save 1, 2, 3, … until each is killed at a moment of its own, every third in the midst of its first
 # deletion of a folder; each looks at what is left by the one before it.
 SAVER = """
@@ -157,8 +154,8 @@ def test_a_run_killed_again_and_again_ends_like_a_whole_one(
     """Would catch: half a file read as whole, a batch repeated or left out, a state that is not the one of its step, a
     worker that outlives the run (see `Shell.finish`).
 
-    Killed at each named moment, in a workdir of its own, and then at random moments of the whole length. Compiled as
-    users compile it.
+    Killed at each named moment, in a workdir of its own, and then at two random moments of the whole length. Compiled
+    as users compile it.
     """
     shell = make_shell(tmp_path_factory, xla_flags="")
     whole = tmp_path / "whole"
@@ -170,7 +167,7 @@ def test_a_run_killed_again_and_again_ends_like_a_whole_one(
         command = tiny.command(images, tmp_path / moment, f"--config.data.num_workers={place % 3}")
         done = replace(shell, program=(str(Path(victim.__file__)), moment)).run(*command)
         assert done.returncode == -signal.SIGKILL, (moment, done.stderr[-3000:])
-        for _ in range(NUM_MORE_KILLS):
+        for _ in range(2):
             kill_after(shell, rng.uniform(0, length_s), command)
         finish(shell, command)
         assert_same(tmp_path / moment, whole)
@@ -187,9 +184,7 @@ def test_a_signal_to_all_processes_saves_and_the_same_command_goes_on(
     finish(shell, tiny.command(images, whole))
     command = tiny.command(images, workdir, "--config.data.num_workers=2")
     process = shell.start(*command)
-    while not read_history(workdir / "metrics.jsonl"):
-        assert process.poll() is None, shell.finish(process)
-        time.sleep(0.005)
+    shell.wait_for(process, lambda: read_history(workdir / "metrics.jsonl"))
     os.killpg(process.pid, number)
     done = shell.finish(process)
     assert done.returncode == 130, done.stderr

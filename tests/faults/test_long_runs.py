@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -281,15 +280,7 @@ def test_a_dead_worker_stops_the_run_and_the_same_command_goes_on(tmp_path: Path
         images, tmp_path / "run", "--config.data.num_workers=2", "--config.train.num_steps=400"
     )
     process = shell.start(*command)
-
-    def wait_for(condition: Callable[[], Any]) -> None:
-        end_s = time.monotonic() + 300
-        while not condition():
-            assert process.poll() is None, shell.finish(process)
-            assert time.monotonic() < end_s
-            time.sleep(0.01)
-
-    wait_for(lambda: read_history(tmp_path / "run" / "metrics.jsonl"))
+    shell.wait_for(process, lambda: read_history(tmp_path / "run" / "metrics.jsonl"))
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     done = shell.finish(process)
     assert done.returncode == 75, done.stderr

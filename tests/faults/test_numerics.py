@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_run import own_run, write_own
+from small_run import own_config, own_run, write_own
 from tiny_network import replace_unet
 
 from dagm_jax.command_line import read_config
@@ -56,16 +56,7 @@ def test_a_run_stops_at_nan_and_goes_on_by_skipping_it(
     replace_unet(monkeypatch)
     root = write_own(tmp_path / "own", num_good=16, num_defective=12)
     train = {"num_steps": 4, "validate_every": 3, "log_every": 4, "cooldown_share": 0.0}
-    overrides = [f"--config.train.{name}={value}" for name, value in train.items()]
-    config = read_config(
-        "configs/smoke.py",
-        (
-            f"--config.data.root={root}",
-            "--config.slicing.mode=strips",
-            "--config.slicing.slice_px=16",
-            *overrides,
-        ),
-    )
+    config = own_config(root, *(f"--config.train.{name}={value}" for name, value in train.items()))
     workdir = tmp_path / "run"
     with pytest.raises(
         NonFinite, match=r"stopped at step 2: .*loss nan; learning rate .* of the batch: .*png"

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shell import REPOSITORY
 
 from dagm_jax.errors import UserError
 from launch import local_processes
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60
 
 # Writes a mark, then runs until SIGTERM, at which it ends as an interrupted run does.

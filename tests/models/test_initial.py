@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import jax
 import numpy as np
 import pytest
 import scipy.stats
-from jax import monitoring
 
 from dagm_jax.models.initial import Initializer, he_normal, lecun_normal
 
 SHAPE = (3, 3, 40, 50)
-
-
-@pytest.fixture
-def compilations() -> Iterator[list[str]]:
-    """What has been compiled since."""
-    seen: list[str] = []
-
-    def note(event: str, duration: float, **_: object) -> None:
-        if event.endswith("backend_compile_duration"):
-            seen.append(event)
-
-    monitoring.register_event_duration_secs_listener(note)
-    yield seen
-    monitoring.unregister_event_duration_listener(note)
 
 
 @pytest.mark.parametrize(("init", "gain"), [(lecun_normal, 1.0), (he_normal, 2.0)])
