@@ -23,16 +23,11 @@ def augment(
     return (move if image.shape[0] == image.shape[1] else move.lying())(image, mask)
 
 
-def shape_of(size: tuple[int, int] = (64, 64)) -> np.ndarray:
-    """An L off the centre: no rotation and no mirror image of it is itself."""
+def drawn(size: tuple[int, int] = (64, 64)) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of an L off the centre: no rotation and no mirror image of it is itself."""
     mask = np.zeros(size, bool)
     mask[8:40, 10:20] = True
     mask[30:40, 10:34] = True
-    return mask
-
-
-def drawn(size: tuple[int, int] = (64, 64)) -> tuple[np.ndarray, np.ndarray]:
-    mask = shape_of(size)
     return np.where(mask, 200, 50).astype(np.uint8), mask
 
 

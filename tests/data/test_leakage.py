@@ -13,12 +13,7 @@ from dagm_jax.types import Sample
 
 GOOD_TWIN = "which is labelled good: one label is wrong, so neither is used"
 DEFECTIVE_TWIN = "which is labelled defective: one label is wrong, so neither is used"
-TRAIN_TEST = (
-    "leakage: has the same pixels as a of the train half, and is itself of the test half; left out here"
-)
-TEST_TRAIN = (
-    "leakage: has the same pixels as a of the test half, and is itself of the train half; left out here"
-)
+LEAKAGE = "leakage: has the same pixels as a of the {} half, and is itself of the {} half; left out here"
 
 
 @pytest.mark.parametrize(
@@ -40,8 +35,8 @@ TEST_TRAIN = (
         ([(1, 1, "train"), (1, 1, "test")], (0,), {}),
         ([(1, 1, None), (1, 1, None)], (0, 1), {}),
         ([(1, 1, "train"), (1, 1, "test"), (1, 1, "train")], (),
-         {"b": TRAIN_TEST, "c": "has the same pixels as a"}),
-        ([(1, 0, "test"), (1, 0, "train")], (), {"b": TEST_TRAIN}),
+         {"b": LEAKAGE.format("train", "test"), "c": "has the same pixels as a"}),
+        ([(1, 0, "test"), (1, 0, "train")], (), {"b": LEAKAGE.format("test", "train")}),
         ([(1, 0, "train"), (1, 0, None)], (), {"b": "has the same pixels as a"}),
     ],
     ids=["none", "copies", "labels", "unusable twin", "unusable first", "usable one", "no usable one", "halves",

@@ -42,16 +42,13 @@ def _smooth_map(seed: int, with_defect: bool = True) -> tuple[np.ndarray, np.nda
     return (1 / (1 + np.exp(-logit))).astype(np.float32), mask
 
 
-def test_wilson_hand_value() -> None:
-    """Would catch: a Wald or Clopper-Pearson interval under Wilson's name; the formula for 28 of 30."""
+def test_wilson_by_hand_and_at_its_ends() -> None:
+    """Would catch: a Wald or Clopper-Pearson interval under Wilson's name; a zero-width interval at a share of 1, and
+    NaN instead of None without trials."""
     p, n, z = 28 / 30, 30, 1.959963984540054
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     expected = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
     assert metrics.wilson_interval(28, 30) == pytest.approx(expected, abs=1e-12)
-
-
-def test_wilson_ends() -> None:
-    """Would catch: a zero-width interval at a share of 1, and NaN instead of None without trials."""
     interval = metrics.wilson_interval(230, 230)
     assert interval is not None and 0.98 < interval[0] < 0.99 and interval[1] == pytest.approx(1.0)
     assert metrics.wilson_interval(0, 0) is None
@@ -110,26 +107,18 @@ def test_bad_labels_are_refused() -> None:
 
 @settings(derandomize=True, max_examples=150, deadline=None)
 @given(TIED)
-def test_areas_equal_scikit_learn_under_ties(rows: list[tuple[int, float]]) -> None:
-    """Would catch: ties broken by the order of the images, and areas for a part with one class."""
+def test_areas_and_curve_equal_scikit_learn_under_ties(rows: list[tuple[int, float]]) -> None:
+    """Would catch: ties broken by the order of the images, areas for a part with one class; a curve with a point inside
+    a tie, or rates that belong to another point."""
     labels, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     if labels.min() == labels.max():
         assert metrics.auroc(labels, scores) is None and metrics.average_precision(labels, scores) is None
-        return
-    assert metrics.auroc(labels, scores) == pytest.approx(oracle.roc_auc_score(labels, scores), abs=1e-12)
-    expected = oracle.average_precision_score(labels, scores)
-    assert metrics.average_precision(labels, scores) == pytest.approx(expected, abs=1e-12)
-
-
-@settings(derandomize=True, max_examples=60, deadline=None)
-@given(TIED)
-def test_curve_equals_scikit_learn(rows: list[tuple[int, float]]) -> None:
-    """Would catch: a curve with a point inside a tie, or rates that belong to another point."""
-    labels, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    if labels.min() == labels.max():
         with pytest.raises(ValueError, match="must hold both classes"):
             metrics.rank_curve(labels, scores)
         return
+    assert metrics.auroc(labels, scores) == pytest.approx(oracle.roc_auc_score(labels, scores), abs=1e-12)
+    area = oracle.average_precision_score(labels, scores)
+    assert metrics.average_precision(labels, scores) == pytest.approx(area, abs=1e-12)
     curve = metrics.rank_curve(labels, scores)
     # scikit-learn adds the points (0, 0) of the ROC and (1, 0) of the other curve, which runs upwards.
     roc = oracle.roc_curve(labels, scores, drop_intermediate=False)

@@ -25,7 +25,6 @@ from dagm_jax.tasks.segmentation import SegmentationConfig
 from dagm_jax.train.history import read_history
 
 RELEASES = sorted(path.name for path in RELEASED.iterdir())
-MOST_BYTES = 350_000
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_the_first_release_is_kept_and_each_is_small() -> None:
     assert "0.1.0" in RELEASES
     for release in RELEASES:
         files = [path for path in (RELEASED / release).rglob("*") if path.is_file()]
-        assert sum(path.stat().st_size for path in files) <= MOST_BYTES
+        assert sum(path.stat().st_size for path in files) <= 350_000
 
 
 @pytest.mark.parametrize("form", [RUN, PROGRAM])

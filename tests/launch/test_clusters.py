@@ -74,9 +74,7 @@ def run_slurm(tmp_path: Path, stubs: dict[str, str], **variables: str) -> int:
     """The exit status of the script with these stand-ins; ``scontrol`` notes what is queued again."""
     command = str(CLUSTERS / "slurm.sh"), *ARGUMENTS
     own = {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "8"}
-    done = run_with(tmp_path, {**stubs, "scontrol": "exit 0"}, *command, **own, **variables)
-    status: int = done.returncode
-    return status
+    return int(run_with(tmp_path, {**stubs, "scontrol": "exit 0"}, *command, **own, **variables).returncode)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from dagm_jax.data.verify import read_truth
 from dagm_jax.errors import UserError
 from dagm_jax.types import Sample
 from launch.prepare.contact_sheet import CELL_PX, choose, draw_sheet
-from launch.prepare.procedural_images import Recipe, number_splits, write_class
+from launch.prepare.procedural_images import Recipe, number_splits, write_class, write_split
 from launch.prepare_data import main, parse_flags
 
 
@@ -221,7 +221,7 @@ def test_classes_rise_and_are_all_by_default() -> None:
 
 def test_a_source_that_cannot_be_used_costs_nothing(tmp_path: Path, source: Path) -> None:
     """Would catch: `data.root` named to somebody who gave --source; a damaged set gone before it can be made anew."""
-    part = prepare.folder_of(tmp_path / "out", 1) / "part"
+    part = tmp_path / "out/dagm2007/class1/1.0.0/part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"x")
     command = ("--classes=1", f"--output={tmp_path / 'out'}")
@@ -234,7 +234,7 @@ def test_a_source_that_cannot_be_used_costs_nothing(tmp_path: Path, source: Path
 
 def test_a_set_in_tfrecord_is_refused_and_kept(tmp_path: Path) -> None:
     """Would catch: a set that tfds.load has made, removed because training cannot read it."""
-    shard = prepare.folder_of(tmp_path, 8) / "dagm2007-train.tfrecord-00000-of-00001"
+    shard = tmp_path / "dagm2007/class8/1.0.0/dagm2007-train.tfrecord-00000-of-00001"
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"x")
     with pytest.raises(UserError, match="holds class 8 in tfrecord, which training does not read"):
@@ -275,7 +275,7 @@ def test_the_verb_prepares_without_launch(
 
 
 def test_procedural_images_on_disk_are_those_in_memory(tmp_path: Path) -> None:
-    """Would catch: labels, masks or numbers that change on the way through files."""
+    """Would catch: labels, masks or numbers that change on the way through files, and lossy images."""
     out = tmp_path / "out"
     arguments = ("--procedural", "--num_defective=3", "--num_good=4", "--seed=5", f"--output={out}")
     run(*arguments, "--classes=1")
@@ -296,6 +296,15 @@ def test_procedural_images_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.PNG")} == before
     with pytest.raises(UserError, match=r"holds in Class1 images made from .*'seed': 5"):
         run("--procedural", "--num_defective=3", "--num_good=4", "--seed=6", f"--output={out}", "--classes=1")
+
+
+def test_the_label_file_is_the_published_format_byte_for_byte(tmp_path: Path) -> None:
+    """Would catch: LF, a missing first line or trailing tab, a mask named for a good image."""
+    image = np.zeros((8, 8), np.uint8)
+    write_split(tmp_path / "Train", [(1151, image, None), (1152, image, image > 1)])
+    assert (tmp_path / "Train/Label/Labels.txt").read_bytes() == (
+        b"1\r\n1151\t0\t1151.PNG\t0\t0\t\r\n1152\t1\t1152.PNG\t0\t1152_label.PNG\r\n"
+    )
 
 
 def test_splits_are_numbered_like_the_published_ones() -> None:

@@ -64,15 +64,11 @@ def test_upsampling_by_two_by_hand() -> None:
     assert upsample(x.reshape(1, 3, 1, 1), 2)[0, :, 0, 0].tolist() == expected
 
 
-def make_up(c: int = 3, d: int = 2) -> ConvTranspose2x2:
-    up = ConvTranspose2x2(c, d, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
-    up.bias[...] = jnp.asarray(numbers(d, seed=5))
-    return up
-
-
 def test_conv_transpose_and_its_gradients_are_those_of_the_general_one() -> None:
     """Would catch: rows and columns of the tap exchanged, a missing or repeated bias, gradients to the wrong tap."""
-    up, x, cotangent = make_up(), numbers(2, 3, 4, 3), numbers(2, 6, 8, 2, seed=2)
+    x, cotangent = numbers(2, 3, 4, 3), numbers(2, 6, 8, 2, seed=2)
+    up = ConvTranspose2x2(3, 2, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    up.bias[...] = jnp.asarray(numbers(2, seed=5))
     graphdef, params = nnx.split(up)
 
     def ours(params: Any, x: jax.Array) -> jax.Array:

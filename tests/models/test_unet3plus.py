@@ -112,11 +112,6 @@ def test_parameter_counts_of_the_paper(options: dict[str, Any], expected: int) -
     assert count(abstract(in_channels=3, **options)) == expected
 
 
-def test_a_network_is_parameters_and_norm_statistics_alone() -> None:
-    """Would catch: other state, a dropout's counter say, which the training step would refuse."""
-    nnx.split(abstract(), nnx.Param, nnx.BatchStat)
-
-
 # --- a second writing ---------------------------------------------------------------------------------------
 
 
