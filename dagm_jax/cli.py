@@ -19,7 +19,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Self
 
 from dagm_jax.command_line import flag, guarded, parse_request
 from dagm_jax.errors import UserError, nearest
@@ -79,31 +79,27 @@ class PrepareRequest:
     )
     classes: tuple[int, ...] = flag("Classes; all of them by default.", ())
 
+    def checked(self, drawn: Collection[int] = ()) -> Self:
+        """The request with its classes rising, all where none is named; raises UserError for one that does not exist.
 
-_Request = TypeVar("_Request", bound=PrepareRequest)
+        drawn: the classes of the built-in images, where these are asked for.
+        """
+        from dagm_jax.data.verify import read_truth
 
-
-def check_classes(request: _Request, drawn: Collection[int] = ()) -> _Request:
-    """The request with its classes rising, all where none is named; raises UserError for one that does not exist.
-
-    drawn: the classes of the built-in images, where these are asked for.
-    """
-    from dagm_jax.data.verify import read_truth
-
-    known, images = (drawn, "built-in images show") if drawn else (read_truth(), "data set has")
-    for class_id in request.classes:
-        if class_id not in known:
-            choices = ", ".join(map(str, known))
-            raise UserError(
-                f"`--classes` (={class_id}): the {images} the classes {choices}; choose among these"
-            )
-    return replace(request, classes=tuple(sorted(set(request.classes or known))))
+        known, images = (drawn, "built-in images show") if drawn else (read_truth(), "data set has")
+        for class_id in self.classes:
+            if class_id not in known:
+                choices = ", ".join(map(str, known))
+                raise UserError(
+                    f"`--classes` (={class_id}): the {images} the classes {choices}; choose among these"
+                )
+        return replace(self, classes=tuple(sorted(set(self.classes or known))))
 
 
 def prepare(arguments: list[str]) -> None:
     """Writes the classes that are missing or damaged, and prints a table. Raises UserError."""
     request = parse_request(PrepareRequest, ["dagm-jax prepare", *arguments], inspect.getdoc(PrepareRequest))
-    classes, output = check_classes(request).classes, request.output
+    classes, output = request.checked().classes, request.output
     from dagm_jax.data.prepare import prepare_class, show_prepared
     from dagm_jax.storage import locked
 

@@ -23,21 +23,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dagm_jax.command_line import (
-    EXIT_INTERRUPTED,
-    EXIT_PEER_LOST,
-    EXIT_USER_ERROR,
-    flag,
-    guarded,
-    parse_request,
-)
+from dagm_jax import command_line
 from dagm_jax.errors import UserError
 
 # Seconds in which the other processes may end by themselves when one has failed, and again after SIGTERM.
 GRACE_S = 8.0
 POLL_S = 0.05
 # Exit statuses of processes that only lost another one: the main job's own, and the abort of jax's service.
-SECONDARY = (EXIT_PEER_LOST, -signal.SIGABRT)
+SECONDARY = (command_line.EXIT_PEER_LOST, -signal.SIGABRT)
 PR_SET_PDEATHSIG = 1
 
 
@@ -45,8 +38,8 @@ PR_SET_PDEATHSIG = 1
 class Request:
     """The launcher's own flags."""
 
-    num_processes: int = flag("Number of processes.", 2, least=1)
-    gpus_per_process: int = flag(
+    num_processes: int = command_line.flag("Number of processes.", 2, least=1)
+    gpus_per_process: int = command_line.flag(
         "GPUs of the machine for each process, in their order; 0: nothing is set, as on CPUs.", 0, least=0
     )
 
@@ -54,7 +47,7 @@ class Request:
 def parse(argv: Sequence[str]) -> tuple[Request, list[str]]:
     """(the launcher's flags, the main job's arguments from behind ``--``). Raises UserError."""
     split = argv.index("--") if "--" in argv else len(argv)
-    request, arguments = parse_request(Request, argv[:split], __doc__), list(argv[split + 1 :])
+    request, arguments = command_line.parse_request(Request, argv[:split], __doc__), list(argv[split + 1 :])
     if not arguments:
         raise UserError(
             "command line: nothing follows `--`; give there what dagm_jax.main takes, "
@@ -178,12 +171,12 @@ def run(command_lines: Sequence[Sequence[str]], gpus: int = 0) -> int:
     for thread in relays:
         thread.join(GRACE_S)
     if job.num_requests:
-        return EXIT_INTERRUPTED
+        return command_line.EXIT_INTERRUPTED
     failed = [(index, status) for index, status in job.ended.items() if status]
     # The first, those that only lost it aside.
     index, status = min(failed, key=lambda one: one[1] in SECONDARY, default=(0, 0))
     # Processes with these statuses have printed the reason.
-    if status not in (0, EXIT_USER_ERROR, EXIT_INTERRUPTED):
+    if status not in (0, command_line.EXIT_USER_ERROR, command_line.EXIT_INTERRUPTED):
         print(job.explain(index, status), file=sys.stderr)
     return status if status >= 0 else 128 - status
 
@@ -195,4 +188,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv))
+    sys.exit(command_line.guarded(main, sys.argv))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from dagm_jax.cli import PrepareRequest, check_classes
+from dagm_jax.cli import PrepareRequest
 from dagm_jax.command_line import flag, guarded, parse_request
 from dagm_jax.errors import UserError
 
@@ -59,7 +59,7 @@ def parse_flags(argv: Sequence[str]) -> Request:
     request = parse_request(Request, argv, __doc__)
     from dagm_jax.data import procedural
 
-    return check_classes(request, procedural.CLASSES if request.procedural else ())
+    return request.checked(procedural.CLASSES if request.procedural else ())
 
 
 def main(request: Request) -> int:

@@ -13,17 +13,8 @@ from typing import Any
 
 from dagm_jax.command_line import one_line
 from dagm_jax.errors import UserError
-from launch.bench import peer_data
+from launch.bench import peer_data, peer_step
 from launch.bench.measure import Options, Values, over, pipeline_rates
-from launch.bench.peer_step import (
-    Twin,
-    as_examples,
-    make_adamw_step,
-    make_predict,
-    make_twin,
-    run_steps,
-    run_training,
-)
 from launch.bench.plan import Cell
 from launch.bench.subject import Subject
 from launch.bench.timing import Run, repeat, seconds_of, time_alternately
@@ -34,10 +25,10 @@ EPOCH_ROUNDS = 2
 MESSAGE_LENGTH = 200
 
 
-def twin_of(subject: Subject) -> Twin:
+def twin_of(subject: Subject) -> peer_step.Twin:
     """A new PyTorch twin of the run's network with its initial weights."""
     state = subject.setup.initial_state()
-    return make_twin(subject.setup.config, subject.setup.network, state.params, state.stats)
+    return peer_step.make_twin(subject.setup.config, subject.setup.network, state.params, state.stats)
 
 
 def peer_runs(make: Callable[[bool], tuple[Any, ...]], compiles: bool) -> tuple[dict[str, Any], Values]:
@@ -79,7 +70,7 @@ def compare_steps(cell: Cell, subject: Subject, options: Options) -> Values:
 
     def make(compiled: bool) -> tuple[Run]:
         twin = twin_of(subject)
-        return (run_steps(twin, make_adamw_step(twin, compiled), subject.batches),)
+        return (peer_step.run_steps(twin, peer_step.make_adamw_step(twin, compiled), subject.batches),)
 
     theirs, notes = peer_runs(make, options.request.peer_compiles)
     runs = {OURS: subject.run_steps(), **{name: run for name, (run,) in theirs.items()}}
@@ -88,11 +79,11 @@ def compare_steps(cell: Cell, subject: Subject, options: Options) -> Values:
 
 def compare_inference(cell: Cell, subject: Subject, options: Options) -> Values:
     """Slices to maps: throughput of batches on the device, latency from host memory to host memory."""
-    image = as_examples(subject.batches[:1])[0][0]
+    image = peer_step.as_examples(subject.batches[:1])[0][0]
 
     def make(compiled: bool) -> tuple[Run, Run]:
         twin = twin_of(subject)
-        predict, placed = make_predict(twin, compiled), image.to(twin.device)
+        predict, placed = peer_step.make_predict(twin, compiled), image.to(twin.device)
         answers = repeat(lambda: predict(image.to(twin.device)).cpu())
         return repeat(lambda: predict(placed), twin.synchronize), answers
 
@@ -183,16 +174,17 @@ def peer_epochs(subject: Subject, steps: int, options: Options) -> tuple[dict[st
 
     def make(compiled: bool) -> tuple[Run, Epochs]:
         twin = twin_of(subject)
-        step = make_adamw_step(twin, compiled)
+        step = peer_step.make_adamw_step(twin, compiled)
 
         def later() -> None:
-            run_training(twin, step, iter(loader))(steps)
+            peer_step.run_training(twin, step, iter(loader))(steps)
 
         def first() -> None:
             dataset.decode()
             later()
 
-        return run_steps(twin, step, subject.batches), lambda number: (seconds_of(first), seconds_of(later))
+        warm_up = peer_step.run_steps(twin, step, subject.batches)
+        return warm_up, lambda number: (seconds_of(first), seconds_of(later))
 
     made, notes = peer_runs(make, options.request.peer_compiles)
     return {name: epochs for name, (_, epochs) in made.items()}, notes

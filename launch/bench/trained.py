@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -32,7 +31,7 @@ from dagm_jax.exporting.runners import compile_openvino, openvino_program
 from dagm_jax.inspection.inspector import Inspector
 from dagm_jax.inspection.trained_backend import TrainedModelBackend
 from launch.bench.measure import ERROR, Options, Values
-from launch.bench.timing import Run, repeat, time_alternately
+from launch.bench.timing import Run, repeat, seconds_of, time_alternately
 
 TILINGS = {
     "slices": EvalConfig(tiling="slices"),
@@ -64,9 +63,8 @@ def compare_tilings(workdir: Path, options: Options) -> Values:
     for start in range(0, len(pixels), TURN):
         chosen = pixels[start : start + TURN]
         for name, predictor in predictors.items():
-            start_s = time.perf_counter()
-            found[name] += predictor(chosen)
-            seconds[name].append((time.perf_counter() - start_s) / len(chosen))
+            predict = partial(found[name].extend, predictor(chosen))
+            seconds[name].append(seconds_of(predict) / len(chosen))
     rows = {}
     for name, predictions in found.items():
         labels = np.array([one.mask.any() for one in predictions])

@@ -47,22 +47,13 @@ from launch.bench.peer_data import (
 MEAN, STD = 120.0, 40.0
 
 
-def batches(number: int) -> list[Any]:
+def make_batch() -> Any:
     """Random slices and masks with labels 0, -1 and 1."""
     rng = np.random.default_rng(0)
-    found = []
-    for _ in range(number):
-        mask = (rng.random((3, 32, 32, 1)) > 0.7).astype(np.uint8)
-        mask[0] = 0
-        found.append(
-            {
-                "image": rng.integers(0, 256, (3, 32, 32, 1), dtype=np.uint8),
-                "mask": mask,
-                "label": np.array([0, -1, 1], np.int32),
-                "valid": np.ones(3, bool),
-            }
-        )
-    return found
+    mask = (rng.random((3, 32, 32, 1)) > 0.7).astype(np.uint8)
+    mask[0] = 0
+    image = rng.integers(0, 256, mask.shape, dtype=np.uint8)
+    return {"image": image, "mask": mask, "label": np.array([0, -1, 1], np.int32), "valid": np.ones(3, bool)}
 
 
 def narrow(name: str) -> RunConfig:
@@ -100,7 +91,7 @@ def test_the_loss_of_a_batch_is_ours(name: str, monkeypatch: pytest.MonkeyPatch)
             module.p = 0.0
     rate = lambda step, cooldown: jnp.float32(0.0)  # noqa: E731
     step = jax.jit(make_train_step(network, config.task, optax.identity(), rate, config.seed))
-    batch = batches(1)[0]
+    batch = make_batch()
     _, metrics = step(make_state(params, stats, optax.identity()), batch)
     example = peer_step.as_examples([batch])[0]
     assert twin.loss(*example).item() == pytest.approx(float(metrics["loss"]), rel=1e-5)
@@ -184,7 +175,7 @@ def test_maps_are_ours(name: str) -> None:
     config = narrow(name)
     network, params, stats = make_weights(config)
     twin = peer_step.make_twin(config, network, params, stats)
-    batch = batches(1)[0]
+    batch = make_batch()
 
     def predict(params: Any, stats: Any) -> Any:
         forward, _ = network.apply(params, stats, train=False)
@@ -251,7 +242,7 @@ def test_the_window_of_ssim_is_made_once(monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError("made at a call")
 
     monkeypatch.setattr(sys.modules["pytorch_msssim.ssim"], "_fspecial_gauss_1d", refuse)
-    image, mask, label = peer_step.as_examples(batches(1))[0]
+    image, mask, label = peer_step.as_examples([make_batch()])[0]
     assert torch.isfinite(twin.loss(image, mask, label))
 
 
@@ -341,7 +332,7 @@ def test_half_of_a_batch_is_positive(dataset: StripDataset) -> None:
     seen = list(loader)
     assert [tuple(image.shape) for image, _, _ in seen] == [(4, 64, 16, 1)] * 2
     assert all((label == 1).sum() == 2 for _, _, label in seen)
-    warm_up = peer_step.as_examples(batches(1))[0]
+    warm_up = peer_step.as_examples([make_batch()])[0]
     assert [part.dtype for part in seen[0]] == [part.dtype for part in warm_up]
 
 
@@ -358,7 +349,7 @@ def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         *("--config.data.procedural_defective=8", "--config.data.procedural_good=8"),
     ]
     inputs = set()
-    make_adamw_step = compare.make_adamw_step
+    make_adamw_step = peer_step.make_adamw_step
 
     def note_inputs(twin: Any, compiled: bool) -> Any:
         step = make_adamw_step(twin, compiled)
@@ -369,7 +360,7 @@ def test_a_run_beside_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
         return noted
 
-    monkeypatch.setattr(compare, "make_adamw_step", note_inputs)
+    monkeypatch.setattr(peer_step, "make_adamw_step", note_inputs)
     session.run(*benchmark.parse(["benchmark", *flags]), "a command", "")
     cells = json.loads((tmp_path / "benchmark.json").read_text())["cells"]
     assert {cell["kind"]: cell["error"] for cell in cells} == {cell["kind"]: None for cell in cells}
