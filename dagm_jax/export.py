@@ -14,7 +14,6 @@ Exit status: 0 the file is written; 2 a mistake or a difference, which the one-l
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,23 +63,22 @@ def main(argv: Sequence[str]) -> int:
     from dagm_jax.exporting.check import calibration_images, check
     from dagm_jax.exporting.inference_fn import to_stablehlo
     from dagm_jax.exporting.to_onnx import to_int8, to_onnx
+    from dagm_jax.storage import replacing
 
     model = load_trained_model(request.model)
     console.print(f"model {model.model_id}: writing {request.format}")
     content = to_stablehlo(model) if request.format == "stablehlo" else to_onnx(model, request.opset)
     if request.int8:
         content = to_int8(content, calibration_images(model, request.model))
-    # In the folder of the output, so that renaming it is one step.
-    partial = request.output.with_name(f"{request.output.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(content)
-        checked = check(model, request.model, request.format, partial, request.num_checked, request.int8)
-        write_beside(request, model, checked, content)
-        os.replace(partial, request.output)
+        with replacing(request.output, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            file = Path(stream.name)
+            checked = check(model, request.model, request.format, file, request.num_checked, request.int8)
+            write_beside(request, model, checked, content)
     except OSError as error:
         raise UserError(f"`--output` (={request.output}) cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
     console.print(
         f"{request.output} ({len(content) / 1e6:.1f} MB): {checked['num_images']} test images decided alike by "
         f"{checked['runtime']}, scores equal to {checked['largest_difference']:.1e}, "
