@@ -231,7 +231,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def doubling_twin() -> Any:
     task, ssim = SegmentationConfig(ssim_weight=1.0), peer_step.SSIM(data_range=1.0, channel=1)
-    return peer_step.Twin(Doubling(), task, OptimConfig(), 1, MEAN, STD, torch.device("cpu"), ssim)
+    return peer_step.Twin(Doubling(), task, OptimConfig(), 1, MEAN, STD, 1, torch.device("cpu"), ssim)
 
 
 def test_the_window_of_ssim_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
