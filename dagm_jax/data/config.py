@@ -15,6 +15,8 @@ from dagm_jax.errors import UserError, check_choices, require
 
 SplitRule = Literal["random80_20", "official"]
 SliceMode = Literal["auto", "strips", "two_orientations", "tiles", "squeeze", "whole"]
+# Edges of whole images are padded to multiples of it: few sizes, each compiled once, that networks can halve.
+PADDED_PX = 128
 # Edges of a slice are multiples of it: the networks halve a slice four times.
 MULTIPLE_PX = 16
 # Limit of defective images up to which synthetic defects are drawn into the whole `DataConfig.synthetic_share`.
@@ -22,7 +24,7 @@ FEW_DEFECTIVE = 50
 # Limits of the edge of tiles that are sized from the images: one shows what is around a defect, a batch of larger ones
 # takes seconds on a CPU.
 TILE_PX = (64, 256)
-# Limit from which on tiles are shown at half of the resolution, which four times as many images an hour are worth.
+# Limit from which on tiles are shown at half of the resolution: a step then computes a quarter of the pixels.
 HALVED_PX = 128
 
 

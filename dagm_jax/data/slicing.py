@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dagm_jax.data.config import SliceMode, SlicingConfig
+from dagm_jax.data.config import PADDED_PX, SliceMode, SlicingConfig
 from dagm_jax.data.sampling import SliceKind
 
 # Continuation of an image: by its own mirror images, or by its edge; that of a mask by nothing.
@@ -25,8 +25,6 @@ POSITIVE_MASK_SHARE = 0.25
 POSITIVE_MASK_PX = 500
 # Limit of tiles that are tried before one of another kind is taken.
 TILE_TRIES = 10
-# Limit of the px by which tiles reach over an image's edge: judged images are continued to multiples of as many.
-MOST_ADDED_PX = 128
 
 
 @dataclass(frozen=True)
@@ -185,8 +183,8 @@ def random_tile(
     """(rows and columns of a tile (h, w), its label), of an image with this mask; of any kind where none is found.
 
     A tile lies at random around a random pixel, of the mask for a positive one, and is moved back into the image, so
-    that edges are seen as often as the rest. It may reach over the lower and the right edge as far as judged images are
-    continued there.
+    that edges are seen about half as often as the rest. It may reach over the lower and the right edge as far as judged
+    images are continued there.
     """
     marked = np.flatnonzero(mask if kind is SliceKind.POSITIVE else [])
     for _ in range(TILE_TRIES):
@@ -196,7 +194,7 @@ def random_tile(
             pixel = int(rng.integers(mask.shape[0])), int(rng.integers(mask.shape[1]))
         start = []
         for place, edge, length in zip(pixel, tile, mask.shape, strict=True):
-            more = min(int(rng.integers(MOST_ADDED_PX)), edge // 2)
+            more = min(int(rng.integers(PADDED_PX)), edge // 2)
             start.append(min(max(0, place - int(rng.integers(edge))), max(0, length + more - edge)))
         rows, columns = (slice(at, at + edge) for at, edge in zip(start, tile, strict=True))
         label = int(slice_labels(np.count_nonzero(mask[rows, columns]), mask_px))

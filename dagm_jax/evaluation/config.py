@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from dagm_jax.data.config import PADDED_PX
 from dagm_jax.errors import check_choices, require
-
-# Edges of whole images are padded to multiples of it: few sizes, each compiled once, that networks can halve.
-PADDED_PX = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from dagm_jax.data.config import PADDED_PX
 from dagm_jax.data.slicing import PadMode, Slicer
 from dagm_jax.distributed.devices import Devices
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import PADDED_PX, EvalConfig, VerdictConfig
+from dagm_jax.evaluation.config import EvalConfig, VerdictConfig
 from dagm_jax.evaluation.postprocess import postprocess
 from dagm_jax.evaluation.step import EvalStep, make_sliced_step, make_whole_step, most_slices
 from dagm_jax.models.network import Network

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dagm_jax.config import RunConfig
+from dagm_jax.data.config import PADDED_PX
 from dagm_jax.distributed.devices import Devices
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import PADDED_PX
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.programs import Programs, Shape
 from dagm_jax.evaluation.threshold import Thresholds

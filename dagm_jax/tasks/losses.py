@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from dagm_jax.types import at_least_float32
 
-# Area in px added above and below in Dice and IoU: an empty target's loss falls to 0 as predictions empty.
+# Area in px added above and below in Dice and IoU: IoU's loss of an empty target falls to 0 as predictions empty.
 SMOOTHING = 1.0
 
 Map = Float[Array, "b h w c"]

@@ -20,8 +20,7 @@ MUON_RMS = 0.2
 class OptimConfig:
     """The learning rate rises linearly to ``learning_rate``, stays, and falls by a half cosine to 1 % of it.
 
-    optimizer: Muon (kernels' momentum is made orthogonal, Adam moves vectors), which learns in half of the steps of
-    adamw or fewer and takes a tenth more time a step on a CPU.
+    optimizer: Muon makes the momentum of kernels orthogonal and leaves vectors to Adam; earlier releases have adamw.
     average_decay: share of the moving averages of parameters and norm statistics that every step keeps; evaluation uses
     the averages. 0: no averages.
     """

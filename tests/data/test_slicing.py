@@ -365,7 +365,7 @@ def test_tiles_are_sized_by_the_images(
     assert SlicingConfig("auto").for_images(shapes, False, may_downscale) == SlicingConfig()
 
 
-def test_the_edges_of_an_image_are_seen_as_often_as_the_rest() -> None:
+def test_the_edges_of_an_image_are_seen_about_half_as_often_as_the_rest() -> None:
     """Would catch: tiles at uniform places, of which one in a hundred shows the image's last row: a network then calls
     edges defects."""
     rng, seen = np.random.default_rng(0), np.zeros((120, 200))
