@@ -14,6 +14,8 @@ from dagm_jax.types import at_least_float32
 
 # Area in px added above and below in Dice and IoU: IoU's loss of an empty target falls to 0 as predictions empty.
 SMOOTHING = 1.0
+# Share of a slice's pixels that Dice adds where the target is empty.
+EMPTY_SHARE = 0.001
 
 Map = Float[Array, "b h w c"]
 PerExample = Float[Array, " b"]
@@ -42,14 +44,16 @@ def binary_cross_entropy(logits: Map, targets: Map, valid: Valid = None) -> PerE
 
 
 def soft_dice(logits: Map, targets: Map, valid: Valid = None) -> PerExample:
-    """1 - (2·Σpt + 1) / (Σp + Σt + 1), p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed).
+    """1 - (2·Σpt + s) / (Σp + Σt + s), p = σ(z), per example, in [0, 1) (Milletari et al. 2016, smoothed).
 
-    0 of an empty target, which has no Dice: 1 - 1 / (Σp + 1) would stay near 1, and without a gradient, until less than
-    a pixel's worth of probability is left.
+    s is 1, and of an empty target 0.1 % of the valid pixels, where that is more: 1 - 1 / (Σp + 1) would stay near 1,
+    and without a gradient, until less than a pixel's worth of probability is left.
     """
     overlap, total = _overlap(logits, targets, valid)
-    counted = targets if valid is None else targets * valid
-    return jnp.where(counted.any((1, 2, 3)), 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING), 0.0)
+    counts = jnp.ones_like(targets, bool) if valid is None else valid
+    is_empty = ~(counts & (targets > 0)).any((1, 2, 3))
+    smoothing = jnp.where(is_empty, jnp.maximum(EMPTY_SHARE * counts.sum((1, 2, 3)), SMOOTHING), SMOOTHING)
+    return 1 - (2 * overlap + smoothing) / (total + smoothing)
 
 
 def focal(logits: Map, targets: Map, valid: Valid = None, gamma: float = 2.0) -> PerExample:

@@ -41,7 +41,6 @@ class SegmentationConfig:
     """Weights of the terms of the loss; a term of weight 0 is not computed.
 
     Terms on every output of the network: BCE, soft Dice, focal loss, 1 - SSIM of probability and mask, soft IoU.
-    Half of the slices of a balanced batch have no mask and so no Dice, which weighs twice as much for it.
     ``class_weight`` is that of a classification-guided module's own cross-entropy, where the network has one.
     """
 

@@ -35,6 +35,8 @@ from launch.bench.timing import Run, repeat
 Step = Callable[[Example], Tensor]
 F = TypeVar("F", bound=Callable[..., Any])
 DICE_SMOOTHING = IOU_SMOOTHING = 1.0
+# Share of a slice's pixels that Dice adds where the target is empty.
+EMPTY_SHARE = 0.001
 FOCAL_GAMMA = 2.0
 
 
@@ -54,10 +56,10 @@ def pixel_loss(task: SegmentationConfig, logits: Tensor, targets: Tensor, ssim: 
         loss = loss + task.ssim_weight * (1 - ssim(p, targets))
     if task.dice_weight or task.iou_weight:
         overlap, total = (p * targets).sum(dims), p.sum(dims) + targets.sum(dims)
-        dice = 1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
+        empty = max(EMPTY_SHARE * targets[0].numel(), DICE_SMOOTHING)
+        smoothing = torch.where(targets.amax(dims) > 0, DICE_SMOOTHING, empty)
+        dice = 1 - (2 * overlap + smoothing) / (total + smoothing)
         iou = 1 - (overlap + IOU_SMOOTHING) / (total - overlap + IOU_SMOOTHING)
-        # Slices without a mask have no Dice.
-        dice = dice * (targets.amax(dims) > 0)
         loss = loss + task.dice_weight * dice.mean() + task.iou_weight * iou.mean()
     return loss
 
