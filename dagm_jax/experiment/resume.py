@@ -42,8 +42,8 @@ def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
     stored = workdir.read_config()
     found = stored.slicing
     if config.slicing.mode == "auto" and found.mode in ("strips", "tiles"):
-        edges = dict(slice_px=found.slice_px, slice_height_px=found.slice_height_px)
-        changes = edges if found.mode == "tiles" else {}
+        names = ("slice_px", "slice_height_px", "downscale") if found.mode == "tiles" else ()
+        changes = {name: getattr(found, name) for name in names}
         config = replace(config, slicing=replace(config.slicing, mode=found.mode, **changes))
     if "max_minutes" not in workdir.read_json(workdir.config).get("train", {}):
         length = config.train.num_steps or stored.train.num_steps

@@ -355,7 +355,7 @@ def test_runs_of_releases_without_minutes_keep_their_bound(
 def test_a_run_keeps_the_slices_that_it_has_found(tmp_path: Path) -> None:
     """Would catch: a run that goes on with tiles after strips, since an image was added, and one that no command with
     the mode that it began with continues."""
-    found = SlicingConfig("tiles", slice_px=96, slice_height_px=96)
+    found = SlicingConfig("tiles", slice_px=96, slice_height_px=96, downscale=2)
     (tmp_path / "config.json").write_text(to_json(RunConfig(slicing=found)))
     assert check_same_run(RunConfig(), Workdir(tmp_path)).slicing == found
     strips = RunConfig(slicing=SlicingConfig("auto", slice_px=32))
