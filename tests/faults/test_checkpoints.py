@@ -366,7 +366,7 @@ def test_a_run_keeps_the_slices_that_it_has_found(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"slicing\.mode=whole, not auto"):
         check_same_run(RunConfig(), Workdir(tmp_path))
     (tmp_path / "config.json").write_text(to_json(RunConfig(slicing=found)))
-    with pytest.raises(UserError, match=r"slicing\.mode=tiles, not strips"):
+    with pytest.raises(UserError, match=r"--config\.slicing\.mode=tiles"):
         check_same_run(RunConfig(slicing=SlicingConfig("strips")), Workdir(tmp_path))
     with pytest.raises(UserError, match=r"slicing\.num_slices=30, not 12"):
         check_same_run(RunConfig(slicing=SlicingConfig("auto", num_slices=12)), Workdir(tmp_path))
