@@ -2,8 +2,8 @@
 
 Command:   python -m dagm_jax.main --config=configs/custom_unet.py[:TASK[,equal_width][,small]]
 Hardware:  two CPU cores suffice; any devices that jax finds are used
-Time:      segmentation: 7 to 12 minutes on built-in images, 31 to 49 on 500 of class 8 (two CPU cores, often shared)
-Expected:  image AUROC 1.00 on either; Dice on defective images .83 built-in, .77 class 8 (docs/results.md)
+Time:      segmentation: 9 minutes on built-in images, 30 on 500 of class 8 (one CPU core beside another job)
+Expected:  image AUROC 1.00 on either; Dice on defective images .83 built-in, .76 class 8 (docs/results.md)
 """
 
 from ml_collections import ConfigDict
