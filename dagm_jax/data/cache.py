@@ -22,7 +22,7 @@ from dagm_jax.storage import load_json, plain_disk_errors, replacing, write_atom
 from dagm_jax.types import Manifest, Photo, Sample, Skip
 
 # Version of the listing and its pixels; part of their name.
-FORMAT = 7
+FORMAT = 8
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,15 @@ class MaskSums:
 class ImageCache:
     """Random access to decoded images: ``cache[i]`` is (uint8 ``[h w]``, bool ``[h w]``) of image i.
 
-    shapes: (h, w) of each image; offsets: the byte of the file at which it begins. Only the fields are pickled, so a
-    worker process maps the same file instead of copying it.
+    shapes: (h, w) of each image; offsets: the byte of the file at which it begins; unmarked: images whose masks are
+    hidden, as if they had none. Only the fields are pickled, so a worker process maps the same file instead of copying
+    it.
     """
 
     path: Path
     shapes: tuple[tuple[int, int], ...]
     offsets: tuple[int, ...]
+    unmarked: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -70,8 +72,10 @@ class ImageCache:
         return self._row(index)[0]
 
     def mask(self, index: int) -> np.ndarray:
-        """The mask of an image, bool ``[h w]``."""
+        """The mask of an image, bool ``[h w]``; all True where it is hidden."""
         pixels, packed = self._row(index)
+        if index in self.unmarked:
+            return np.ones(pixels.shape, bool)
         return np.unpackbits(packed, count=pixels.size).view(bool).reshape(pixels.shape)
 
     @cached_property
@@ -119,18 +123,17 @@ def build_cache(
     directory: Path,
     shape: tuple[int, int] | None,
     on_image: Callable[[], None] = lambda: None,
-    masks_for: str = "",
     heartbeat: Callable[[], None] = lambda: None,
 ) -> tuple[Manifest, ImageCache]:
     """The manifest less its unreadable images and its copies (see ``leakage``), and the cache of the others.
 
     The returned samples know the white level of 16-bit images, one for all of them. shape: (h, w) that every image must
-    have, None for any. masks_for: the task that needs the masks of defective images, so that those without one are left
-    out. on_image is called after each image that is decoded, heartbeat after each file that is opened for its white
-    level. A cache of the same files (path, size, time of change) is taken as it is, and nothing is opened. A file
-    appears under its name only when it is whole. Raises UserError for a class without images, a full or read-only disk.
+    have, None for any. on_image is called after each image that is decoded, heartbeat after each file that is opened
+    for its white level. A cache of the same files (path, size, time of change) is taken as it is, and nothing is
+    opened. A file appears under its name only when it is whole. Raises UserError for a class without images, a full or
+    read-only disk.
     """
-    stem = directory / fingerprint(manifest, shape, masks_for)
+    stem = directory / fingerprint(manifest, shape)
     pixels, index = stem.with_suffix(".bin"), stem.with_suffix(".json")
     listing = _read_listing(pixels, index)
     if listing is None:
@@ -142,7 +145,7 @@ def build_cache(
             # Plain writes, not stores into a map: on a full disk a store kills the process by a signal.
             with replacing(pixels, "xb") as stream:
                 samples = with_white(manifest.samples, white)
-                listing = _write_pixels(samples, white, stream, shape, on_image, masks_for)
+                listing = _write_pixels(samples, white, stream, shape, on_image)
             write_atomically(index, json.dumps({"sha256": _checksum(listing), "listing": listing}))
     kept = with_white([manifest.samples[i] for i in listing["kept"]], listing["white"])
     skipped = tuple(Skip(**skip) for skip in listing["skipped"])
@@ -173,11 +176,11 @@ def _checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def fingerprint(manifest: Manifest, shape: tuple[int, int] | None, masks_for: str = "") -> str:
-    """A name that changes whenever a file of the manifest, its label, its half, the wanted shape or task does."""
+def fingerprint(manifest: Manifest, shape: tuple[int, int] | None) -> str:
+    """A name that changes whenever a file of the manifest, its label, its half or the wanted shape does."""
     # Boxes are added to samples later, and are no part of them here.
     samples = [asdict(sample) | {"boxes": None} for sample in manifest.samples]
-    content = [FORMAT, procedural.VERSION, shape, masks_for, samples]
+    content = [FORMAT, procedural.VERSION, shape, samples]
     return hashlib.sha256(json.dumps(content, default=cache(_stamps)).encode()).hexdigest()[:20]
 
 
@@ -199,7 +202,6 @@ def _write_pixels(
     stream: BinaryIO,
     shape: tuple[int, int] | None,
     on_image: Callable[[], None],
-    masks_for: str,
 ) -> dict[str, Any]:
     """Decodes into the stream, where images that turn out to be copies leave a gap; returns the listing as JSON values.
 
@@ -214,8 +216,6 @@ def _write_pixels(
     for place, (sample, loaded) in enumerate(zip(samples, load_all(samples, shape), strict=True)):
         if isinstance(loaded, BadImage):
             skips[place] = Skip(sample.image_id, str(loaded))
-        elif masks_for and sample.label and sample.mask is None:
-            skips[place] = Skip(sample.image_id, f"defective and without a mask, which {masks_for} needs")
         if isinstance(loaded, BadMask):
             digests[place] = content_digest(loaded.image)
         elif not isinstance(loaded, BadImage):

@@ -13,7 +13,7 @@ from typing import Literal
 
 from dagm_jax.errors import UserError, check_choices, require
 
-SplitRule = Literal["random80_20", "official"]
+SplitRule = Literal["auto", "random80_20", "official"]
 SliceMode = Literal["auto", "strips", "two_orientations", "tiles", "squeeze", "whole"]
 # Edges of whole images are padded to multiples of it: few sizes, each compiled once, that networks can halve.
 PADDED_PX = 128
@@ -39,11 +39,18 @@ class DataConfig:
     are kept; empty: in the workdir until the run is finished. boxes: a CSV table of boxes around defects (see
     ``formats.boxes``), which the report counts; empty: none. synthetic_share: of the slices of good images, those with
     a synthetic defect, where masks are learnt from; less with more than `FEW_DEFECTIVE` of them, as their number grows.
+    split: see ``split_samples``; auto: the halves of users' own images where all of them have one, else random80_20.
+    flat: what the images show that lie in ``root`` itself, without folders; empty: there are none.
+    max_masks, max_tags: masks, and defective images without one, that training and validation may see, the others
+    hidden; -1: all.
     """
 
     root: str = ""
     classes: tuple[int, ...] = (1,)
-    split: SplitRule = "random80_20"
+    split: SplitRule = "auto"
+    flat: Literal["", "good"] = ""
+    max_masks: int = -1
+    max_tags: int = -1
     validation_share: float = 0.15
     procedural_defective: int = 75
     procedural_good: int = 125
@@ -66,6 +73,7 @@ class DataConfig:
         least = "be at least 5, so that each part of the split gets one"
         require("data", self, "procedural_defective procedural_good", lambda x: x >= 5, least)
         require("data", self, "num_workers", lambda x: x >= 0, "be at least 0; 0 means threads")
+        require("data", self, "max_masks max_tags", lambda x: x >= -1, "be at least 0, or -1 for all")
         require("data", self, "synthetic_share", lambda x: 0 <= x <= 1, "lie in [0, 1]; 0 draws none")
 
 

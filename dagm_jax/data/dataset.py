@@ -24,7 +24,7 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
         return draw_manifest(config, seed), DAGM_SHAPE
     root = Path(config.root).expanduser()
     try:
-        read_own = own_images.reader_of(root)
+        read_own = own_images.read_flat if config.flat else own_images.reader_of(root)
     except OSError as error:
         raise UserError(
             f"`data.root` (={printable(root)}) cannot be looked at ({error.strerror}); name a folder that can be"

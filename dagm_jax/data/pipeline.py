@@ -24,7 +24,7 @@ from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.config import AugmentConfig, SlicingConfig
 from dagm_jax.data.sampling import BalancedSampler, Epochs, SampleSpec, pick_slice
 from dagm_jax.data.slicing import PadMode, pad, random_tile, slice_labels, slicer_for
-from dagm_jax.data.synthetic.draw import add_defect
+from dagm_jax.data.synthetic.draw import add_defect, any_piece
 from dagm_jax.errors import ProcessLost, UserError
 from dagm_jax.types import Batch
 
@@ -122,10 +122,7 @@ class MakeBatch(grain.transforms.RandomMap):
         """Draws a synthetic defect into a slice of a good image."""
         image = batch["image"][row, :, :, 0]
         other = self.cache.image(self.good[rng.integers(len(self.good))])
-        spans = [max(0, length - edge) for length, edge in zip(other.shape, image.shape, strict=True)]
-        top, left = (int(rng.integers(span + 1)) for span in spans)
-        other = other[top : top + image.shape[0], left : left + image.shape[1]]
-        drawn = add_defect(image, pad(other, image.shape), rng)
+        drawn = add_defect(image, any_piece(other, image.shape, rng), rng)
         if drawn is None:
             return
         mask = drawn[1]

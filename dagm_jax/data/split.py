@@ -11,18 +11,51 @@ import numpy as np
 
 from dagm_jax.data.config import SplitRule
 from dagm_jax.errors import UserError
-from dagm_jax.types import Sample
+from dagm_jax.types import Photo, Sample
 
 TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Split:
-    """Places in the manifest, ascending, without overlap; together they are the whole manifest."""
+    """Places in the manifest, ascending, without overlap."""
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
     test: tuple[int, ...]
+
+
+def find_rule(rule: SplitRule, samples: Sequence[Sample]) -> SplitRule:
+    """The rule that ``auto`` stands for: official for users' own images of both halves, random80_20 for all others."""
+    if rule != "auto":
+        return rule
+    are_own = all(isinstance(sample.image, Photo) for sample in samples)
+    has_halves = {sample.half for sample in samples} == {"train", "test"}
+    return "official" if are_own and has_halves else "random80_20"
+
+
+def limit_labels(
+    split: Split, samples: Sequence[Sample], max_masks: int, max_tags: int, seed: int
+) -> tuple[Split, list[int]]:
+    """(the split less the defective images that are hidden, places of those whose masks are hidden); -1: no limit.
+
+    ``max_masks`` masks and ``max_tags`` defective images without one stay in the train and validation splits, in
+    proportion to the sizes of both. Those of a limit are among those of a higher one. The test split is as it was.
+    """
+    ranked = []
+    for number, members in enumerate((split.train, split.validation)):
+        defective = [place for place in members if samples[place].label]
+        order = np.random.default_rng(np.random.SeedSequence([seed, number])).permutation(len(defective))
+        ranked += [((rank + 0.5) / len(defective), defective[i]) for rank, i in enumerate(order)]
+    shown = [place for _, place in sorted(ranked)]
+    masked = [place for place in shown if samples[place].mask is not None]
+    hidden = set(masked[max_masks:]) if max_masks >= 0 else set()
+    tagged = [place for place in shown if samples[place].mask is None or place in hidden]
+    gone = set(tagged[max_tags:]) if max_tags >= 0 else set()
+    train, validation = (
+        tuple(place for place in members if place not in gone) for members in (split.train, split.validation)
+    )
+    return Split(train, validation, split.test), sorted(hidden)
 
 
 def split_samples(

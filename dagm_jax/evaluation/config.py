@@ -9,6 +9,9 @@ from typing import Literal
 from dagm_jax.data.config import PADDED_PX
 from dagm_jax.errors import check_choices, require
 
+# Limit of good validation images from which on a threshold follows from them alone.
+LEAST_GOOD = 3
+
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
@@ -37,10 +40,10 @@ class VerdictConfig:
 
     calibration: "f1" (highest F1), "expected_cost" (least fp_cost·FP + fn_cost·FN), "false_alarm_rate" (at most the
     share max_false_alarm_rate of good images called defective), or "normals" (the score that good images exceed with
-    probability max_false_alarm_rate, extrapolated; looks at good images alone). score: "max" pixel of the map, or
-    "top_mean", the mean of its highest top_fraction of pixels; where slices are scored, as classification does with
-    eval.tiling=slices, the highest slice, or the mean of the top_slices highest. smoothing_px: sigma of the Gaussian
-    that smooths the map before, 0 = off.
+    probability max_false_alarm_rate, extrapolated; looks at good images alone), which stands in for the others where no
+    validation image is defective. score: "max" pixel of the map, or "top_mean", the mean of its highest top_fraction of
+    pixels; where slices are scored, as classification does with eval.tiling=slices, the highest slice, or the mean of
+    the top_slices highest. smoothing_px: sigma of the Gaussian that smooths the map before, 0 = off.
     """
 
     calibration: Literal["f1", "false_alarm_rate", "expected_cost", "normals"] = "f1"

@@ -15,13 +15,14 @@ from dagm_jax.console import show
 from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.load import load_all
+from dagm_jax.data.synthetic.draw import WithSynthetic
 from dagm_jax.distributed.processes import Processes, interleave
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import metrics
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import FloatArray, ImageCounts, IntArray, auroc
 from dagm_jax.evaluation.predictor import Prediction, Predictor
-from dagm_jax.evaluation.threshold import Thresholds, fit_threshold, margin
+from dagm_jax.evaluation.threshold import Thresholds, fit_threshold, margin, rule_for
 from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import Pixels, Sample
 
@@ -35,7 +36,10 @@ WINDOW_PX = 15
 
 
 class ValidationResult(NamedTuple):
-    """Prediction for a validation image without its pixels; curve: its `dice_curve`, None without a mask."""
+    """Prediction for a validation image without its pixels; curve: its `dice_curve`, None without a mask.
+
+    is_synthetic: whether the image was shown with a synthetic defect.
+    """
 
     label: int
     score: float
@@ -43,23 +47,26 @@ class ValidationResult(NamedTuple):
     num_right: int
     num_counted: int
     curve: FloatArray | None
+    is_synthetic: bool = False
 
 
 def predict_validation(
     predictor: Predictor,
-    cache: ImageCache,
+    images: WithSynthetic,
     indices: Sequence[int],
     on_image: Callable[[], None] = lambda: None,
 ) -> list[ValidationResult]:
-    """One `ValidationResult` for each of these images, in order, each predicted by one of all processes.
+    """One `ValidationResult` for each image of these numbers, in order, each predicted by one of all processes.
 
     ``on_image`` is called after each image of this process.
     """
     scored = []
-    for one in predictor(cache[i] for i in predictor.processes.share(indices)):
+    share = predictor.processes.share(indices)
+    for i, one in zip(share, predictor(images[i] for i in share), strict=True):
         curve = metrics.dice_curve(one.map, one.mask) if is_marked(one.mask) else None
         label = int(one.mask.any())
-        scored.append(ValidationResult(label, one.score, one.loss, one.num_right, one.num_counted, curve))
+        result = ValidationResult(label, one.score, one.loss, one.num_right, one.num_counted, curve)
+        scored.append(result._replace(is_synthetic=images.is_synthetic(i)))
         on_image()
     return interleave(predictor.processes.gather(scored))
 
@@ -70,9 +77,15 @@ def _curves(scored: Sequence[ValidationResult], label: int) -> FloatArray:
     return np.reshape(rows, (-1, metrics.NUM_DICE_THRESHOLDS))
 
 
+def of_real(scored: Sequence[ValidationResult]) -> list[ValidationResult]:
+    """The results of images without a synthetic defect."""
+    return [one for one in scored if not one.is_synthetic]
+
+
 def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict[str, float]:
     """Loss, accuracy of the decisions on slices or images, image AUROC, margin, balanced Dice, learnt, and quality.
 
+    AUROC and margin are of real defects; where there are none, synthetic ones stand in, and likewise for masks.
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty, at the pixel
     threshold that is best for these images, which calibration finds later.
 
@@ -87,12 +100,14 @@ def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict
     figures = {"loss": float(np.mean([one.loss for one in scored]))}
     if counted := sum(one.num_counted for one in scored):
         figures["accuracy"] = sum(one.num_right for one in scored) / counted
-    area = auroc([one.label for one in scored], [one.score for one in scored])
-    bound = metrics.auroc_bound([one.label for one in scored], [one.score for one in scored])
+    real = of_real(scored)
+    ranked = real if any(one.label for one in real) else scored
+    labels, scores = [one.label for one in ranked], [one.score for one in ranked]
+    area, bound = auroc(labels, scores), metrics.auroc_bound(labels, scores)
     learnt = bound is not None and bound > 0.5
     if area is not None:
         figures["auroc"] = area
-        figures["margin"] = margin([one.label for one in scored], [one.score for one in scored])
+        figures["margin"] = margin(labels, scores)
         defective = _curves(scored, 1)
         if len(defective):
             balanced = metrics.balanced_dice(defective, _curves(scored, 0))
@@ -116,13 +131,21 @@ def fit_thresholds(
 ) -> Thresholds:
     """The thresholds fitted to the validation images.
 
-    The fit statistics say whether the network has learnt (see `summarise`). The image threshold is found as configured,
-    the pixel threshold by best Dice; where no map of probabilities is compared with masks, it is the image threshold.
+    labels: of the real images. The fit statistics say whether the network has learnt (see `summarise`), and how many
+    synthetic defects the threshold misses, where there are any. The image threshold is found as configured (see
+    `rule_for`), the pixel threshold by best Dice; where no map of probabilities is compared with masks, it is the image
+    threshold.
     """
-    threshold, fit_stats = fit_threshold(labels, [one.score for one in scored], verdict)
+    verdict, real = rule_for(labels, verdict), of_real(scored)
+    threshold, fit_stats = fit_threshold(labels, [one.score for one in real], verdict)
+    if synthetic := [one.score for one in scored if one.is_synthetic and one.label]:
+        fit_stats["synthetic"] = len(synthetic)
+        fit_stats["synthetic_missed"] = sum(score < threshold for score in synthetic)
     pixel_threshold, defective = threshold, _curves(scored, 1)
     if score_kind != "deviation" and len(defective):
-        pixel_threshold = metrics.best_pixel_threshold(defective, _curves(scored, 0))
+        # Synthetic masks follow what can be seen, real ones are looser; a threshold that also keeps good images empty
+        # would cut real defects down.
+        pixel_threshold = metrics.best_pixel_threshold(defective, _curves(() if synthetic else scored, 0))
     elif score_kind == "probability":
         raise UserError("`data`: the pixel threshold needs defective validation images with masks")
     figures = summarise(scored, score_kind)
@@ -263,6 +286,23 @@ class TestResult:
         }
 
 
+def describe_synthetic(
+    good_scores: Sequence[float], scored: Sequence[ValidationResult], rule: Thresholds
+) -> dict[str, Any]:
+    """Figures of synthetic defects in good test images against these as they are, as JSON values."""
+    found = [one for one in scored if one.label]
+    scores, number = [one.score for one in found], len(found)
+    hits = int(rule.decide(scores).sum())
+    place = min(round(rule.pixel_threshold * metrics.NUM_DICE_THRESHOLDS), metrics.NUM_DICE_THRESHOLDS - 1)
+    return {
+        "num_images": number,
+        "auroc": auroc([0] * len(good_scores) + [1] * number, [*good_scores, *scores]),
+        "recall": metrics.ratio(hits, number),
+        "recall_interval_95": list(metrics.wilson_interval(hits, number) or (None, None)),
+        "dice": _mean(float(one.curve[place]) for one in found if one.curve is not None),
+    }
+
+
 def _describe_regions(images: Sequence[ImageResult]) -> dict[str, Any]:
     """Parts of the masks that the maps touch, and false parts of maps an image, as JSON values."""
     found = [image.regions for image in images if image.regions is not None]
@@ -372,7 +412,9 @@ def evaluate_baselines(
         return found
 
     truth = [labels[i] for i in test]
-    threshold, _ = fit_threshold([labels[i] for i in validation], scores(validation), verdict)
+    validation_labels = [labels[i] for i in validation]
+    verdict = rule_for(validation_labels, verdict)
+    threshold, _ = fit_threshold(validation_labels, scores(validation), verdict)
     test_scores = scores(test)
     energy = ImageCounts.from_decisions(truth, [score >= threshold for score in test_scores])
     return {

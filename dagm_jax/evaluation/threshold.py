@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import VerdictConfig
+from dagm_jax.evaluation.config import LEAST_GOOD, VerdictConfig
 from dagm_jax.evaluation.metrics import (
     BoolArray,
     FloatArray,
@@ -118,6 +118,11 @@ def fit_threshold(
     return threshold, _fit_stats(truth, values, threshold, num_equal)
 
 
+def rule_for(labels: ArrayLike, config: VerdictConfig) -> VerdictConfig:
+    """``config`` with a calibration that these validation images can carry: "normals" where none is defective."""
+    return config if np.any(labels) else replace(config, calibration="normals")
+
+
 def _checked_validation(
     labels: ArrayLike, scores: ArrayLike, calibration: str
 ) -> tuple[BoolArray, FloatArray]:
@@ -157,11 +162,14 @@ def margin(labels: ArrayLike, scores: ArrayLike) -> float:
 def lone_outlier(
     labels: ArrayLike, scores: ArrayLike, threshold: float, config: VerdictConfig
 ) -> tuple[int, float] | None:
-    """(the good image with the highest score, the threshold without it), if that is more than `LONE_STEP` lower."""
+    """(the good image with the highest score, the threshold without it), if that is more than `LONE_STEP` lower.
+
+    None too where so few good images are left that they show nothing.
+    """
     truth, values = labels_and_scores(labels, scores)
     highest = int(np.argmax(np.where(truth, -np.inf, values)))
     others = np.arange(len(values)) != highest
-    if not (~truth[others]).any():
+    if (~truth[others]).sum() < LEAST_GOOD:
         return None
     without, _ = fit_threshold(truth[others], values[others], config)
     # On one scale, which all scores together choose.
@@ -188,12 +196,24 @@ def normals_threshold(good_scores: FloatArray, false_alarm_rate: float) -> float
     """The score that good images exceed with probability ``false_alarm_rate``, beyond all that were seen if need be.
 
     A score is a maximum over pixels, so its distribution over images is close to Gumbel's (Fisher and Tippett 1928):
-    with its moments, scale = sd·√6/π and mode = mean - γ·scale, the quantile is mode - scale·log(-log(1 - rate)). An
-    empirical quantile needs 1/rate images before it is anything but their maximum.
+    with its moments, scale = sd·√6/π and mode = mean - γ·scale, the quantile is mode - scale·log(-log(1 - rate)), on
+    the scale of `spread_scores`: of probabilities it is below 1, so that a defect can reach it. An empirical quantile
+    needs 1/rate images before it is anything but their maximum. Raises UserError for fewer than `LEAST_GOOD` scores.
     """
-    scale = float(np.std(good_scores)) * math.sqrt(6) / math.pi
-    mode = float(np.mean(good_scores)) - float(np.euler_gamma) * scale
+    if len(good_scores) < LEAST_GOOD:
+        raise UserError(
+            f"`verdict.calibration` (=normals) takes at least {LEAST_GOOD} good validation images, and there are "
+            f"{len(good_scores)}; add images, or choose another calibration"
+        )
+    spread, are_probabilities = (
+        spread_scores(good_scores),
+        bool(good_scores.min() >= 0 and good_scores.max() <= 1),
+    )
+    scale = float(np.std(spread)) * math.sqrt(6) / math.pi
+    mode = float(np.mean(spread)) - float(np.euler_gamma) * scale
     threshold = mode - scale * math.log(-math.log1p(-false_alarm_rate))
+    if are_probabilities:
+        threshold = min(1 / (1 + math.exp(-threshold)), 1 - SCORE_CLIP)
     # Scores that are all the same leave no scale; the next number above them keeps those images good.
     return max(threshold, float(np.nextafter(np.mean(good_scores), np.inf)))
 

@@ -13,13 +13,15 @@ from typing import Any
 from dagm_jax.config import RunConfig
 from dagm_jax.console import console, show
 from dagm_jax.data.cache import ImageCache, build_cache
-from dagm_jax.data.config import SlicingConfig
+from dagm_jax.data.config import FEW_DEFECTIVE, SlicingConfig, SplitRule
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.boxes import read_boxes
 from dagm_jax.data.slicing import Slicer, slicer_for
-from dagm_jax.data.split import Split, split_samples
+from dagm_jax.data.split import Split, find_rule, limit_labels, split_samples
+from dagm_jax.data.synthetic.draw import WithSynthetic
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
+from dagm_jax.evaluation.config import LEAST_GOOD
 from dagm_jax.evaluation.programs import Shape, choose_shapes
 from dagm_jax.experiment.trained_model import MOST_BATCH_PIXELS
 from dagm_jax.experiment.workdir import Workdir
@@ -30,17 +32,20 @@ from dagm_jax.types import MAX_PIXELS, Manifest, Photo
 class Data:
     """Images of a run: manifest, decoded cache, split, grey-level moments of the training split.
 
-    slicing: the configuration's, with a mode for these images; slicer: of the largest image.
+    rule: that of the split; slicing: the configuration's, with a mode for these images; slicer: of the largest image.
+    seed: of synthetic defects that models are evaluated by.
     padded: sizes to which images are padded when they are judged whole, see `choose_shapes`.
     """
 
     manifest: Manifest
     cache: ImageCache
+    rule: SplitRule
     split: Split
     slicing: SlicingConfig
     padded: tuple[Shape, ...]
     mean: float
     std: float
+    seed: int
 
     @property
     def slicer(self) -> Slicer:
@@ -59,18 +64,25 @@ class Data:
         """The ``indices`` of images with this label."""
         return [i for i in indices if self.labels[i] == label]
 
+    def masked(self, indices: Sequence[int]) -> list[int]:
+        """The ``indices`` of defective images with a mask."""
+        return [i for i in self.of_label(indices, 1) if self.manifest.samples[i].mask is not None]
+
+    @cached_property
+    def images(self) -> WithSynthetic:
+        """The images, and good ones with synthetic defects."""
+        return WithSynthetic(self.cache, self.of_label(self.split.train, 0), self.seed)
+
+    @property
+    def lacks_masks(self) -> bool:
+        """Whether validation has no mask of a defect."""
+        return not self.masked(self.split.validation)
+
 
 def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALONE) -> Data:
     """The images, decoded, checked, split; raises UserError for too few, and if processes find others."""
     found, shape = find_images(config.data, config.seed)
     console.print(f"data: {found.description}")
-    masks_for = config.task.name if config.task.learns_from_masks else ""
-    defective = [sample for sample in found.samples if sample.label]
-    if masks_for and defective and all(sample.mask is None for sample in defective):
-        raise UserError(
-            f"`task` (={masks_for}) learns from masks, and no defective image has one; add masks, or choose "
-            "classification or reconstruction, such as --config=configs/custom_unet.py:classification"
-        )
     directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else workdir.cache
     with show("decoding images", len(found.samples)) as bar:
 
@@ -79,7 +91,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
             bar.advance()
 
         manifest, cache = processes.in_turns(
-            lambda: build_cache(found, directory, shape, on_image, masks_for, processes.heartbeat)
+            lambda: build_cache(found, directory, shape, on_image, processes.heartbeat)
         )
     if config.data.boxes:
         manifest = add_boxes(manifest, found, cache, Path(config.data.boxes).expanduser())
@@ -90,7 +102,19 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     print_skipped(manifest)
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
     share, learns = config.data.validation_share, config.task.learns_from_defects
-    split = split_samples(manifest.samples, config.data.split, share, config.seed, mask_px, learns)
+    rule = find_rule(config.data.split, manifest.samples)
+    needs_defects = learns and not config.task.learns_from_masks
+    split = split_samples(manifest.samples, rule, share, config.seed, mask_px, needs_defects)
+    limits = config.data.max_masks, config.data.max_tags
+    split, hidden = limit_labels(split, manifest.samples, *limits, config.seed)
+    if hidden:
+        samples = list(manifest.samples)
+        for i in hidden:
+            samples[i] = replace(samples[i], mask=None)
+        manifest, cache = (
+            replace(manifest, samples=tuple(samples)),
+            replace(cache, unmarked=frozenset(hidden)),
+        )
     seen = [i for i in split.train if learns or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
     are_own = any(isinstance(sample.image, Photo) for sample in manifest.samples)
@@ -98,7 +122,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     if len(padded) > 1 and config.eval.tiling == "whole":
         shown = ", ".join(f"{height}x{width}" for height, width in padded)
         console.print(f"data: images are judged in {len(padded)} sizes, padded to {shown} px (h x w)")
-    data = Data(manifest, cache, split, slicing, padded, mean, std)
+    data = Data(manifest, cache, rule, split, slicing, padded, mean, std, config.seed)
     check_split(data, config)
     return data
 
@@ -127,23 +151,59 @@ def print_skipped(manifest: Manifest) -> None:
 
 
 def check_split(data: Data, config: RunConfig) -> None:
-    """Prints the sizes of the splits; raises UserError where one lacks defective or defect-free images."""
+    """Prints the sizes of the splits and what is learnt from; raises UserError where one lacks images of a label.
+
+    Defective ones are needed by classification alone: without them the threshold follows from good images.
+    """
     task = config.task
+    needs_defects = task.learns_from_defects and not task.learns_from_masks
     sizes = [f"{name} {len(of)} ({len(data.of_label(of, 1))} defective)" for name, of in data.splits.items()]
-    console.print(f"data: {', '.join(sizes)}; split {config.data.split}")
+    console.print(f"data: {', '.join(sizes)}; split {data.rule}")
     halves = {sample.half for sample in data.manifest.samples}
-    if config.data.split != "official" and halves >= {"train", "test"}:
+    if data.rule != "official" and halves >= {"train", "test"}:
         console.print("data: the set's own halves are mixed; --config.data.split=official keeps them")
-    if not task.learns_from_defects:
-        console.print(f"data: {task.name} trains on the defect-free images alone")
+    console.print(f"data: {task.name} learns from {describe_labels(data, config)}")
     for name, members in data.splits.items():
         for label, kind in ((1, "defective"), (0, "defect-free")):
-            is_needed = label == 0 or name == "test" or task.learns_from_defects
-            if is_needed and not data.of_label(members, label):
+            if (label == 0 or needs_defects) and not data.of_label(members, label):
                 raise UserError(
                     f"`data`: the {name} split has no {kind} image, which {task.name} needs there; add some or change "
                     "`data.split`"
                 )
+    if not data.of_label(data.split.validation, 1):
+        if (number := len(data.split.validation)) < LEAST_GOOD:
+            raise UserError(
+                f"`data`: validation has {number} good and no defective images; the threshold takes at least "
+                f"{LEAST_GOOD} good ones: add images, or raise `data.validation_share` "
+                f"(={config.data.validation_share})"
+            )
+        console.print(
+            "data: validation has no defective image: the threshold follows from its good ones (normals)"
+        )
+    if not data.of_label(data.split.test, 1):
+        console.print("data: the test split has no defective image: nothing shows how real defects are found")
+
+
+def describe_labels(data: Data, config: RunConfig) -> str:
+    """The labels that the network learns from, in words."""
+    train = data.split.train
+    good, defective = len(data.of_label(train, 0)), len(data.of_label(train, 1))
+    if not config.task.learns_from_defects:
+        return f"{good} good images alone"
+    if not config.task.learns_from_masks:
+        return f"{good} good and {defective} defective images"
+    masked, share = len(data.masked(train)), synthetic_share(data, config)
+    words = f"{good} good images, {share:.0%} of their slices with synthetic defects, and {masked} masks"
+    if tagged := defective - masked:
+        words += f"; {tagged} defective images without a mask are not learnt from"
+    return words
+
+
+def synthetic_share(data: Data, config: RunConfig) -> float:
+    """The share of good slices with a synthetic defect: less the more masks there are."""
+    masked = len(data.masked(data.split.train))
+    share = config.data.synthetic_share * min(1.0, FEW_DEFECTIVE / max(masked, 1))
+    return share if config.task.learns_from_masks else 0.0
 
 
 def check_sizes(shapes: Sequence[Shape], config: RunConfig) -> None:
@@ -175,7 +235,8 @@ def describe_data(data: Data, config: RunConfig) -> dict[str, Any]:
     return {
         "source": data.manifest.description,
         "classes": list(config.data.classes),
-        "split": config.data.split,
+        "split": data.rule,
+        "learnt_from": describe_labels(data, config),
         "sides": {
             name: {"images": len(members), "defective_images": len(data.of_label(members, 1))}
             for name, members in data.splits.items()

@@ -12,7 +12,7 @@ from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.console import console
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.threshold import NOT_LEARNT, Thresholds
-from dagm_jax.experiment.data import Data, describe_data
+from dagm_jax.experiment.data import Data, describe_data, describe_labels
 from dagm_jax.experiment.pictures import TestPictures
 from dagm_jax.experiment.setup import Setup, forward_gflop
 from dagm_jax.experiment.workdir import Workdir
@@ -31,10 +31,14 @@ def write_report(
     progress: TrainProgress,
     rule: Thresholds,
     result: evaluate.TestResult,
+    synthetic: dict[str, Any] | None,
     pictures: TestPictures,
     workdir: Workdir,
 ) -> dict[str, Any]:
-    """The report of the evaluated test split; written last, after the workdir's figures, page and predictions."""
+    """The report of the evaluated test split; written last, after the workdir's figures, page and predictions.
+
+    synthetic: `evaluate.describe_synthetic` of the good test images, None where masks of real defects do instead.
+    """
     data, config, timings = setup.data, setup.config, setup.timings
     with timings.stage("baselines"):
         # The watchdogs of the other processes pause; this one's does not.
@@ -51,6 +55,7 @@ def write_report(
         "task": config.task.name,
         "learnt": rule.fit_stats.get("learnt"),
         "test": result.to_report(config.verdict),
+        "synthetic_test": synthetic,
         "decision_rule": {
             "threshold": rule.threshold,
             "pixel_threshold": rule.pixel_threshold,
@@ -94,6 +99,7 @@ def draw_page(
         "model": config.model.name,
         "task": config.task.name,
         "data": data.manifest.description,
+        "learnt from": describe_labels(data, config),
         "threshold chosen by": f"{rule.calibration} on {len(data.split.validation)} validation images",
     }
     skipped = data.manifest.skipped
@@ -115,7 +121,8 @@ def draw_figures(
     folder.mkdir(exist_ok=True)
     figures.plot_curves(read_history(workdir.history), folder / "curves.png")
     figures.plot_confusion(result.counts, folder / "confusion.png", "Test images")
-    figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
+    if len(set(result.labels)) == 2:
+        figures.plot_roc_pr(result.labels, result.scores, folder / "roc_pr.png")
     figures.plot_gallery(pictures.hardest, rule.pixel_threshold, folder / "hardest.png")
 
 
@@ -143,10 +150,15 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     for kind, of in test.get("kinds", {}).items():
         dice = "" if of["dice"] is None else f", Dice {of['dice']:.4f}"
         table.add_row(f"recall of {kind}", f"{share('recall', of)}{dice}, {of['num_images']} images")
+    if synthetic := report.get("synthetic_test"):
+        table.add_row("AUROC of synthetic defects", share("auroc", synthetic))
+        table.add_row("recall of synthetic defects", share("recall", synthetic))
+        table.add_row("Dice of synthetic defects", share("dice", synthetic))
     table.add_row("threshold", f"{rule['threshold']:.4f} ({rule['calibration']} on validation)")
     table.add_row("executing time", f"{cost['executing_time_s']:.1f} s, {cost['images_per_s']:.1f} images/s")
-    majority, energy = (report["baselines"][name] for name in ("majority_accuracy", "local_energy_auroc"))
-    table.add_row("baselines", f"majority accuracy {majority:.4f}, local energy AUROC {energy:.4f}")
+    baselines = report["baselines"]
+    majority, energy = (share(name, baselines) for name in ("majority_accuracy", "local_energy_auroc"))
+    table.add_row("baselines", f"majority accuracy {majority}, local energy AUROC {energy}")
     console.print(table)
     console.print(f"report, predictions and figures: {workdir}")
     sides = report["data"]["sides"]

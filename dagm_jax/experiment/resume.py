@@ -34,8 +34,8 @@ UNTIL_FINISHED = {"data.boxes", LENGTH}
 def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
     """The configuration, with what the workdir's run has found where it leaves that open.
 
-    That are slices, and the bound on steps of earlier releases, which had no minutes. Raises UserError where that run
-    has another configuration; prints free fields that differ.
+    That are slices, the rule of the split, and the bound on steps of earlier releases, which had no minutes. Raises
+    UserError where that run has another configuration; prints free fields that differ.
     """
     if not workdir.config.exists():
         return config
@@ -45,6 +45,8 @@ def check_same_run(config: RunConfig, workdir: Workdir) -> RunConfig:
         names = ("slice_px", "slice_height_px", "downscale") if found.mode == "tiles" else ()
         changes = {name: getattr(found, name) for name in names}
         config = replace(config, slicing=replace(config.slicing, mode=found.mode, **changes))
+    if config.data.split == "auto":
+        config = replace(config, data=replace(config.data, split=stored.data.split))
     if "max_minutes" not in workdir.read_json(workdir.config).get("train", {}):
         length = config.train.num_steps or stored.train.num_steps
         config = replace(config, train=replace(config.train, num_steps=length, max_minutes=0.0))

@@ -18,7 +18,7 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.predictor import Predictor
-from dagm_jax.evaluation.threshold import Thresholds, lone_outlier
+from dagm_jax.evaluation.threshold import Thresholds, lone_outlier, rule_for
 from dagm_jax.experiment.data import Data, prepare_data
 from dagm_jax.experiment.pictures import PictureMaker, TestPictures
 from dagm_jax.experiment.report import print_report, write_report
@@ -74,7 +74,7 @@ def _run_stages(
     """The report of an unfinished run: data, training, choice of the checkpoint, evaluation."""
     with timings.stage("data"):
         data = prepare_data(config, workdir, processes)
-    config = replace(config, slicing=data.slicing)
+    config = replace(config, slicing=data.slicing, data=replace(config.data, split=data.rule))
     setup = Setup(config, data, make_devices(config.parallel, xla_flags), processes, timings)
     with closing(setup):
         with Checkpoints(workdir.checkpoints, processes) as checkpoints:
@@ -168,10 +168,10 @@ def choose_state(setup: Setup, checkpoints: Checkpoints, last_step: int, workdir
         # Training has just validated the last weights, on all of these images where they are few.
         results[step] = list(setup.last_results) if step == last_step else []
         if not results[step]:
-            number = len(setup.processes.share(data.split.validation))
+            number = len(setup.processes.share(setup.validation_images))
             with setup.timings.stage("validation"), show(f"validation of step {step}", number) as bar:
                 results[step] = evaluate.predict_validation(
-                    predictor, data.cache, data.split.validation, bar.advance
+                    predictor, data.images, setup.validation_images, bar.advance
                 )
         figures = evaluate.summarise(results[step], setup.config.task.score_kind)
         # Machines of several kinds may round differently, and all choose alike.
@@ -191,24 +191,34 @@ def evaluate_model(setup: Setup, chosen: Chosen, progress: TrainProgress, workdi
     rule = processes.broadcast(
         evaluate.fit_thresholds(chosen.validation, labels, config.verdict, config.task.score_kind)
     )
-    outlier = lone_outlier(labels, [one.score for one in chosen.validation], rule.threshold, config.verdict)
+    validation = evaluate.of_real(chosen.validation)
+    verdict = rule_for(labels, config.verdict)
+    outlier = lone_outlier(labels, [one.score for one in validation], rule.threshold, verdict)
     if outlier is not None:
         place, without = outlier
         console.print(
             f"threshold {rule.threshold:.4f}: one good validation image sets it, {samples[place].image_id} (score "
-            f"{chosen.validation[place].score:.4f}); without it {without:.4f}: look at this image and its label"
+            f"{validation[place].score:.4f}); without it {without:.4f}: look at this image and its label"
         )
     rows = [
         (sample.image_id, sample.label, repr(float(one.score)))
-        for sample, one in zip(samples, chosen.validation, strict=True)
+        for sample, one in zip(samples, validation, strict=True)
     ]
     header = ("image", "label", "score")
     processes.on_process_0(lambda: write_csv(workdir.validation_scores, header, rows))
     processes.on_process_0(lambda: write_atomically(workdir.rule, rule.to_json()))
     with setup.timings.stage("test"):
         result, pictures = evaluate_test_split(predictor, data, rule, workdir, setup.timings)
+        synthetic = None
+        if setup.uses_synthetic:
+            good = data.images.synthetic(data.of_label(data.split.test, 0))
+            scored = evaluate.predict_validation(predictor, data.images, good)
+            good_scores = [image.score for image in result.images if not image.label]
+            synthetic = evaluate.describe_synthetic(good_scores, scored, rule)
     return processes.on_process_0(
-        lambda: write_report(setup, chosen.state, chosen.step, progress, rule, result, pictures, workdir)
+        lambda: write_report(
+            setup, chosen.state, chosen.step, progress, rule, result, synthetic, pictures, workdir
+        )
     )
 
 

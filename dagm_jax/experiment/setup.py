@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dagm_jax.config import RunConfig
-from dagm_jax.data.config import FEW_DEFECTIVE
 from dagm_jax.data.pipeline import make_training_stream
 from dagm_jax.distributed.devices import Devices, count_flop
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.predictor import Predictor
 from dagm_jax.evaluation.programs import Programs
-from dagm_jax.experiment.data import Data
+from dagm_jax.experiment.data import Data, synthetic_share
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.timings import Timings
 from dagm_jax.experiment.trained_model import build_network
@@ -73,27 +72,24 @@ class Setup:
     def stream(self) -> grain.MapDataset:
         """This process's part of each training batch of the whole run."""
         train, config = self.data.split.train, self.config
-        learns = config.task.learns_from_defects
+        task = config.task
+        choose = self.data.masked if task.learns_from_masks else partial(self.data.of_label, label=1)
+        defective = choose(train) if task.learns_from_defects else []
+        # Without a mask every slice is of a good image.
+        balance = config.train.balance and (bool(defective) or not task.learns_from_masks)
         return make_training_stream(
             self.data.cache,
-            self.data.of_label(train, 1) if learns else [],
+            defective,
             self.data.of_label(train, 0),
             self.data.slicing,
             config.augment,
             batch_size=config.train.batch_size,
             num_batches=config.train.num_steps or UNKNOWN,
-            balance=config.train.balance and learns,
+            balance=balance and task.learns_from_defects,
             seed=config.seed,
             part=(self.processes.index, self.processes.count),
-            synthetic_share=self.synthetic_share,
+            synthetic_share=synthetic_share(self.data, config),
         )
-
-    @property
-    def synthetic_share(self) -> float:
-        """The share of good slices with a synthetic defect."""
-        number = len(self.data.of_label(self.data.split.train, 1))
-        share = self.config.data.synthetic_share * min(1.0, FEW_DEFECTIVE / max(number, 1))
-        return share if self.config.task.learns_from_masks else 0.0
 
     def compile_step(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
         """The step from `step.Carry` to `step.Carry`, compiled for the shapes of the state and the host batch."""
@@ -160,27 +156,44 @@ class Setup:
         """Figures of the state's weights on the sample, the same on all processes; for validation in training."""
         with self.timings.stage("validation while training"):
             predictor = self.make_predictor(state, quick=True)
-            results = evaluate.predict_validation(predictor, self.data.cache, self.validation_sample)
+            results = evaluate.predict_validation(predictor, self.data.images, self.validation_sample)
             is_thorough = self._programs[True] is self._programs[False]
-            if is_thorough and self.validation_sample == list(self.data.split.validation):
+            if is_thorough and self.validation_sample == self.validation_images:
                 self.last_results[:] = results
             return self.processes.broadcast(evaluate.summarise(results, self.config.task.score_kind))
 
     @property
     def steps_a_validation(self) -> float:
         """The time of a validation in training steps, which take three times as long for as many pixels."""
-        pixels = sum(math.prod(self.data.cache.shapes[i]) for i in self.validation_sample)
+        shapes = self.data.cache.shapes
+        pixels = sum(math.prod(shapes[i % len(shapes)]) for i in self.validation_sample)
         return pixels / (3 * self.config.train.batch_size * math.prod(self.data.slicer.slice_shape))
+
+    @property
+    def uses_synthetic(self) -> bool:
+        """Whether the model is also evaluated by synthetic defects: where it learns from masks and lacks real ones."""
+        return self.config.task.learns_from_masks and self.data.lacks_masks
+
+    @cached_property
+    def validation_images(self) -> list[int]:
+        """Numbers of `Data.images` that the model is validated on: synthetic defects, where any, come last."""
+        return sorted(i for part in self._validation_parts for i in part)
 
     @cached_property
     def validation_sample(self) -> list[int]:
-        """Validation images during training: evenly from each label, at most ``max_validation_images`` of each."""
+        """Of these, those during training: evenly, at most ``max_validation_images`` of each label."""
         chosen: list[int] = []
-        for label in (0, 1):
-            members = self.data.of_label(self.data.split.validation, label)
+        for members in self._validation_parts:
             number = min(len(members), self.config.train.max_validation_images)
             chosen += [members[k * len(members) // number] for k in range(number)]
         return sorted(chosen)
+
+    @property
+    def _validation_parts(self) -> list[list[int]]:
+        """Good, defective and, where it is `uses_synthetic`, synthetically defective images."""
+        validation = self.data.split.validation
+        good, defective = (self.data.of_label(validation, label) for label in (0, 1))
+        return [good, defective, self.data.images.synthetic(good) if self.uses_synthetic else []]
 
 
 def forward_gflop(setup: Setup, state: TrainState) -> float:

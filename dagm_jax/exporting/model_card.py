@@ -16,7 +16,7 @@ DAGM_LICENCE = (
 )
 SOFTWARE_LICENCE = "Apache-2.0"
 # Keys of the report that the contract and the card repeat.
-TRAINING_DATA = ("source", "classes", "split", "sides", "largest_px", "white", "num_skipped")
+TRAINING_DATA = ("source", "learnt_from", "classes", "split", "sides", "largest_px", "white", "num_skipped")
 METRICS = ("accuracy", "precision", "recall", "specificity", "auroc", "average_precision", "dice_defective")
 CARD = """# {name}
 
@@ -24,7 +24,7 @@ Predicts surface defects in grey images: {model}, {task}, model {model_id}, {for
 
 ## Training images
 
-{training_data[source]}. Splits: {splits}.
+{training_data[source]}. Splits: {splits}.{learnt_from}
 
 ## On {metrics[num_images]} test images, {metrics[num_defective]} of them defective
 
@@ -96,7 +96,7 @@ def make_contract(
         "pixel_threshold": rule.pixel_threshold,
         "rule": rule.to_values(),
         "validation_normal_scores": list(normal_scores),
-        "training_data": {key: data[key] for key in TRAINING_DATA},
+        "training_data": {key: data.get(key) for key in TRAINING_DATA},
         # Metrics of single images say more about the images than about the model.
         "metrics": {k: v for k, v in report["test"].items() if k != "dice_per_defective_image"},
         "metrics_threshold": report["decision_rule"]["threshold"],
@@ -119,6 +119,8 @@ def make_card(contract: dict[str, Any], name: str) -> str:
     for kind, of in contract["metrics"].get("kinds", {}).items():
         figures += f"\n| recall of {kind} | {_figure(of, 'recall')}, {of['num_images']} images |"
     checked, dice = contract["checked"], ""
+    # Reports of earlier releases do not say.
+    learnt_from = contract["training_data"]["learnt_from"]
     if checked["dice_defective_of_run"] is not None:
         ours, run = checked["dice_defective"], checked["dice_defective_of_run"]
         dice = f", Dice on defective images {ours:.4f} (the run: {run:.4f})"
@@ -126,6 +128,7 @@ def make_card(contract: dict[str, Any], name: str) -> str:
         **contract,
         name=name,
         splits=splits,
+        learnt_from=f" Learnt from {learnt_from}." if learnt_from else "",
         warning="" if Thresholds.from_values(contract["rule"]).has_learnt else f"\n\n**{NOT_LEARNT}**",
         figures=figures,
         arrays="\n".join(arrays),

@@ -366,7 +366,7 @@ def test_an_experiment_hands_its_configuration_to_the_stream(
     for seed, balance, share in ((0, True, 0.5), (3, False, 0.0)):
         train = TrainConfig(batch_size=8, num_steps=12, balance=balance)
         config = RunConfig(train=train, augment=augment, seed=seed, data=DataConfig(synthetic_share=share))
-        data = Data(manifest, cache, split, SLICING, ((SIZE_PX, SIZE_PX),), 50.0, 30.0)
+        data = Data(manifest, cache, "random80_20", split, SLICING, ((SIZE_PX, SIZE_PX),), 50.0, 30.0, seed)
         made = Setup(config, data, make_devices(config.parallel)).stream()
         defective, good = ([i for i in split.train if manifest.samples[i].label == label] for label in (1, 0))
         options: Any = dict(batch_size=8, num_batches=12, balance=balance, seed=seed, synthetic_share=share)

@@ -23,6 +23,7 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.config import VerdictConfig
+from dagm_jax.data.synthetic.draw import WithSynthetic
 from dagm_jax.evaluation.evaluate import TestChunk, TestResult, predict_validation, summarise
 from dagm_jax.evaluation.metrics import balanced_dice, dice_curve
 from dagm_jax.evaluation.predictor import Prediction, Predictor
@@ -79,12 +80,18 @@ def brightness_predictor(
     return Predictor(programs, "params", "stats")
 
 
+def images_of(cache: Any) -> WithSynthetic:
+    return WithSynthetic(cache, (), 0)
+
+
 def validate(predictor: Predictor, cache: Any, indices: Sequence[int]) -> dict[str, float]:
-    return summarise(predict_validation(predictor, cache, indices), predictor.programs.task.score_kind)
+    return summarise(
+        predict_validation(predictor, images_of(cache), indices), predictor.programs.task.score_kind
+    )
 
 
 def fit(predictor: Predictor, cache: Any, indices: Sequence[int], labels: Sequence[int]) -> Thresholds:
-    scored = predict_validation(predictor, cache, indices)
+    scored = predict_validation(predictor, images_of(cache), indices)
     programs = predictor.programs
     return evaluate.fit_thresholds(scored, labels, programs.verdict, programs.task.score_kind)
 
@@ -245,7 +252,7 @@ def test_calibration_sees_the_given_images_only() -> None:
     cache = Cache(images)
     rule = fit(brightness_predictor(2), cache, indices, labels)
     assert cache.asked == indices
-    scores = [one.score for one in predict_validation(brightness_predictor(2), cache, indices)]
+    scores = [one.score for one in predict_validation(brightness_predictor(2), images_of(cache), indices)]
     assert scores == pytest.approx([0.8, 0.2, 0.8, 0.4, 0.2])
     assert rule.calibration == "f1" and 0.4 < rule.threshold < 0.8
     assert [rule.fit_stats[name] for name in ("tp", "tn", "fp", "fn")] == [2, 3, 0, 0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import f1_score
 
 from dagm_jax.errors import UserError
@@ -196,7 +196,7 @@ def test_normals_threshold_is_the_gumbel_quantile_of_scipy() -> None:
     few = np.array([0.1, 0.2, 0.4])
     scale = np.std(few) * math.sqrt(6) / math.pi
     fitted = stats.gumbel_r(np.mean(few) - np.euler_gamma * scale, scale)
-    assert normals_threshold(few, 0.01) == pytest.approx(fitted.ppf(0.99))
+    assert special.logit(normals_threshold(special.expit(few), 0.01)) == pytest.approx(fitted.ppf(0.99))
 
 
 def test_normals_look_at_good_images_alone() -> None:
@@ -209,8 +209,22 @@ def test_normals_look_at_good_images_alone() -> None:
     with_defects, fit_stats = fit_threshold([0, 0, 0, 0, 1, 1], [*good, 0.13, 0.9], config)
     assert with_defects == alone > max(good)
     assert (fit_stats["tp"], fit_stats["fp"], fit_stats["fn"], fit_stats["tn"]) == (1, 0, 1, 4)
-    equal, _ = fit_threshold([0, 0], [0.25, 0.25], config)
+    equal, _ = fit_threshold([0] * 3, [0.25] * 3, config)
     assert equal > 0.25
+    with pytest.raises(
+        UserError, match=r"`verdict.calibration` \(=normals\) takes at least 3 good .* there are 2"
+    ):
+        fit_threshold([0, 0], [0.25, 0.3], config)
+
+
+def test_a_threshold_of_normals_can_be_reached_by_a_probability() -> None:
+    """Would catch: a quantile above 1 of good images that spread over [0, 1], at which nothing is ever defective; one
+    below a good image's score where scores lie close together; a calibration that needs defects where there are none."""
+    config = VerdictConfig(calibration="normals")
+    for good in (np.linspace(0.02, 0.98, 30), np.array([1e-7, 0.5, 0.9999999]), np.full(5, 0.999999)):
+        threshold, _ = fit_threshold([0] * len(good), good, config)
+        assert np.median(good) < threshold < 1
+    assert rule_for([0, 0], F1).calibration == "normals" and rule_for([0, 1], F1) == F1
     with pytest.raises(UserError, match=r"`verdict\.max_false_alarm_rate` \(=0\)"):
         VerdictConfig(calibration="normals", max_false_alarm_rate=0)
 

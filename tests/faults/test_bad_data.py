@@ -108,7 +108,7 @@ def test_copies_leave_no_gaps_among_those_that_are_used(tmp_path: Path, mask_of_
     else:
         save(root.parent / "mask_e.png", 0 * spot())
     found, shape = find_images(DataConfig(root=str(root)), 0)
-    whole, cache = build_cache(found, tmp_path / "cache", shape, masks_for="segmentation")
+    whole, cache = build_cache(found, tmp_path / "cache", shape)
     assert [sample.image_id for sample in whole.samples] == ["a.png", "c.png", "f.png"]
     for place, seed in enumerate((1, 3, 5)):
         np.testing.assert_array_equal(cache[place][0], picture(seed))

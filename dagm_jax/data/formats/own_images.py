@@ -1,7 +1,8 @@
 """A user's own images, in one of three conventions -> a manifest; no pixels are read here.
 
 MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``.
-Plain: ``good/`` and ``defect/``, and masks ``masks/<stem>`` or ``masks/<stem>_mask`` where there are any.
+Plain: ``good/`` and, if wanted, ``defect/``, and masks ``masks/<stem>`` or ``masks/<stem>_mask`` where there are any.
+Flat (``data.flat=good``): images of good parts in the folder itself.
 CSV: a file with the columns ``path,label`` and, where wanted, ``mask,split,kind``; paths are relative to the file's
 folder. The kind of a defect is its folder's name in MVTec's convention, and the column's in a table.
 """
@@ -33,7 +34,7 @@ def reader_of(root: Path) -> Callable[[Path], Manifest] | None:
         return read_csv
     if (root / "train" / GOOD).is_dir():
         return read_mvtec
-    if (root / GOOD).is_dir() and (root / "defect").is_dir():
+    if (root / GOOD).is_dir():
         return read_plain
     return None
 
@@ -77,8 +78,21 @@ def read_mvtec(root: Path) -> Manifest:
 
 
 def read_plain(root: Path) -> Manifest:
-    """The manifest of ``good/`` and ``defect/``, in this order, by name; masks as in `read_mvtec`."""
+    """The manifest of ``good/`` and ``defect/``, in this order, by name; masks as in `read_mvtec`.
+
+    A folder ``good`` alone is refused where others lie beside it, which may hold defects under another name.
+    """
     found = _Found(root)
+    folders = [printable(path.name) for path in list_folder(root) if isdir(path)]
+    if "defect" not in folders:
+        if others := [name for name in folders if name != GOOD]:
+            raise root_error(
+                root,
+                f" has good/ and {', '.join(others[:5])}, and no defect/; name the folder of defective images defect, "
+                "or move the others elsewhere to learn from good images alone",
+            )
+        found.add_folder(root / GOOD, 0, None, {})
+        return found.manifest("folder good")
     masks = _list_masks(root / "masks")
     good, defective = ({path.stem for path in list_folder(root / name)} for name in (GOOD, "defect"))
     # A mask belongs to its defective image; that of a good image alone has to be empty, as decoding checks.
@@ -86,6 +100,13 @@ def read_plain(root: Path) -> Manifest:
     found.add_folder(root / GOOD, 0, None, masks_of_good)
     found.add_folder(root / "defect", 1, None, masks)
     return found.manifest("folders good and defect")
+
+
+def read_flat(root: Path) -> Manifest:
+    """The manifest of the images in ``root`` itself, all of them good, by name."""
+    found = _Found(root)
+    found.add_folder(root, 0, None, {})
+    return found.manifest("one folder of good images")
 
 
 def read_csv(path: Path) -> Manifest:

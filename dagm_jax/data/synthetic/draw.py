@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dagm_jax.data.cache import ImageCache
+from dagm_jax.data.slicing import pad
 from dagm_jax.data.synthetic.contents import CONTENTS
 from dagm_jax.data.synthetic.shapes import SHAPES
+from dagm_jax.types import Pixels
 
 # Limits of the change that is a defect: its mean over the mask, and its area in px; less is not asked for.
 LEAST_CHANGE, LEAST_PX = 0.6, 8
@@ -44,3 +50,41 @@ def add_defect(
         if mask.sum() >= LEAST_PX and np.average(change, weights=opacity) >= LEAST_CHANGE:
             return drawn.astype(np.uint8), mask
     return None
+
+
+def any_piece(
+    image: NDArray[np.uint8], shape: tuple[int, int], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A piece of ``image`` [h w] from a random place, of (h, w) ``shape``, beyond its edge by its mirror images."""
+    spans = [max(0, length - edge) for length, edge in zip(image.shape, shape, strict=True)]
+    top, left = (int(rng.integers(span + 1)) for span in spans)
+    return pad(image[top : top + shape[0], left : left + shape[1]], shape)
+
+
+@dataclass(frozen=True)
+class WithSynthetic:
+    """The images of a cache and, as number len(cache) + i, image i with a synthetic defect, to evaluate a model by.
+
+    good: images that give patches. A drawing is a function of ``seed`` and the number.
+    """
+
+    cache: ImageCache
+    good: Sequence[int]
+    seed: int
+
+    def is_synthetic(self, index: int) -> bool:
+        return index >= len(self.cache)
+
+    def synthetic(self, indices: Sequence[int]) -> list[int]:
+        """The numbers of these images with a synthetic defect."""
+        return [len(self.cache) + i for i in indices]
+
+    def __getitem__(self, index: int) -> Pixels:
+        """(uint8 [h w], bool [h w]); the image as it is, with an empty mask, where no drawing could be seen."""
+        if not self.is_synthetic(index):
+            return self.cache[index]
+        image = self.cache.image(index - len(self.cache))
+        rng = np.random.default_rng((self.seed, index, 2))
+        other = self.cache.image(self.good[int(rng.integers(len(self.good)))])
+        drawn = add_defect(image, any_piece(other, (image.shape[0], image.shape[1]), rng), rng)
+        return drawn or (image, np.zeros(image.shape, bool))
