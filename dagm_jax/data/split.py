@@ -25,13 +25,17 @@ class Split:
     test: tuple[int, ...]
 
 
-def find_rule(rule: SplitRule, samples: Sequence[Sample]) -> SplitRule:
-    """The rule that ``auto`` stands for: official for users' own images of both halves, random80_20 for all others."""
+def find_rule(rule: SplitRule, samples: Sequence[Sample], trains_on_defects: bool) -> SplitRule:
+    """The rule that ``auto`` stands for: official for users' own images of both halves, random80_20 for all others.
+
+    Halves of which the train one lacks defective images are no use to a task that needs them there.
+    """
     if rule != "auto":
         return rule
     are_own = all(isinstance(sample.image, Photo) for sample in samples)
     has_halves = {sample.half for sample in samples} == {"train", "test"}
-    return "official" if are_own and has_halves else "random80_20"
+    can_train = not trains_on_defects or any(one.label and one.half == "train" for one in samples)
+    return "official" if are_own and has_halves and can_train else "random80_20"
 
 
 def limit_labels(

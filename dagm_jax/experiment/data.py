@@ -102,8 +102,8 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     print_skipped(manifest)
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
     share, learns = config.data.validation_share, config.task.learns_from_defects
-    rule = find_rule(config.data.split, manifest.samples)
     needs_defects = learns and not config.task.learns_from_masks
+    rule = find_rule(config.data.split, manifest.samples, needs_defects)
     split = split_samples(manifest.samples, rule, share, config.seed, mask_px, needs_defects)
     limits = config.data.max_masks, config.data.max_tags
     split, hidden = limit_labels(split, manifest.samples, *limits, config.seed)

@@ -12,7 +12,7 @@ from PIL import Image
 from dagm_jax.data.cache import build_cache
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
-from dagm_jax.data.formats.own_images import read_csv, read_mvtec, read_plain, reader_of
+from dagm_jax.data.formats.own_images import read_csv, read_flat, read_mvtec, read_plain, reader_of
 from dagm_jax.errors import UserError
 from dagm_jax.types import Manifest, Photo, Sample
 
@@ -234,8 +234,8 @@ def test_csv_that_means_nothing_is_one_line(tmp_path: Path, text: str, match: st
     [
         (MVTEC, read_mvtec),
         (("good/a.png", "defect/b.png"), read_plain),
+        (("good/a.png",), read_plain),
         (("Class1/Train/0001.PNG",), None),
-        (("good/a.png",), None),
     ],
 )
 def test_the_tree_says_which_convention_it_is(
@@ -244,6 +244,24 @@ def test_the_tree_says_which_convention_it_is(
     """Catches DAGM's folders read as one's own, and the reverse."""
     assert reader_of(touch(tmp_path, *names)) is reader
     assert reader_of(table(tmp_path, "path,label\n")) is read_csv
+
+
+def test_good_images_alone(tmp_path: Path) -> None:
+    """Would catch: good images that are refused because nobody has a defect; folders beside good/, which may hold
+    defects under another name, that are left out without a word; files of a flat folder that are not counted."""
+    assert rows(read_plain(touch(tmp_path / "one", "good/a.png", "good/b.png")), tmp_path / "one") == [
+        ("good/a.png", 0, None, None),
+        ("good/b.png", 0, None, None),
+    ]
+    with pytest.raises(
+        UserError, match=r"has good/ and masks, ng, and no defect/; name the folder of defective"
+    ):
+        read_plain(touch(tmp_path / "two", "good/a.png", "ng/b.png", "masks/b.png"))
+    flat = touch(tmp_path / "three", "a.png", "b.jpg", "notes.txt")
+    manifest, _ = find_images(DataConfig(root=str(flat), flat="good"), 0)
+    assert manifest == read_flat(flat)
+    assert [(one.image_id, one.label) for one in manifest.samples] == [("a.png", 0), ("b.jpg", 0)]
+    assert skips(manifest) == {"notes.txt": "not an image file"}
 
 
 def test_folder_without_images_is_one_line(tmp_path: Path) -> None:

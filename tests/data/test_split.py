@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagm_jax.data.split import Split, split_samples
+from dagm_jax.data.split import Split, find_rule, limit_labels, split_samples
 from dagm_jax.errors import UserError
-from dagm_jax.types import Drawn, Sample
+from dagm_jax.types import Drawn, Photo, Sample
 
 Half = Literal["train", "test"]
 
@@ -196,3 +198,48 @@ def test_a_side_without_a_label_is_refused(
     """Would catch: a run that ends in an AUROC of one label, or that tells a class's number wrongly."""
     with pytest.raises(UserError, match=match):
         split_samples(samples, rule, share, 0)
+
+
+def test_own_images_keep_their_halves_and_dagm_is_split_anew() -> None:
+    """Would catch: test images of a set that are trained on; DAGM, or half of a set, held to halves; a task that needs
+    defects given a train half without any."""
+    photos = [replace(one, image=Photo(Path("x"))) for one in both_halves()]
+    assert find_rule("auto", photos, False) == find_rule("auto", photos, True) == "official"
+    good = [one for one in photos if not (one.label and one.half == "train")]
+    assert (find_rule("auto", good, False), find_rule("auto", good, True)) == ("official", "random80_20")
+    for samples in (both_halves(), [one for one in photos if one.half == "train"]):
+        assert find_rule("auto", samples, False) == "random80_20"
+    assert find_rule("random80_20", photos, False) == "random80_20"
+
+
+def test_fewer_labels_are_among_more_and_the_test_split_stays() -> None:
+    """Would catch: a curve over labels whose points see other images; test images that lose their masks; a limit that
+    counts one split alone; images hidden for ever where none are limited."""
+    samples = [
+        replace(one, mask=Drawn(0, 1, place)) if one.label and place % 3 else one
+        for place, one in enumerate(records_of(1, 60, 40))
+    ]
+    split = split_samples(samples, "random80_20", 0.2, 0)
+    masked = {i for i in (*split.train, *split.validation) if samples[i].mask is not None}
+    defective = {i for i in (*split.train, *split.validation) if samples[i].label}
+
+    def shown(max_masks: int, max_tags: int) -> tuple[set[int], set[int]]:
+        """(masks, tags) that stay."""
+        limited, hidden = limit_labels(split, samples, max_masks, max_tags, 0)
+        assert limited.test == split.test and not set(hidden) & set(split.test)
+        members = {*limited.train, *limited.validation}
+        assert members >= {i for i in (*split.train, *split.validation) if not samples[i].label}
+        left = {i for i in members if samples[i].label}
+        return left & (masked - set(hidden)), left - (masked - set(hidden))
+
+    assert shown(-1, -1) == (masked, defective - masked)
+    assert shown(0, -1) == (set(), defective) and shown(0, 0) == (set(), set())
+    before: set[int] = set()
+    for number in range(len(masked) + 1):
+        masks, tags = shown(number, -1)
+        assert len(masks) == number and before <= masks and masks | tags == defective
+        assert shown(number, 3)[1] == set(sorted(shown(number, 3)[1])) and len(shown(number, 3)[1]) == 3
+        assert shown(number, 2)[1] <= shown(number, 3)[1]
+        before = masks
+    assert shown(10, -1)[0] & set(split.validation) and shown(10, -1)[0] & set(split.train)
+    assert limit_labels(split, samples, 5, -1, 1)[1] != limit_labels(split, samples, 5, -1, 0)[1]

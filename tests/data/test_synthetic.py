@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
+from dagm_jax.data.cache import build_cache
 from dagm_jax.data.synthetic import draw
 from dagm_jax.data.synthetic.contents import CONTENTS, ContentFunction
 from dagm_jax.data.synthetic.shapes import SHAPES, ShapeFunction
+from dagm_jax.types import Manifest, Photo, Sample
 
 
 def texture(seed: int, shape: tuple[int, int] = (96, 64)) -> np.ndarray:
@@ -76,3 +82,41 @@ def test_what_cannot_be_seen_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> No
     """Would catch: a slice that is called defective without a change, which teaches a network to guess."""
     monkeypatch.setattr(draw, "CONTENTS", (lambda image, other, rng: image + 1,))
     assert draw.add_defect(texture(0), texture(1), np.random.default_rng(0)) is None
+
+
+def test_images_to_evaluate_by_have_one_defect_each(tmp_path: Path) -> None:
+    """Would catch: real images that are drawn into; a defect that another order of calls, or another process, draws
+    another way; a mask that is not where the image has changed; one drawing for all images."""
+    shapes = [(96, 64), (40, 120), (96, 64)]
+    samples = tuple(Sample(f"{i}.png", 1, 0, None, Photo(tmp_path / f"{i}.png"), None) for i in range(3))
+    for i, shape in enumerate(shapes):
+        Image.fromarray(texture(i, shape)).save(tmp_path / f"{i}.png")
+    _, cache = build_cache(Manifest(samples, (), ""), tmp_path / "cache", None)
+    images = draw.WithSynthetic(cache, [0, 1, 2], seed=5)
+    numbers = images.synthetic([0, 1, 2])
+    assert numbers == [3, 4, 5] and [images.is_synthetic(i) for i in range(6)] == [False] * 3 + [True] * 3
+    drawn = {i: images[i] for i in reversed(numbers)}
+    for i, shape in enumerate(shapes):
+        np.testing.assert_array_equal(images[i][0], texture(i, shape))
+        assert not images[i][1].any()
+        image, mask = drawn[3 + i]
+        assert image.shape == mask.shape == shape and mask.any()
+        assert (image != texture(i, shape))[mask].mean() > 0.5
+        again = pickle.loads(pickle.dumps(images))[3 + i]
+        for array, expected in zip(again, (image, mask), strict=True):
+            np.testing.assert_array_equal(array, expected)
+    assert (drawn[3][1] != drawn[5][1]).any()
+    assert (draw.WithSynthetic(cache, [0, 1, 2], seed=6)[3][0] != drawn[3][0]).any()
+
+
+def test_a_defect_that_cannot_be_seen_makes_no_defective_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a good image that counts as a missed defect."""
+    monkeypatch.setattr(draw, "LEAST_CHANGE", 1e9)
+    Image.fromarray(texture(0)).save(tmp_path / "a.png")
+    sample = Sample("a.png", 1, 0, None, Photo(tmp_path / "a.png"), None)
+    _, cache = build_cache(Manifest((sample,), (), ""), tmp_path / "cache", None)
+    image, mask = draw.WithSynthetic(cache, [0], seed=0)[1]
+    np.testing.assert_array_equal(image, texture(0))
+    assert not mask.any()

@@ -19,11 +19,11 @@ from sklearn import metrics as sk
 
 from dagm_jax.data.images import load as load_module
 from dagm_jax.data.images.load import load
+from dagm_jax.data.synthetic.draw import WithSynthetic
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.config import VerdictConfig
-from dagm_jax.data.synthetic.draw import WithSynthetic
 from dagm_jax.evaluation.evaluate import TestChunk, TestResult, predict_validation, summarise
 from dagm_jax.evaluation.metrics import balanced_dice, dice_curve
 from dagm_jax.evaluation.predictor import Prediction, Predictor
@@ -119,6 +119,9 @@ class Cache(Any):
 
     def __init__(self, images: Sequence[Pixels]) -> None:
         self.images, self.asked = images, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Pixels:
         self.asked.append(index)

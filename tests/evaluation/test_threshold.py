@@ -22,6 +22,7 @@ from dagm_jax.evaluation.threshold import (
     fit_threshold,
     lone_outlier,
     normals_threshold,
+    rule_for,
     spread_scores,
 )
 
@@ -188,10 +189,10 @@ def test_broken_thresholds_are_refused() -> None:
 def test_normals_threshold_is_the_gumbel_quantile_of_scipy() -> None:
     """Would catch: a wrong sign or moment in the quantile, which moves every decision of reconstruction."""
     rng = np.random.default_rng(0)
-    scores = 0.1 + 0.02 * rng.gumbel(size=20_000)
+    scores = special.expit(-3 + 0.5 * rng.gumbel(size=20_000))
     for rate in (0.2, 0.01, 0.001):
-        expected = stats.gumbel_r(0.1, 0.02).ppf(1 - rate)
-        assert normals_threshold(scores, rate) == pytest.approx(expected, rel=0.02)
+        expected = stats.gumbel_r(-3, 0.5).ppf(1 - rate)
+        assert special.logit(normals_threshold(scores, rate)) == pytest.approx(expected, abs=0.1)
         assert np.mean(scores >= normals_threshold(scores, rate)) == pytest.approx(rate, rel=0.3)
     few = np.array([0.1, 0.2, 0.4])
     scale = np.std(few) * math.sqrt(6) / math.pi
@@ -219,7 +220,7 @@ def test_normals_look_at_good_images_alone() -> None:
 
 def test_a_threshold_of_normals_can_be_reached_by_a_probability() -> None:
     """Would catch: a quantile above 1 of good images that spread over [0, 1], at which nothing is ever defective; one
-    below a good image's score where scores lie close together; a calibration that needs defects where there are none."""
+    below a good image's score where scores lie close together; a rule that needs defects where there are none."""
     config = VerdictConfig(calibration="normals")
     for good in (np.linspace(0.02, 0.98, 30), np.array([1e-7, 0.5, 0.9999999]), np.full(5, 0.999999)):
         threshold, _ = fit_threshold([0] * len(good), good, config)

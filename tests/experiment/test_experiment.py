@@ -50,14 +50,23 @@ def make_data(**more: Any) -> Any:
     split = SimpleNamespace(train=TRAIN, validation=VALIDATION, test=TEST)
     samples = [SimpleNamespace(image_id=f"image{i}", label=labels[i]) for i in range(60)]
     manifest = SimpleNamespace(samples=samples, description="sixty", skipped=())
-    fake = SimpleNamespace(split=split, labels=labels, of_label=of_label, manifest=manifest, cache=None)
+    fake = SimpleNamespace(
+        split=split,
+        labels=labels,
+        of_label=of_label,
+        manifest=manifest,
+        cache=None,
+        images=None,
+        lacks_masks=False,
+    )
     return SimpleNamespace(**(vars(fake) | more))
 
 
 def make_setup(**more: Any) -> Any:
     """A run on `make_data` as far as its last stages ask."""
     fake = SimpleNamespace(data=make_data(), config=RunConfig(), processes=ALONE, timings=Timings())
-    return SimpleNamespace(**(vars(fake) | more))
+    images = dict(validation_images=VALIDATION, uses_synthetic=False)
+    return SimpleNamespace(**(vars(fake) | images | more))
 
 
 def test_the_threshold_is_fitted_on_the_validation_images(
@@ -80,7 +89,7 @@ def test_the_threshold_is_fitted_on_the_validation_images(
     monkeypatch.setattr(run, "evaluate_test_split", evaluate_test_split)
     monkeypatch.setattr(run, "write_report", lambda *_: {})
     fake, workdir = make_setup(make_predictor=lambda state: None), Workdir(tmp_path)
-    scored: Any = [SimpleNamespace(score=0.5) for _ in VALIDATION]
+    scored: Any = [SimpleNamespace(score=0.5, is_synthetic=False) for _ in VALIDATION]
     run.evaluate_model(fake, run.Chosen(4, cast(Any, None), scored), TrainProgress(), workdir)
     assert asked == [(scored, [i % 2 for i in VALIDATION])]
     assert tested == [workdir.read_rule()] and tested[0].threshold == 0.25
@@ -264,6 +273,7 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
         TrainProgress(step=1),
         Thresholds(0.5, 0.5, "f1", {}),
         TestResult(images, executing_time_s=1.0),
+        None,
         cast(Any, None),
         Workdir(tmp_path),
     )

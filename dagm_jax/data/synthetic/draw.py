@@ -85,6 +85,9 @@ class WithSynthetic:
             return self.cache[index]
         image = self.cache.image(index - len(self.cache))
         rng = np.random.default_rng((self.seed, index, 2))
-        other = self.cache.image(self.good[int(rng.integers(len(self.good)))])
-        drawn = add_defect(image, any_piece(other, (image.shape[0], image.shape[1]), rng), rng)
-        return drawn or (image, np.zeros(image.shape, bool))
+        for _ in range(TRIES):
+            other = self.cache.image(self.good[int(rng.integers(len(self.good)))])
+            drawn = add_defect(image, any_piece(other, (image.shape[0], image.shape[1]), rng), rng)
+            if drawn is not None:
+                return drawn
+        return image, np.zeros(image.shape, bool)
