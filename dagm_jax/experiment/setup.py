@@ -181,7 +181,7 @@ class Setup:
 
     @cached_property
     def validation_sample(self) -> list[int]:
-        """Of these, those during training: evenly, at most ``max_validation_images`` of each label."""
+        """Those of `validation_images` that training sees: evenly, at most ``max_validation_images`` of each label."""
         chosen: list[int] = []
         for members in self._validation_parts:
             number = min(len(members), self.config.train.max_validation_images)
