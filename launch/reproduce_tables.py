@@ -1,7 +1,7 @@
 """The paper's tables and figures from our own runs: a grid of models, classes, tasks and seeds.
 
 ``python -m launch.reproduce_tables --models=custom_unet,conv_autoencoder,unet3plus --classes=1,8 --tasks=segmentation
---seeds=0,1,2 --workdir=DIR [--small] [--ablation] [--config.x.y=value …]``
+--seeds=0,1,2 --workdir=DIR [--small] [--ablation] [--supervision=good,tags,masks:5,masks] [--config.x.y=value …]``
 
 Each cell is a run of ``dagm_jax.main`` in ``DIR/cells``. Finished cells are read and an interrupted one goes on, so the
 same command completes a grid that a kill or Ctrl-C cut short; the tables are written anew after each cell. Overrides

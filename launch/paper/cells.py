@@ -61,6 +61,26 @@ ABLATIONS = (
 )
 
 
+def supervision(labels: str) -> Variant:
+    """The variant that learns from good, tags[:N] or masks[:N], the others hidden. Raises UserError for another word.
+
+    ``masks`` is `BASE`.
+    """
+    kind, colon, number = labels.partition(":")
+    if kind not in ("good", "tags", "masks") or (colon and (kind == "good" or not number.isdecimal())):
+        raise UserError(
+            f"`--supervision` (={labels}) must be of good, tags, tags:N, masks, masks:N, such as masks:5"
+        )
+    if labels == "masks":
+        return BASE
+    limit = int(number) if number else -1
+    masks, tags = {"good": (0, 0), "tags": (0, limit), "masks": (limit, -1)}[kind]
+    overrides = (f"--config.data.max_masks={masks}", f"--config.data.max_tags={tags}")
+    shown = f"{number or 'all'} {kind} of defective images"
+    effect = {"good": "good images alone", "tags": shown, "masks": f"{shown}, and tags of the others"}[kind]
+    return Variant(labels.replace(":", ""), overrides, f"labels for training and validation: {effect}")
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run of the grid."""
@@ -107,6 +127,9 @@ class Plan:
     workdir: Path = flag("The folder for runs, tables and figures.", Path("runs/tables"))
     small: bool = flag("The configurations' short forms, for two CPU cores.", False)
     ablation: bool = flag("Also custom_unet with one thing taken away at a time.", False)
+    supervision: tuple[str, ...] = flag(
+        "Also segmentation by custom_unet from fewer labels, such as good,tags,masks:5,masks.", ()
+    )
 
     def __post_init__(self) -> None:
         from dagm_jax.config import TASKS
@@ -115,9 +138,16 @@ class Plan:
         check_list("classes", self.classes)
         check_list("tasks", self.tasks, tuple(TASKS))
         check_list("seeds", self.seeds, least=0)
-        if self.ablation and ABLATED_MODEL not in self.models:
+        for labels in self.supervision:
+            supervision(labels)
+        if self.supervision and "segmentation" not in self.tasks:
             raise UserError(
-                f"`--ablation` varies {ABLATED_MODEL}, which `--models` (={','.join(self.models)}) leaves out; "
+                f"`--supervision` is of segmentation, which `--tasks` (={','.join(self.tasks)}) leaves out"
+            )
+        if (self.ablation or self.supervision) and ABLATED_MODEL not in self.models:
+            name = "ablation" if self.ablation else "supervision"
+            raise UserError(
+                f"`--{name}` varies {ABLATED_MODEL}, which `--models` (={','.join(self.models)}) leaves out; "
                 "add it"
             )
 
@@ -125,8 +155,15 @@ class Plan:
         """All cells in running order: seed by seed, so that a grid cut short has whole tables; variants last."""
         order = product(self.seeds, self.tasks, self.classes, self.models)
         base = [Cell(task, model, class_id, seed) for seed, task, class_id, model in order]
-        ablated = [cell for cell in base if self.ablation and cell.model == ABLATED_MODEL]
-        return base + [replace(cell, variant=variant) for cell in ablated for variant in ablations(cell.task)]
+        varied = [cell for cell in base if cell.model == ABLATED_MODEL]
+        return base + [
+            replace(cell, variant=variant) for cell in varied for variant in self.variants(cell.task)
+        ]
+
+    def variants(self, task: str) -> list[Variant]:
+        """The variants of a task's cells, without `BASE`."""
+        labels = [supervision(one) for one in self.supervision if task == "segmentation"]
+        return [*(ablations(task) if self.ablation else ()), *(one for one in labels if one != BASE)]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -14,10 +15,18 @@ from dagm_jax.config import TASKS
 from dagm_jax.console import console
 from dagm_jax.storage import write_atomically
 from dagm_jax.train.history import read_history
-from dagm_jax.visualization.figures import BLUE, ORANGE, draw_confusion, series, style_axes, write_figure
+from dagm_jax.visualization.figures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    draw_confusion,
+    series,
+    style_axes,
+    write_figure,
+)
 from launch.paper import tables
 from launch.paper.cells import BASE, Cell, Grid, Plan, Report
-from launch.paper.rows import counts_of
+from launch.paper.rows import MEAN, counts_of
 
 INDEX = "index.md"
 # Files of each task: name → endings.
@@ -27,6 +36,7 @@ TASK_FILES = {
     "fig_3": ("png",),
     "fig_4": ("png",),
 }
+SUPERVISION_FILES = ("supervision.md", "supervision.csv", "supervision.png")
 # Columns of the summary on the terminal.
 SUMMARY = ("accuracy", "f1", "auroc")
 # Class of the paper's Figs. 3 and 4.
@@ -37,6 +47,8 @@ PANEL_WIDTH, PANEL_HEIGHT = 4.4, 2.6
 
 def remove_pages(root: Path) -> None:
     """Removes tables and figures of an earlier grid, which may show other cells."""
+    for name in SUPERVISION_FILES:
+        (root / name).unlink(missing_ok=True)
     for name, kinds in TASK_FILES.items():
         for ending in ("", *(f"_{task}" for task in TASKS)):
             for kind in kinds:
@@ -49,6 +61,11 @@ def write_pages(grid: Grid) -> None:
     sections = [f"# {title(grid)}\n"]
     for task in grid.plan.tasks:
         sections += write_task(grid, task)
+    if grid.plan.supervision:
+        table = tables.supervision_table(grid)
+        sections.append(write_table(root, "supervision", table, ("md", "csv")))
+        write_figure(plot_supervision(table), root / "supervision.png")
+        sections.append("![Figures by labels](supervision.png)\n")
     sections.append(write_table(root, "models", tables.models_table(grid), ("md", "csv")))
     sections.append(write_table(root, "table_2", tables.table_2(grid), ("md",)))
     sections.append(cells_section(grid))
@@ -124,6 +141,23 @@ def plot_curves(grid: Grid, groups: dict[str, dict[Cell, Report]]) -> Figure:
             panel.set_title(f"{model}, class {shown_class(grid.plan)}", fontsize=9)
     handles = [Line2D([], [], color=colour, label=kind) for kind, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def plot_supervision(table: tables.Table) -> Figure:
+    """Means over classes of each figure of the table, over its labels from few to many as they are given."""
+    figure = Figure(figsize=(2 * PANEL_WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    style_axes(axes)
+    rows = [row for row in table.rows if row["class"] == MEAN]
+    colours = {"auroc": BLUE, "average_precision": GREY, "dice_defective": ORANGE}
+    for name, colour in colours.items():
+        values = [math.nan if row[f"{name}_mean"] is None else row[f"{name}_mean"] for row in rows]
+        axes.plot(
+            [row["labels"] for row in rows], values, color=colour, marker="o", label=tables.HEADINGS[name]
+        )
+    axes.set(ylim=(0, 1.02), xlabel="labels of defects for training and validation")
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 

@@ -58,7 +58,7 @@ def read_configs(grid: Grid) -> dict[Cell, RunConfig]:
             raise UserError(f"cell {cell.title}: {error}") from error
         if cell.variant != BASE and not differences(configs[replace(cell, variant=BASE)], configs[cell]):
             raise UserError(
-                f"`--ablation`: {cell.variant.name} is the configured run itself under the overrides given; "
+                f"{cell.title}: {cell.variant.name} is the configured run itself under the overrides given; "
                 f"leave out {' '.join(cell.variant.overrides)}"
             )
     return configs

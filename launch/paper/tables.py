@@ -11,8 +11,8 @@ from functools import partial
 from statistics import fmean
 
 from dagm_jax.evaluation.metrics import wilson_interval
-from launch.paper.cells import ABLATED_MODEL, BASE, Cell, Grid, Plan, Report, ablations
-from launch.paper.printed import MEAN_ACCURACIES, REMARKS, TABLE_1, TABLE_2
+from launch.paper.cells import ABLATED_MODEL, BASE, Cell, Grid, Plan, Report, ablations, supervision
+from launch.paper.printed import MEAN_ACCURACIES, REMARKS, SUPERVISION_MARKS, TABLE_1, TABLE_2
 from launch.paper.rows import (
     EXTRA,
     MEAN,
@@ -42,6 +42,7 @@ HEADINGS = {
     "dice_defective_difference": "Δ Dice",
 }
 ABLATION_FIGURES = ("accuracy", "f1", *EXTRA[:-1], "dice_defective", "executing_time_s", *list(HEADINGS)[-3:])
+SUPERVISION_FIGURES = ("auroc", "average_precision", "dice_defective", "accuracy")
 # Decimals in Markdown: figures that are no rates, and rates.
 DECIMALS = {"executing_time_s": 1, "cost_1_20": 1}
 RATE_DECIMALS = 4
@@ -205,6 +206,23 @@ def ablation_table(grid: Grid, task: str) -> Table:
     header = provenance(reports.values(), grid.command)
     columns = {**first_columns(plan, "variant"), **figure_columns(ABLATION_FIGURES)}
     return Table(f"Ablation: {task}", header, columns, rows, notes)
+
+
+def supervision_table(grid: Grid) -> Table:
+    """Figures of real test images by the labels that training and validation may see."""
+    reports, plan = grid.select(task="segmentation", model=ABLATED_MODEL), grid.plan
+    rows = []
+    for labels in plan.supervision:
+        variant = supervision(labels)
+        found = {cell: figures_of(one) for cell, one in reports.items() if cell.variant == variant}
+        rows += class_rows({"labels": labels}, plan.classes, found, SUPERVISION_FIGURES)
+    columns = {**first_columns(plan, "labels"), **figure_columns(SUPERVISION_FIGURES)}
+    effects = (supervision(labels) for labels in plan.supervision)
+    notes = [
+        *(f"{one.name}: {one.effect}." for one in effects if one != BASE),
+        *(f"Published, mean of DAGM's ten classes: {mark}." for mark in SUPERVISION_MARKS),
+    ]
+    return Table("Labels", provenance(reports.values(), grid.command), columns, rows, notes)
 
 
 def model_row(reports: Mapping[Cell, Report]) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,35 @@ def test_every_cell_is_run_with_its_own_configuration(tmp_path: Path) -> None:
     assert (base.slicing.mode, squeeze.slicing.mode) == ("auto", "squeeze")
     assert (base.augment.rotate90, no_rotation.augment.rotate90) == (True, False)
     assert (base.train.balance, no_upsampling.train.balance) == (True, False)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_fewer_labels_are_cells_with_a_table_of_their_own(tmp_path: Path) -> None:
+    """Would catch: labels that do not reach the run, a second cell for what the configured run is already, a curve in
+    another order than asked for, and tables of an earlier grid that stay."""
+    runs, seen = FakeRuns(), []
+
+    def run(config: Any, workdir: Path) -> dict[str, Any]:
+        seen.append((workdir.name, config.data.max_masks, config.data.max_tags))
+        return runs(config, workdir)
+
+    arguments = ("--models=custom_unet,unet3plus", "--classes=8", "--seeds=3")
+    reproduce(request(tmp_path, *arguments, "--supervision=good,tags,tags:7,masks:5,masks"), run)
+    name = "custom_unet-class8-seed3"
+    assert seen == [
+        (name, -1, -1), ("unet3plus-class8-seed3", -1, -1), (f"{name}-good", 0, 0), (f"{name}-tags", 0, -1),
+        (f"{name}-tags7", 0, 7), (f"{name}-masks5", 5, -1),
+    ]  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "supervision.csv").read_text().splitlines()))
+    expected = [
+        (labels, c) for labels in ("good", "tags", "tags:7", "masks:5", "masks") for c in ("8", "mean")
+    ]
+    assert [(row["labels"], row["class"]) for row in rows] == expected
+    assert {row["auroc_mean"] for row in rows} == {"0.9"}
+    index = (tmp_path / "index.md").read_text()
+    assert "![Figures by labels](supervision.png)" in index and "masks5: labels for training" in index
+    reproduce(request(tmp_path, *arguments), FakeRuns())
+    assert not list(tmp_path.glob("supervision.*"))
 
 
 def test_no_rotation_says_how_it_is_tested() -> None:
@@ -140,6 +170,12 @@ def test_cells_of_another_configuration_are_refused_first(tmp_path: Path) -> Non
         ("--seeds=-1", r"`--seeds` \(=-1\) must be whole numbers from 0 on"),
         ("--classes=1,8,01", r"`--classes` \(=1,8,1\) must name at least one value, and each once"),
         ("--ablation --models=unet3plus", r"`--ablation` varies custom_unet, which `--models`"),
+        (
+            "--supervision=good,mask:5",
+            r"`--supervision` \(=mask:5\) must be of good, tags, tags:N, masks, masks:N",
+        ),
+        ("--supervision=good:5", r"`--supervision` \(=good:5\) must be of"),
+        ("--supervision=tags --tasks=classification", r"`--supervision` is of segmentation, which `--tasks`"),
         ("--config.seed=4", r"`--config.seed` differs from cell to cell; set it with `--seeds`"),
         ("--config.data.classes=(1,)", r"`--config.data.classes` differs .* `--classes`"),
     ],
