@@ -40,6 +40,7 @@ class DataConfig:
     ``formats.boxes``), which the report counts; empty: none. synthetic_share: of the slices of good images, those with
     a synthetic defect, where masks are learnt from; less with more than `FEW_DEFECTIVE` of them, as their number grows.
     split: see ``split_samples``; auto: the halves of users' own images where all of them have one, else random80_20.
+    good, defect: names of the folders of good and of defective images in ``root``; empty: names that are known.
     flat: what the images show that lie in ``root`` itself, without folders; empty: there are none.
     max_masks, max_tags: masks, and defective images without one, that training and validation may see, the others
     hidden; -1: all.
@@ -48,6 +49,8 @@ class DataConfig:
     root: str = ""
     classes: tuple[int, ...] = (1,)
     split: SplitRule = "auto"
+    good: str = ""
+    defect: str = ""
     flat: Literal["", "good"] = ""
     max_masks: int = -1
     max_tags: int = -1
@@ -61,6 +64,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choices("data", self)
+        if self.flat and (self.good or self.defect):
+            raise UserError(
+                f"`data.flat` (={self.flat}) is of images without folders; leave out data.good and data.defect"
+            )
         require(
             "data",
             self,

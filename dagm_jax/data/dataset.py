@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,8 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
     root = Path(config.root).expanduser()
     try:
         read_own = own_images.read_flat if config.flat else own_images.reader_of(root)
+        if config.good or config.defect:
+            read_own = partial(own_images.read_plain, good_name=config.good, defect_name=config.defect)
     except OSError as error:
         raise UserError(
             f"`data.root` (={printable(root)}) cannot be looked at ({error.strerror}); name a folder that can be"

@@ -22,10 +22,13 @@ Stamp = tuple[int, int]
 Reader = Callable[[Path], Manifest]
 # Files by which a folder of predictions is recognised: its origin, and one line per prediction.
 ORIGIN, LINES = "origin.json", "predictions.jsonl"
-# Folder of masks, and description, of each convention that labels files by their folders.
-_CONVENTIONS: dict[Reader | None, tuple[str, str]] = {
-    own_images.read_plain: ("masks", "labels from the folders good and defect"),
-    own_images.read_mvtec: ("ground_truth", "labels from the folders of the MVTec layout"),
+# Folders of masks, and description, of each convention that labels files by their folders.
+_CONVENTIONS: dict[Reader | None, tuple[tuple[str, ...], str]] = {
+    own_images.read_plain: (("masks",), "labels from the folders good and defect"),
+    own_images.read_mvtec: (
+        ("ground_truth", "test_public/ground_truth"),
+        "labels from the folders of the MVTec layout",
+    ),
 }
 
 
@@ -77,7 +80,7 @@ class Source:
         reader = _reader_of(self.root)
         excluded = {self.output}
         if reader in _CONVENTIONS:
-            excluded.add(self.root / _CONVENTIONS[reader][0])
+            excluded |= {self.root / name for name in _CONVENTIONS[reader][0]}
         refused: list[OSError] = []
         for place, folders, names in os.walk(self.root, onerror=refused.append):
             folder = Path(place)
@@ -169,12 +172,14 @@ def _reader_of(root: Path) -> Reader | None:
 
 def _label_of(parts: Parts, reader: Reader | None) -> Label:
     """The label that the folders of a file say in the convention of ``reader``; None where they say nothing."""
-    labels: dict[str, Label] = {own_images.GOOD: 0, "defect": 1}
     if reader is own_images.read_plain and len(parts) > 1:
-        return labels.get(parts[0])
-    if reader is own_images.read_mvtec and len(parts) > 2 and parts[0] in SPLITS:
+        return own_images.label_of_folder(parts[0])
+    in_layout = parts[0] in {name for _, name in own_images.MVTEC_HALVES}
+    if reader is own_images.read_mvtec and len(parts) > 2 and in_layout:
         # "Good" is no kind of defect, and training refuses it.
-        return labels.get(parts[1], None if parts[1].strip().lower() == own_images.GOOD else 1)
+        return (
+            0 if parts[1] == own_images.GOOD else None if parts[1].strip().lower() == own_images.GOOD else 1
+        )
     return None
 
 

@@ -14,6 +14,7 @@ from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.own_images import read_csv, read_flat, read_mvtec, read_plain, reader_of
 from dagm_jax.errors import UserError
+from dagm_jax.inspection.scan import make_source
 from dagm_jax.types import Manifest, Photo, Sample
 
 
@@ -254,14 +255,60 @@ def test_good_images_alone(tmp_path: Path) -> None:
         ("good/b.png", 0, None, None),
     ]
     with pytest.raises(
-        UserError, match=r"has good/ and masks, ng, and no defect/; name the folder of defective"
+        UserError, match=r"has the folders good, masks, mist, and none that is known to hold def"
     ):
-        read_plain(touch(tmp_path / "two", "good/a.png", "ng/b.png", "masks/b.png"))
+        read_plain(touch(tmp_path / "two", "good/a.png", "mist/b.png", "masks/b.png"))
     flat = touch(tmp_path / "three", "a.png", "b.jpg", "notes.txt")
     manifest, _ = find_images(DataConfig(root=str(flat), flat="good"), 0)
     assert manifest == read_flat(flat)
     assert [(one.image_id, one.label) for one in manifest.samples] == [("a.png", 0), ("b.jpg", 0)]
     assert skips(manifest) == {"notes.txt": "not an image file"}
+
+
+def test_folders_have_common_names_or_those_that_are_given(tmp_path: Path) -> None:
+    """Would catch: a folder of defects taken for nothing because of its name; labels exchanged; one of two folders that
+    could be meant taken in silence; names that are given and not used; a mistyped name that finds other images."""
+    labels = lambda found: {one.image_id: one.label for one in found.samples}  # noqa: E731
+    for good, defect in (("OK", "NG"), ("Normal", "abnormal"), ("pass", "fail"), ("Good", "Defects")):
+        root = touch(tmp_path / good, f"{good}/a.png", f"{defect}/b.png", "masks/b.png", "masks/b.json")
+        found = find_images(DataConfig(root=str(root)), 0)[0]
+        assert labels(found) == {f"{good}/a.png": 0, f"{defect}/b.png": 1}
+        assert found.samples[1].mask is not None
+        assert skips(found) == {"masks/b.json": "no mask: not an image file"}
+    root = touch(tmp_path / "x", "gut/a.png", "schlecht/b.png", "neu/c.png")
+    found = find_images(DataConfig(root=str(root), good="gut", defect="schlecht"), 0)[0]
+    assert labels(found) == {"gut/a.png": 0, "schlecht/b.png": 1}
+    assert skips(found) == {"neu": "neither the folder of good images, of defective ones, nor masks"}
+    with pytest.raises(
+        UserError, match=r"`data.good` \(=gutt\) is no folder in .*/x, which has the folders gut, neu"
+    ):
+        find_images(DataConfig(root=str(root), good="gutt"), 0)
+    with pytest.raises(UserError, match=r"--config.data.good=NAME --config.data.defect=NAME"):
+        find_images(DataConfig(root=str(root)), 0)
+    touch(tmp_path / "OK", "good/a.png")
+    with pytest.raises(
+        UserError, match=r"has OK and good; say which holds the images with --config.data.good=NAME"
+    ):
+        find_images(DataConfig(root=str(tmp_path / "OK")), 0)
+    with pytest.raises(UserError, match=r"`data.flat` \(=good\) is of images without folders"):
+        DataConfig(flat="good", good="ok")
+
+
+def test_mvtec_ad_2_is_read_with_its_own_halves(tmp_path: Path) -> None:
+    """Would catch: images for validation or the public test that nobody reads, masks taken for a kind of defect, and a
+    part of the download that is left out without a word."""
+    names = ["train/good/0.png", "validation/good/1.png", "test_public/good/2.png", "test_public/bad/3.png"]
+    root = touch(tmp_path, *names, "test_public/ground_truth/bad/3_mask.png", "test_private/4.png")
+    found = find_images(DataConfig(root=str(root)), 0)[0]
+    assert rows(found, root) == [
+        ("train/good/0.png", 0, "train", None),
+        ("validation/good/1.png", 0, "train", None),
+        ("test_public/bad/3.png", 1, "test", "test_public/ground_truth/bad/3_mask.png"),
+        ("test_public/good/2.png", 0, "test", None),
+    ]
+    assert skips(found) == {"test_private": "a folder that the MVTec layout does not have"}
+    files = {one.name: one.label for one in make_source(str(root), tmp_path / "out").files()}
+    assert files == {**dict.fromkeys(names[:3], 0), names[3]: 1, "test_private/4.png": None}
 
 
 def test_folder_without_images_is_one_line(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def read_tree(root: Path, classes: tuple[int, ...]) -> Manifest:
         raise root_error(
             root,
             " holds no folder Class1 … Class10, neither directly nor one level down, and none of images of your own"
-            f" (train/good, or good and defect); {remedy}, or the one that holds those, or a CSV table",
+            f" (train/good, or good and defect); {remedy}, or the one that holds those, or a CSV table, or say which "
+            "folders hold your images (--config.data.good=NAME --config.data.defect=NAME, --config.data.flat=good)",
         )
     skips = Skips(root)
     samples = [

@@ -1,7 +1,9 @@
 """A user's own images, in one of three conventions -> a manifest; no pixels are read here.
 
-MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``.
-Plain: ``good/`` and, if wanted, ``defect/``, and masks ``masks/<stem>`` or ``masks/<stem>_mask`` where there are any.
+MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``; of MVTec
+AD 2 also ``validation/good``, and ``test_public`` in place of ``test`` with ``ground_truth`` in it.
+Plain: ``good/`` and, if wanted, ``defect/`` (or other `GOOD_NAMES` and `DEFECT_NAMES`), and masks ``masks/<stem>`` or
+``masks/<stem>_mask`` where there are any.
 Flat (``data.flat=good``): images of good parts in the folder itself.
 CSV: a file with the columns ``path,label`` and, where wanted, ``mask,split,kind``; paths are relative to the file's
 folder. The kind of a defect is its folder's name in MVTec's convention, and the column's in a table.
@@ -15,12 +17,34 @@ from os.path import isdir, isfile
 from pathlib import Path
 from typing import Literal
 
-from dagm_jax.data.formats.listing import SPLITS, Skips, list_folder, read_table, root_error, row_error
+from dagm_jax.data.formats.listing import Skips, list_folder, read_table, root_error, row_error
 from dagm_jax.errors import nearest, printable
 from dagm_jax.types import Manifest, Photo, Sample, Skip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 GOOD = "good"
+# Names of the folders of good and of defective images, in any letters.
+GOOD_NAMES = ("good", "ok", "normal", "pass")
+DEFECT_NAMES = (
+    "defect",
+    "defects",
+    "defective",
+    "ng",
+    "nok",
+    "ko",
+    "bad",
+    "abnormal",
+    "anomaly",
+    "anomalous",
+    "fail",
+)
+# Folders of images in MVTec's layouts, and the half of each.
+MVTEC_HALVES: tuple[tuple[Literal["train", "test"], str], ...] = (
+    ("train", "train"),
+    ("train", "validation"),
+    ("test", "test"),
+    ("test", "test_public"),
+)
 _LABELS: dict[str, Literal[0, 1]] = {"0": 0, "good": 0, "1": 1, "defective": 1}
 Split = Literal["train", "test"] | None
 _SPLIT_WORDS: dict[str, Split] = {"": None, "train": "train", "test": "test"}
@@ -34,7 +58,8 @@ def reader_of(root: Path) -> Callable[[Path], Manifest] | None:
         return read_csv
     if (root / "train" / GOOD).is_dir():
         return read_mvtec
-    if (root / GOOD).is_dir():
+    # What is no folder, or cannot be listed, is named by the reader of DAGM's layouts.
+    if root.is_dir() and os.access(root, os.R_OK) and _folders_named(root, GOOD_NAMES):
         return read_plain
     return None
 
@@ -47,8 +72,19 @@ def read_mvtec(root: Path) -> Manifest:
     """
     found = _Found(root)
     truth = root / "ground_truth"
-    masks = {folder.name: _list_masks(folder) for folder in _list_folders(truth, found)}
-    folders = [(split, folder) for split in SPLITS for folder in _list_folders(root / split, found)]
+    if not isdir(truth):
+        truth = root / "test_public" / "ground_truth"
+    masks = {folder.name: _list_masks(folder, found) for folder in _list_folders(truth, found)}
+    folders = [
+        (half, folder)
+        for half, name in MVTEC_HALVES
+        for folder in _list_folders(root / name, found)
+        if folder != truth
+    ]
+    known = {"ground_truth", *(name for _, name in MVTEC_HALVES)}
+    for other in list_folder(root):
+        if isdir(other) and other.name not in known:
+            found.skips.add(other, "a folder that the MVTec layout does not have")
     kinds = [folder.name for _, folder in folders if folder.name != GOOD]
     used = set()
     for split, folder in folders:
@@ -57,8 +93,8 @@ def read_mvtec(root: Path) -> Manifest:
             # Any other name than good is a kind of defect, so all images of this folder would be defective.
             raise root_error(
                 root,
-                f": {split}/{name} would be a defect named {name}, as folders of good images are named {GOOD!r};"
-                f" rename it, or move its images into {split}/{GOOD}",
+                f": {folder.parent.name}/{name} would be a defect named {name}, as folders of good images are named "
+                f"{GOOD!r}; rename it, or move its images into {folder.parent.name}/{GOOD}",
             )
         if kinds.count(kind) > 1 and masks.get(kind):
             raise root_error(
@@ -77,29 +113,70 @@ def read_mvtec(root: Path) -> Manifest:
     return found.manifest("MVTec layout")
 
 
-def read_plain(root: Path) -> Manifest:
+def read_plain(root: Path, good_name: str = "", defect_name: str = "") -> Manifest:
     """The manifest of ``good/`` and ``defect/``, in this order, by name; masks as in `read_mvtec`.
 
-    A folder ``good`` alone is refused where others lie beside it, which may hold defects under another name.
+    The names, where they are given, are those of the folders (`data.good`, `data.defect`). Good images alone are
+    refused where other folders lie beside theirs, which may hold defects under another name.
     """
     found = _Found(root)
-    folders = [printable(path.name) for path in list_folder(root) if isdir(path)]
-    if "defect" not in folders:
-        if others := [name for name in folders if name != GOOD]:
+    good_folder = _one_folder(root, "good", good_name, GOOD_NAMES)
+    defect_folder = _one_folder(root, "defect", defect_name, DEFECT_NAMES)
+    if good_folder is None:
+        raise root_error(
+            root, f" has no folder of good images; it has {_listed(root)}; name it with data.good"
+        )
+    beside = [path for path in list_folder(root) if isdir(path) and path not in (good_folder, defect_folder)]
+    if defect_folder is None:
+        if beside:
             raise root_error(
                 root,
-                f" has good/ and {', '.join(others[:5])}, and no defect/; name the folder of defective images defect, "
-                "or move the others elsewhere to learn from good images alone",
+                f" has {_listed(root)}, and none that is known to hold defective images; name it with "
+                "--config.data.defect=NAME, or move the others elsewhere to learn from good images alone",
             )
-        found.add_folder(root / GOOD, 0, None, {})
-        return found.manifest("folder good")
-    masks = _list_masks(root / "masks")
-    good, defective = ({path.stem for path in list_folder(root / name)} for name in (GOOD, "defect"))
+        found.add_folder(good_folder, 0, None, {})
+        return found.manifest(f"folder {printable(good_folder.name)}")
+    for other in beside:
+        if other.name != "masks":
+            found.skips.add(other, "neither the folder of good images, of defective ones, nor masks")
+    masks = _list_masks(root / "masks", found)
+    good, defective = ({path.stem for path in list_folder(one)} for one in (good_folder, defect_folder))
     # A mask belongs to its defective image; that of a good image alone has to be empty, as decoding checks.
     masks_of_good = {stem: masks.pop(stem) for stem in masks.keys() & (good - defective)}
-    found.add_folder(root / GOOD, 0, None, masks_of_good)
-    found.add_folder(root / "defect", 1, None, masks)
-    return found.manifest("folders good and defect")
+    found.add_folder(good_folder, 0, None, masks_of_good)
+    found.add_folder(defect_folder, 1, None, masks)
+    return found.manifest(f"folders {printable(good_folder.name)} and {printable(defect_folder.name)}")
+
+
+def label_of_folder(name: str) -> Literal[0, 1] | None:
+    """The label of the images in a plain folder of this name; None where it says nothing."""
+    lower = name.lower()
+    return 0 if lower in GOOD_NAMES else 1 if lower in DEFECT_NAMES else None
+
+
+def _one_folder(root: Path, field: str, name: str, names: tuple[str, ...]) -> Path | None:
+    """The folder of this name, or of one of the names that are known; None for none of those."""
+    if name:
+        if not isdir(root / name):
+            raise root_error(
+                Path(name), f" is no folder in {printable(root)}, which has {_listed(root)}", field
+            )
+        return root / name
+    found = _folders_named(root, names)
+    if len(found) > 1:
+        several = " and ".join(printable(path.name) for path in found)
+        raise root_error(root, f" has {several}; say which holds the images with --config.data.{field}=NAME")
+    return found[0] if found else None
+
+
+def _folders_named(root: Path, names: tuple[str, ...]) -> list[Path]:
+    return [path for path in list_folder(root) if path.name.lower() in names and isdir(path)]
+
+
+def _listed(root: Path) -> str:
+    """The first folders in ``root``, for a message."""
+    names = [printable(path.name) for path in list_folder(root) if isdir(path)]
+    return f"the folders {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "no folder"
 
 
 def read_flat(root: Path) -> Manifest:
@@ -220,10 +297,12 @@ def _list_folders(parent: Path, found: _Found) -> list[Path]:
     return list(filter(isdir, entries))
 
 
-def _list_masks(folder: Path) -> dict[str, list[Path]]:
-    """Stem of an image -> its masks in the folder, which may be named <stem> or <stem>_mask."""
+def _list_masks(folder: Path, found: _Found) -> dict[str, list[Path]]:
+    """Stem of an image -> its masks in the folder, which may be named <stem> or <stem>_mask; notes other files."""
     masks: dict[str, list[Path]] = {}
     for path in list_folder(folder) if isdir(folder) else []:
         if isfile(path) and path.suffix.lower() in SUFFIXES:
             masks.setdefault(path.stem.removesuffix("_mask"), []).append(path)
+        else:
+            found.skips.add(path, "no mask: not an image file")
     return masks
