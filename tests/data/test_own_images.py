@@ -313,7 +313,7 @@ def test_mvtec_ad_2_is_read_with_its_own_halves(tmp_path: Path) -> None:
 
 def test_folder_without_images_is_one_line(tmp_path: Path) -> None:
     """Catches an empty manifest, which fails later with other words."""
-    touch(tmp_path, "good/a.txt", "defect/b.gif")
+    touch(tmp_path, "good/a.txt", "defect/b.heic")
     with pytest.raises(UserError, match=r"holds no image .* first of 2 left out: good/a\.txt; add images"):
         read_plain(tmp_path)
 

@@ -76,7 +76,7 @@ def test_photos_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(BadImage, match="several pictures in one file"):
         read_image(Photo(tmp_path / "two.tif"), None)
-    with pytest.raises(BadImage, match="not a PNG, JPEG, BMP or TIFF image"):
+    with pytest.raises(BadImage, match="not a PNG, JPEG, BMP, TIFF, WEBP or GIF image"):
         read_image(Photo(written(tmp_path / "text.jpg", b"hello")), None)
 
 
@@ -153,16 +153,49 @@ def test_masks_of_any_colour_are_masks(tmp_path: Path) -> None:
         assert mask[0, :5].tolist() == [True, True, True, False, False]
 
 
-def test_pictures_stored_turned_are_refused(tmp_path: Path) -> None:
-    """Would catch: a mask drawn over what every viewer shows, laid over pixels that are stored another way up."""
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stored_turned_come_out_as_viewers_show_them(tmp_path: Path, orientation: int) -> None:
+    """Would catch: a mask drawn over what every viewer shows, laid over pixels that are stored another way up; a mask
+    of the upright size that is refused; a turned picture of 16 bits cut down."""
+    moves = {
+        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose,
+        6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90,
+    }  # fmt: skip
     exif = Image.Exif()
-    exif[274] = 3
-    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=exif)
-    with pytest.raises(BadImage, match=r"stored turned or mirrored \(EXIF orientation\)"):
-        read_image(Photo(tmp_path / "a.jpg"), None)
-    exif[274] = 1
-    Image.fromarray(PIXELS).save(tmp_path / "b.jpg", exif=exif)
-    assert read_image(Photo(tmp_path / "b.jpg"), SIZE).shape == SIZE
+    exif[274] = orientation
+    rng = np.random.default_rng(0)
+    for name, stored in (
+        ("a.png", rng.integers(0, 256, (20, 12)).astype(np.uint8)),
+        ("b.png", rng.integers(0, 4096, (20, 12)).astype(np.uint16)),
+        ("c.webp", np.repeat(rng.integers(0, 256, (20, 12, 1)), 3, axis=2).astype(np.uint8)),
+    ):
+        Image.fromarray(stored).save(tmp_path / name, exif=exif, lossless=True)
+        shown = moves[orientation](stored[..., 0] if stored.ndim == 3 else stored)  # type: ignore[no-untyped-call]
+        image = read_image(Photo(tmp_path / name, 65535), None)
+        expected = shown if stored.dtype == np.uint8 else np.rint(shown * (255 / 65535)).astype(np.uint8)
+        np.testing.assert_array_equal(image, expected)
+        upright = photo(tmp_path / "mask.png", Image.fromarray(np.uint8(255 * (shown > shown.mean()))))
+        assert read_mask(upright, (image.shape[0], image.shape[1])).shape == image.shape
+        with pytest.raises(BadImage, match="turned by 90° against each other"):
+            read_mask(upright, (image.shape[1], image.shape[0]))
+
+
+def test_the_first_picture_of_a_phone_s_file_is_taken(tmp_path: Path) -> None:
+    """Would catch: pictures of phones and drones that are refused for their previews, or read as the preview; a set of
+    pictures in one file of another kind read as its first."""
+    large, small = (
+        Image.fromarray(np.full((edge, edge), value, np.uint8)) for edge, value in ((16, 200), (8, 50))
+    )
+    large.save(tmp_path / "a.mpo", "MPO", save_all=True, append_images=[small])
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.mpo").read_bytes())
+    for name in ("a.mpo", "b.jpg"):
+        assert (read_image(Photo(tmp_path / name, 65535), None) == 200).all()
+    large.save(tmp_path / "c.gif")
+    assert read_image(Photo(tmp_path / "c.gif", 65535), None).shape == (16, 16)
+    for ending in ("gif", "webp"):
+        large.save(tmp_path / f"d.{ending}", save_all=True, append_images=[small.resize((16, 16))])
+        with pytest.raises(BadImage, match="several pictures in one file"):
+            read_image(Photo(tmp_path / f"d.{ending}", 65535), None)
 
 
 def test_colour_tiff_of_16_bits_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dagm_jax.data.formats.listing import Skips, list_folder, read_table, root_e
 from dagm_jax.errors import nearest, printable
 from dagm_jax.types import Manifest, Photo, Sample, Skip
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".mpo")
 GOOD = "good"
 # Names of the folders of good and of defective images, in any letters.
 GOOD_NAMES = ("good", "ok", "normal", "pass")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from dagm_jax.errors import UserError, printable
@@ -22,7 +22,7 @@ from dagm_jax.types import MAX_PIXELS
 # Type of the limit of a model's images: the greatest (h, w) in px, or number of pixels.
 Largest = tuple[int, int] | int
 MAX_BYTES = 4 * MAX_PIXELS + 1024 * 1024
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 MODES_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 SIZE_OF_SET, SIZE_OF_IMAGE = "the size of this data set's images", "the size of its image"
 # How colours become grey: by their luma (ITU-R 601), by the strongest channel, or, as in DAGM, not at all.
@@ -79,13 +79,14 @@ def open_image(data: bytes, path: Path | str, formats: tuple[str, ...] = FORMATS
         with open_header(io.BytesIO(data), formats) as picture:
             # Pillow takes zeros, which a copy that has stalled leaves, for pixels. Within a JPEG's last scan neither
             # the mark of a scan nor that of the end can occur.
-            if picture.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            if picture.format in ("JPEG", "MPO") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
                 raise BadImage(f"{name}: truncated, its picture has no end mark")
             if picture.width * picture.height > MAX_PIXELS:
                 size = f"{picture.height}x{picture.width} pixels"
                 raise BadImage(f"{name}: {size} are more than the limit of {MAX_PIXELS} pixels")
-            # Counting the pictures of a TIFF takes minutes where there are many.
-            if getattr(picture, "is_animated", False):
+            # Counting the pictures of a TIFF takes minutes where there are many. An MPO, of phones and drones, begins
+            # with the picture; previews follow.
+            if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 raise BadImage(f"{name}: several pictures in one file; save one")
             yield picture
     except (BadImage, MemoryError):
@@ -147,7 +148,9 @@ def to_grey(picture: Image.Image, path: Path | str, colour: Colour) -> NDArray[n
     if isinstance(picture, PngImageFile) and ";16" in str(picture.tile[0]):
         bits = 16
     if picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) != _UPRIGHT:
-        raise BadImage(f"{name}: stored turned or mirrored (EXIF orientation); save it as it is shown")
+        if is_dagm:
+            raise BadImage(f"{name}: stored turned or mirrored (EXIF orientation); save it as it is shown")
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode in MODES_16:
         values: NDArray[np.uint8 | np.uint16] = np.asarray(picture)
         if is_dagm or values.min() < 0 or values.max() > WHITE_16:
@@ -184,12 +187,16 @@ def read_grey(
 ) -> NDArray[np.uint8 | np.uint16]:
     """Grey values (see `to_grey`) of the picture in a file's bytes, which messages call ``path``; raises BadImage.
 
+    Pictures that are stored turned or mirrored, as their EXIF data say, come out as viewers show them.
     shape, why, largest: as in `size_fault`. Without colours, as in DAGM, PNG files alone are taken.
     """
     with open_image(data, path, ("PNG",) if colour == "refused" else FORMATS) as picture:
-        if fault := size_fault((picture.height, picture.width), shape, why, largest):
+        values = to_grey(picture, path, colour)
+        if fault := size_fault(values.shape, shape, why, largest):
+            if values.shape[::-1] == shape:
+                fault += ": the two are turned by 90° against each other; save both as they are shown"
             raise BadImage(f"{printable(path)}: {fault}")
-        return to_grey(picture, path, colour)
+        return values
 
 
 def to_8_bits(values: NDArray[np.uint8 | np.uint16], white: int | None) -> NDArray[np.uint8]:
