@@ -191,6 +191,12 @@ def read_grey(
     shape, why, largest: as in `size_fault`. Without colours, as in DAGM, PNG files alone are taken.
     """
     with open_image(data, path, ("PNG",) if colour == "refused" else FORMATS) as picture:
+        stored = picture.height, picture.width
+        # Before pixels are decoded, where no turn would make it fit.
+        if (fault := size_fault(stored, shape, why, largest)) and (
+            colour == "refused" or size_fault(stored[::-1], shape, why, largest)
+        ):
+            raise BadImage(f"{printable(path)}: {fault}")
         values = to_grey(picture, path, colour)
         if fault := size_fault(values.shape, shape, why, largest):
             if values.shape[::-1] == shape:
