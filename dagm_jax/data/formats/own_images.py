@@ -58,7 +58,7 @@ def reader_of(root: Path) -> Callable[[Path], Manifest] | None:
         return read_csv
     if (root / "train" / GOOD).is_dir():
         return read_mvtec
-    # What is no folder, or cannot be listed, is named by the reader of DAGM's layouts.
+    # The reader of DAGM's layouts names a root that is no folder or cannot be listed.
     if root.is_dir() and os.access(root, os.R_OK) and _folders_named(root, GOOD_NAMES):
         return read_plain
     return None
