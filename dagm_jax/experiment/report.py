@@ -48,7 +48,7 @@ def write_report(
         )
     with timings.stage("figures and page"):
         draw_figures(result, pictures, rule, workdir)
-        draw_page(pictures, rule, data, config, workdir)
+        draw_page(pictures, rule, synthetic, data, config, workdir)
     num_slices = progress.step * config.train.batch_size
     report = {
         "model": config.model.name,
@@ -92,7 +92,12 @@ def write_report(
 
 
 def draw_page(
-    pictures: TestPictures, rule: Thresholds, data: Data, config: RunConfig, workdir: Workdir
+    pictures: TestPictures,
+    rule: Thresholds,
+    synthetic: dict[str, Any] | None,
+    data: Data,
+    config: RunConfig,
+    workdir: Workdir,
 ) -> None:
     """Writes the report page of the test split, which also lists what was left out of the data."""
     summary = {
@@ -102,6 +107,9 @@ def draw_page(
         "learnt from": describe_labels(data, config),
         "threshold chosen by": f"{rule.calibration} on {len(data.split.validation)} validation images",
     }
+    if synthetic:
+        figures = ", ".join(f"{name} {_share(name, synthetic)}" for name in ("auroc", "recall", "dice"))
+        summary["synthetic defects in good test images"] = figures
     skipped = data.manifest.skipped
     left_out = [PageEntry(skip.what, None, None, error=f"left out: {skip.reason}") for skip in skipped]
     title = f"{config.model.name}, {config.task.name}: test images"
@@ -132,10 +140,7 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
     training, asked = report["training"], report["config"]["train"]
 
     def share(name: str, figures: dict[str, Any] = test) -> str:
-        value, interval = figures[name], figures.get(f"{name}_interval_95")
-        if value is None:
-            return "undefined"
-        return f"{value:.4f}" + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+        return _share(name, figures)
 
     title = f"{report['model']}, {report['task']}: {test['num_images']} test images"
     table = Table("figure", "value (95 % interval)", title=title, title_justify="left")
@@ -175,3 +180,11 @@ def print_report(report: dict[str, Any], workdir: Workdir) -> None:
             f"{sides['train']['images']} images. Look at {workdir.batch}, images and masks as the "
             f"network saw them; try more images of defects, or longer: --config.train.{length} in a new workdir"
         )
+
+
+def _share(name: str, figures: dict[str, Any]) -> str:
+    """A figure with its 95 % interval, where it has one."""
+    value, interval = figures[name], figures.get(f"{name}_interval_95")
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")

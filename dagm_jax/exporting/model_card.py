@@ -98,6 +98,7 @@ def make_contract(
         "validation_normal_scores": list(normal_scores),
         "training_data": {key: data.get(key) for key in TRAINING_DATA},
         # Metrics of single images say more about the images than about the model.
+        "synthetic_test": report.get("synthetic_test"),
         "metrics": {k: v for k, v in report["test"].items() if k != "dice_per_defective_image"},
         "metrics_threshold": report["decision_rule"]["threshold"],
         "versions": report["versions"],
@@ -116,6 +117,10 @@ def make_card(contract: dict[str, Any], name: str) -> str:
         for item in (contract["input"], *contract["outputs"])
     )
     figures = "\n".join(f"| {key} | {_figure(contract['metrics'], key)} |" for key in METRICS)
+    for key in ("auroc", "recall", "dice") if contract["synthetic_test"] else ():
+        figures += (
+            f"\n| {key} of synthetic defects in good images | {_figure(contract['synthetic_test'], key)} |"
+        )
     for kind, of in contract["metrics"].get("kinds", {}).items():
         figures += f"\n| recall of {kind} | {_figure(of, 'recall')}, {of['num_images']} images |"
     checked, dice = contract["checked"], ""

@@ -444,7 +444,15 @@ def test_segmentation_learns_from_tags_and_from_good_images_alone(shell: Shell, 
     assert (good.report["test"]["auroc"], good.report["test"]["recall"]) == (None, None)
     assert good.report["synthetic_test"]["auroc"] is not None and "AUROC of synthetic" in good.output
     assert not (good.workdir / "figures" / "roc_pr.png").exists()
-    assert "learnt from" in (good.workdir / "index.html").read_text()
+    page = (good.workdir / "index.html").read_text()
+    assert "learnt from" in page and "synthetic defects in good test images" in page
+    export = replace(shell, program=("-m", "dagm_jax.export"))
+    done = export.run(
+        "--model=good", "--format=stablehlo", "--output=good.bin", "--num_checked=1", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "good.bin.md").read_text()
+    assert "auroc of synthetic defects in good images" in card and "Learnt from" in card
     for command, status in (("--rule=false_alarm_rate", 0), ("--rule=f1", 2)):
         calibrate = replace(shell, program=("-m", "dagm_jax.calibrate"))
         done = calibrate.run(command, "--model=good", cwd=tmp_path)
