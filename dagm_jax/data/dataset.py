@@ -22,6 +22,10 @@ def find_images(config: DataConfig, seed: int) -> tuple[Manifest, tuple[int, int
     No image is opened: what cannot be read is found when it is decoded, and so is the white level of 16-bit images.
     """
     if not config.root:
+        if config.flat or config.good or config.defect:
+            raise UserError(
+                "`data.root` is missing: the images that data.flat, data.good or data.defect are about"
+            )
         return draw_manifest(config, seed), DAGM_SHAPE
     root = Path(config.root).expanduser()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,17 +26,29 @@ class Split:
     test: tuple[int, ...]
 
 
-def find_rule(rule: SplitRule, samples: Sequence[Sample], trains_on_defects: bool) -> SplitRule:
-    """The rule that ``auto`` stands for: official for users' own images of both halves, random80_20 for all others.
+def find_split(
+    samples: Sequence[Sample],
+    rule: SplitRule,
+    validation_share: float,
+    seed: int,
+    mask_px: Sequence[int] | None = None,
+    trains_on_defects: bool = True,
+) -> tuple[SplitRule, Split]:
+    """(the rule, the split by it), see `split_samples`.
 
-    Halves of which the train one lacks defective images are no use to a task that needs them there.
+    ``auto`` is official for users' own images of both halves, where that leaves each split what it needs and the test
+    split a defective image if there is any; else random80_20.
     """
+    given = validation_share, seed, mask_px, trains_on_defects
     if rule != "auto":
-        return rule
+        return rule, split_samples(samples, rule, *given)
     are_own = all(isinstance(sample.image, Photo) for sample in samples)
     has_halves = {sample.half for sample in samples} == {"train", "test"}
-    can_train = not trains_on_defects or any(one.label and one.half == "train" for one in samples)
-    return "official" if are_own and has_halves and can_train else "random80_20"
+    defective = [sample for sample in samples if sample.label]
+    if are_own and has_halves and (not defective or any(one.half == "test" for one in defective)):
+        with suppress(UserError):
+            return "official", split_samples(samples, "official", *given)
+    return "random80_20", split_samples(samples, "random80_20", *given)
 
 
 def limit_labels(
@@ -72,8 +85,8 @@ def split_samples(
 ) -> Split:
     """The split of ``samples``, stratified by class, label and size of the defect, the same for the same arguments.
 
-    ``mask_px``: pixels of each image's mask; None: sizes are ignored. ``trains_on_defects``: whether training and
-    validation need defective images. random80_20 tests on a fifth of each (class, label); official tests on the images
+    ``mask_px``: pixels of each image's mask; None: sizes are ignored. ``trains_on_defects``: whether each split needs
+    defective images. random80_20 tests on a fifth of each (class, label); official tests on the images
     of DAGM's Test halves. Validation is ``validation_share`` of each label of the rest. Raises UserError where a split
     would lack a label that the manifest has, or (official) where the halves are not both there.
     """
@@ -104,8 +117,7 @@ def split_samples(
         validated = set(pick_evenly(rest, round(validation_share * len(rest)), rng))
         chosen = {"test": tested, "validation": validated, "train": {*rest} - validated}
         for name, members in chosen.items():
-            is_needed = name == "test" or label == 0 or trains_on_defects
-            if not members and is_needed:
+            if not members and (label == 0 or trains_on_defects):
                 kind = "defective" if label else "defect-free"
                 raise UserError(
                     f"`data.split` (={rule}) leaves the {name} split without {kind} images of class {class_id} "

@@ -11,6 +11,8 @@ from dagm_jax.errors import check_choices, require
 
 # Limit of good validation images from which on a threshold follows from them alone.
 LEAST_GOOD = 3
+# Limit of defective validation images below which they choose no threshold for a network that has seen no real defect.
+LEAST_DEFECTIVE = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from dagm_jax.evaluation import metrics
 from dagm_jax.evaluation.config import VerdictConfig
 from dagm_jax.evaluation.metrics import FloatArray, ImageCounts, IntArray, auroc
 from dagm_jax.evaluation.predictor import Prediction, Predictor
-from dagm_jax.evaluation.threshold import Thresholds, fit_threshold, margin, rule_for
+from dagm_jax.evaluation.threshold import Thresholds, fit_threshold, margin, needs_normals, rule_for
 from dagm_jax.tasks.base import ScoreKind
 from dagm_jax.types import Pixels, Sample
 
@@ -85,7 +85,8 @@ def of_real(scored: Sequence[ValidationResult]) -> list[ValidationResult]:
 def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict[str, float]:
     """Loss, accuracy of the decisions on slices or images, image AUROC, margin, balanced Dice, learnt, and quality.
 
-    AUROC and margin are of real defects; where there are none, synthetic ones stand in, and likewise for masks.
+    AUROC and margin are of real defects; where there are too few, all are counted, and likewise for masks. The loss of
+    maps leaves out images without a mask.
     Balanced Dice is the mean of Dice on defective images and of the share of good images left empty, at the pixel
     threshold that is best for these images, which calibration finds later.
 
@@ -97,11 +98,13 @@ def summarise(scored: Sequence[ValidationResult], score_kind: ScoreKind) -> dict
     accuracy where slices are, and 1/(1 + loss on good images) where the task may not know of defects. Figures without
     their labels or decisions are left out. Raises UserError where those of the quality are.
     """
-    figures = {"loss": float(np.mean([one.loss for one in scored]))}
+    lossy = [one for one in scored if one.curve is not None or score_kind != "probability"]
+    figures = {"loss": float(np.mean([one.loss for one in lossy or scored]))}
     if counted := sum(one.num_counted for one in scored):
         figures["accuracy"] = sum(one.num_right for one in scored) / counted
     real = of_real(scored)
-    ranked = real if any(one.label for one in real) else scored
+    few = needs_normals(sum(one.label for one in real), len(real) < len(scored))
+    ranked = scored if few else real
     labels, scores = [one.label for one in ranked], [one.score for one in ranked]
     area, bound = auroc(labels, scores), metrics.auroc_bound(labels, scores)
     learnt = bound is not None and bound > 0.5
@@ -136,7 +139,8 @@ def fit_thresholds(
     `rule_for`), the pixel threshold by best Dice; where no map of probabilities is compared with masks, it is the image
     threshold.
     """
-    verdict, real = rule_for(labels, verdict), of_real(scored)
+    real = of_real(scored)
+    verdict = rule_for(labels, verdict, len(real) < len(scored))
     threshold, fit_stats = fit_threshold(labels, [one.score for one in real], verdict)
     if synthetic := [one.score for one in scored if one.is_synthetic and one.label]:
         fit_stats["synthetic"] = len(synthetic)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.config import LEAST_GOOD, VerdictConfig
+from dagm_jax.evaluation.config import LEAST_DEFECTIVE, LEAST_GOOD, VerdictConfig
 from dagm_jax.evaluation.metrics import (
     BoolArray,
     FloatArray,
@@ -118,9 +118,18 @@ def fit_threshold(
     return threshold, _fit_stats(truth, values, threshold, num_equal)
 
 
-def rule_for(labels: ArrayLike, config: VerdictConfig) -> VerdictConfig:
-    """``config`` with a calibration that these validation images can carry: "normals" where none is defective."""
-    return config if np.any(labels) else replace(config, calibration="normals")
+def needs_normals(num_defective: int, by_synthetic: bool) -> bool:
+    """Whether so few defective validation images choose no threshold.
+
+    by_synthetic: whether the network has learnt from synthetic defects alone, so that one real one may well be missed.
+    """
+    return num_defective < (LEAST_DEFECTIVE if by_synthetic else 1)
+
+
+def rule_for(labels: ArrayLike, config: VerdictConfig, by_synthetic: bool = False) -> VerdictConfig:
+    """``config`` with a calibration that these validation images can carry: "normals" by `needs_normals`."""
+    few = needs_normals(int(np.sum(labels)), by_synthetic)
+    return replace(config, calibration="normals") if few else config
 
 
 def _checked_validation(

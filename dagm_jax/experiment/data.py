@@ -17,12 +17,13 @@ from dagm_jax.data.config import FEW_DEFECTIVE, SlicingConfig, SplitRule
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.boxes import read_boxes
 from dagm_jax.data.slicing import Slicer, slicer_for
-from dagm_jax.data.split import Split, find_rule, limit_labels, split_samples
+from dagm_jax.data.split import Split, find_split, limit_labels
 from dagm_jax.data.synthetic.draw import WithSynthetic
 from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.config import LEAST_GOOD
 from dagm_jax.evaluation.programs import Shape, choose_shapes
+from dagm_jax.evaluation.threshold import needs_normals, rule_for
 from dagm_jax.experiment.trained_model import MOST_BATCH_PIXELS
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import MAX_PIXELS, Manifest, Photo
@@ -103,8 +104,7 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
     mask_px = [cache.mask_px(i) for i in range(len(cache))]
     share, learns = config.data.validation_share, config.task.learns_from_defects
     needs_defects = learns and not config.task.learns_from_masks
-    rule = find_rule(config.data.split, manifest.samples, needs_defects)
-    split = split_samples(manifest.samples, rule, share, config.seed, mask_px, needs_defects)
+    rule, split = find_split(manifest.samples, config.data.split, share, config.seed, mask_px, needs_defects)
     limits = config.data.max_masks, config.data.max_tags
     split, hidden = limit_labels(split, manifest.samples, *limits, config.seed)
     if hidden:
@@ -115,6 +115,11 @@ def prepare_data(config: RunConfig, workdir: Workdir, processes: Processes = ALO
             replace(manifest, samples=tuple(samples)),
             replace(cache, unmarked=frozenset(hidden)),
         )
+    if config.task.learns_from_masks:
+        # Nothing is learnt from a tag: all of them help to choose the threshold.
+        tagged = {i for i in split.train if manifest.samples[i].label and manifest.samples[i].mask is None}
+        train = tuple(i for i in split.train if i not in tagged)
+        split = Split(train, tuple(sorted({*split.validation, *tagged})), split.test)
     seen = [i for i in split.train if learns or not manifest.samples[i].label]
     mean, std = cache.intensity_moments(seen)
     are_own = any(isinstance(sample.image, Photo) for sample in manifest.samples)
@@ -170,32 +175,50 @@ def check_split(data: Data, config: RunConfig) -> None:
                     f"`data`: the {name} split has no {kind} image, which {task.name} needs there; add some or change "
                     "`data.split`"
                 )
-    if not data.of_label(data.split.validation, 1):
-        if (number := len(data.split.validation)) < LEAST_GOOD:
-            raise UserError(
-                f"`data`: validation has {number} good and no defective images; the threshold takes at least "
-                f"{LEAST_GOOD} good ones: add images, or raise `data.validation_share` "
-                f"(={config.data.validation_share})"
-            )
+    masked = {name: len(data.masked(members)) for name, members in data.splits.items()}
+    if data.rule == "official" and masked["test"] and not masked["train"] and task.learns_from_masks:
         console.print(
-            "data: validation has no defective image: the threshold follows from its good ones (normals)"
+            "data: all masks are in the test half; --config.data.split=random80_20 learns from a part of them"
         )
+    if task.learns_from_masks and not masked["train"] and not config.data.synthetic_share:
+        raise UserError(
+            "`data.synthetic_share` (=0.0) leaves nothing to learn from: no training image has a mask; raise it"
+        )
+    check_threshold(data, config)
     if not data.of_label(data.split.test, 1):
         console.print("data: the test split has no defective image: nothing shows how real defects are found")
+
+
+def check_threshold(data: Data, config: RunConfig) -> None:
+    """Prints a threshold's rule that is not the configured one; raises UserError where good images are too few."""
+    good, defective = (len(data.of_label(data.split.validation, label)) for label in (0, 1))
+    by_synthetic = config.task.learns_from_masks and data.lacks_masks
+    if needs_normals(defective, by_synthetic):
+        console.print(
+            f"data: validation has {defective} defective images, too few to choose a threshold by: it follows from the "
+            f"{good} good ones (normals)"
+        )
+    verdict = rule_for([1] * defective, config.verdict, by_synthetic)
+    if verdict.calibration == "normals" and good < LEAST_GOOD:
+        raise UserError(
+            f"`data`: validation has {good} good images; the threshold (normals) takes at least {LEAST_GOOD}: add "
+            f"images, or raise `data.validation_share` (={config.data.validation_share})"
+        )
 
 
 def describe_labels(data: Data, config: RunConfig) -> str:
     """The labels that the network learns from, in words."""
     train = data.split.train
-    good, defective = len(data.of_label(train, 0)), len(data.of_label(train, 1))
+    good, defective = (len(data.of_label(train, label)) for label in (0, 1))
     if not config.task.learns_from_defects:
         return f"{good} good images alone"
     if not config.task.learns_from_masks:
         return f"{good} good and {defective} defective images"
     masked, share = len(data.masked(train)), synthetic_share(data, config)
     words = f"{good} good images, {share:.0%} of their slices with synthetic defects, and {masked} masks"
-    if tagged := defective - masked:
-        words += f"; {tagged} defective images without a mask are not learnt from"
+    validation = data.split.validation
+    if tagged := len(data.of_label(validation, 1)) - len(data.masked(validation)):
+        words += f"; {tagged} defective images without a mask help to choose the threshold alone"
     return words
 
 

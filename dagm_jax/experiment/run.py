@@ -192,7 +192,7 @@ def evaluate_model(setup: Setup, chosen: Chosen, progress: TrainProgress, workdi
         evaluate.fit_thresholds(chosen.validation, labels, config.verdict, config.task.score_kind)
     )
     validation = evaluate.of_real(chosen.validation)
-    verdict = rule_for(labels, config.verdict)
+    verdict = rule_for(labels, config.verdict, setup.uses_synthetic)
     outlier = lone_outlier(labels, [one.score for one in validation], rule.threshold, verdict)
     if outlier is not None:
         place, without = outlier

@@ -181,7 +181,7 @@ class Setup:
 
     @cached_property
     def validation_sample(self) -> list[int]:
-        """Those of `validation_images` that training sees: evenly, at most ``max_validation_images`` of each label."""
+        """Those of `validation_images` that training sees: evenly, at most ``max_validation_images`` of each part."""
         chosen: list[int] = []
         for members in self._validation_parts:
             number = min(len(members), self.config.train.max_validation_images)
@@ -190,10 +190,11 @@ class Setup:
 
     @property
     def _validation_parts(self) -> list[list[int]]:
-        """Good, defective and, where it is `uses_synthetic`, synthetically defective images."""
+        """Good, masked, tagged and, where it is `uses_synthetic`, synthetically defective images."""
         validation = self.data.split.validation
-        good, defective = (self.data.of_label(validation, label) for label in (0, 1))
-        return [good, defective, self.data.images.synthetic(good) if self.uses_synthetic else []]
+        good, masked = self.data.of_label(validation, 0), self.data.masked(validation)
+        tagged = [i for i in self.data.of_label(validation, 1) if i not in masked]
+        return [good, masked, tagged, self.data.images.synthetic(good) if self.uses_synthetic else []]
 
 
 def forward_gflop(setup: Setup, state: TrainState) -> float:

@@ -290,6 +290,8 @@ def test_folders_have_common_names_or_those_that_are_given(tmp_path: Path) -> No
         UserError, match=r"has OK and good; say which holds the images with --config.data.good=NAME"
     ):
         find_images(DataConfig(root=str(tmp_path / "OK")), 0)
+    with pytest.raises(UserError, match=r"`data.root` is missing"):
+        find_images(DataConfig(flat="good"), 0)
     with pytest.raises(UserError, match=r"`data.flat` \(=good\) is of images without folders"):
         DataConfig(flat="good", good="ok")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagm_jax.data.split import Split, find_rule, limit_labels, split_samples
+from dagm_jax.data.split import Split, find_split, limit_labels, split_samples
 from dagm_jax.errors import UserError
 from dagm_jax.types import Drawn, Photo, Sample
 
@@ -105,16 +105,17 @@ def test_every_side_gets_small_and_large_defects(rule: Any) -> None:
     assert len(sides) == 5, "the seed chooses within the runs"
 
 
-def test_a_task_for_good_images_needs_defects_on_the_test_side_alone() -> None:
-    """Would catch: reconstruction refused for want of defects that it may not look at, or tested without any."""
+def test_a_task_that_learns_without_defects_needs_none() -> None:
+    """Would catch: reconstruction refused for want of defects that it may not look at, or tested without any that are
+    there; a set of one or two defective images refused, where none and three do."""
     samples = records_of(1, 3, 100)
     with pytest.raises(UserError, match="validation split without defective images"):
         split_samples(samples, "random80_20", 0.15, 0)
     split = split_samples(samples, "random80_20", 0.15, 0, trains_on_defects=False)
     assert counts(samples, split.test)[0] == 1
     assert counts(samples, split.validation) == (0, 12)
-    with pytest.raises(UserError, match="test split without defective images"):
-        split_samples(records_of(1, 2, 100), "random80_20", 0.15, 0, trains_on_defects=False)
+    few = records_of(1, 2, 100)
+    assert counts(few, split_samples(few, "random80_20", 0.15, 0, trains_on_defects=False).train) == (2, 68)
 
 
 def test_same_seed_same_split_and_another_seed_another() -> None:
@@ -201,15 +202,29 @@ def test_a_side_without_a_label_is_refused(
 
 
 def test_own_images_keep_their_halves_and_dagm_is_split_anew() -> None:
-    """Would catch: test images of a set that are trained on; DAGM, or half of a set, held to halves; a task that needs
-    defects given a train half without any."""
+    """Would catch: test images of a set that are trained on; DAGM, or half of a set, held to halves; halves without
+    what a split needs that are refused, or that leave no real defect to test on."""
     photos = [replace(one, image=Photo(Path("x"))) for one in both_halves()]
-    assert find_rule("auto", photos, False) == find_rule("auto", photos, True) == "official"
-    good = [one for one in photos if not (one.label and one.half == "train")]
-    assert (find_rule("auto", good, False), find_rule("auto", good, True)) == ("official", "random80_20")
-    for samples in (both_halves(), [one for one in photos if one.half == "train"]):
-        assert find_rule("auto", samples, False) == "random80_20"
-    assert find_rule("random80_20", photos, False) == "random80_20"
+
+    def rule_of(samples: list[Sample], trains_on_defects: bool = False) -> str:
+        rule, split = find_split(samples, "auto", 0.15, 0, None, trains_on_defects)
+        assert split == split_samples(samples, rule, 0.15, 0, None, trains_on_defects)
+        return rule
+
+    assert rule_of(photos) == rule_of(photos, True) == "official"
+    of = {
+        (half, label): [p for p in photos if (p.half, p.label) == (half, label)]
+        for half in ("train", "test")
+        for label in (0, 1)
+    }
+    unlearnt = [*of["train", 0], *of["test", 0], *of["test", 1]]
+    assert (rule_of(unlearnt), rule_of(unlearnt, True)) == ("official", "random80_20")
+    assert rule_of([*of["train", 0], *of["test", 1]]) == "random80_20"
+    assert rule_of([*of["train", 0], *of["train", 1], *of["test", 0]]) == "random80_20"
+    assert rule_of([*of["train", 0], *of["test", 0]]) == "official"
+    for samples in (both_halves(), [*of["train", 0], *of["train", 1]]):
+        assert rule_of(samples) == "random80_20"
+    assert find_split(photos, "random80_20", 0.15, 0)[0] == "random80_20"
 
 
 def test_fewer_labels_are_among_more_and_the_test_split_stays() -> None:

@@ -24,7 +24,13 @@ from dagm_jax.distributed.processes import ALONE, Processes
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation import evaluate
 from dagm_jax.evaluation.config import VerdictConfig
-from dagm_jax.evaluation.evaluate import TestChunk, TestResult, predict_validation, summarise
+from dagm_jax.evaluation.evaluate import (
+    TestChunk,
+    TestResult,
+    ValidationResult,
+    predict_validation,
+    summarise,
+)
 from dagm_jax.evaluation.metrics import balanced_dice, dice_curve
 from dagm_jax.evaluation.predictor import Prediction, Predictor
 from dagm_jax.evaluation.programs import Program
@@ -529,3 +535,26 @@ def test_several_processes_evaluate_the_test_split_like_one(
         assert [item.title for item in pictures.hardest] == [item.title for item in expected.hardest]
         for a, b in zip(pictures.hardest, expected.hardest, strict=True):
             np.testing.assert_array_equal(a.image, b.image)
+
+
+def test_a_few_tags_do_not_outweigh_synthetic_defects() -> None:
+    """Would catch: one real defect that the network misses, by which all images are called defective and nothing seems
+    learnt; tags that raise the loss the better the map is; a sample of them that leaves out all masks."""
+
+    def result(label: int, score: float, curve: bool, synthetic: bool = False) -> ValidationResult:
+        dice = np.full(256, 0.9) if curve else None
+        return ValidationResult(label, score, 0.1 if curve else 8.0, 0, 0, dice, synthetic)
+
+    good = [result(0, 0.01 + 0.001 * i, True) for i in range(13)]
+    synthetic = [result(1, 0.95 + 0.001 * i, True, True) for i in range(13)]
+    missed = result(1, 0.001, False)
+    scored, labels = [*good, missed, *synthetic], [0] * 13 + [1]
+    figures = summarise(scored, "probability")
+    assert figures["learnt"] == 1.0 and figures["loss"] == pytest.approx(0.1)
+    rule = evaluate.fit_thresholds(scored, labels, VerdictConfig(), "probability")
+    assert rule.calibration == "normals" and rule.fit_stats["fp"] == 0
+    assert (rule.fit_stats["synthetic"], rule.fit_stats["synthetic_missed"]) == (13, 0)
+    three = [*good, *[result(1, 0.5, False)] * 3, *synthetic]
+    assert (
+        evaluate.fit_thresholds(three, [0] * 13 + [1] * 3, VerdictConfig(), "probability").calibration == "f1"
+    )

@@ -226,6 +226,9 @@ def test_a_threshold_of_normals_can_be_reached_by_a_probability() -> None:
         threshold, _ = fit_threshold([0] * len(good), good, config)
         assert np.median(good) < threshold < 1
     assert rule_for([0, 0], F1).calibration == "normals" and rule_for([0, 1], F1) == F1
+    # One real defect that a network of synthetic ones misses must not make every image defective.
+    assert rule_for([0, 1, 1], F1, by_synthetic=True).calibration == "normals"
+    assert rule_for([0, 1, 1, 1], F1, by_synthetic=True) == F1
     with pytest.raises(UserError, match=r"`verdict\.max_false_alarm_rate` \(=0\)"):
         VerdictConfig(calibration="normals", max_false_alarm_rate=0)
 

@@ -58,6 +58,7 @@ def make_data(**more: Any) -> Any:
         cache=None,
         images=None,
         lacks_masks=False,
+        masked=lambda indices: of_label(indices, 1),
     )
     return SimpleNamespace(**(vars(fake) | more))
 
@@ -193,6 +194,10 @@ def test_training_is_steered_by_validation_images_alone() -> None:
     sample = Setup(config, make_data(), make_devices(config.parallel)).validation_sample
     assert len(sample) == 6 and sum(i % 2 for i in sample) == 3
     assert set(sample) <= set(VALIDATION)
+    # Few masks among many tags are all seen: Dice, which steers, is theirs alone.
+    data = make_data(masked=lambda indices: [i for i in indices if i == 25])
+    sample = Setup(config, data, make_devices(config.parallel)).validation_sample
+    assert 25 in sample and len(sample) == 3 + 1 + 3
 
 
 def test_the_step_is_given_the_decay_of_the_moving_average(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +226,7 @@ def test_the_step_is_given_the_decay_of_the_moving_average(monkeypatch: pytest.M
 @pytest.mark.parametrize("task", ["segmentation", "reconstruction"])
 def test_mean_and_spread_are_those_of_the_images_trained_on(task: str, tmp_path: Path) -> None:
     """Would catch: greys of validation and test images, or of defects that the task may not know, in the network."""
-    root = small_run.write_own(tmp_path / "own", num_good=16, num_defective=12)
+    root = small_run.write_own(tmp_path / "own", num_good=24, num_defective=12)
     more = ["--config.task.cell_px=8"] if task == "reconstruction" else []
     config = small_run.own_config(root, *more, task=task)
     data = run_data.prepare_data(config, Workdir(tmp_path / "run"))

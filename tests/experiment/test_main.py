@@ -430,11 +430,11 @@ def test_segmentation_learns_from_tags_and_from_good_images_alone(shell: Shell, 
     write_own_images(tmp_path / "data", with_masks=False)
     tags = finished(shell.run(*SMALL, *OWN, cwd=tmp_path), tmp_path / "run")
     rule, test, synthetic = (tags.report[name] for name in ("decision_rule", "test", "synthetic_test"))
-    assert rule["calibration"] == "f1" and rule["validation_num_defective"] == 1
+    assert rule["calibration"] == "f1" and rule["validation_num_defective"] == 6
     assert rule["validation_synthetic"] == 2 and test["auroc"] is not None and test["dice_defective"] is None
     assert synthetic["num_images"] == 2 and synthetic["dice"] is not None
     learnt_from = "8 good images, 50% of their slices with synthetic defects, and 0 masks"
-    assert f"segmentation learns from {learnt_from}; 5 defective images without a mask" in tags.output
+    assert f"segmentation learns from {learnt_from}; 6 defective images without a mask" in tags.output
     assert tags.report["data"]["learnt_from"].startswith(learnt_from)
 
     shutil.rmtree(tmp_path / "data" / "test" / "hole")

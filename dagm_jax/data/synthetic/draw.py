@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ LEAST_CHANGE, LEAST_PX = 0.6, 8
 TRIES = 4
 # Edge in px of the window over which the image's contrast is measured.
 WINDOW_PX = 25
+# Limit of pixels of drawings that are kept in memory (64 DAGM images).
+MAX_KEPT_PX = 1 << 24
 # Least contrast in grey levels: on flat images any change is compared with it.
 LEAST_CONTRAST = 2.0
 
@@ -83,6 +86,19 @@ class WithSynthetic:
         """(uint8 [h w], bool [h w]); the image as it is, with an empty mask, where no drawing could be seen."""
         if not self.is_synthetic(index):
             return self.cache[index]
+        if index not in self._kept:
+            drawn = self._draw(index)
+            if sum(image.size for image, _ in self._kept.values()) + drawn[0].size > MAX_KEPT_PX:
+                return drawn
+            self._kept[index] = drawn
+        return self._kept[index]
+
+    @cached_property
+    def _kept(self) -> dict[int, Pixels]:
+        """The first drawings: every validation shows them again, and drawing takes longer than reading."""
+        return {}
+
+    def _draw(self, index: int) -> Pixels:
         image = self.cache.image(index - len(self.cache))
         rng = np.random.default_rng((self.seed, index, 2))
         for _ in range(TRIES):
