@@ -300,7 +300,7 @@ def test_every_image_that_is_looked_into_is_progress(tmp_path: Path, monkeypatch
     state: Any = SimpleNamespace(params={})
     pictures: Any = None
     report = report_module.write_report(
-        setup, state, 1, TrainProgress(step=1), rule, result, pictures, Workdir(tmp_path)
+        setup, state, 1, TrainProgress(step=1), rule, result, None, pictures, Workdir(tmp_path)
     )
     assert 0 <= report["baselines"]["local_energy_auroc"] <= 1
     assert len(processes.heartbeats) == len(data.split.validation) + len(data.split.test)
