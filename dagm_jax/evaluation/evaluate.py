@@ -1,18 +1,15 @@
-"""Evaluation of a predictor: validation while training, thresholds, figures of the test split, baselines."""
+"""Evaluation of a predictor: validation while training, thresholds, figures of the test split."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from dagm_jax.console import show
-from dagm_jax.data.cache import ImageCache
 from dagm_jax.data.images.decode import BadImage
 from dagm_jax.data.images.load import load_all
 from dagm_jax.data.synthetic.draw import WithSynthetic
@@ -31,8 +28,6 @@ from dagm_jax.types import Pixels, Sample
 CHUNK_PX = 1 << 24
 # Limit of threads that draw pictures of test images and score baselines: most of that work holds no interpreter lock.
 NUM_THREADS = 8
-# Edge of the window over which texture energy is averaged: that of a small defect.
-WINDOW_PX = 15
 
 
 class ValidationResult(NamedTuple):
@@ -391,54 +386,3 @@ def _readable(samples: Sequence[Sample], shape: tuple[int, int] | None) -> Itera
                 f"{loaded} (it could be read when the run began; restore it and run the command again)"
             )
         yield loaded
-
-
-def evaluate_baselines(
-    cache: ImageCache,
-    validation: Sequence[int],
-    test: Sequence[int],
-    labels: Sequence[int],
-    verdict: VerdictConfig,
-    on_image: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Figures of two baselines on the same test images: the label of most of them, and local texture energy.
-
-    The energy's threshold is fitted on the same validation images by the same calibration. ``on_image`` is called
-    after each image.
-    """
-
-    def scores(indices: Sequence[int]) -> list[float]:
-        found = []
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            for score in pool.map(lambda i: local_energy_score(cache.image(i)), indices):
-                found.append(score)
-                on_image()
-        return found
-
-    truth = [labels[i] for i in test]
-    validation_labels = [labels[i] for i in validation]
-    verdict = rule_for(validation_labels, verdict)
-    threshold, _ = fit_threshold(validation_labels, scores(validation), verdict)
-    test_scores = scores(test)
-    energy = ImageCounts.from_decisions(truth, [score >= threshold for score in test_scores])
-    return {
-        "majority_accuracy": max(truth.count(0), truth.count(1)) / len(truth),
-        "local_energy_auroc": auroc(truth, test_scores),
-        "local_energy_accuracy": energy.rate("accuracy"),
-        "local_energy_f1": energy.f1,
-    }
-
-
-def local_energy_score(image: np.ndarray) -> float:
-    """The largest deviation of local texture energy from the image's own usual level: >= 0, higher = defective.
-
-    e(x, y) = mean over a 15x15 window of the squared differences to the left and the upper neighbour; m = log(1 + e);
-    score = max |m - median(m)|. Two-sided: defects wipe texture out (class 1) or add edges to it (class 8).
-    """
-    grey = image.astype(np.float32)
-    energy = np.zeros_like(grey)
-    energy[:, 1:] += np.diff(grey, axis=1) ** 2
-    energy[1:, :] += np.diff(grey, axis=0) ** 2
-    # The running sums of the filter may fall below zero by a rounding.
-    level = np.log1p(np.maximum(ndimage.uniform_filter(energy, WINDOW_PX, mode="reflect"), 0))
-    return float(np.max(np.abs(level - np.median(level))))

@@ -11,6 +11,7 @@ from rich.table import Table
 from dagm_jax.config import RunConfig, to_dict
 from dagm_jax.console import console
 from dagm_jax.evaluation import evaluate
+from dagm_jax.evaluation.baselines import evaluate_baselines
 from dagm_jax.evaluation.threshold import NOT_LEARNT, Thresholds
 from dagm_jax.experiment.data import Data, describe_data, describe_labels
 from dagm_jax.experiment.pictures import TestPictures
@@ -43,7 +44,7 @@ def write_report(
     with timings.stage("baselines"):
         # The watchdogs of the other processes pause; this one's does not.
         cache, split, heartbeat = data.cache, data.split, setup.processes.heartbeat
-        baselines = evaluate.evaluate_baselines(
+        baselines = evaluate_baselines(
             cache, split.validation, split.test, data.labels, config.verdict, heartbeat
         )
     with timings.stage("figures and page"):

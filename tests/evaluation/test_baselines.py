@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dagm_jax.evaluation.evaluate import local_energy_score
+from dagm_jax.evaluation.baselines import local_energy_score
 
 
 def _texture(seed: int) -> np.ndarray:

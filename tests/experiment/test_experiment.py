@@ -258,7 +258,7 @@ def test_the_report_counts_what_mistakes_cost(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(report, name, lambda *_, value=value: value)
     costs: list[float] = []
     monkeypatch.setattr(
-        report.evaluate, "evaluate_baselines", lambda *arguments: costs.append(arguments[4].fn_cost) or {}
+        report, "evaluate_baselines", lambda *arguments: costs.append(arguments[4].fn_cost) or {}
     )
     config = RunConfig()
     config = replace(config, verdict=replace(config.verdict, fp_cost=2.0, fn_cost=30.0))

@@ -18,7 +18,7 @@ from dagm_jax.data.dataset import find_images
 from dagm_jax.data.images import decode, load
 from dagm_jax.data.split import split_samples
 from dagm_jax.errors import UserError
-from dagm_jax.evaluation.evaluate import local_energy_score
+from dagm_jax.evaluation.baselines import local_energy_score
 from dagm_jax.experiment.data import describe_data, prepare_data
 from dagm_jax.experiment.workdir import Workdir
 from dagm_jax.types import Manifest, Sample, Stored
