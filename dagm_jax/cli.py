@@ -5,6 +5,7 @@ predict    inspect images by a trained model: --model=WORKDIR --images=DIR --out
 calibrate  choose another threshold: --model=WORKDIR --rule=escape_rate --target=0.05
 export     write one file for other runtimes: --model=WORKDIR --format=onnx --output=FILE
 prepare    download and verify DAGM 2007: --classes=8 --output=DIR
+data       read a folder as training would, and say what is there: --check=DIR
 checks     print versions, devices and settings, for a bug report
 benchmark  needs a checkout: python -m launch.benchmark
 """
@@ -31,7 +32,9 @@ COMMANDS = {
     "calibrate": "dagm_jax.calibrate",
     "export": "dagm_jax.export",
 }
-VERBS = (*COMMANDS, "prepare", "checks", "benchmark")
+VERBS = (*COMMANDS, "prepare", "data", "checks", "benchmark")
+# Limit of the files left out that the check of a folder names; edge in px of an image of its sheet.
+MAX_SHOWN, SHEET_CELL_PX = 20, 256
 # Environment variables that jax and XLA read, beside those that begin with JAX_.
 SETTINGS = ("XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TF_CPP_MIN_LOG_LEVEL")
 
@@ -57,6 +60,8 @@ def run(arguments: list[str]) -> int:
         print(checks())
     elif verb == "prepare":
         prepare(rest)
+    elif verb == "data":
+        check_data(rest)
     else:
         sys.argv[1:] = rest
         # As __main__: --help shows the command's flags, and grain's workers import the command again.
@@ -107,6 +112,58 @@ def prepare(arguments: list[str]) -> None:
         show_prepared(
             output, {class_id: prepare_class(class_id, output, request.source) for class_id in classes}
         )
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """A folder or table of images, read as training would, without training: dagm-jax data --check=DIR.
+
+    Prints which layout it is, the images by label, kind and size, and what is left out and why; writes a contact sheet
+    of eight images with the outlines of their masks.
+    """
+
+    check: Path = flag("What --config.data.root would be.", example="parts")
+    sheet: Path = flag("The contact sheet, a PNG file.", Path("contact_sheet.png"))
+    good: str = flag("The folder of good images, as data.good has it.", "")
+    defect: str = flag("The folder of defective images, as data.defect has it.", "")
+    flat: str = flag("What images without folders show, as data.flat has it.", "", choices=("good",))
+
+
+def check_data(arguments: list[str]) -> None:
+    """Prints what is in a folder of images, and writes its contact sheet. Raises UserError."""
+    request = parse_request(DataRequest, ["dagm-jax data", *arguments], inspect.getdoc(DataRequest))
+    from rich.table import Table
+
+    from dagm_jax.config import from_config_dict
+    from dagm_jax.console import console, show
+    from dagm_jax.data.check import check_images
+    from dagm_jax.data.dataset import find_images
+    from dagm_jax.data.formats.dagm_layouts import class_numbers
+    from dagm_jax.data.images.load import find_white, with_white
+    from dagm_jax.storage import plain_disk_errors
+    from dagm_jax.types import Photo
+    from dagm_jax.visualization.contact_sheet import write_sheet
+
+    fields = {name: getattr(request, name) for name in ("good", "defect", "flat")}
+    classes = class_numbers(request.check) if request.check.is_dir() else ()
+    values = {"root": str(request.check), **fields} | ({"classes": classes} if classes else {})
+    manifest, shape = find_images(from_config_dict({"data": values}).data, 0)
+    photos = [sample.image for sample in manifest.samples if isinstance(sample.image, Photo)]
+    samples = with_white(manifest.samples, find_white(photos) if photos else None)
+    with show("reading images", len(samples)) as bar:
+        found = check_images(manifest, samples, shape, bar.advance)
+    table = Table("what", "found", title=manifest.description, title_justify="left")
+    for row in found.rows():
+        table.add_row(*row)
+    console.print(table)
+    for skip in found.skipped[:MAX_SHOWN]:
+        console.print(f"left out: {skip.what}: {skip.reason}")
+    if (rest := len(found.skipped) - MAX_SHOWN) > 0:
+        console.print(f"… and {rest} more")
+    if not found.samples:
+        raise UserError(f"`--check` (={request.check}): no image can be used; see what was left out")
+    with plain_disk_errors(request.sheet.parent, "--sheet"):
+        write_sheet({str(request.check): found.samples}, request.sheet, SHEET_CELL_PX)
 
 
 def checks() -> str:

@@ -66,7 +66,7 @@ def main(request: Request) -> int:
     """Prepares the classes, prints a table and writes the contact sheet; returns the exit status."""
     from dagm_jax.data.prepare import prepare_class, show_prepared
     from dagm_jax.storage import locked
-    from launch.prepare.contact_sheet import write_sheet
+    from dagm_jax.visualization.contact_sheet import write_sheet
 
     output = request.output
     with locked(output, "--output"):

@@ -26,7 +26,7 @@ from dagm_jax.data.images.load import load
 from dagm_jax.data.verify import read_truth
 from dagm_jax.errors import UserError
 from dagm_jax.types import Sample
-from launch.prepare.contact_sheet import CELL_PX, choose, draw_sheet
+from dagm_jax.visualization.contact_sheet import CELL_PX, choose, draw_sheet
 from launch.prepare.procedural_images import Recipe, number_splits, write_class, write_split
 from launch.prepare_data import main, parse_flags
 

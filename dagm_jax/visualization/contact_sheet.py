@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from dagm_jax.console import console
 from dagm_jax.data.images.load import load
 from dagm_jax.storage import replacing
-from dagm_jax.types import DAGM_SHAPE, Sample
+from dagm_jax.types import Sample
 from dagm_jax.visualization.overlay import draw_layers, draw_overlay
 
 CELL_PX = 128
@@ -20,9 +20,9 @@ _GAP_PX, _TITLE_PX = 4, 16
 NUM_DEFECTIVE, NUM_GOOD = 6, 2
 
 
-def write_sheet(rows: Mapping[str, Sequence[Sample]], path: Path) -> None:
+def write_sheet(rows: Mapping[str, Sequence[Sample]], path: Path, cell_px: int = CELL_PX) -> None:
     """Writes the sheet of some samples of each title as PNG, and prints where it is."""
-    sheet = draw_sheet({title: choose(samples) for title, samples in rows.items()})
+    sheet = draw_sheet({title: choose(samples) for title, samples in rows.items()}, cell_px)
     with replacing(path, "xb") as stream:
         sheet.save(stream, format="PNG")
     console.print(f"contact sheet: {path}")
@@ -38,17 +38,20 @@ def choose(samples: Sequence[Sample]) -> list[Sample]:
     return chosen
 
 
-def draw_sheet(rows: Mapping[str, Sequence[Sample]]) -> Image.Image:
-    """The sheet, RGB: a line of text for each title, and the samples at a quarter of their size. Raises BadImage."""
+def draw_sheet(rows: Mapping[str, Sequence[Sample]], cell_px: int = CELL_PX) -> Image.Image:
+    """The sheet, RGB: a line of text for each title, and the samples shrunk to cells, masks outlined. Raises BadImage.
+
+    A mask of the whole image stands for none, as of defective images without one.
+    """
     columns = max(len(samples) for samples in rows.values())
-    step = CELL_PX + _GAP_PX
+    step = cell_px + _GAP_PX
     sheet = Image.new("RGB", (columns * step + _GAP_PX, len(rows) * (step + _TITLE_PX) + _GAP_PX), "white")
     pen = ImageDraw.Draw(sheet)
     for row, (title, samples) in enumerate(rows.items()):
         top = row * (step + _TITLE_PX) + _GAP_PX
         pen.text((_GAP_PX, top), title, fill="black")
         for column, sample in enumerate(samples):
-            image, mask = load(sample, DAGM_SHAPE)
-            layers = draw_layers(image, np.zeros(image.shape), 1.0, mask, CELL_PX)
+            image, mask = load(sample, None)
+            layers = draw_layers(image, np.zeros(image.shape), 1.0, None if mask.all() else mask, cell_px)
             sheet.paste(Image.fromarray(draw_overlay(*layers)), (column * step + _GAP_PX, top + _TITLE_PX))
     return sheet
