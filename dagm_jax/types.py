@@ -89,8 +89,8 @@ class Box(NamedTuple):
 class Sample:
     """One source image. ``image_id`` is unique in a manifest.
 
-    mask: None for defect-free images, and for defective ones without a marked defect. kind: the name of the defect's
-    kind, empty where it has none. boxes: around its defects, where they are given.
+    mask: None for defect-free images, and for defective ones without a marked defect; several masks are one together.
+    kind: the name of the defect's kind, empty where it has none. boxes: around its defects, where they are given.
     """
 
     image_id: str
@@ -98,7 +98,7 @@ class Sample:
     label: Literal[0, 1]
     half: Literal["train", "test"] | None
     image: Path | Drawn | Photo | Stored
-    mask: Path | Ellipse | Drawn | Photo | Stored | None
+    mask: Path | Ellipse | Drawn | Photo | tuple[Photo, ...] | Stored | None
     kind: str = ""
     boxes: tuple[Box, ...] = ()
 

@@ -13,6 +13,7 @@ from dagm_jax.data.cache import build_cache
 from dagm_jax.data.config import DataConfig
 from dagm_jax.data.dataset import find_images
 from dagm_jax.data.formats.own_images import read_csv, read_flat, read_mvtec, read_plain, reader_of
+from dagm_jax.data.images.load import load
 from dagm_jax.errors import UserError
 from dagm_jax.inspection.scan import make_source
 from dagm_jax.types import Manifest, Photo, Sample
@@ -311,6 +312,37 @@ def test_mvtec_ad_2_is_read_with_its_own_halves(tmp_path: Path) -> None:
     assert skips(found) == {"test_private": "a folder that the MVTec layout does not have"}
     files = {one.name: one.label for one in make_source(str(root), tmp_path / "out").files()}
     assert files == {**dict.fromkeys(names[:3], 0), names[3]: 1, "test_private/4.png": None}
+
+
+def test_the_masks_of_mvtec_loco_are_one_together(tmp_path: Path) -> None:
+    """Would catch: images of LOCO that count as without a mask; all parts of a defect but one taken for good."""
+    spots = np.zeros((3, 20, 30), np.uint8)
+    spots[0, 2:5, 2:5] = spots[1, 10:12, 20:25] = spots[2, 15:17, 3:9] = 255
+    for name in ("train/good/0", "test/good/1", "test/logical/2", "test/logical/3"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30), int(name[-1]), np.uint8)).save(tmp_path / f"{name}.png")
+    for k, spot in enumerate(spots[:2]):
+        (tmp_path / "ground_truth/logical/2").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(spot).save(tmp_path / f"ground_truth/logical/2/00{k}.png")
+    Image.fromarray(spots[2]).save(tmp_path / "ground_truth/logical/3.png")
+    touch(
+        tmp_path,
+        "ground_truth/logical/2/notes.txt",
+        "ground_truth/logical/4/000.png",
+        "ground_truth/logical/5/a.txt",
+    )
+    found = find_images(DataConfig(root=str(tmp_path)), 0)[0]
+    masks = {one.image_id: load(one, None)[1] for one in found.samples if one.label}
+    np.testing.assert_array_equal(masks["test/logical/2.png"], spots[:2].any(axis=0))
+    np.testing.assert_array_equal(masks["test/logical/3.png"], spots[2] > 0)
+    assert skips(found) == {
+        "ground_truth/logical/2/notes.txt": "no mask: not an image file",
+        "ground_truth/logical/4": "mask without its image",
+        "ground_truth/logical/5": "no mask: not an image file",
+    }
+    whole, cache = build_cache(found, tmp_path / "cache", None)
+    again, same = build_cache(found, tmp_path / "cache", None)
+    assert whole == again and cache == same and cache.mask_px(2) + cache.mask_px(3) == (spots > 0).sum()
 
 
 def test_folder_without_images_is_one_line(tmp_path: Path) -> None:

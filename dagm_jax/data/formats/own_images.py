@@ -1,7 +1,8 @@
 """A user's own images, in one of three conventions -> a manifest; no pixels are read here.
 
 MVTec: ``train/good``, ``test/good``, ``test/<defect>``, and masks ``ground_truth/<defect>/<stem>_mask.png``; of MVTec
-AD 2 also ``validation/good``, and ``test_public`` in place of ``test`` with ``ground_truth`` in it.
+AD 2 also ``validation/good``, and ``test_public`` in place of ``test`` with ``ground_truth`` in it; of MVTec LOCO also
+several masks of an image, ``ground_truth/<defect>/<stem>/*.png``.
 Plain: ``good/`` and, if wanted, ``defect/`` (or other `GOOD_NAMES` and `DEFECT_NAMES`), and masks ``masks/<stem>`` or
 ``masks/<stem>_mask`` where there are any.
 Flat (``data.flat=good``): images of good parts in the folder itself.
@@ -47,6 +48,8 @@ MVTEC_HALVES: tuple[tuple[Literal["train", "test"], str], ...] = (
 )
 _LABELS: dict[str, Literal[0, 1]] = {"0": 0, "good": 0, "1": 1, "defective": 1}
 Split = Literal["train", "test"] | None
+# Type of an image's mask: a file, or several that are one together.
+Masks = Path | tuple[Path, ...]
 _SPLIT_WORDS: dict[str, Split] = {"": None, "train": "train", "test": "test"}
 # The class of every image: a user's images are of one kind, and DAGM's numbers of textures mean nothing to them.
 CLASS_ID = 1
@@ -238,18 +241,18 @@ class _Found:
         self.skips = Skips(root)
 
     def add(
-        self, name: str, image: Path, label: Literal[0, 1], split: Split, mask: Path | None, kind: str = ""
+        self, name: str, image: Path, label: Literal[0, 1], split: Split, mask: Masks | None, kind: str = ""
     ) -> None:
         """One image under its name, which is unique."""
-        photo, mask_photo = Photo(image), Photo(mask) if mask else None
-        self.samples.append(Sample(printable(name), CLASS_ID, label, split, photo, mask_photo, kind))
+        photos = tuple(map(Photo, mask)) if isinstance(mask, tuple) else Photo(mask) if mask else None
+        self.samples.append(Sample(printable(name), CLASS_ID, label, split, Photo(image), photos, kind))
 
     def add_folder(
         self,
         folder: Path,
         label: Literal[0, 1],
         split: Split,
-        masks: dict[str, list[Path]],
+        masks: dict[str, list[Masks]],
         kind: str = "",
     ) -> None:
         """The images of a folder, each with its mask; notes what is neither an image nor a mask of one."""
@@ -264,13 +267,14 @@ class _Found:
             stems.add(path.stem)
             own = masks.get(path.stem, [])
             if len(own) > 1:
-                self.skips.add(path, f"has {len(own)} masks: {', '.join(mask.name for mask in own)}")
+                names = (mask[0].parent.name + "/" if isinstance(mask, tuple) else mask.name for mask in own)
+                self.skips.add(path, f"has {len(own)} masks: {', '.join(names)}")
                 continue
             name = path.relative_to(self.skips.root).as_posix()
             self.add(name, path, label, split, own[0] if own else None, kind)
         for stem in sorted(masks.keys() - stems):
             for mask in masks[stem]:
-                self.skips.add(mask, "mask without its image")
+                self.skips.add(mask[0].parent if isinstance(mask, tuple) else mask, "mask without its image")
 
     def manifest(self, convention: str) -> Manifest:
         """The manifest of all that was found; raises UserError if that is no image."""
@@ -297,12 +301,20 @@ def _list_folders(parent: Path, found: _Found) -> list[Path]:
     return list(filter(isdir, entries))
 
 
-def _list_masks(folder: Path, found: _Found) -> dict[str, list[Path]]:
-    """Stem of an image -> its masks in the folder, which may be named <stem> or <stem>_mask; notes other files."""
-    masks: dict[str, list[Path]] = {}
+def _list_masks(folder: Path, found: _Found) -> dict[str, list[Masks]]:
+    """Stem of an image -> its masks in the folder, which may be named <stem> or <stem>_mask; notes other files.
+
+    A folder <stem> of masks counts as one.
+    """
+    masks: dict[str, list[Masks]] = {}
     for path in list_folder(folder) if isdir(folder) else []:
         if isfile(path) and path.suffix.lower() in SUFFIXES:
             masks.setdefault(path.stem.removesuffix("_mask"), []).append(path)
-        else:
-            found.skips.add(path, "no mask: not an image file")
+            continue
+        inside = list_folder(path) if isdir(path) else []
+        parts = tuple(part for part in inside if isfile(part) and part.suffix.lower() in SUFFIXES)
+        if parts:
+            masks.setdefault(path.name, []).append(parts)
+        for other in [part for part in inside if part not in parts] if parts else [path]:
+            found.skips.add(other, "no mask: not an image file")
     return masks

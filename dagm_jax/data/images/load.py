@@ -75,6 +75,8 @@ def load(sample: Sample, shape: tuple[int, int] | None) -> Pixels:
         match sample.mask:
             case Path() | Photo():
                 mask = read_mask(sample.mask, size)
+            case tuple():
+                mask = np.any([read_mask(part, size) for part in sample.mask], axis=0)
             case Ellipse():
                 mask = sample.mask.rasterise(size)
             case _:
