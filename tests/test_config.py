@@ -96,6 +96,7 @@ SURFACE: dict[str, tuple[Any, Any]] = {
     "train.batch_size": (16, 8),
     "train.cooldown_share": (1.0, 0.25),
     "train.cooldown_share_at_target": (0.25, 0.5),
+    "train.init_from": ("", "runs/before"),
     "train.judge_batch_size": (2, 1),
     "train.log_every": (5, 1),
     "train.max_minutes": (0.0, 2.5),

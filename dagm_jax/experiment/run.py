@@ -99,6 +99,8 @@ def train(setup: Setup, checkpoints: Checkpoints, workdir: Workdir) -> TrainProg
         check_length(config.train, progress, stored, workdir)
         progress = replace(progress, num_steps=progress.num_steps or stored)
         console.print(f"resuming from the checkpoint of step {step}")
+    elif config.train.init_from:
+        console.print(f"training begins with the weights of {config.train.init_from}")
     # Only now does the workdir belong to this run: after a mistake up to here the same one may be named again.
     setup.processes.on_process_0(lambda: write_atomically(workdir.config, to_json(config) + "\n"))
     if progress.is_end(progress.bounded(config.train)):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -24,7 +25,7 @@ from dagm_jax.evaluation.programs import Programs
 from dagm_jax.experiment.data import Data, synthetic_share
 from dagm_jax.experiment.tiling import make_tiling
 from dagm_jax.experiment.timings import Timings
-from dagm_jax.experiment.trained_model import build_network
+from dagm_jax.experiment.trained_model import build_network, weights_to_begin_with
 from dagm_jax.models.network import Network
 from dagm_jax.train.optim import make_optimizer
 from dagm_jax.train.schedule import learning_rate
@@ -50,7 +51,10 @@ class Setup:
 
     @cached_property
     def _network_and_arrays(self) -> tuple[Network, Any, Any]:
-        return build_network(self.config, self.data.mean, self.data.std, self.devices.axis_name)
+        network, *arrays = build_network(self.config, self.data.mean, self.data.std, self.devices.axis_name)
+        if given := self.config.train.init_from:
+            arrays = [*weights_to_begin_with(Path(given).expanduser(), self.config, *arrays)]
+        return network, *arrays
 
     @property
     def network(self) -> Network:

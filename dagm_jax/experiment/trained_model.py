@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dagm_jax.config import RunConfig
+from dagm_jax.config import RunConfig, differences
 from dagm_jax.data.config import PADDED_PX
 from dagm_jax.distributed.devices import Devices
 from dagm_jax.errors import UserError
@@ -128,6 +128,26 @@ def load_trained_model(path: Path) -> TrainedModel:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     shape, white, model_id = (height, width), report["data"]["white"], digest.hexdigest()[:12]
     return TrainedModel(config, network, params, stats, shape, padded, white, rule, model_id)
+
+
+def weights_to_begin_with(path: Path, config: RunConfig, params: Any, stats: Any) -> tuple[Any, Any]:
+    """(parameters, norm statistics) of the finished run in ``path``, in the place of those of a new run of ``config``.
+
+    Raises UserError where its network has other weights than ``params`` and ``stats``, and as `load_trained_model`.
+    """
+    model = load_trained_model(path)
+    found, wanted = (model.params, model.stats), (params, stats)
+    shapes = [jax.tree.map(lambda x: (x.shape, str(x.dtype)), arrays) for arrays in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        changed = differences(model.config, config)
+        flags = " ".join(
+            f"--config.{name}={old}"
+            for name, (old, _) in changed.items()
+            if name.startswith(("model.", "in_channels"))
+        )
+        remedy = f"use its network ({flags})" if flags else "use a run of this task"
+        raise UserError(f"`train.init_from` (={path}) holds the weights of another network; {remedy}")
+    return found
 
 
 def build_network(

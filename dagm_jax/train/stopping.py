@@ -27,6 +27,7 @@ class TrainConfig:
     above the good ones on the logit scale, or has not risen by ``min_rise`` in ``patience`` validations since the
     network has learnt anything, the learning rate cools down over ``cooldown_share`` times the steps so far (at the
     target, which shows an easy task, ``cooldown_share_at_target``), and training ends.
+    init_from: the workdir of a finished run, whose tested weights training begins with; empty: new ones.
     accumulate: parts that a batch is split into, computed one after the other to save memory; see ``train.step``.
     balance: half of the slices of a batch hold defects, where the task learns from defects.
     judge_batch_size: images per device in a batch of evaluation.
@@ -50,6 +51,7 @@ class TrainConfig:
     cooldown_share_at_target: float = 0.25
     log_every: int = 5
     skip_non_finite: int = 0
+    init_from: str = ""
 
     def __post_init__(self) -> None:
         counts = "batch_size accumulate validate_every max_validation_images judge_batch_size"

@@ -6,15 +6,20 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from reading_devices import ReadingDevices
 
 from dagm_jax.command_line import read_config
+from dagm_jax.config import RunConfig
 from dagm_jax.distributed.devices import ParallelConfig, make_devices
 from dagm_jax.errors import UserError
 from dagm_jax.evaluation.config import EvalConfig
+from dagm_jax.experiment.setup import Setup
 from dagm_jax.experiment.trained_model import TrainedModel, build_network, load_trained_model
 from dagm_jax.exporting.inference_fn import make_inference_fn
 
@@ -72,3 +77,28 @@ def test_a_network_has_its_shapes_without_being_drawn(name: str, compilations: l
     assert not compilations
     leaves = jax.tree.leaves((params, stats))
     assert len(leaves) > 20 and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+def test_a_run_begins_with_the_weights_of_another(built_in: Path) -> None:
+    """Would catch: new weights in place of those that are asked for, or of the last step in place of the tested one;
+    the weights of another network, or of a run that is not finished, taken without a word."""
+    model = load_trained_model(built_in)
+    data: Any = SimpleNamespace(mean=100.0, std=30.0)
+
+    def begin(config: RunConfig, init_from: str) -> list[Any]:
+        given = replace(config, train=replace(config.train, init_from=init_from))
+        state = Setup(given, data, make_devices(config.parallel)).initial_state()
+        return jax.tree.leaves((state.params, state.stats))
+
+    begun, fresh = (begin(model.config, given) for given in (str(built_in), ""))
+    for found, expected in zip(begun, jax.tree.leaves((model.params, model.stats)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert any((a != b).any() for a, b in zip(begun, fresh, strict=True))
+    channels = model.config.model.base_channels
+    message = rf"another network; use its network \(.*--config.model.base_channels={channels}"
+    with pytest.raises(UserError, match=message):
+        begin(
+            read_config("configs/smoke.py", [f"--config.model.base_channels={channels + 1}"]), str(built_in)
+        )
+    with pytest.raises(UserError, match="nowhere"):
+        begin(model.config, "nowhere")
