@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from dagm_jax.data.cache import build_cache
+from dagm_jax.data.cache import ImageCache, build_cache
 from dagm_jax.data.synthetic import draw
 from dagm_jax.data.synthetic.contents import CONTENTS, ContentFunction
 from dagm_jax.data.synthetic.shapes import SHAPES, ShapeFunction
@@ -84,14 +85,19 @@ def test_what_cannot_be_seen_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> No
     assert draw.add_defect(texture(0), texture(1), np.random.default_rng(0)) is None
 
 
+def cache_of(folder: Path, number: int, shapes: Sequence[tuple[int, int]] = ()) -> ImageCache:
+    """The cache of so many good textures, numbered by their seeds."""
+    samples = tuple(Sample(f"{i}.png", 1, 0, None, Photo(folder / f"{i}.png"), None) for i in range(number))
+    for i in range(number):
+        Image.fromarray(texture(i, *shapes[i : i + 1])).save(folder / f"{i}.png")
+    return build_cache(Manifest(samples, (), ""), folder / "cache", None)[1]
+
+
 def test_images_to_evaluate_by_have_one_defect_each(tmp_path: Path) -> None:
     """Would catch: real images that are drawn into; a defect that another order of calls, or another process, draws
     another way; a mask that is not where the image has changed; one drawing for all images."""
     shapes = [(96, 64), (40, 120), (96, 64)]
-    samples = tuple(Sample(f"{i}.png", 1, 0, None, Photo(tmp_path / f"{i}.png"), None) for i in range(3))
-    for i, shape in enumerate(shapes):
-        Image.fromarray(texture(i, shape)).save(tmp_path / f"{i}.png")
-    _, cache = build_cache(Manifest(samples, (), ""), tmp_path / "cache", None)
+    cache = cache_of(tmp_path, 3, shapes)
     images = draw.WithSynthetic(cache, [0, 1, 2], seed=5)
     numbers = images.synthetic([0, 1, 2])
     assert numbers == [3, 4, 5] and [images.is_synthetic(i) for i in range(6)] == [False] * 3 + [True] * 3
@@ -109,14 +115,20 @@ def test_images_to_evaluate_by_have_one_defect_each(tmp_path: Path) -> None:
     assert (draw.WithSynthetic(cache, [0, 1, 2], seed=6)[3][0] != drawn[3][0]).any()
 
 
+def test_each_image_has_a_drawing_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: one shape in one place for all images, or for one image at every try."""
+    numbers: list[float] = []
+    monkeypatch.setattr(draw, "add_defect", lambda image, other, rng: numbers.append(rng.random()))
+    images = draw.WithSynthetic(cache_of(tmp_path, 2), [0, 1], seed=0)
+    assert all(not images[i][1].any() for i in (2, 3))
+    assert len(set(numbers)) == 2 * draw.TRIES
+
+
 def test_a_defect_that_cannot_be_seen_makes_no_defective_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch: a good image that counts as a missed defect."""
     monkeypatch.setattr(draw, "LEAST_CHANGE", 1e9)
-    Image.fromarray(texture(0)).save(tmp_path / "a.png")
-    sample = Sample("a.png", 1, 0, None, Photo(tmp_path / "a.png"), None)
-    _, cache = build_cache(Manifest((sample,), (), ""), tmp_path / "cache", None)
-    image, mask = draw.WithSynthetic(cache, [0], seed=0)[1]
+    image, mask = draw.WithSynthetic(cache_of(tmp_path, 1), [0], seed=0)[1]
     np.testing.assert_array_equal(image, texture(0))
     assert not mask.any()

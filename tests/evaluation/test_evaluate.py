@@ -539,7 +539,9 @@ def test_several_processes_evaluate_the_test_split_like_one(
 
 def test_a_few_tags_do_not_outweigh_synthetic_defects() -> None:
     """Would catch: one real defect that the network misses, by which all images are called defective and nothing seems
-    learnt; tags that raise the loss the better the map is; a sample of them that leaves out all masks."""
+    learnt; tags that raise the loss the better the map is; a pixel threshold that cuts defects off to keep good images
+    empty.
+    """
 
     def result(label: int, score: float, curve: bool, synthetic: bool = False) -> ValidationResult:
         dice = np.full(256, 0.9) if curve else None
@@ -554,6 +556,12 @@ def test_a_few_tags_do_not_outweigh_synthetic_defects() -> None:
     rule = evaluate.fit_thresholds(scored, labels, VerdictConfig(), "probability")
     assert rule.calibration == "normals" and rule.fit_stats["fp"] == 0
     assert (rule.fit_stats["synthetic"], rule.fit_stats["synthetic_missed"]) == (13, 0)
+    # Good images are empty above .8 alone, and synthetic masks are met best at .2.
+    sure = np.where(np.arange(256) < 205, 0.0, 1.0)
+    met = 0.9 - np.abs(np.arange(256) / 256 - 0.2)
+    noisy = [*(one._replace(curve=sure) for one in good), *(one._replace(curve=met) for one in synthetic)]
+    rule = evaluate.fit_thresholds(noisy, [0] * 13, VerdictConfig(), "probability")
+    assert rule.pixel_threshold == pytest.approx(0.2, abs=0.01)
     three = [*good, *[result(1, 0.5, False)] * 3, *synthetic]
     assert (
         evaluate.fit_thresholds(three, [0] * 13 + [1] * 3, VerdictConfig(), "probability").calibration == "f1"
