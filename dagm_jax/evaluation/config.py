@@ -9,8 +9,8 @@ from typing import Literal
 from dagm_jax.data.config import PADDED_PX
 from dagm_jax.errors import check_choices, require
 
-# Limit of good validation images from which on a threshold follows from them alone.
-LEAST_GOOD = 3
+# Limit of good validation images from which on a threshold follows from them alone: a spread takes two.
+LEAST_GOOD = 2
 # Limit of defective validation images below which they choose no threshold for a network that has seen no real defect.
 LEAST_DEFECTIVE = 3
 
