@@ -64,7 +64,8 @@ class SlicePrediction(NamedTuple):
 class Task(Protocol):
     """A task is its frozen configuration with these functions; all are pure and may be traced.
 
-    learns_from_defects: whether defective images are trained on; learns_from_masks: whether these must have masks.
+    learns_from_defects: whether defective images are trained on; learns_from_masks: whether those with masks alone are,
+    beside synthetic defects.
     out_channels: of the network's logits, one for the logit of a defect; None: as many as its input has.
     """
 
